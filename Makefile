@@ -1,0 +1,92 @@
+# Needs Python with venv, and make. Every target builds the virtual environment that it uses, once;
+# it is installed again only when pyproject.toml or the pinned versions change.
+#
+#   PYTHON=python3.12 make test     another interpreter (3.10 to 3.13)
+#   PIP_ARGS='--index-url URL'      anything pip takes, such as an index with CPU builds of torch
+#   EXTRAS=dev,ray,browser          more extras
+#   WORKERS=4 make test             more test processes (each computes on one thread)
+#   TESTS='tests/host -x' make test part of the suite
+PYTHON   ?= python3
+PIP_ARGS ?=
+EXTRAS   ?= dev
+WORKERS  ?= 2
+TESTS    ?=
+
+VENV  := .venv
+VENV4 := .venv-tl4
+comma := ,
+STAMP  = $(VENV)/.installed-$(subst $(comma),+,$(EXTRAS))
+STAMP4 = $(VENV4)/.installed-$(subst $(comma),+,$(EXTRAS))
+
+PYTEST_ARGS = --numprocesses=$(WORKERS) --dist=loadfile -q $(TESTS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-tl4 demo test test-tl4 test-all check lint format-check types format \
+        coverage wheel-test bench-quick clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# $(call install,FOLDER,CONSTRAINTS)
+define install
+@echo "Installing into $(1) with $(2): a few minutes the first time"
+@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+@rm -f $(1)/.installed-*
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) -e '.[$(EXTRAS)]'
+@$(1)/bin/python -m pip check --disable-pip-version-check
+@touch $@
+endef
+
+$(STAMP): pyproject.toml constraints/tl3.txt
+	$(call install,$(VENV),constraints/tl3.txt)
+
+$(STAMP4): pyproject.toml constraints/tl4.txt
+	$(call install,$(VENV4),constraints/tl4.txt)
+
+install: $(STAMP)  ## build .venv (TransformerLens 3)
+
+install-tl4: $(STAMP4)  ## build .venv-tl4 (TransformerLens 4)
+
+demo: $(STAMP)  ## what the package is about, in a minute, offline
+	@$(VENV)/bin/iclgd demo
+
+# Test processes share the cores, so each computes on one thread.
+test test-tl4 coverage wheel-test: export OMP_NUM_THREADS = 1
+
+test: $(STAMP)  ## the whole suite on TransformerLens 3
+	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-tl4: $(STAMP4)  ## the whole suite on TransformerLens 4
+	@$(VENV4)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-all:  ## the whole suite on both
+	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory test-tl4
+
+check: lint format-check types  ## ruff and pyright, as in CI and pre-commit
+
+lint: $(STAMP)
+	@$(VENV)/bin/ruff check --quiet .
+
+format-check: $(STAMP)
+	@$(VENV)/bin/ruff format --check --quiet . || \
+	  { $(VENV)/bin/ruff format --check . ; echo "run: make format"; exit 1; }
+
+types: $(STAMP)
+	@$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+format: $(STAMP)  ## let ruff fix and format
+	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format .
+
+coverage: $(STAMP)  ## the whole suite with line coverage; fails under 95 %
+	@$(VENV)/bin/python -m pytest --cov=iclgd_lens --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+wheel-test: $(STAMP)  ## build the wheel, install it alone, use it outside the repository
+	@$(VENV)/bin/python -m pytest -q tests/test_wheel.py
+
+bench-quick: $(STAMP)  ## the quick benchmark plan, about a minute, offline
+	@$(VENV)/bin/iclgd bench benchmarks/quick.yaml --out runs/quick
+
+clean:  ## remove environments and caches (runs/ is kept)
+	@rm -rf $(VENV) $(VENV4) .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* dist

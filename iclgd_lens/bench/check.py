@@ -1,0 +1,105 @@
+"""Whether everything that a plan names exists: tasks, hypotheses, settings, controls, models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from iclgd_lens.bench.plan import PUBLISHED, ModelSpec, Plan, RateChoice
+from iclgd_lens.compare import CONTROLS, resolve
+from iclgd_lens.errors import LensError, PlanError, nearest
+from iclgd_lens.host.loading import ALIASES, has_hooked_transformer, model_names
+from iclgd_lens.hypotheses.registry import get_hypothesis
+from iclgd_lens.tasks import Task, get_task
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse a plan that cannot run, before anything runs; nothing is loaded or downloaded.
+
+    Raises:
+        PlanError: It names what does not exist; every fault is listed, with the nearest match.
+    """
+    faults: list[str] = []
+
+    def attempt(check: Callable[[], None]) -> None:
+        try:
+            check()
+        except LensError as error:
+            faults.append(str(error))
+
+    if not plan.models:
+        faults.append("the plan names no model: give --model NAME (or `models:` in the plan)")
+    for model in plan.models:
+        attempt(lambda model=model: _check_model(model))
+        attempt(lambda model=model: _check_controls(plan, model))
+    for task in plan.tasks:
+        attempt(lambda task=task: _check_task(plan, get_task(task)))
+    for name, spec in plan.hypotheses.items():
+        attempt(lambda name=name, spec=spec: _check_hypothesis(name, spec.hypothesis, spec.settings))
+    attempt(lambda: _check_data(plan))
+    if isinstance(plan.lr, RateChoice) and plan.shots < 2:
+        faults.append("`lr: demonstrations` holds some out, so it needs at least 2 shots")
+    if faults:
+        raise PlanError("; ".join(dict.fromkeys(faults)))
+
+
+def _check_model(model: ModelSpec) -> None:
+    name, folder = model.name, Path(model.name).expanduser()
+    if model.host == "hooked" and not has_hooked_transformer():
+        raise PlanError(
+            f"model {model.label!r}: host 'hooked' needs TransformerLens 3; use 'bridge' or 'auto'"
+        )
+    if name in ALIASES:
+        ALIASES[name]()
+        return
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise PlanError(f"model folder {name!r} has no config.json")
+        return
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    known = model_names()
+    if is_path:
+        siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        hint = nearest(folder.name, [path.name for path in siblings if path.is_dir()])
+        raise PlanError(f"no model folder {name!r}.{hint}")
+    if "/" not in name and name not in known:
+        # Without an owner, a Hub name is one of the old short ones, all of which are known.
+        raise PlanError(
+            f"no model is called {name!r}: give a folder, a Hub name (owner/name) or "
+            f"'embedded'.{nearest(name, known)}"
+        )
+
+
+def _check_controls(plan: Plan, model: ModelSpec) -> None:
+    for control in plan.controls_of(model):
+        if control not in CONTROLS:
+            raise PlanError(
+                f"no control is called {control!r}; controls: {', '.join(CONTROLS)}."
+                + nearest(control, CONTROLS)
+            )
+
+
+def _check_task(plan: Plan, task: Task) -> None:
+    if plan.seeds == PUBLISHED and not task.seeds:
+        raise PlanError(f"task {task.name!r} has no published seeds: list `seeds:`")
+    if plan.lr == PUBLISHED and task.learning_rate is None:
+        for name, spec in plan.hypotheses.items():
+            takes_rate = "lr" in get_hypothesis(spec.hypothesis).settings()
+            if takes_rate and "lr" not in spec.settings:
+                raise PlanError(
+                    f"task {task.name!r} has no published learning rate for {name!r}: give `lr:` "
+                    "a number or 'demonstrations'"
+                )
+
+
+def _check_hypothesis(name: str, registered: str, settings: dict[str, object]) -> None:
+    resolve({name: registered})
+    get_hypothesis(registered).check_settings(settings)
+
+
+def _check_data(plan: Plan) -> None:
+    if plan.data not in (None, "hub", "embedded") and not Path(str(plan.data)).is_dir():
+        raise PlanError(
+            f"data {plan.data!r} is not 'hub', 'embedded' or a folder."
+            + nearest(str(plan.data), ("hub", "embedded"))
+        )

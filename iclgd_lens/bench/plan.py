@@ -1,0 +1,298 @@
+"""A benchmark's plan: what is asked for, validated whole before anything runs.
+
+A plan is a YAML file (or a mapping). Unknown keys are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from iclgd_lens.errors import LensError, PlanError, nearest
+from iclgd_lens.protocol import Protocol, get_protocol
+
+PUBLISHED = "published"
+UNTRAINED_SUFFIX = "-untrained"
+GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+"""Learning rates among which `lr: demonstrations` chooses."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(_Strict):
+    """One model of a plan.
+
+    Attributes:
+        name: What `load_model` takes: a Hub name, a folder or "embedded". "X-untrained" is short
+            for X with `untrained: embeddings`.
+        label: What results call it; default, the name (of a folder, its last part).
+        dtype: Of weights and activations.
+        host: "auto", "hooked" or "bridge".
+        revision: Of the Hub repository.
+        untrained: Measure an untrained copy that keeps "embeddings" or "norms" instead.
+        controls: Controls for this model besides the plan's, e.g. [untrained].
+    """
+
+    name: str = Field(min_length=1)
+    label: str = ""
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    host: Literal["auto", "hooked", "bridge"] = "auto"
+    revision: str | None = None
+    untrained: Literal["embeddings", "norms"] | None = None
+    controls: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        given: Any = {"name": value} if isinstance(value, str) else value
+        if not isinstance(given, Mapping):
+            return given
+        fields = dict(cast("Mapping[str, Any]", given))
+        name = fields.get("name")
+        if isinstance(name, str) and name:
+            fields.setdefault("label", Path(name).name if Path(name).is_dir() else name)
+            if name.endswith(UNTRAINED_SUFFIX) and not Path(name).is_dir():
+                fields["name"] = name.removesuffix(UNTRAINED_SUFFIX)
+                fields.setdefault("untrained", "embeddings")
+        return fields
+
+
+class HypothesisSpec(_Strict):
+    """A hypothesis under the name that results use, with its settings."""
+
+    hypothesis: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class RateChoice(_Strict):
+    """How `lr: demonstrations` chooses: the rate with the lowest loss on held-out demonstrations.
+
+    Attributes:
+        grid: The rates tried.
+        held_out: Share of the demonstrations that is held out (at least one).
+    """
+
+    grid: tuple[float, ...] = GRID
+    held_out: float = Field(default=0.25, gt=0, lt=1)
+
+    @field_validator("grid")
+    @classmethod
+    def _positive(cls, grid: tuple[float, ...]) -> tuple[float, ...]:
+        if not grid or any(not 0 < rate < float("inf") for rate in grid):
+            raise ValueError("the grid needs at least one rate, all of them positive numbers")
+        return grid
+
+
+class Plan(_Strict):
+    """A grid of cells: models x tasks x (seed, permutation), all hypotheses in each cell.
+
+    Attributes:
+        name: The run's title.
+        models: Names or `ModelSpec`s. May be empty in a file whose model is given on the command
+            line.
+        tasks: Names of shipped tasks, or paths of task files.
+        data: "hub", "embedded" or a folder; None takes the embedded rows for the embedded model and
+            the Hub for others.
+        shots: Demonstrations.
+        queries: Evaluation rows, at most (a task with fewer gives all it has); None for all, at
+            most 2,000.
+        seeds: Of the draws of demonstrations, or "published" for each task's own.
+        permutations: Orders of each draw (0: as drawn); "published" pairs 0, 1, 2 with the first,
+            second and third seed.
+        protocol: A preset's name or its fields (with `preset:` for those not given).
+        hypotheses: By the name that results use.
+        controls: Names from `iclgd_lens.CONTROLS`.
+        lr: "published", a number, or how to choose it on demonstrations.
+        tok2attn_queries: Queries on which Tok2Attn is measured.
+        resamples: Bootstrap resamples of each interval.
+        control_seed: Seed of random controls and untrained copies.
+    """
+
+    name: str = "benchmark"
+    models: tuple[ModelSpec, ...] = ()
+    tasks: tuple[str, ...] = Field(min_length=1)
+    data: str | None = None
+    shots: int = Field(default=32, ge=0)
+    queries: int | None = Field(default=200, ge=1)
+    seeds: tuple[int, ...] | Literal["published"] = (0, 1, 2)
+    permutations: tuple[int, ...] | Literal["published"] = (0,)
+    protocol: Protocol = Field(default_factory=Protocol)
+    hypotheses: dict[str, HypothesisSpec] = Field(min_length=1)
+    controls: tuple[str, ...] = ()
+    lr: float | Literal["published"] | RateChoice = PUBLISHED
+    tok2attn_queries: int = Field(default=32, ge=0)
+    resamples: int = Field(default=1000, ge=1)
+    control_seed: int = Field(default=0, ge=0)
+
+    @field_validator("models", "tasks", "controls", "hypotheses", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("hypotheses", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            pairs = cast("Mapping[str, Any]", value).items()
+            return {name: item or {"hypothesis": name} for name, item in pairs}
+        if not isinstance(value, (list, tuple)):
+            return value
+        found: dict[str, Any] = {}
+        for item in cast("list[Any]", value):
+            one: Any = {item: {"hypothesis": item}} if isinstance(item, str) else item
+            if not isinstance(one, Mapping):
+                raise ValueError("each is a name, or a mapping from a name to its hypothesis")
+            for name, spec in cast("Mapping[str, Any]", one).items():
+                if name in found:
+                    raise ValueError(f"{name!r} is given twice")
+                found[name] = spec
+        return found
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _preset(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            fields = dict(cast("Mapping[str, Any]", value))
+            preset = get_protocol(str(fields.pop("preset", "default")))
+            return preset.replace(**fields) if fields else preset
+        return get_protocol(value) if isinstance(value, str) else value
+
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _rate(cls, value: Any) -> Any:
+        if value == "demonstrations":
+            return RateChoice()
+        if isinstance(value, str) and value != PUBLISHED:
+            try:
+                return float(value)  # YAML 1.1 reads 5e-4 as text
+            except ValueError:
+                hint = nearest(value, (PUBLISHED, "demonstrations"))
+                raise ValueError(f"{value!r} is no number.{hint}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Plan:
+        if isinstance(self.lr, float) and not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr is {self.lr}; it must be a positive number")
+        labels = [model.label for model in self.models]
+        for what, values in (
+            ("tasks", self.tasks),
+            ("seeds", self.seeds),
+            ("permutations", self.permutations),
+            ("model labels", labels),
+        ):
+            if isinstance(values, str):
+                continue
+            if not values and what != "model labels":
+                raise ValueError(f"{what}: at least one is needed")
+            twice = [value for value in values if list(values).count(value) > 1]
+            if twice:
+                raise ValueError(f"{what}: {twice[0]!r} is given twice")
+            if any(isinstance(value, int) and value < 0 for value in values):
+                raise ValueError(f"{what}: {min(cast('tuple[int, ...]', values))} is negative")
+        return self
+
+    def draws(self, published: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        """Yield (seed, permutation) pairs for a task whose published seeds are given."""
+        seeds = published if isinstance(self.seeds, str) else self.seeds
+        if isinstance(self.permutations, str):
+            yield from zip(seeds, range(len(seeds)), strict=True)
+        else:
+            yield from ((seed, order) for seed in seeds for order in self.permutations)
+
+    def controls_of(self, model: ModelSpec) -> tuple[str, ...]:
+        """The plan's controls and the model's own, without repetition."""
+        return tuple(dict.fromkeys((*self.controls, *model.controls)))
+
+    def with_models(self, models: list[str]) -> Plan:
+        """Return the plan with other models, which keep the settings of a single one in the file.
+
+        Raises:
+            PlanError: No such model can be.
+        """
+        kept = self.models[0].model_dump(include={"dtype", "host", "controls"}) if (
+            len(self.models) == 1
+        ) else {}
+        return parse_plan(self.as_dict() | {"models": [kept | {"name": name} for name in models]})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, which `parse_plan` reads back."""
+        fields = self.model_dump(mode="json", exclude={"protocol"})
+        return fields | {"protocol": self.protocol.as_dict()}
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan from a YAML file.
+
+    Raises:
+        PlanError: The file is missing, no YAML, or no valid plan; the message names every fault.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        given: Any = yaml.safe_load(text)
+        twice = _repeated_key(text)
+    except OSError as error:
+        siblings = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
+        hint = nearest(path.name, [other.name for other in siblings])
+        raise PlanError(f"{path}: cannot be read ({error.strerror}).{hint}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise PlanError(f"{path}: a plan is a mapping of keys to values")
+    if twice is not None:
+        raise PlanError(f"{path}: the key {twice!r} occurs twice")
+    fields = {"name": path.stem} | cast("dict[str, Any]", given)
+    return parse_plan(fields, where=f"{path}: ")
+
+
+def _repeated_key(text: str) -> str | None:
+    """A top-level key that occurs twice, of which safe_load would keep the last in silence."""
+    node: Any = cast("Any", yaml).compose(text, Loader=yaml.SafeLoader)
+    keys = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    return next((key for key in keys if keys.count(key) > 1), None)
+
+
+def parse_plan(fields: Mapping[str, Any], where: str = "") -> Plan:
+    """Build a plan from a mapping, as a YAML file would hold it.
+
+    Raises:
+        PlanError: It is no valid plan; the message names every fault.
+    """
+    try:
+        return Plan.model_validate(dict(fields))
+    except ValidationError as error:
+        faults = [_fault(item) for item in cast("list[dict[str, Any]]", error.errors())]
+        raise PlanError(where + "; ".join(dict.fromkeys(faults))) from None
+    except LensError as error:
+        raise PlanError(f"{where}{error}") from None
+
+
+_KEYS: dict[str, type[BaseModel]] = {
+    "models": ModelSpec, "hypotheses": HypothesisSpec, "lr": RateChoice,
+}  # fmt: skip
+
+
+def _fault(item: Mapping[str, Any]) -> str:
+    """One fault in words: where, what is wrong, what is allowed."""
+    places = [str(part) for part in item["loc"]]
+    # Pydantic names the branch of a union that it tried; the reader of a plan knows no branches.
+    shown = [part for part in places if not part.endswith("]") and part not in _BRANCHES]
+    place = ".".join(shown) or "plan"
+    if item["type"] == "extra_forbidden":
+        owner = _KEYS.get(places[0], Plan) if len(places) > 1 else Plan
+        known = list(owner.model_fields)
+        return f"unknown key {place!r} (known: {', '.join(known)}).{nearest(shown[-1], known)}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    given = item.get("input")
+    said = "" if isinstance(given, (dict, list)) or item["type"] == "missing" else f" ({given!r})"
+    return f"{place}: {message[0].lower() + message[1:]}{'' if 'Value error' in str(item['msg']) else said}"
+
+
+_BRANCHES = {"float", "int", "RateChoice", "literal['published']", "tuple[int, ...]"}

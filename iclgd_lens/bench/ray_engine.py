@@ -1,0 +1,195 @@
+"""Cells on a Ray cluster: each actor holds a loaded model, the driver deals the cells.
+
+An actor writes its results through the store itself, so only names and seconds travel. The run
+directory must therefore be one that every machine sees: a shared file system, or a URL for fsspec.
+A cell whose worker dies goes to a new worker; the third death is recorded as the cell's failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from iclgd_lens.bench.cells import Cell
+from iclgd_lens.bench.plan import Plan
+from iclgd_lens.bench.progress import Progress
+from iclgd_lens.bench.store import Store
+from iclgd_lens.bench.work import CellOutcome, Workbench, import_modules
+from iclgd_lens.errors import RunError
+
+if TYPE_CHECKING:
+    from iclgd_lens.bench.run import Engine, RayOptions
+
+DEATHS = 3
+"""Workers that may die of one cell before it counts as failed."""
+
+
+def ray_engine(options: RayOptions, imports: Sequence[str]) -> Engine:
+    """Return an engine that spreads cells over a cluster.
+
+    Raises:
+        RunError: Ray is not installed.
+    """
+    try:
+        ray: Any = import_module("ray")
+    except ImportError as error:
+        raise RunError("engine 'ray' needs Ray: pip install 'iclgd_lens[ray]'") from error
+
+    def engine(
+        plan: Plan, cells: Sequence[Cell], store: Store, fresh: bool, tell: Progress
+    ) -> Iterator[tuple[Cell, CellOutcome]]:
+        if not cells:
+            return
+        mine = _connect(ray, options)
+        try:
+            crew = _Crew(ray, options, plan, store, fresh, tuple(imports), tell)
+            yield from crew.work(cells)
+        finally:
+            if mine:
+                ray.shutdown()
+
+    return engine
+
+
+def _connect(ray: Any, options: RayOptions) -> bool:
+    """Join or start a cluster; whether this process did so, and so has to leave it."""
+    if ray.is_initialized():
+        return False
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if options.address is None:
+        settings |= {"include_dashboard": False}
+        if options.workers is not None:
+            # More workers than cores are allowed here, as threads would be.
+            cores = max(options.workers * options.cpus, os.cpu_count() or 1)
+            settings |= {"num_cpus": max(1, round(cores))}
+    try:
+        ray.init(address=options.address, **settings)
+    except Exception as error:  # Ray fails in many ways: no such cluster, no shared memory
+        where = options.address or "a local cluster"
+        raise RunError(f"Ray cannot use {where}: {' '.join(str(error).split())[:300]}") from error
+    return True
+
+
+class _Worker:
+    """The actor: a workbench on another process."""
+
+    def __init__(self, plan: Plan, where: str, imports: tuple[str, ...], fresh: bool) -> None:
+        import_modules(imports)
+        self.bench = Workbench(plan, Store(where))
+        self.fresh = fresh
+
+    def do(self, cell: Cell) -> CellOutcome:
+        """Measure a cell and write it."""
+        return self.bench.do(cell, fresh=self.fresh)
+
+
+@dataclass
+class _Job:
+    """A cell at work."""
+
+    cell: Cell
+    actor: Any
+
+
+@dataclass
+class _Crew:
+    """The driver's view: actors, who is idle, what each works on."""
+
+    ray: Any
+    options: RayOptions
+    plan: Plan
+    store: Store
+    fresh: bool
+    imports: tuple[str, ...]
+    tell: Progress
+
+    def work(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, CellOutcome]]:
+        """Deal all cells and yield what became of each."""
+        waiting, deaths = deque(cells), Counter[str]()
+        count = min(len(cells), self._size())
+        self.tell.say(f"Ray: {count} workers")
+        idle: list[tuple[Any, Cell | None]] = [(self._hire(), None) for _ in range(count)]
+        at_work: dict[Any, _Job] = {}
+        while waiting or at_work:
+            while waiting and idle:
+                actor, last = idle.pop(0)
+                cell = _next(waiting, last)
+                at_work[actor.do.remote(cell)] = _Job(cell, actor)
+            ready, _ = self.ray.wait(list(at_work), num_returns=1)
+            job = at_work.pop(ready[0])
+            try:
+                outcome: CellOutcome = self.ray.get(ready[0])
+            except self.ray.exceptions.RayActorError as error:
+                deaths[job.cell.key] += 1
+                idle.append((self._hire(), None))
+                if deaths[job.cell.key] < DEATHS:
+                    self.tell.say(f"a worker died at {job.cell}; another takes the cell")
+                    waiting.appendleft(job.cell)
+                    continue
+                outcome = self._died(job.cell, error)
+            else:
+                idle.append((job.actor, job.cell))
+                self._check_shared(job.cell, outcome)
+            yield job.cell, outcome
+
+    def _size(self) -> int:
+        """Workers that the cluster's processors (or accelerators) hold."""
+        options = self.options
+        if options.workers is not None:
+            return max(1, options.workers)
+        held: dict[str, float] = self.ray.cluster_resources()
+        sizes = [held.get("CPU", 1.0) / options.cpus] if options.cpus else []
+        sizes += [held.get("GPU", 0.0) / options.gpus] if options.gpus else []
+        if not sizes or min(sizes) < 1:
+            raise RunError(
+                f"no worker fits the cluster: each takes {options.cpus:g} CPUs and "
+                f"{options.gpus:g} GPUs, and the cluster has {held.get('CPU', 0):g} and "
+                f"{held.get('GPU', 0):g}"
+            )
+        return int(min(sizes))
+
+    def _hire(self) -> Any:
+        options = self.options
+        threads = str(max(1, int(options.cpus)))
+        remote: Any = self.ray.remote(
+            num_cpus=options.cpus,
+            num_gpus=options.gpus,
+            max_restarts=0,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+        )(_Worker)
+        return remote.remote(self.plan, str(self.store.where), self.imports, self.fresh)
+
+    def _died(self, cell: Cell, error: Exception) -> CellOutcome:
+        reason = (
+            f"its worker died {DEATHS} times (out of memory?): "
+            f"{' '.join(str(error).split())[:300]}"
+        )
+        self.store.fail(cell, reason)
+        return CellOutcome(cell.key, "failed", 0.0, reason)
+
+    def _check_shared(self, cell: Cell, outcome: CellOutcome) -> None:
+        if outcome.state == "done" and not self.store.is_written(cell.key):
+            raise RunError(
+                f"a worker wrote {cell} but {self.store.files.where} does not hold it here: the "
+                "run directory must be shared by all machines (or be a URL, such as s3://...)"
+            )
+
+
+def _next(waiting: deque[Cell], last: Cell | None) -> Cell:
+    """Take the cell that best fits what a worker has loaded: its model, then its task."""
+    if last is None:
+        return waiting.popleft()
+    best = min(
+        range(len(waiting)),
+        key=lambda i: (
+            waiting[i].model != last.model, waiting[i].task != last.task, i
+        ),
+    )  # fmt: skip
+    cell = waiting[best]
+    del waiting[best]
+    return cell

@@ -1,0 +1,248 @@
+"""Running a plan: what is finished is found, what is missing is measured, what fails is recorded."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from iclgd_lens.bench.cells import Cell, list_cells, shard
+from iclgd_lens.bench.check import check_plan
+from iclgd_lens.bench.environment import environment
+from iclgd_lens.bench.files import open_files
+from iclgd_lens.bench.plan import Plan
+from iclgd_lens.bench.progress import Progress, Silent
+from iclgd_lens.bench.store import Quarantined, Store, run_facts, states
+from iclgd_lens.bench.work import CellOutcome, Workbench, import_modules
+from iclgd_lens.errors import RunError, nearest
+
+ENGINES = ("local", "ray")
+_SAVE_EVERY = 5.0  # seconds between writes of what this command did so far
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """How cells are spread with Ray.
+
+    Attributes:
+        address: Of a cluster ("auto" finds the one of this machine); None starts one here.
+        workers: Actors, each with a model of its own; None for as many as the cluster holds.
+        gpus: GPUs a worker, possibly a fraction.
+        cpus: CPUs a worker, and the threads it computes with.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    gpus: float = 0.0
+    cpus: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did to a run.
+
+    Attributes:
+        where: The run directory.
+        cells: Cells of the plan (of the shard, where one was asked for).
+        found: Finished before.
+        done: Measured now.
+        failed: Keys and reasons of cells that failed, now or (where they were not retried) before.
+        quarantined: Damaged files that were moved aside.
+        seconds: Wall-clock seconds.
+    """
+
+    where: str
+    cells: int
+    found: int
+    done: int
+    failed: dict[str, str]
+    quarantined: tuple[Quarantined, ...]
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """Number of failed cells, at most 99."""
+        return min(len(self.failed), 99)
+
+
+def run_plan(
+    plan: Plan,
+    out: str | os.PathLike[str],
+    *,
+    engine: Literal["local", "ray"] = "local",
+    ray: RayOptions | None = None,
+    shard_of: tuple[int, int] | None = None,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    imports: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Outcome:
+    """Measure the plan's cells that `out` does not hold yet.
+
+    Args:
+        plan: The plan.
+        out: The run directory (or a URL for fsspec). Finished cells in it are recognised.
+        engine: "local" for this process, "ray" for a cluster.
+        ray: How Ray spreads the cells.
+        shard_of: (i, n) for the i-th of n shares, from 1; shares are disjoint and complete.
+        fresh: Measure finished cells again.
+        retry_failed: Measure cells that failed before again.
+        imports: Modules that register hypotheses.
+        progress: Told what happens.
+
+    Raises:
+        PlanError: The plan names what does not exist; nothing was run.
+        RunError: The directory cannot be used, or the engine cannot run.
+        LensError: A model cannot be identified, or there is no such shard.
+    """
+    start = time.monotonic()
+    tell = progress or Silent()
+    if engine not in ENGINES:
+        raise RunError(
+            f"engine {engine!r} is none of {', '.join(ENGINES)}.{nearest(engine, ENGINES)}"
+        )
+    import_modules(imports)
+    check_plan(plan)
+    store = Store(_absolute(out), tell.say)
+    store.check_usable()
+    work = resolved(plan)
+    every = list_cells(work, tell=tell.stage)
+    cells = shard(every, *shard_of) if shard_of else every
+    _settle(store, plan, every)
+    found = states(store, cells, lambda n: tell.stage(f"checking finished cells: {n}"))
+    todo = [
+        cell
+        for cell in cells
+        if fresh
+        or found[cell.key] == "missing"
+        or (retry_failed and found[cell.key] == "failed")
+    ]
+    log = _Log(store, engine, shard_of)
+    tell.begin(len(cells), len(cells) - len(todo))
+    for cell, outcome in _engine(engine, ray, imports)(work, todo, store, fresh, tell):
+        log.add(outcome)
+        tell.advance(cell, outcome)
+    log.finish()
+    _settle(store, plan, every)
+    return _outcome(store, cells, todo, log, time.monotonic() - start)
+
+
+Engine = Callable[
+    [Plan, Sequence[Cell], Store, bool, Progress], Iterator[tuple[Cell, CellOutcome]]
+]
+
+
+def _engine(name: str, ray: RayOptions | None, imports: Sequence[str]) -> Engine:
+    if name == "local":
+        return run_local
+    from iclgd_lens.bench.ray_engine import ray_engine
+
+    return ray_engine(ray or RayOptions(), imports)
+
+
+def run_local(
+    plan: Plan, cells: Sequence[Cell], store: Store, fresh: bool, tell: Progress
+) -> Iterator[tuple[Cell, CellOutcome]]:
+    """Measure cells one after the other in this process."""
+    bench = Workbench(plan, store)
+    for cell in cells:
+
+        def stage(text: str, cell: Cell = cell) -> None:
+            tell.stage(f"{cell}: {text}")
+
+        yield cell, bench.do(cell, fresh=fresh, tell=stage)
+
+
+def resolved(plan: Plan) -> Plan:
+    """Return the plan with absolute paths, so that it means the same in any working directory."""
+    models = [
+        model.model_copy(update={"name": _folder(model.name)}) for model in plan.models
+    ]
+    tasks = tuple(
+        str(Path(task).resolve()) if task.lower().endswith((".yaml", ".yml")) else task
+        for task in plan.tasks
+    )
+    data = plan.data if plan.data in (None, "hub", "embedded") else _folder(str(plan.data))
+    return plan.model_copy(update={"models": tuple(models), "tasks": tasks, "data": data})
+
+
+def _folder(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
+def _absolute(out: str | os.PathLike[str]) -> str:
+    text = os.fspath(out)
+    return text if "://" in text else str(Path(text).expanduser().resolve())
+
+
+def _settle(store: Store, plan: Plan, cells: Sequence[Cell]) -> None:
+    """Write run.json: the plan, its cells and what all commands took."""
+    past = store.invocations()
+    timings = {
+        "commands": len(past),
+        "cell_seconds": round(sum(sum(each["cells"].values()) for each in past), 3),
+        "first_started": min((each["started"] for each in past), default=None),
+    }
+    store.write_run(run_facts(plan, cells, environment(), timings))
+
+
+class _Log:
+    """What this command did, kept beside the results."""
+
+    def __init__(self, store: Store, engine: str, shard_of: tuple[int, int] | None) -> None:
+        now = datetime.now(timezone.utc)
+        self.store = store
+        self.name = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        self.facts: dict[str, Any] = {
+            "started": now.isoformat(timespec="seconds"),
+            "finished": None,
+            "engine": engine,
+            "shard": "/".join(map(str, shard_of)) if shard_of else None,
+            "environment": environment(),
+            "cells": {},
+        }
+        self.counts: Counter[str] = Counter()
+        self.saved = float("-inf")
+        self._save()
+
+    def add(self, outcome: CellOutcome) -> None:
+        self.counts[outcome.state] += 1
+        if outcome.state != "found":
+            self.facts["cells"][outcome.key] = round(outcome.seconds, 3)
+        if time.monotonic() - self.saved > _SAVE_EVERY:
+            self._save()
+
+    def finish(self) -> None:
+        now = datetime.now(timezone.utc)
+        self.facts["finished"] = now.isoformat(timespec="seconds")
+        self._save()
+
+    def _save(self) -> None:
+        self.saved = time.monotonic()
+        self.store.write_invocation(self.name, self.facts)
+
+
+def _outcome(
+    store: Store, cells: Sequence[Cell], todo: Sequence[Cell], log: _Log, seconds: float
+) -> Outcome:
+    failed: dict[str, str] = {}
+    for cell in cells:
+        record = store.failure(cell.key)
+        if record is not None:
+            failed[cell.key] = str(record["reason"])
+    return Outcome(
+        where=open_files(store.where).where,
+        cells=len(cells),
+        found=len(cells) - len(todo) + log.counts["found"],
+        done=log.counts["done"],
+        failed=failed,
+        quarantined=tuple(store.quarantined),
+        seconds=seconds,
+    )

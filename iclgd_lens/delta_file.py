@@ -1,0 +1,62 @@
+"""Parameter deltas on disk: safetensors with a JSON header of facts, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from torch import Tensor
+
+from iclgd_lens.errors import DeltaError
+
+FORMAT = "iclgd_lens.ParameterDelta/1"
+
+
+def write_delta(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write `tensors` and `metadata` to `path`; the file is whole or not there at all."""
+    from safetensors.torch import save
+
+    facts = {"format": FORMAT, "metadata": json.dumps(metadata, sort_keys=True)}
+    data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, facts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and metadata of a file that `write_delta` wrote.
+
+    Raises:
+        DeltaError: The file is missing, truncated, or another kind of safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise DeltaError(f"There is no delta file {str(path)!r}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            if facts.get("format") != FORMAT:
+                raise DeltaError(
+                    f"{path.name} is a safetensors file but not a parameter delta "
+                    f"(its format is {facts.get('format')!r}, expected {FORMAT!r})."
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DeltaError(f"{path.name} is truncated or not a safetensors file: {error}") from error
+    for name in tensors:
+        parts = name.split(".")
+        if len(parts) != 4 or parts[0] != "blocks" or not parts[1].isdigit():
+            raise DeltaError(f"{path.name} holds {name!r}, which is no TransformerLens weight.")
+    return tensors, json.loads(facts.get("metadata", "{}"))

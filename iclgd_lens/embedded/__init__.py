@@ -1,0 +1,58 @@
+"""The embedded default: a small model that learns in context, and rows of the six tasks for it.
+
+Importing this package loads no heavy library; `generate`, `train` and `evaluate` are commands
+(`python -m iclgd_lens.embedded.train`).
+"""
+
+import gzip
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, cast
+
+from iclgd_lens.errors import ModelError, RowsError, nearest
+
+_TASKS = ("agnews", "cb", "mr", "sst2", "sst5", "subj")
+_SPLITS = ("train", "validation")
+
+
+def embedded_rows(
+    task: str, split: Literal["train", "validation"]
+) -> list[dict[str, str | int]]:
+    """Return the package's own rows of a task.
+
+    Args:
+        task: One of the six shipped tasks.
+        split: 360 rows for "train", 180 for "validation", balanced over the classes.
+
+    Returns:
+        One mapping a row: the columns of the task's Hub copy, with the label's id under "label".
+
+    Raises:
+        RowsError: No such task or split.
+    """
+    if task not in _TASKS:
+        raise RowsError(
+            f"no embedded rows of task {task!r} (there are: {', '.join(_TASKS)})."
+            f"{nearest(task, _TASKS)}"
+        )
+    if split not in _SPLITS:
+        raise RowsError(
+            f"no embedded split {split!r} (there are: {', '.join(_SPLITS)})."
+            f"{nearest(split, _SPLITS)}"
+        )
+    resource = files(__name__) / "data" / f"{task}_{split}.jsonl.gz"
+    lines = gzip.decompress(resource.read_bytes()).decode().splitlines()
+    return [cast("dict[str, str | int]", json.loads(line)) for line in lines]
+
+
+def embedded_model_folder() -> Path:
+    """Return the folder of the embedded model: config, safetensors, tokenizer, model card.
+
+    Raises:
+        ModelError: The package is not installed as plain files (a zip archive, say).
+    """
+    folder = files(__name__) / "model"
+    if not isinstance(folder, Path) or not folder.is_dir():
+        raise ModelError(f"the embedded model is not a folder of plain files: {folder}")
+    return folder

@@ -1,0 +1,93 @@
+"""Training sentences as token ids: fresh from the grammar, never a validation row."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+from iclgd_lens.embedded import embedded_rows
+from iclgd_lens.embedded.grammar import TASKS, draw_fields, n_labels
+from iclgd_lens.tasks import get_task
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row as tokens: its texts alone, and the whole prompt (both without label word)."""
+
+    text: Ids
+    prompt: Ids
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What episodes are made of, as token ids.
+
+    Attributes:
+        classes: Examples by (task, label id).
+        labels: Label words by task, in the order of their ids.
+        words: Every word that occurs in a sentence.
+        answer: The tokens between a sentence and its label word in the first stages.
+        bos: The beginning-of-text token.
+        separators: The newline and the end-of-text token.
+        pad: The token that fills short episodes up.
+    """
+
+    classes: dict[tuple[str, int], Sequence[Example]]
+    labels: dict[str, Ids]
+    words: Ids
+    answer: Ids
+    bos: int
+    separators: tuple[int, int]
+    pad: int
+
+
+def held_out_texts() -> set[str]:
+    """Return the texts of all validation rows, which no training sentence may repeat."""
+    rows = [row for task in TASKS for row in embedded_rows(task, "validation")]
+    return {_text({k: str(v) for k, v in row.items() if k != "label"}) for row in rows}
+
+
+def build_corpus(tokenizer: PreTrainedTokenizerFast, *, size: int, seed: int) -> Corpus:
+    """Draw `size` training sentences for each class of each task."""
+    rng = random.Random(seed)
+    held_out = held_out_texts()
+    classes: dict[tuple[str, int], Sequence[Example]] = {}
+    labels: dict[str, Ids] = {}
+    words: set[int] = set()
+    for task in TASKS:
+        definition = get_task(task)
+        labels[task] = [_encode(tokenizer, word)[0] for word in definition.labels]
+        for label in range(n_labels(task)):
+            examples: list[Example] = []
+            while len(examples) < size:
+                fields = draw_fields(task, label, rng)
+                if _text(fields) in held_out:
+                    continue
+                prompt = definition.prompt.format(**fields)
+                examples.append(
+                    Example(_encode(tokenizer, _text(fields)), _encode(tokenizer, prompt))
+                )
+            classes[task, label] = examples
+            words |= {i for e in examples for i in e.text}
+    marks = {i for mark in ".,:?" for i in _encode(tokenizer, mark)}
+    newline = _encode(tokenizer, "\n")[0]
+    return Corpus(
+        classes=classes,
+        labels=labels,
+        words=sorted(words - marks),
+        answer=_encode(tokenizer, "Label:"),
+        bos=tokenizer.convert_tokens_to_ids("<s>"),
+        separators=(newline, tokenizer.convert_tokens_to_ids("</s>")),
+        pad=tokenizer.convert_tokens_to_ids("<pad>"),
+    )
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Ids:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _text(fields: dict[str, str]) -> str:
+    return " ".join(fields.values())

@@ -1,0 +1,529 @@
+"""An episode: demonstrations and queries as token ids, written under a protocol.
+
+The same tokens are the prompt of in-context learning and the training sequences of an update, so
+both settings see the same text, byte for byte.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from iclgd_lens.errors import EpisodeError, ProtocolError, nearest
+from iclgd_lens.host import Host, as_host
+from iclgd_lens.protocol import DEFAULT, EOS, LossOn, Protocol, get_protocol
+from iclgd_lens.tasks import (
+    Row,
+    Rows,
+    Task,
+    draw_demonstrations,
+    draw_queries,
+    get_task,
+    hash_rows,
+    load_rows,
+)
+
+Tokens = tuple[int, ...]
+
+FOREIGN = -1
+"""Label id of a demonstration whose label word is not one of the episode's."""
+
+EMBEDDED = "iclgd-embedded"
+"""How the names of the embedded models begin; their rows default to the embedded ones."""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One labelled example: content and label word as token ids, without BOS and separator.
+
+    `gold` is the label id, or `FOREIGN` for an example of another task.
+    """
+
+    content: Tokens
+    label: Tokens
+    gold: int
+
+    @property
+    def tokens(self) -> Tokens:
+        """Content followed by the label word."""
+        return self.content + self.label
+
+
+@dataclass(frozen=True)
+class TrainingSequence:
+    """What one training step reads: BOS, content, label word.
+
+    Attributes:
+        tokens: Token ids.
+        targets: Positions whose token's negative log-likelihood is summed.
+    """
+
+    tokens: Tokens
+    targets: Tokens
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """The labelled examples of an episode, in prompt order.
+
+    Attributes:
+        examples: The examples.
+        bos: The beginning-of-sequence token, or None.
+        separator: Tokens after each example in the prompt.
+        protocol: How they are read and trained on.
+        drawn: Indices that put `examples` back into the order in which they were drawn.
+        learning_rate: The task's published learning rate, if it has one.
+    """
+
+    examples: tuple[Demonstration, ...]
+    bos: int | None
+    separator: Tokens
+    protocol: Protocol
+    drawn: Tokens = ()
+    learning_rate: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def _head(self) -> Tokens:
+        return () if self.bos is None else (self.bos,)
+
+    def prompt(self) -> Tokens:
+        """BOS, then each example and a separator: what in-context learning puts first."""
+        ids = list(self._head)
+        for example in self.examples:
+            ids += example.tokens + self.separator
+        return tuple(ids)
+
+    def prompt_positions(self) -> Tokens:
+        """Positions in `prompt()` of the examples' own tokens, without BOS and separators."""
+        positions: list[int] = []
+        start = len(self._head)
+        for example in self.examples:
+            positions += range(start, start + len(example.tokens))
+            start += len(example.tokens) + len(self.separator)
+        return tuple(positions)
+
+    def check_vocabulary(self, host: Host) -> None:
+        """Raise `EpisodeError` if a token of the prompt is not one of `host`'s."""
+        _check_vocabulary(host, self.prompt())
+
+    def sequences(self, loss_on: str | None = None) -> tuple[TrainingSequence, ...]:
+        """Training sequences in training order (method: GD; no trailing separator).
+
+        Args:
+            loss_on: "all" or "label"; None takes the protocol's.
+
+        Raises:
+            EpisodeError: A sequence has no token to predict.
+            ProtocolError: `loss_on` is neither.
+        """
+        loss_on = self.protocol.loss_on if loss_on is None else loss_on
+        if loss_on not in get_args(LossOn):
+            raise ProtocolError(
+                f"loss_on is {loss_on!r}; allowed: {', '.join(get_args(LossOn))}."
+                + nearest(str(loss_on), get_args(LossOn))
+            )
+        order = self.drawn if self.protocol.order == "drawn" and self.drawn else None
+        examples = [self.examples[i] for i in order] if order else list(self.examples)
+        found: list[TrainingSequence] = []
+        for example in examples:
+            tokens = self._head + example.tokens
+            first = len(tokens) - len(example.label) if loss_on == "label" else 1
+            targets = tuple(range(max(first, 1), len(tokens)))
+            if not targets:
+                raise EpisodeError("A demonstration of one token, without BOS, predicts nothing.")
+            found.append(TrainingSequence(tokens, targets))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One unlabelled example, its gold label kept for accuracy alone."""
+
+    content: Tokens
+    gold: int
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Demonstrations, queries and label words of one task, tokenised under one protocol.
+
+    Attributes:
+        demonstrations: The labelled examples.
+        queries: The unlabelled ones.
+        label_tokens: Token ids of each label word, by label id.
+        provenance: Where the text came from: task, prompt hash, row hashes, seed, permutation.
+    """
+
+    demonstrations: Demonstrations
+    queries: tuple[Query, ...]
+    label_tokens: tuple[Tokens, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        _check_labels(self.label_tokens)
+        n_labels = len(self.label_tokens)
+        for index, example in enumerate(self.demonstrations.examples):
+            if not example.content or not example.label:
+                raise EpisodeError(f"Demonstration {index} has no content or no label tokens.")
+            if example.gold != FOREIGN:
+                _check_gold("Demonstration", index, example.gold, n_labels)
+        for index, query in enumerate(self.queries):
+            if not query.content:
+                raise EpisodeError(f"Query {index} has no tokens.")
+            _check_gold("Query", index, query.gold, n_labels)
+        if not self.queries:
+            raise EpisodeError("An episode needs at least one query.")
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol under which this episode was written."""
+        return self.demonstrations.protocol
+
+    @property
+    def n_labels(self) -> int:
+        """Number of label words."""
+        return len(self.label_tokens)
+
+    @property
+    def gold(self) -> tuple[int, ...]:
+        """Gold label ids of the queries."""
+        return tuple(query.gold for query in self.queries)
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.provenance.get("task", "custom"))
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits over every token, label and protocol field."""
+        facts = dataclasses.asdict(self)
+        facts.pop("provenance")
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def readout_tokens(self, query: Query) -> Tokens:
+        """A query's own tokens, up to and including the readout token."""
+        if self.protocol.readout == "first_label_word":
+            return query.content + self.label_tokens[0]
+        return query.content
+
+    def lengths(self) -> dict[int, list[int]]:
+        """Query indices by the length of their readout tokens, shortest first."""
+        groups: dict[int, list[int]] = {}
+        for index, query in enumerate(self.queries):
+            groups.setdefault(len(self.readout_tokens(query)), []).append(index)
+        return dict(sorted(groups.items()))
+
+    def batches(self, most: int) -> Iterator[list[int]]:
+        """Indices of queries of equal length, at most `most` at a time."""
+        for indices in self.lengths().values():
+            for start in range(0, len(indices), most):
+                yield indices[start : start + most]
+
+    def check(self, host: Host) -> None:
+        """Raise `EpisodeError` if `host` cannot read this episode whole.
+
+        Nothing is ever truncated: a prompt longer than the context, or a token id outside the
+        vocabulary, is named with its numbers.
+        """
+        prompt = len(self.demonstrations.prompt())
+        longest = max(range(len(self.queries)), key=lambda i: len(self.queries[i].content))
+        tail = len(self.queries[longest].content) + max(map(len, self.label_tokens))
+        if prompt + tail > host.n_ctx:
+            raise EpisodeError(
+                f"{len(self.demonstrations)} demonstrations ({prompt} tokens) and query {longest} "
+                f"with its label ({tail} tokens) make {prompt + tail} tokens, but {host.name} "
+                f"reads {host.n_ctx}. Use fewer shots; nothing is truncated."
+            )
+        self.demonstrations.check_vocabulary(host)
+        for tokens in (*(query.content for query in self.queries), *self.label_tokens):
+            _check_vocabulary(host, tokens)
+
+    def with_demonstrations(self, examples: Sequence[Demonstration]) -> Episode:
+        """Return this episode with other examples, under the same protocol and queries."""
+        demonstrations = dataclasses.replace(
+            self.demonstrations, examples=tuple(examples), drawn=tuple(range(len(examples)))
+        )
+        return dataclasses.replace(self, demonstrations=demonstrations)
+
+    @classmethod
+    def from_tokens(
+        cls,
+        demonstrations: Sequence[Sequence[int]],
+        queries: Sequence[Sequence[int]],
+        label_tokens: Sequence[int] | Sequence[Sequence[int]],
+        gold: Sequence[int],
+        *,
+        bos: int | None,
+        separator: int | Sequence[int] = (),
+        protocol: Protocol | str = DEFAULT,
+        learning_rate: float | None = None,
+        name: str = "custom",
+    ) -> Episode:
+        """Build an episode from token ids, for synthetic tasks.
+
+        Args:
+            demonstrations: Content followed by the label word, without BOS and separator.
+            queries: Content alone, without BOS, label and separator.
+            label_tokens: The label words by label id, one token or several each.
+            gold: The label id of each query.
+            bos: The beginning-of-sequence token, which the protocol adds; None for no BOS.
+            separator: Token or tokens between demonstrations.
+            protocol: How the episode is read and trained on.
+            learning_rate: Default learning rate of the updates.
+            name: The task's name in results.
+
+        Raises:
+            EpisodeError: A demonstration ends in no label word, or lengths or labels disagree.
+        """
+        protocol = get_protocol(protocol)
+        labels = tuple(
+            (label,) if isinstance(label, int) else tuple(map(int, label)) for label in label_tokens
+        )
+        _check_labels(labels)
+        if len(queries) != len(gold):
+            raise EpisodeError(f"{len(queries)} queries but {len(gold)} gold labels.")
+        examples = tuple(
+            _split_label(index, tuple(map(int, tokens)), labels)
+            for index, tokens in enumerate(demonstrations)
+        )
+        return cls(
+            Demonstrations(
+                examples=examples,
+                bos=bos if protocol.bos else None,
+                separator=(
+                    (separator,) if isinstance(separator, int) else tuple(map(int, separator))
+                ),
+                protocol=protocol,
+                drawn=tuple(range(len(examples))),
+                learning_rate=learning_rate,
+            ),
+            tuple(
+                Query(tuple(map(int, tokens)), int(label))
+                for tokens, label in zip(queries, gold, strict=True)
+            ),
+            labels,
+            {"task": name},
+        )
+
+
+def load_episode(
+    task: str | Path | Task,
+    model: Any,
+    *,
+    shots: int = 32,
+    queries: int | None = 200,
+    seed: int = 0,
+    permutation: int = 0,
+    data: str | Path | None = None,
+    protocol: Protocol | str = DEFAULT,
+    revision: str | None = None,
+) -> Episode:
+    """Draw, write and tokenise an episode of a task.
+
+    Args:
+        task: A task's name, a YAML file, or a `Task`.
+        model: The model (or its host) whose tokenizer writes the tokens.
+        shots: Demonstrations.
+        queries: Evaluation rows; None for all, at most 2,000.
+        seed: Seed of the draw of demonstrations.
+        permutation: 0 keeps the drawn order; p > 0 permutes it, seeded.
+        data: "hub", "embedded" or a folder; None takes the embedded rows for the embedded model
+            and the Hub for any other.
+        protocol: A protocol, or the name of a preset.
+        revision: Revision of the Hub's data set.
+
+    Raises:
+        TaskError: The task is unknown or malformed.
+        RowsError: Rows are missing, malformed or too few.
+        EpisodeError: The model has no tokenizer, or the text does not fit the model.
+    """
+    task, protocol, host = get_task(task), get_protocol(protocol), as_host(model)
+    data = _source(data, host)
+    writer = _Writer(host.tokenizer, task, protocol)
+    train = load_rows(task, "train", data, revision, strip=protocol.strip)
+    validation = load_rows(task, "validation", data, revision, strip=protocol.strip)
+    rows, demonstrations = _draw(writer, train, shots, seed, permutation)
+    asked = draw_queries(validation, queries, seed=protocol.query_seed, exclude=rows)
+    episode = Episode(
+        demonstrations,
+        tuple(Query(writer.content(row), row.label) for row in asked),
+        writer.labels,
+        _provenance(task, train, validation, rows, asked)
+        | {
+            "seed": seed,
+            "permutation": permutation,
+            "shots": shots,
+            "data": str(data),
+        },
+    )
+    episode.check(host)
+    return episode
+
+
+def load_demonstrations(
+    task: str | Path | Task,
+    model: Any,
+    *,
+    shots: int = 32,
+    seed: int = 0,
+    permutation: int = 0,
+    data: str | Path | None = None,
+    protocol: Protocol | str = DEFAULT,
+    revision: str | None = None,
+) -> Demonstrations:
+    """Draw, write and tokenise demonstrations alone; see `load_episode` for arguments and errors.
+
+    They need not fit the model's context together: an update reads them one by one.
+    """
+    task, protocol, host = get_task(task), get_protocol(protocol), as_host(model)
+    writer = _Writer(host.tokenizer, task, protocol)
+    train = load_rows(task, "train", _source(data, host), revision, strip=protocol.strip)
+    return _draw(writer, train, shots, seed, permutation)[1]
+
+
+def _source(data: str | Path | None, host: Host) -> str | Path:
+    if data is not None:
+        return data
+    return "embedded" if host.name.startswith(EMBEDDED) else "hub"
+
+
+def _draw(
+    writer: _Writer, train: Rows, shots: int, seed: int, permutation: int
+) -> tuple[tuple[Row, ...], Demonstrations]:
+    balanced = writer.protocol.balanced
+    drawn = draw_demonstrations(train, shots, seed=seed, balanced=balanced)
+    rows = draw_demonstrations(
+        train, shots, seed=seed, permutation=permutation, balanced=balanced
+    )
+    places = {row.index: place for place, row in enumerate(rows)}
+    return rows, Demonstrations(
+        examples=tuple(writer.demonstration(row) for row in rows),
+        bos=writer.bos,
+        separator=writer.separator,
+        protocol=writer.protocol,
+        drawn=tuple(places[row.index] for row in drawn),
+        learning_rate=writer.task.learning_rate,
+    )
+
+
+class _Writer:
+    """Turns rows into token ids with one tokenizer, task and protocol."""
+
+    def __init__(self, tokenizer: Any, task: Task, protocol: Protocol) -> None:
+        if tokenizer is None:
+            raise EpisodeError(
+                "This model has no tokenizer, so text cannot become tokens. Set model.tokenizer, "
+                "or build the episode with Episode.from_tokens."
+            )
+        self._tokenizer = tokenizer
+        self.task = task
+        self.protocol = protocol
+        self.bos = _bos(tokenizer) if protocol.bos else None
+        self.labels = tuple(
+            self._rest(task.labels[0], f"{task.labels[0]} {word}", f"label word {word!r}")
+            for word in task.labels
+        )
+        self.separator = self._separator(protocol.separator)
+
+    def _ids(self, text: str) -> Tokens:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _rest(self, before: str, whole: str, what: str) -> Tokens:
+        """The tokens that `whole` adds to `before`."""
+        head, full = self._ids(before), self._ids(whole)
+        if full[: len(head)] != head or len(full) == len(head):
+            raise EpisodeError(
+                f"The tokenizer joins the {what} with the text before it, so it has no tokens of "
+                "its own; change the prompt's end or the label word."
+            )
+        return full[len(head) :]
+
+    def _separator(self, separator: str) -> Tokens:
+        if separator == "":
+            return ()
+        if separator != EOS:
+            before = f"{self.task.labels[0]} {self.task.labels[0]}"
+            return self._rest(before, before + separator, f"separator {separator!r}")
+        if self._tokenizer.eos_token_id is None:
+            raise EpisodeError(
+                "The protocol separates demonstrations by EOS, but the tokenizer has none; use "
+                'protocol.replace(separator="\\n").'
+            )
+        return (int(self._tokenizer.eos_token_id),)
+
+    def content(self, row: Row) -> Tokens:
+        """A row's prompt as tokens."""
+        return self._ids(row.prompt)
+
+    def demonstration(self, row: Row) -> Demonstration:
+        """A row's prompt and label word as tokens."""
+        word = self.task.labels[row.label]
+        label = self._rest(row.prompt, f"{row.prompt} {word}", f"label word {word!r}")
+        return Demonstration(self.content(row), label, row.label)
+
+
+def _bos(tokenizer: Any) -> int | None:
+    """BOS, or EOS where a tokenizer has only that (GPT-2 and Pythia begin with it), or None."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return None
+
+
+def _provenance(
+    task: Task, train: Rows, validation: Rows, examples: Sequence[Row], asked: Sequence[Row]
+) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "prompt_hash": task.prompt_hash,
+        "train_source": train.source,
+        "train_revision": train.revision,
+        "validation_source": validation.source,
+        "validation_revision": validation.revision,
+        "train_hash": train.hash,
+        "validation_hash": validation.hash,
+        "demonstration_rows": [row.index for row in examples],
+        "demonstrations_hash": hash_rows(examples),
+        "queries_hash": hash_rows(asked),
+    }
+
+
+def _split_label(index: int, tokens: Tokens, labels: Sequence[Tokens]) -> Demonstration:
+    matches = [gold for gold, label in enumerate(labels) if tokens[-len(label) :] == label]
+    if not matches:
+        raise EpisodeError(
+            f"Demonstration {index} ends in {list(tokens[-3:])}, which is no label; labels are "
+            f"{[list(label) for label in labels]}."
+        )
+    gold = max(matches, key=lambda match: len(labels[match]))
+    return Demonstration(tokens[: -len(labels[gold])], labels[gold], gold)
+
+
+def _check_vocabulary(host: Host, tokens: Tokens) -> None:
+    for token in tokens:
+        if not 0 <= token < host.d_vocab:
+            raise EpisodeError(
+                f"Token id {token} is outside {host.name}'s vocabulary of {host.d_vocab}: the "
+                "episode was tokenised for another model."
+            )
+
+
+def _check_labels(labels: Sequence[Tokens]) -> None:
+    if len(labels) < 2 or any(not label for label in labels):
+        raise EpisodeError("An episode needs at least two label words of at least one token each.")
+    if len(set(labels)) < len(labels):
+        raise EpisodeError(f"Two label words have the same tokens: {[list(la) for la in labels]}.")
+
+
+def _check_gold(what: str, index: int, gold: int, n_labels: int) -> None:
+    if not 0 <= gold < n_labels:
+        raise EpisodeError(f"{what} {index} has label {gold}; labels are 0 to {n_labels - 1}.")

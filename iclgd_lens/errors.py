@@ -1,0 +1,68 @@
+"""The errors that a user's input or model can cause: one class a cause, all `LensError`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LensError(ValueError):
+    """Base of all errors that iclgd_lens raises about what it was given."""
+
+
+class ProtocolError(LensError):
+    """A protocol's field is unknown or holds a value that is not allowed."""
+
+
+class TaskError(LensError):
+    """A task's definition is wrong, or no task has the given name."""
+
+
+class RowsError(LensError):
+    """A task's rows cannot be read, or too few of them can be drawn."""
+
+
+class ModelError(LensError):
+    """A model cannot be found or read, or was asked for in a way that does not exist."""
+
+
+class UnsupportedModelError(LensError):
+    """A model, or a setting of it, that no host can serve."""
+
+
+class EpisodeError(LensError):
+    """Demonstrations and queries do not make an episode that the model can read."""
+
+
+class HookError(LensError):
+    """A hook point is missing, or a hook that had to fire did not."""
+
+
+class DeltaError(LensError):
+    """A parameter delta does not fit the model, the file or the other delta."""
+
+
+class HypothesisError(LensError):
+    """A hypothesis is unknown, registered twice or misused."""
+
+
+class DivergedError(LensError):
+    """Training on the demonstrations gave a loss or a delta that is not finite."""
+
+
+class ComparisonError(LensError):
+    """A comparison was asked for, or read, in a way that has no meaning."""
+
+
+class PlanError(LensError):
+    """A benchmark's plan is malformed, or names something that does not exist."""
+
+
+class RunError(LensError):
+    """A benchmark's run directory cannot be used or read."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest allowed word, or an empty string."""
+    match = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    return f" Did you mean {match[0]!r}?" if match else ""

@@ -1,0 +1,375 @@
+"""The one interface through which the rest of the package sees a TransformerLens model.
+
+A `Host` names hook points, lists linear sites, runs prompts and shares prefixes. It never writes a
+weight. Shapes follow TransformerLens: residual stream "batch pos d_model", heads "batch pos head
+d_head", attention scores "batch head query key".
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from iclgd_lens.errors import HookError, nearest
+
+HookFunction = Callable[..., "Tensor | None"]
+"""`f(activation, hook)`, as TransformerLens calls it; a tensor returned replaces the activation."""
+
+Hook = tuple[str, HookFunction]
+"""A hook point's name and the function to call there."""
+
+
+def _identity(value: Tensor) -> Tensor:
+    return value
+
+
+@dataclass(frozen=True)
+class LinearSite:
+    """A linear map y = x W + b of one layer, and the hook points where x and y pass.
+
+    Attributes:
+        layer: Layer index.
+        weight: TransformerLens name of W, e.g. "blocks.0.attn.W_K".
+        bias: TransformerLens name of b, or None where the model's map has none.
+        shape: Shape of W: [head, d_in, d_out] for attention, [d_in, d_out] for MLP weights.
+        input_hook: Where x passes.
+        output_hook: Where y passes.
+        read: Turns the value at `input_hook` into x.
+    """
+
+    layer: int
+    weight: str
+    bias: str | None
+    shape: tuple[int, ...]
+    input_hook: str
+    output_hook: str
+    read: Callable[[Tensor], Tensor] = field(default=_identity, repr=False, compare=False)
+
+    @property
+    def kind(self) -> str:
+        """The weight without its layer, e.g. "W_K"."""
+        return self.weight.rsplit(".", 1)[1]
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """Shape of b: [head, d_head] where heads are outputs, else [d_out]."""
+        if len(self.shape) == 3 and self.kind != "W_O":
+            return (self.shape[0], self.shape[2])
+        return (self.shape[-1],)
+
+    def apply(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, like: Tensor
+    ) -> Float[Tensor, "..."]:
+        """Return x W + b in fp32, shaped as the value `like` at the output hook."""
+        total: Tensor | None = None
+        if weight is not None:
+            x = x.to(weight.dtype)
+            if self.kind == "W_O":
+                total = x.reshape(*x.shape[:2], -1) @ weight.flatten(0, 1)
+            elif weight.ndim == 3:
+                total = x @ weight.permute(1, 0, 2).flatten(1)
+            else:
+                total = x @ weight
+        if bias is not None:
+            total = bias.flatten() if total is None else total + bias.flatten()
+        if total is None:
+            raise HookError(f"{self.weight}: neither a weight nor a bias to apply.")
+        return total.expand(*like.shape[:2], -1).reshape(like.shape)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of tokens already read, to be shared by many queries.
+
+    Attributes:
+        tokens: Token ids read so far: "batch pos".
+        keys: One tensor a layer, in the host's own layout.
+        values: One tensor a layer, in the host's own layout.
+        axis: Which of their axes is the position.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    axis: int = 1
+
+    @property
+    def length(self) -> int:
+        """Number of tokens read."""
+        return self.tokens.shape[1]
+
+    def expand(self, batch: int) -> Prefix:
+        """Return a view of this prefix for `batch` sequences; nothing is copied."""
+        if self.tokens.shape[0] == batch:
+            return self
+        return Prefix(
+            self.tokens.expand(batch, -1),
+            tuple(k.expand(batch, *k.shape[1:]) for k in self.keys),
+            tuple(v.expand(batch, *v.shape[1:]) for v in self.values),
+            self.axis,
+        )
+
+    def crop(self, length: int) -> Prefix:
+        """Return a view of the first `length` tokens' keys and values."""
+        if length == self.length:
+            return self
+        return Prefix(
+            self.tokens[:, :length],
+            tuple(k.narrow(self.axis, 0, length) for k in self.keys),
+            tuple(v.narrow(self.axis, 0, length) for v in self.values),
+            self.axis,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one forward pass gives.
+
+    Attributes:
+        residual: Residual stream after the last block, before the final norm: "batch pos d_model".
+        prefix: Keys and values of everything read, where asked for.
+    """
+
+    residual: Float[Tensor, "batch pos d_model"]
+    prefix: Prefix | None
+
+
+class Firings:
+    """Counts how often each of a set of hooks fired, so that none is silently dead."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self.counts = [0] * len(self.names)
+
+    def check(self, forced: bool = True) -> None:
+        """Raise `HookError` if a hook never fired (unless `forced` is False and none did)."""
+        if not forced and not any(self.counts):
+            return
+        silent = [name for name, count in zip(self.names, self.counts, strict=True) if not count]
+        if silent:
+            raise HookError(
+                f"Hook point {silent[0]!r} did not fire during a forward pass"
+                + (f" (nor did {len(silent) - 1} more)" if len(silent) > 1 else "")
+                + ": its layer was skipped or the model does not run it."
+            )
+
+
+class Host(ABC):
+    """One TransformerLens model, seen through one interface; `Host(model)` picks the right one.
+
+    Accepts HookedTransformer (TransformerLens 3) and TransformerBridge (3 and 4).
+
+    Raises:
+        UnsupportedModelError: The model cannot be measured faithfully; the message says what to do.
+    """
+
+    kind: str
+    n_layers: int
+    n_heads: int
+    n_key_value_heads: int
+    d_model: int
+    d_head: int
+    d_vocab: int
+    n_ctx: int
+
+    def __new__(cls, model: Any) -> Host:
+        """Return a `HookedHost` or a `BridgeHost`, whichever `model` needs."""
+        if cls is Host:
+            from iclgd_lens.host.choose import host_class
+
+            cls = host_class(model)
+        return super().__new__(cls)
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.cfg: Any = cast(Any, model).cfg
+        self.n_layers = int(self.cfg.n_layers)
+        self.n_heads = int(self.cfg.n_heads)
+        self.n_key_value_heads = int(
+            getattr(self.cfg, "n_key_value_heads", None) or self.cfg.n_heads
+        )
+        self.d_model = int(self.cfg.d_model)
+        self.d_head = int(self.cfg.d_head)
+        self.d_vocab = int(self.cfg.d_vocab)
+        self.n_ctx = int(self.cfg.n_ctx)
+        self._points: dict[str, Any] = dict(cast(Any, model).hook_dict)
+        self._sites = {site.weight: site for site in self._list_sites()}
+
+    # -- what the model is ---------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The model's name, as its configuration gives it."""
+        return str(getattr(self.cfg, "model_name", None) or "model")
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, or None."""
+        return getattr(self.model, "tokenizer", None)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the embedding matrix."""
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the embedding matrix, where tokens go."""
+        return self.embedding.device
+
+    @property
+    @abstractmethod
+    def embedding(self) -> Tensor:
+        """The token embedding matrix."""
+
+    # -- hook points ---------------------------------------------------------------------------
+
+    def attention_output_hook(self, layer: int) -> str:
+        """Name of the hook where the attention block's output joins the residual stream."""
+        return f"blocks.{layer}.hook_attn_out"
+
+    def z_hook(self, layer: int) -> str:
+        """Name of the hook where each head's mixed values pass: "batch pos head d_head"."""
+        return f"blocks.{layer}.attn.hook_z"
+
+    def block_input_hook(self, layer: int) -> str:
+        """Name of the hook where the residual stream enters block `layer`."""
+        return f"blocks.{layer}.hook_resid_pre"
+
+    def block_output_hook(self, layer: int) -> str:
+        """Name of the hook where the residual stream leaves block `layer`."""
+        return f"blocks.{layer}.hook_resid_post"
+
+    @abstractmethod
+    def score_hooks(
+        self, receive: Callable[[int, Float[Tensor, "batch head query key"]], None]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Call `receive(layer, scores)` with pre-softmax scores during forwards in the context."""
+
+    @abstractmethod
+    def query_key_hooks(
+        self,
+        queries: Callable[[int, Tensor], None] | None,
+        keys: Callable[[int, Tensor], None] | None,
+    ) -> contextlib.AbstractContextManager[None]:
+        """Call back with queries and keys as they enter the dot product: "batch pos head d_head".
+
+        Raises:
+            HookError: This model does not expose them.
+        """
+
+    @contextlib.contextmanager
+    def hooked(self, hooks: Sequence[Hook], *, forced: bool = True) -> Iterator[Firings]:
+        """Attach `hooks` for the duration of the context, after the user's own hooks.
+
+        Exactly these hooks are removed on exit, whatever happens.
+
+        Raises:
+            HookError: A hook point does not exist, or (on a clean exit) one never fired; with
+                `forced=False` only if others did.
+        """
+        firings = Firings([name for name, _ in hooks])
+        attached: list[tuple[Any, Any]] = []
+        try:
+            for index, (name, function) in enumerate(hooks):
+                point = self.hook_point(name)
+                point.add_hook(_counted(function, firings.counts, index))
+                attached.append((point, point.fwd_hooks[-1]))
+            yield firings
+        finally:
+            for point, handle in reversed(attached):
+                handle.hook.remove()
+                point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
+        firings.check(forced)
+
+    def hook_point(self, name: str) -> Any:
+        """Return the model's HookPoint of that name.
+
+        Raises:
+            HookError: There is none.
+        """
+        if name not in self._points:
+            raise HookError(
+                f"This {self.kind} has no hook point {name!r}." + nearest(name, self._points)
+            )
+        return self._points[name]
+
+    # -- linear sites --------------------------------------------------------------------------
+
+    @abstractmethod
+    def _list_sites(self) -> Iterator[LinearSite]:
+        """Yield every linear site that this model has."""
+
+    @property
+    def sites(self) -> dict[str, LinearSite]:
+        """Linear sites by the TransformerLens name of their weight."""
+        return dict(self._sites)
+
+    def site(self, name: str) -> LinearSite:
+        """Return the site of a weight or bias, e.g. "blocks.0.attn.W_K" or "blocks.0.attn.b_K".
+
+        Raises:
+            HookError: The model has no such linear map.
+        """
+        stem, _, kind = name.rpartition(".")
+        weight = f"{stem}.W{kind[1:]}"
+        if weight not in self._sites:
+            raise HookError(f"{self.name} has no linear map {name!r}." + nearest(name, self._sites))
+        return self._sites[weight]
+
+    @abstractmethod
+    def parameter(self, name: str) -> Tensor | None:
+        """Return a weight or bias in TransformerLens layout, possibly a view, never a parameter.
+
+        Key and value weights have one slice a key/value head. None if the model has no such bias.
+        """
+
+    @abstractmethod
+    def write_parameter(self, name: str, value: Tensor) -> None:
+        """Overwrite a weight or bias given in TransformerLens layout (only for copied models)."""
+
+    # -- running -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def run(
+        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False
+    ) -> Run:
+        """Run the blocks on `tokens`, after `prefix` if given; the unembedding is not run.
+
+        Args:
+            tokens: Token ids, all of one length: no padding, every token is attended to.
+            prefix: Keys and values already read, expanded to the batch.
+            keep: Whether to return the keys and values of prefix and tokens together.
+        """
+
+    @abstractmethod
+    def final_norm(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """Apply the model's final normalisation."""
+
+    @abstractmethod
+    def unembed(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
+        """Apply the unembedding (and the logit soft cap, where the model has one)."""
+
+    def logits(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
+        """Final norm and unembedding of any residual stream (the logit lens)."""
+        return self.unembed(self.final_norm(residual))
+
+    def tensor(self, tokens: Sequence[int] | Sequence[Sequence[int]]) -> Int[Tensor, "batch pos"]:
+        """Token ids as a batch on the model's device."""
+        ids = torch.tensor(tokens, dtype=torch.long, device=self.device)
+        return ids if ids.ndim == 2 else ids[None]
+
+
+def _counted(function: HookFunction, counts: list[int], index: int) -> HookFunction:
+    def counted(activation: Tensor, hook: Any) -> Tensor | None:
+        counts[index] += 1
+        return function(activation, hook=hook)
+
+    return counted

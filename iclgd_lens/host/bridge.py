@@ -1,0 +1,249 @@
+"""TransformerBridge (TransformerLens 3 and 4) as a host."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from iclgd_lens.errors import HookError, UnsupportedModelError
+from iclgd_lens.host.base import Host, LinearSite, Prefix, Run
+from iclgd_lens.host.bridge_cache import read_prefix, shared_cache
+from iclgd_lens.host.hooked import receiver
+from iclgd_lens.host.probe import check_model
+from iclgd_lens.host.softmax_tap import softmax_tap
+
+
+class BridgeHost(Host):
+    """A TransformerBridge over a `transformers` model."""
+
+    kind = "TransformerBridge"
+
+    def __init__(self, model: nn.Module) -> None:
+        self._blocks: Any = cast(Any, model).blocks
+        self._causal_lm: Any = cast(Any, model).original_model
+        _refuse(model)
+        super().__init__(model)
+        check_model(self)
+
+    @property
+    def embedding(self) -> Tensor:
+        """The token embedding matrix: "d_vocab d_model"."""
+        return self._causal_lm.get_input_embeddings().weight
+
+    # -- sites ---------------------------------------------------------------------------------
+
+    def _list_sites(self) -> Iterator[LinearSite]:
+        for layer in range(self.n_layers):
+            attention = self._blocks[layer].attn
+            for letter, part in (("Q", "q"), ("K", "k"), ("V", "v"), ("O", "o")):
+                yield self._site(layer, "attn", letter, part, getattr(attention, part))
+            mlp = self._blocks[layer]._modules.get("mlp")
+            if type(mlp).__name__ not in ("MLPBridge", "GatedMLPBridge"):
+                continue
+            for letter, part in (("in", "in"), ("gate", "gate"), ("out", "out")):
+                linear = mlp._modules.get(part)
+                if linear is not None and f"blocks.{layer}.mlp.{part}.hook_out" in self._points:
+                    yield self._site(layer, "mlp", letter, part, linear)
+
+    def _site(self, layer: int, block: str, letter: str, part: str, linear: Any) -> LinearSite:
+        stem = f"blocks.{layer}.{block}"
+        d_in, d_out = _in_out(linear.original_component).shape
+        heads = self.n_key_value_heads if letter in "KV" else self.n_heads
+        if block == "mlp":
+            shape: tuple[int, ...] = (d_in, d_out)
+        elif letter == "O":
+            shape = (heads, d_in // heads, d_out)
+        else:
+            shape = (heads, d_in, d_out // heads)
+        biased = getattr(linear.original_component, "bias", None) is not None
+        return LinearSite(
+            layer=layer,
+            weight=f"{stem}.W_{letter}",
+            bias=f"{stem}.b_{letter}" if biased else None,
+            shape=shape,
+            input_hook=f"{stem}.{part}.hook_in",
+            output_hook=f"{stem}.{part}.hook_out",
+        )
+
+    def _linear(self, name: str) -> tuple[Any, str]:
+        """The `torch` module that holds a weight or bias, and its letter (Q, K, ..., in, out)."""
+        _, layer, block, kind = name.split(".")
+        letter = kind.split("_", 1)[1]
+        part = letter.lower()
+        return getattr(getattr(self._blocks[int(layer)], block), part).original_component, letter
+
+    def parameter(self, name: str) -> Tensor | None:
+        """See `Host.parameter`."""
+        module, letter = self._linear(name)
+        if ".b_" in name:
+            bias = getattr(module, "bias", None)
+            if bias is None:
+                return None
+            return bias.detach().view(-1, self.d_head) if letter in "QKV" else bias.detach()
+        weight = _in_out(module).detach()
+        if letter == "O":
+            return weight.reshape(self.n_heads, -1, weight.shape[1])
+        if letter in ("Q", "K", "V"):
+            heads = self.n_heads if letter == "Q" else self.n_key_value_heads
+            return weight.reshape(weight.shape[0], heads, -1).permute(1, 0, 2)
+        return weight
+
+    def write_parameter(self, name: str, value: Tensor) -> None:
+        """See `Host.write_parameter`."""
+        module, letter = self._linear(name)
+        with torch.no_grad():
+            if ".b_" in name:
+                module.bias.copy_(value.flatten())
+                return
+            if letter == "O":
+                value = value.flatten(0, 1)
+            elif letter in ("Q", "K", "V"):
+                value = value.permute(1, 0, 2).flatten(1)
+            _in_out(module).copy_(value)
+
+    # -- attention -----------------------------------------------------------------------------
+
+    def attention_output_hook(self, layer: int) -> str:
+        """See `Host.attention_output_hook`."""
+        name = super().attention_output_hook(layer)
+        return name if name in self._points else f"blocks.{layer}.attn.hook_out"
+
+    @contextlib.contextmanager
+    def score_hooks(
+        self, receive: Callable[[int, Float[Tensor, "batch head query key"]], None]
+    ) -> Iterator[None]:
+        """See `Host.score_hooks`."""
+        native = [layer for layer in range(self.n_layers) if self._is_native(layer)]
+        hooks = [
+            (f"blocks.{layer}.attn.hook_attn_scores", receiver(receive, layer))
+            for layer in range(self.n_layers)
+            if layer not in native
+        ]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.hooked(hooks, forced=False))
+            if native:
+                stack.enter_context(softmax_tap(self, native, receive))
+            yield
+
+    def _is_native(self, layer: int) -> bool:
+        """Whether `transformers` itself runs this attention.
+
+        Its score hook then carries softmax weights, so scores are taken where the softmax reads.
+        """
+        from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
+
+        return type(self._blocks[layer].attn).forward is AttentionBridge.forward
+
+    @contextlib.contextmanager
+    def query_key_hooks(
+        self,
+        queries: Callable[[int, Tensor], None] | None,
+        keys: Callable[[int, Tensor], None] | None,
+    ) -> Iterator[None]:
+        """See `Host.query_key_hooks`."""
+        position = getattr(self.cfg, "positional_embedding_type", "standard")
+        rotary = position == "rotary"
+        if position not in ("standard", "rotary") or (rotary and self._is_native(0)):
+            raise HookError(
+                f"This bridge of {self.name} does not expose queries and keys as they enter the "
+                "dot product; Tok2Attn is undefined on it."
+            )
+        hooks = [
+            (
+                f"blocks.{layer}.attn." + (f"hook_rot_{part}" if rotary else f"{part}.hook_out"),
+                receiver(_heads_last(receive) if rotary else receive, layer),
+            )
+            for part, receive in (("q", queries), ("k", keys))
+            if receive is not None
+            for layer in range(self.n_layers)
+        ]
+        with self.hooked(hooks, forced=False):
+            yield
+
+    # -- running -------------------------------------------------------------------------------
+
+    def run(
+        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False
+    ) -> Run:
+        """See `Host.run`."""
+        residuals: list[Tensor] = []
+        last = self.block_output_hook(self.n_layers - 1)
+        cache = None
+        if keep or prefix is not None:
+            cache = shared_cache(self._causal_lm.config, prefix, tokens.shape[0], keep)
+        with self.hooked([(last, receiver(lambda _, value: residuals.append(value), 0))]):
+            # The base model stops before the unembedding.
+            self._causal_lm.base_model(
+                input_ids=tokens, past_key_values=cache, use_cache=cache is not None
+            )
+        if not keep:
+            return Run(residuals[0], None)
+        read = tokens if prefix is None else torch.cat([prefix.tokens, tokens], dim=1)
+        return Run(residuals[0], read_prefix(cache, read))
+
+    def final_norm(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """See `Host.final_norm`."""
+        return cast(Any, self.model).ln_final(residual)
+
+    def unembed(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
+        """See `Host.unembed`."""
+        logits = cast(Any, self.model).unembed(normalized)
+        cap = getattr(self._causal_lm.config, "final_logit_softcapping", None)
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def _heads_last(receive: Callable[[int, Tensor], None]) -> Callable[[int, Tensor], None]:
+    """Rotary hooks of a bridge fire on "batch head pos d_head"."""
+    return lambda layer, value: receive(layer, value.transpose(1, 2))
+
+
+def _in_out(module: Any) -> Tensor:
+    """A linear module's weight as a [d_in, d_out] view."""
+    return module.weight if type(module).__name__ == "Conv1D" else module.weight.T
+
+
+def _refuse(model: Any) -> None:
+    """Raise `UnsupportedModelError` for what the model's structure alone rules out."""
+    config = getattr(model.original_model, "config", None)
+    name = getattr(model.cfg, "model_name", None) or type(model.original_model).__name__
+    if config is None or not hasattr(model.original_model, "base_model"):
+        raise UnsupportedModelError(
+            f"{name} is not a transformers model behind the bridge; boot it from transformers, or "
+            "with iclgd_lens.load_model."
+        )
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(model, "unembed"):
+        raise UnsupportedModelError(
+            f"{name} is not a causal decoder; in-context learning is measured on decoder-only "
+            "models."
+        )
+    for layer, block in enumerate(model.blocks):
+        attention = block._modules.get("attn")
+        parts = [] if attention is None else [attention._modules.get(part) for part in "qkvo"]
+        if not parts or any(getattr(part, "original_component", None) is None for part in parts):
+            raise UnsupportedModelError(
+                f"Layer {layer} of {name} has no separate query, key, value and output maps (state "
+                "space, linear or latent attention); such layers are not served."
+            )
+    implementation = getattr(config, "_attn_implementation", "eager")
+    if implementation != "eager":
+        raise UnsupportedModelError(
+            f"{name} runs {implementation!r} attention, which exposes no scores; load it with "
+            'attn_implementation="eager", or with iclgd_lens.load_model.'
+        )
+    for switch in ("use_attn_in", "use_split_qkv_input", "use_hook_mlp_in"):
+        if getattr(model.cfg, switch, False):
+            raise UnsupportedModelError(
+                f"cfg.{switch} is on and changes what passes at the hooks; call "
+                f"model.set_{switch}(False)."
+            )
+    if getattr(model.cfg, "layer_norm_folding", False):
+        raise UnsupportedModelError(
+            f"The LayerNorms of {name} are folded into its weights, so gradient descent on it is a "
+            "different gradient descent. Call enable_compatibility_mode(no_processing=True), or "
+            "load it with iclgd_lens.load_model."
+        )

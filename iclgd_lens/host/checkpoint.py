@@ -1,0 +1,232 @@
+"""Reading a `transformers` checkpoint: a local folder or a Hugging Face Hub repository.
+
+Only data is read. Weights come from safetensors files, code that a checkpoint brings along is
+never run, and a checkpoint whose weights would be incomplete is refused rather than filled up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from iclgd_lens.errors import ModelError, UnsupportedModelError
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
+_READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
+class ModelWarning(UserWarning):
+    """A model loads, but not quite as its checkpoint or its name may suggest."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model is read from.
+
+    Attributes:
+        name: what results call the model: the Hub name, the folder's own name or an alias.
+        location: the Hub name or the folder's path.
+        is_folder: whether `location` is a folder; a folder is read without any network.
+        revision: branch, tag or commit of the Hub repository; None for its default branch.
+    """
+
+    name: str
+    location: str
+    is_folder: bool
+    revision: str | None = None
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"trust_remote_code": False}
+        if self.is_folder:
+            arguments["local_files_only"] = True
+        if self.revision is not None:
+            arguments["revision"] = self.revision
+        return arguments
+
+    def config(self) -> Any:
+        """The `transformers` configuration, of a causal decoder with plain weights.
+
+        Raises:
+            ModelError: it is missing or unreadable, or its weights are not safetensors.
+            UnsupportedModelError: it needs its own code, or is no such model.
+        """
+        from transformers import AutoConfig
+
+        if self.is_folder:
+            _check_folder(Path(self.location))
+        try:
+            config: Any = AutoConfig.from_pretrained(self.location, **self._arguments())
+        except _READ_ERRORS as error:
+            if "trust_remote_code" in str(error):
+                raise UnsupportedModelError(
+                    f"{self.name} needs code of its own, which is never run; "
+                    "use a model whose architecture transformers has itself"
+                ) from error
+            raise ModelError(
+                f"cannot read the configuration of {self.location!r}: {_first_line(error)}"
+            ) from error
+        _check_causal(config, self.name)
+        return config
+
+    def model(self, config: Any, dtype: torch.dtype) -> Any:
+        """The `transformers` model on the CPU: eager attention, evaluation mode.
+
+        Raises:
+            ModelError: weights are missing, unreadable or of another shape.
+        """
+        from transformers import AutoModelForCausalLM
+
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self.location,
+                config=config,
+                dtype=dtype,
+                attn_implementation="eager",
+                use_safetensors=True,
+                output_loading_info=True,
+                **self._arguments(),
+            )
+        except _READ_ERRORS as error:
+            raise ModelError(
+                f"cannot load the weights of {self.location!r}: {_first_line(error)}"
+            ) from error
+        model, report = loaded
+        absent = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+        if absent:
+            raise ModelError(
+                f"the weights of {self.location!r} are not those of a whole "
+                f"{type(model).__name__}: {len(absent)} missing or of a wrong shape, "
+                f"among them {absent[0]}"
+            )
+        if report["unexpected_keys"]:
+            unused = sorted(report["unexpected_keys"])
+            warnings.warn(
+                f"{type(model).__name__} has no place for {len(unused)} weights of "
+                f"{self.name}, among them {unused[0]}; they are left out",
+                ModelWarning,
+                stacklevel=3,
+            )
+        return model.eval()
+
+    def tokenizer(self) -> Any | None:
+        """The `transformers` tokenizer, or None (with a `ModelWarning`) where there is none.
+
+        Raises:
+            ModelError: the tokenizer's files are unreadable or need code of their own.
+        """
+        from transformers import AutoTokenizer
+
+        folder = Path(self.location)
+        # Without files some tokenizer classes come up empty instead of failing.
+        if self.is_folder and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+            warnings.warn(
+                f"{self.name} has no tokenizer: the model takes token ids alone",
+                ModelWarning,
+                stacklevel=3,
+            )
+            return None
+        try:
+            try:
+                # TransformerLens wants this flag, and reads the tokenizer anew where it is unset.
+                return AutoTokenizer.from_pretrained(
+                    self.location, add_bos_token=True, **self._arguments()
+                )
+            except ValueError:
+                return AutoTokenizer.from_pretrained(self.location, **self._arguments())
+        except _READ_ERRORS as error:
+            raise ModelError(
+                f"cannot read the tokenizer of {self.location!r}: {_first_line(error)}"
+            ) from error
+
+    def exact_revision(self, config: Any) -> str | None:
+        """What identifies the weights: the Hub commit, or a digest of a folder's weight files."""
+        if not self.is_folder:
+            return getattr(config, "_commit_hash", None) or self.revision
+        digest = hashlib.sha256()
+        for file in sorted(Path(self.location).glob("*.safetensors")):
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder without configuration or safetensors weights, or with code of its own."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no config.json: it is no folder of a transformers model")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {_first_line(error)}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"{path} names no model_type: it is no configuration of transformers")
+    if config.get("auto_map"):
+        raise UnsupportedModelError(
+            f"{path} points to code of its own (auto_map), which is never run; remove the entry "
+            f"if transformers' own {config['model_type']!r} model fits the weights"
+        )
+    _check_weight_files(folder)
+
+
+def _check_weight_files(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"cannot read {index}: {_first_line(error)}") from error
+        absent = [shard for shard in shards if not (folder / shard).is_file()]
+        if absent:
+            raise ModelError(f"{folder} lacks {len(absent)} of its weight files: {absent[0]}")
+    elif not (folder / "model.safetensors").is_file():
+        pickled = sorted(file.name for file in folder.glob("*.bin"))
+        if pickled:
+            raise ModelError(
+                f"{folder} holds its weights as a pickle ({pickled[0]}), which is never opened; "
+                "save them with save_pretrained, which writes safetensors"
+            )
+        raise ModelError(f"{folder} has no weights: model.safetensors is missing")
+
+
+def _check_causal(config: Any, name: str) -> None:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    kind: str = config.model_type
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModelError(
+            f"{name} is quantized: its weights have no gradient; load the unquantized model"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{name} is an encoder-decoder model ({kind}); only causal decoders are served"
+        )
+    # Encoders that can also be built as decoders say so in their configuration.
+    encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    if encoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UnsupportedModelError(
+            f"{name} is no causal language model ({kind}); only causal decoders are served"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

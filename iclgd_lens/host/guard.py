@@ -1,0 +1,78 @@
+"""Keeps the caller's model as it was: whatever happens inside, nothing of it changes.
+
+Inside the context every module is in evaluation mode and no parameter asks for a gradient, so that
+autograd keeps nothing for frozen weights. On exit, by success, exception or interrupt, training
+flags, `requires_grad` and buffers are put back. Weights and `.grad` are never touched at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """Every module below `model`, and below the module that a bridge wraps."""
+    found = list(model.modules())
+    wrapped = model.__dict__.get("original_model")
+    if isinstance(wrapped, nn.Module):
+        seen = {id(module) for module in found}
+        found += [module for module in wrapped.modules() if id(module) not in seen]
+    return found
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy of `model`, also after a forward pass that kept attention maps on it.
+
+    Attention bridges keep the last pattern with its graph, which `copy.deepcopy` refuses.
+    """
+    memo: dict[int, Any] = {
+        id(value): value.detach()
+        for module in _modules(model)
+        for value in module.__dict__.values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, memo)
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Freeze `model` for the context and restore its flags and buffers on exit."""
+    modules = _modules(model)
+    training = [module for module in modules if module.training]
+    parameters = {
+        id(parameter): parameter
+        for module in modules
+        for parameter in module._parameters.values()  # pyright: ignore[reportPrivateUsage]
+        if parameter is not None and parameter.requires_grad
+    }
+    # A forward pass may grow buffers (rotary tables) or keep attention maps on its modules.
+    buffers = [(module, dict(module._buffers)) for module in modules]  # pyright: ignore[reportPrivateUsage]
+    kept: list[tuple[dict[str, Any], str, Any]] = [
+        (module.__dict__, name, module.__dict__[name])
+        for module in modules
+        for name in ("_pattern", "_attn_scores")
+        if name in module.__dict__
+    ]
+    try:
+        for module in training:
+            module.__dict__["training"] = False
+        for parameter in parameters.values():
+            parameter.requires_grad_(False)
+        with torch.inference_mode(False):
+            yield
+    finally:
+        for module in training:
+            module.__dict__["training"] = True
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        for module, original in buffers:
+            module._buffers.clear()  # pyright: ignore[reportPrivateUsage]
+            module._buffers.update(original)  # pyright: ignore[reportPrivateUsage]
+        for attributes, name, value in kept:
+            attributes[name] = value

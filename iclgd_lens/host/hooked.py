@@ -1,0 +1,317 @@
+"""HookedTransformer (TransformerLens 3) as a host."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from iclgd_lens.errors import HookError, UnsupportedModelError
+from iclgd_lens.host.base import Host, LinearSite, Prefix, Run
+from iclgd_lens.host.probe import check_model
+
+# HookedTransformer gives every attention layer bias tensors, zero where the architecture has none.
+_BIASED_ATTENTION = {
+    "GPT2LMHeadModel": "QKVO",
+    "GPTNeoXForCausalLM": "QKVO",
+    "Qwen2ForCausalLM": "QKV",
+    "OPTForCausalLM": "QKVO",
+    "BloomForCausalLM": "QKVO",
+    "PhiForCausalLM": "QKVO",
+}
+_POST_NORM = {"Olmo2ForCausalLM", "Olmo3ForCausalLM"}
+_SWITCHES = {
+    "use_attn_in": "set_use_attn_in(False)",
+    "use_split_qkv_input": "set_use_split_qkv_input(False)",
+    "use_hook_mlp_in": "set_use_hook_mlp_in(False)",
+    "ungroup_grouped_query_attention": "set_ungroup_grouped_query_attention(False)",
+}
+
+
+class HookedHost(Host):
+    """A HookedTransformer, read and trained through its hook points."""
+
+    kind = "HookedTransformer"
+
+    def __init__(self, model: nn.Module) -> None:
+        self._blocks: Any = cast(Any, model).blocks
+        _refuse(cast(Any, model).cfg)
+        super().__init__(model)
+        check_model(self)
+
+    @property
+    def embedding(self) -> Tensor:
+        """The token embedding matrix: "d_vocab d_model"."""
+        return cast(Any, self.model).embed.W_E
+
+    # -- sites ---------------------------------------------------------------------------------
+
+    def _list_sites(self) -> Iterator[LinearSite]:
+        cfg = self.cfg
+        shapes = {
+            "W_Q": (self.n_heads, self.d_model, self.d_head),
+            "W_K": (self.n_key_value_heads, self.d_model, self.d_head),
+            "W_V": (self.n_key_value_heads, self.d_model, self.d_head),
+        }
+        for layer in range(self.n_layers):
+            stem = f"blocks.{layer}"
+            entry, read = self._normalized(layer, "ln1")
+            for letter in "QKV":
+                yield LinearSite(
+                    layer=layer,
+                    weight=f"{stem}.attn.W_{letter}",
+                    bias=f"{stem}.attn.b_{letter}" if self._has_bias(layer, letter) else None,
+                    shape=shapes[f"W_{letter}"],
+                    input_hook=entry,
+                    output_hook=f"{stem}.attn.hook_{letter.lower()}",
+                    read=read,
+                )
+            if not cfg.use_normalization_before_and_after:
+                yield LinearSite(
+                    layer=layer,
+                    weight=f"{stem}.attn.W_O",
+                    bias=f"{stem}.attn.b_O" if self._has_bias(layer, "O") else None,
+                    shape=(self.n_heads, self.d_head, self.d_model),
+                    input_hook=f"{stem}.attn.hook_z",
+                    output_hook=f"{stem}.hook_attn_out",
+                )
+            yield from self._mlp_sites(layer)
+
+    def _mlp_sites(self, layer: int) -> Iterator[LinearSite]:
+        if self.cfg.attn_only:
+            return
+        mlp = self._blocks[layer].mlp
+        kind = type(mlp).__name__
+        if kind not in ("MLP", "GatedMLP") or mlp.cfg.is_layer_norm_activation():
+            return
+        stem = f"blocks.{layer}.mlp"
+        entry, read = self._normalized(layer, "ln2")
+        d_model, d_mlp = mlp.W_in.shape
+        gated = kind == "GatedMLP"
+        # A gated MLP adds b_in after the product with the gate: it is no bias of W_in's map.
+        yield LinearSite(
+            layer=layer,
+            weight=f"{stem}.W_in",
+            bias=None if gated else f"{stem}.b_in",
+            shape=(d_model, d_mlp),
+            input_hook=entry,
+            output_hook=f"{stem}.hook_pre_linear" if gated else f"{stem}.hook_pre",
+            read=read,
+        )
+        if gated:
+            yield LinearSite(
+                layer=layer,
+                weight=f"{stem}.W_gate",
+                bias=None,
+                shape=(d_model, d_mlp),
+                input_hook=entry,
+                output_hook=f"{stem}.hook_pre",
+                read=read,
+            )
+        if not self.cfg.use_normalization_before_and_after:
+            absent = gated and not bool(mlp.b_out.any())
+            yield LinearSite(
+                layer=layer,
+                weight=f"{stem}.W_out",
+                bias=None if absent else f"{stem}.b_out",
+                shape=(d_mlp, d_model),
+                input_hook=f"{stem}.hook_post",
+                output_hook=f"blocks.{layer}.hook_mlp_out",
+            )
+
+    def _normalized(self, layer: int, norm: str) -> tuple[str, Callable[[Tensor], Tensor]]:
+        """Hook before the norm's gain, and the rest of the norm to apply to what passes there."""
+        block = self._blocks[layer]
+        if self.cfg.normalization_type is None:
+            parallel = self.cfg.parallel_attn_mlp
+            point = "hook_resid_pre" if norm == "ln1" or parallel else "hook_resid_mid"
+            return f"blocks.{layer}.{point}", lambda value: value
+        module = getattr(block, norm)
+        dtype = self.cfg.dtype
+
+        def read(value: Tensor) -> Tensor:
+            value = value.to(dtype) * module.w
+            return value + module.b if hasattr(module, "b") else value
+
+        return f"blocks.{layer}.{norm}.hook_normalized", read
+
+    def _has_bias(self, layer: int, letter: str) -> bool:
+        architecture = getattr(self.cfg, "original_architecture", None)
+        if architecture is None or letter in _BIASED_ATTENTION.get(architecture, ""):
+            return True
+        # Layer by layer: what a layer learns must not depend on what later layers hold.
+        return bool(_attribute(self._blocks[layer].attn, f"b_{letter}").any())
+
+    def parameter(self, name: str) -> Tensor | None:
+        """See `Host.parameter`."""
+        module, kind = self._owner(name)
+        value = _attribute(module, kind)
+        return None if value is None else value.detach()
+
+    def write_parameter(self, name: str, value: Tensor) -> None:
+        """See `Host.write_parameter`."""
+        module, kind = self._owner(name)
+        with torch.no_grad():
+            _attribute(module, kind).copy_(value)
+
+    def _owner(self, name: str) -> tuple[Any, str]:
+        module: Any = self.model
+        *path, kind = name.split(".")
+        for part in path:
+            module = module[int(part)] if part.isdigit() else getattr(module, part)
+        return module, kind
+
+    # -- attention -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def score_hooks(
+        self, receive: Callable[[int, Float[Tensor, "batch head query key"]], None]
+    ) -> Iterator[None]:
+        """See `Host.score_hooks`."""
+        hooks = [
+            (f"blocks.{layer}.attn.hook_attn_scores", receiver(receive, layer))
+            for layer in range(self.n_layers)
+        ]
+        with self.hooked(hooks, forced=False):
+            yield
+
+    @contextlib.contextmanager
+    def query_key_hooks(
+        self,
+        queries: Callable[[int, Tensor], None] | None,
+        keys: Callable[[int, Tensor], None] | None,
+    ) -> Iterator[None]:
+        """See `Host.query_key_hooks`."""
+        position = self.cfg.positional_embedding_type
+        if position not in ("standard", "rotary"):
+            raise HookError(
+                f"Queries and keys of a model with {position!r} positions do not by themselves "
+                "give attention scores; Tok2Attn is undefined on it."
+            )
+        stem = "hook_rot_" if position == "rotary" else "hook_"
+        hooks = [
+            (f"blocks.{layer}.attn.{stem}{letter}", receiver(receive, layer))
+            for letter, receive in (("q", queries), ("k", keys))
+            if receive is not None
+            for layer in range(self.n_layers)
+        ]
+        with self.hooked(hooks, forced=False):
+            yield
+
+    # -- running -------------------------------------------------------------------------------
+
+    def run(
+        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False
+    ) -> Run:
+        """See `Host.run`."""
+        cache = self._cache(tokens.shape[0], prefix, keep) if keep or prefix is not None else None
+        # An explicit mask: TransformerLens would derive one that hides tokens equal to padding.
+        mask = torch.ones_like(tokens, dtype=torch.int)
+        residual = cast(Any, self.model)(
+            tokens,
+            return_type=None,
+            stop_at_layer=self.n_layers,
+            past_kv_cache=cache,
+            attention_mask=None if self._mask_is_free(cache) else mask,
+            prepend_bos=False,
+        )
+        if not keep:
+            return Run(residual, None)
+        read = tokens if prefix is None else torch.cat([prefix.tokens, tokens], dim=1)
+        entries = cache.entries
+        return Run(
+            residual,
+            Prefix(
+                read,
+                tuple(entry.past_keys for entry in entries),
+                tuple(entry.past_values for entry in entries),
+            ),
+        )
+
+    def _mask_is_free(self, cache: Any) -> bool:
+        """Whether TransformerLens builds no padding mask of its own when given none."""
+        tokenizer = self.tokenizer
+        return cache is None and (tokenizer is None or tokenizer.padding_side != "left")
+
+    def _cache(self, batch: int, prefix: Prefix | None, keep: bool) -> Any:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+        from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
+
+        if prefix is None:
+            return TransformerLensKeyValueCache.init_cache(self.cfg, self.device, batch)
+        shared = prefix.expand(batch)
+        cache = TransformerLensKeyValueCache(
+            entries=[
+                TransformerLensKeyValueCacheEntry(past_keys=k, past_values=v)
+                for k, v in zip(shared.keys, shared.values, strict=True)
+            ],
+            previous_attention_mask=torch.ones_like(shared.tokens, dtype=torch.int),
+        )
+        if not keep:
+            cache.freeze()
+        return cache
+
+    def final_norm(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """See `Host.final_norm`."""
+        if self.cfg.normalization_type is None:
+            return residual
+        return cast(Any, self.model).ln_final(residual)
+
+    def unembed(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
+        """See `Host.unembed`."""
+        logits = cast(Any, self.model).unembed(normalized)
+        cap = getattr(self.cfg, "output_logits_soft_cap", 0.0)
+        return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits
+
+
+def receiver(receive: Callable[[int, Tensor], None], layer: int) -> Callable[..., None]:
+    """Return a reading hook that passes the activation on to `receive(layer, activation)`."""
+
+    def hook(activation: Tensor, hook: Any) -> None:
+        receive(layer, activation)
+
+    return hook
+
+
+def _attribute(module: Any, kind: str) -> Any:
+    """A weight by name; grouped key/value weights are stored once a key/value head."""
+    grouped = f"_{kind}"
+    names = dict(module.named_parameters(recurse=False))
+    return names[grouped] if grouped in names else getattr(module, kind, None)
+
+
+def _refuse(cfg: Any) -> None:
+    """Raise `UnsupportedModelError` for what the configuration alone rules out."""
+    if cfg.normalization_type in ("LNPre", "RMSPre"):
+        raise UnsupportedModelError(
+            "This model's LayerNorm is folded into its weights, so gradient descent on it is a "
+            "different gradient descent. Load it with HookedTransformer."
+            "from_pretrained_no_processing(...), or with iclgd_lens.load_model(...)."
+        )
+    if cfg.normalization_type not in ("LN", "RMS", None):
+        raise UnsupportedModelError(f"Normalisation {cfg.normalization_type!r} is not served.")
+    if getattr(cfg, "attention_dir", "causal") != "causal":
+        raise UnsupportedModelError(
+            "This model attends in both directions; in-context learning is measured on causal "
+            "decoders only."
+        )
+    if cfg.positional_embedding_type == "shortformer":
+        raise UnsupportedModelError(
+            "Shortformer positions enter keys but not values; such models are not served."
+        )
+    if getattr(cfg, "original_architecture", None) in _POST_NORM:
+        raise UnsupportedModelError(
+            f"{cfg.original_architecture} normalises after attention, which HookedTransformer's "
+            'hooks do not separate; load it with iclgd_lens.load_model(..., host="bridge").'
+        )
+    for switch, remedy in _SWITCHES.items():
+        if getattr(cfg, switch, False):
+            raise UnsupportedModelError(
+                f"cfg.{switch} is on and changes what passes at the hooks; call model.{remedy}."
+            )
+    if getattr(cfg, "load_in_4bit", False):
+        raise UnsupportedModelError("4-bit weights cannot be differentiated; load without them.")

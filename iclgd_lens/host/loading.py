@@ -1,0 +1,276 @@
+"""Loading a model by name or from a folder, as a HookedTransformer or a TransformerBridge.
+
+Both hosts are built from the same `transformers` model, without any weight processing: gradient
+descent in folded or centred coordinates is a different gradient descent. TransformerLens itself
+is imported only when a model is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError, nearest
+from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
+from iclgd_lens.host.conversion import FAMILIES, hooked_from_huggingface
+from iclgd_lens.host.provenance import model_provenance as model_provenance
+
+HOSTS = ("auto", "hooked", "bridge")
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+# TransformerLens's own models: weights without a transformers configuration, pickled.
+_PICKLED = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
+
+
+class HostChoiceWarning(ModelWarning):
+    """`host="auto"` chose TransformerBridge for a model that HookedTransformer cannot hold."""
+
+
+def _embedded() -> Path:
+    from iclgd_lens.embedded import embedded_model_folder
+
+    return Path(embedded_model_folder())
+
+
+ALIASES: dict[str, Callable[[], Path]] = {"embedded": _embedded}
+"""Names of models that travel with the package, and where their folders are."""
+
+
+def load_model(
+    name_or_folder: str | Path,
+    *,
+    dtype: torch.dtype | str = "float32",
+    device: str | torch.device | None = None,
+    host: Literal["auto", "hooked", "bridge"] = "auto",
+    revision: str | None = None,
+) -> Any:
+    """Load a causal language model with its tokenizer and unprocessed weights.
+
+    Attention is eager, so that scores can be read; the model is in evaluation mode. Only
+    safetensors are read, and code that a checkpoint brings along is never run. A folder is read
+    without a network. No random state changes.
+
+    Args:
+        name_or_folder: a Hugging Face Hub name, a name or alias of TransformerLens, the path of a
+            `transformers` folder, or a name in `ALIASES` ("embedded").
+        dtype: "float32", "bfloat16", "float16", "float64" or the `torch.dtype`.
+        device: a torch device; the first CUDA device where there is one, else the CPU.
+        host: "hooked" for HookedTransformer (TransformerLens 3 alone), "bridge" for
+            TransformerBridge; "auto" prefers the first, and warns (`HostChoiceWarning`) where an
+            installed HookedTransformer cannot hold the model.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        A `transformer_lens.HookedTransformer` or `transformer_lens.TransformerBridge`. Without
+        tokenizer files in a folder the model comes without a tokenizer and a `ModelWarning`.
+
+    Raises:
+        ModelError: an argument is none of the allowed ones, or no model can be read there.
+        UnsupportedModelError: no host can hold the model, or not the one asked for.
+    """
+    if host not in HOSTS:
+        raise _choice("host", host, HOSTS)
+    torch_dtype = _dtype(dtype)
+    torch_device = _device(device)
+    checkpoint = _checkpoint(name_or_folder, revision)
+    # The pieces of both hosts draw initial weights before the real ones replace them.
+    with torch.random.fork_rng(devices=[]):
+        config = _config(checkpoint)
+        tokenizer = checkpoint.tokenizer()
+        hf_model = checkpoint.model(config, torch_dtype)
+        model = _build(hf_model, tokenizer, checkpoint, torch_device, host)
+    # The configuration is the one place of both hosts that may carry what results must record.
+    model.cfg.model_revision = checkpoint.exact_revision(config)
+    return model.eval()
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's configuration; a failure on the Hub answers with the nearest known name."""
+    if checkpoint.location.startswith(_PICKLED):
+        raise UnsupportedModelError(
+            f"{checkpoint.name} is published as a pickle, which is never opened; load it with "
+            "TransformerLens itself, without weight processing, and hand over the model"
+        )
+    try:
+        return checkpoint.config()
+    except UnsupportedModelError:
+        raise
+    except ModelError as error:
+        if checkpoint.is_folder:
+            raise
+        hint = nearest(checkpoint.name, model_names())
+        raise ModelError(
+            f"{checkpoint.name!r} is neither a folder nor a model that the Hub gave "
+            f"({error}).{hint}"
+        ) from error
+
+
+def _build(
+    hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch.device, host: str
+) -> Any:
+    if host == "bridge" or (host == "auto" and not has_hooked_transformer()):
+        return _bridge(hf_model, tokenizer, checkpoint.name, device)
+    try:
+        return _hooked(hf_model, tokenizer, checkpoint, device)
+    except UnsupportedModelError as error:
+        if host == "hooked":
+            raise UnsupportedModelError(
+                f"no HookedTransformer for {checkpoint.name}: {error}; use host='bridge'"
+            ) from error
+        warnings.warn(
+            f"{checkpoint.name} is loaded as a TransformerBridge: {error}",
+            HostChoiceWarning,
+            stacklevel=3,
+        )
+    return _bridge(hf_model, tokenizer, checkpoint.name, device)
+
+
+def identify_model(name_or_folder: str | Path, revision: str | None = None) -> str:
+    """Return what tells a checkpoint from all others, without loading its weights.
+
+    A Hub commit, or for a folder a digest of its weights, configuration and tokenizer files.
+
+    Raises:
+        ModelError: no model can be read there.
+        UnsupportedModelError: the checkpoint is none that a host could serve.
+    """
+    checkpoint = _checkpoint(name_or_folder, revision)
+    config = _config(checkpoint)
+    exact = checkpoint.exact_revision(config)
+    if not checkpoint.is_folder:
+        return f"{checkpoint.location}@{exact or 'unknown'}"
+    digest = hashlib.sha256()
+    for pattern in ("*.json", "*.model", "*.txt"):
+        for file in sorted(Path(checkpoint.location).glob(pattern)):
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    return f"{exact}+{digest.hexdigest()[:16]}"
+
+
+def has_hooked_transformer() -> bool:
+    """Whether the installed TransformerLens has HookedTransformer (version 4 removed it)."""
+    try:
+        import transformer_lens
+
+        return hasattr(transformer_lens, "HookedTransformer")
+    except ImportError:  # version 4 raises this for the names that it removed
+        return False
+
+
+def _hooked(hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch.device) -> Any:
+    """A HookedTransformer: by the family's converter, else by TransformerLens's official name."""
+    official = None if checkpoint.is_folder else _official_name(checkpoint.location)
+    known = type(hf_model).__name__ in FAMILIES
+    if known or official is None or not has_hooked_transformer():
+        return hooked_from_huggingface(
+            hf_model, name=checkpoint.name, device=device, tokenizer=tokenizer
+        )
+    from transformer_lens import HookedTransformer
+    from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS
+
+    if official.startswith(NEED_REMOTE_CODE_MODELS):
+        raise UnsupportedModelError("TransformerLens would run the checkpoint's own code for it")
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return HookedTransformer.from_pretrained_no_processing(
+            official,
+            hf_model=hf_model,
+            tokenizer=tokenizer,
+            dtype=hf_model.dtype,
+            device=str(device),
+        )
+
+
+def _bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device) -> Any:
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    architecture = type(hf_model).__name__
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"the installed TransformerLens has no adapter for {name} ({architecture})"
+        )
+    return build_bridge_from_module(
+        hf_model.to(device),
+        architecture,
+        hf_config=hf_model.config,
+        tokenizer=tokenizer,
+        model_name=name,
+    )
+
+
+def _checkpoint(name_or_folder: str | Path, revision: str | None) -> Checkpoint:
+    """Where the given name leads: an alias, then a folder, then the Hub."""
+    given = str(name_or_folder)
+    if not given.strip():
+        raise ModelError("the model's name is empty; give a Hub name or a folder")
+    alias = ALIASES.get(given)
+    folder = alias() if alias else Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"revision={revision!r} is for models on the Hub; {given!r} is a folder, "
+                "which has only the one state"
+            )
+        name = given if alias else folder.resolve().name
+        return Checkpoint(name=name, location=str(folder), is_folder=True)
+    if folder.is_file():
+        raise ModelError(f"{given!r} is a file; give the folder that holds config.json")
+    is_path = isinstance(name_or_folder, Path) or given.startswith((".", "/", "~"))
+    if is_path or given.count("/") > 1:
+        siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        hint = nearest(folder.name, [path.name for path in siblings if path.is_dir()])
+        raise ModelError(f"no model folder {given!r}.{hint}")
+    location = _official_name(given) or given
+    return Checkpoint(name=location, location=location, is_folder=False, revision=revision)
+
+
+def _official_name(name: str) -> str | None:
+    """The Hub name for a name or alias that TransformerLens lists, else None."""
+    from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
+
+    listed = {alias.lower(): full for full, names in MODEL_ALIASES.items() for alias in names}
+    listed |= {full.lower(): full for full in OFFICIAL_MODEL_NAMES}
+    return listed.get(name.lower())
+
+
+def model_names() -> list[str]:
+    """Names that `load_model` knows without asking the Hub: the package's and TransformerLens's."""
+    from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
+
+    aliases = {alias for names in MODEL_ALIASES.values() for alias in names}
+    return [*ALIASES, *sorted(aliases | set(OFFICIAL_MODEL_NAMES))]
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return DTYPES[dtype]
+    if dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    raise _choice("dtype", str(dtype).removeprefix("torch."), DTYPES)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        # Only an allocation tells whether the device is there.
+        return torch.empty(0, device=torch.device(device)).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {str(device)!r} cannot be used here: {reason}") from error
+
+
+def _choice(what: str, given: object, allowed: Any) -> LensError:
+    hint = nearest(str(given), allowed)
+    return ModelError(f"{what} {given!r} is none of {', '.join(allowed)}.{hint}")

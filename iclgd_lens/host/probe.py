@@ -1,0 +1,154 @@
+"""Asks a model, on five tokens, whether the hooks mean what this package takes them to mean.
+
+TransformerLens names the same hook on many architectures, and not everywhere does the same value
+pass there: some attention bridges send softmax weights through the score hook, processed weights
+sit in other coordinates. Two short forward passes tell, and a wrong reading is an error, never a
+wrong number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from iclgd_lens.errors import HookError, UnsupportedModelError
+from iclgd_lens.host.guard import frozen
+
+if TYPE_CHECKING:
+    from iclgd_lens.host.base import Host, LinearSite
+
+_PROCESSED = (
+    "Load it with from_pretrained_no_processing (HookedTransformer), call "
+    "enable_compatibility_mode(no_processing=True) (TransformerBridge), or use "
+    "iclgd_lens.load_model(...)."
+)
+_TOKENS = 5
+
+
+def check_model(host: Host) -> None:
+    """Raise `UnsupportedModelError` if `host` would measure its model wrongly.
+
+    Checks that weights are unprocessed, that every site's output is its input times its weight,
+    that scores are what the softmax sees, that attention is causal, and that the host's logits are
+    the model's.
+    """
+    _check_uncentred(host)
+    ids = torch.arange(_TOKENS, device=host.device) % host.d_vocab
+    tokens = ids[None]
+    changed = tokens.clone()
+    changed[0, -1] = (changed[0, -1] + 1) % host.d_vocab
+    with frozen(host.model), torch.no_grad():
+        residual = _observed_run(host, tokens)
+        other = host.run(changed).residual
+        expected = cast(Any, host.model)(tokens, return_type="logits")
+        logits = host.logits(residual)
+    slack = _tolerance(host.dtype)
+    if not _close(residual[:, :-1], other[:, :-1], slack):
+        raise UnsupportedModelError(
+            f"Changing the last token of {host.name} changes earlier positions: it does not attend "
+            "causally. In-context learning is measured on causal decoders only."
+        )
+    if not _close(logits, expected, slack):
+        raise UnsupportedModelError(
+            f"{host.name}'s logits are not its final norm and unembedding applied to the last "
+            "block's output; this architecture is not served."
+        )
+
+
+def _observed_run(host: Host, tokens: Tensor) -> Tensor:
+    scores: dict[int, Tensor] = {}
+    seen: dict[str, Tensor] = {}
+    sites = [site for site in host.sites.values() if site.kind in ("W_K", "W_V", "W_O")]
+    names = {site.input_hook for site in sites} | {site.output_hook for site in sites}
+    patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in range(host.n_layers)]
+    needed = [host.block_input_hook(layer) for layer in range(host.n_layers)]
+    needed += [host.block_output_hook(layer) for layer in range(host.n_layers)]
+    needed += [host.attention_output_hook(layer) for layer in range(host.n_layers)]
+    needed += [host.z_hook(layer) for layer in range(host.n_layers)]
+
+    def keep(name: str) -> Any:
+        def hook(activation: Tensor, hook: Any) -> None:
+            seen[name] = activation
+
+        return hook
+
+    try:
+        with (
+            host.score_hooks(lambda layer, value: scores.__setitem__(layer, value)),
+            host.hooked([(name, keep(name)) for name in {*names, *patterns, *needed}]),
+        ):
+            residual = host.run(tokens).residual
+    except HookError as error:
+        raise UnsupportedModelError(
+            f"{host.name} cannot be measured on a {host.kind}: {error} Layers without softmax "
+            "attention (state space, linear attention, MLA) are not served."
+        ) from error
+    for site in sites:
+        _check_site(host, site, seen)
+    for layer, name in enumerate(patterns):
+        _check_scores(host, layer, scores.get(layer), seen[name])
+    return residual
+
+
+def _check_site(host: Host, site: LinearSite, seen: dict[str, Tensor]) -> None:
+    weight = host.parameter(site.weight)
+    if weight is None or tuple(weight.shape) != site.shape or not weight.is_floating_point():
+        found = "none" if weight is None else f"{weight.dtype} {tuple(weight.shape)}"
+        raise UnsupportedModelError(
+            f"{site.weight} of {host.name} should be a floating-point weight of shape "
+            f"{site.shape}, found {found}; quantised and latent-attention weights are not served."
+        )
+    bias = None if site.bias is None else host.parameter(site.bias)
+    x, y = site.read(seen[site.input_hook]), seen[site.output_hook]
+    product = site.apply(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), y)
+    if not _close(product, y, _tolerance(host.dtype)):
+        raise UnsupportedModelError(
+            f"{host.name}: what passes at {site.output_hook} is not {site.weight} applied to what "
+            f"passes at {site.input_hook}. Its weights are processed or its attention differs. "
+            + _PROCESSED
+        )
+
+
+def _check_scores(host: Host, layer: int, scores: Tensor | None, pattern: Tensor) -> None:
+    if scores is None:
+        raise UnsupportedModelError(
+            f"{host.name} exposes no pre-softmax attention scores at layer {layer}; load it with "
+            'attn_implementation="eager" (iclgd_lens.load_model does).'
+        )
+    expected = torch.softmax(scores.float(), dim=-1)
+    # Attention sinks take a share of every row; the rest keeps its proportions.
+    actual = pattern.float() / pattern.float().sum(-1, keepdim=True)
+    if expected.shape != actual.shape or not _close(actual, expected, _tolerance(host.dtype)):
+        raise UnsupportedModelError(
+            f"{host.name}: the softmax of what passes at layer {layer}'s score hook is not its "
+            "attention pattern, so scores cannot be compared; this attention is not served."
+        )
+
+
+def _check_uncentred(host: Host) -> None:
+    """LayerNorm hides a centred write to the residual stream; GD on it is another GD."""
+    if "RMS" in str(host.cfg.normalization_type):
+        return
+    centred: list[bool] = []
+    for layer in range(host.n_layers):
+        weight = host.parameter(f"blocks.{layer}.attn.W_O")
+        if weight is None or not weight.is_floating_point():
+            return
+        weight = weight.float()
+        centred.append(bool(weight.mean(-1).abs().max() < 1e-5 * weight.abs().max()))
+    if centred and all(centred):
+        raise UnsupportedModelError(
+            f"The weights of {host.name} that write to the residual stream are centred, so they "
+            f"are processed and gradient descent on them is a different one. {_PROCESSED}"
+        )
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return 1e-3 if dtype in (torch.float32, torch.float64) else 6e-2
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    a, b = a.float(), b.float()
+    return bool((a - b).abs().max() <= tolerance * (1 + b.abs().max()))

@@ -1,0 +1,74 @@
+"""GD: stochastic gradient descent on the demonstrations (Dai et al. 2023; Deutch et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
+from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.registry import hypothesis
+from iclgd_lens.hypotheses.sgd import StepGradient, predicting, token_loss, train
+from iclgd_lens.intervention import ParameterDelta
+
+
+@hypothesis("gd", description="SGD on the demonstrations, backward through all layers")
+def gd(
+    model: Any,
+    demonstrations: Demonstrations | Episode,
+    *,
+    lr: float | None = None,
+    epochs: int = 1,
+    batch_size: int = 1,
+    loss_on: str | None = None,
+    weights: str | Iterable[str] | None = None,
+    layers: int | Iterable[int] | None = None,
+) -> ParameterDelta:
+    """Return the weight changes that gradient descent on the demonstrations makes.
+
+    Each step's loss is the mean negative log-likelihood, in nats, of the sequence's tokens given
+    those before them. The model is not changed.
+
+    Args:
+        model: A HookedTransformer, TransformerBridge or host.
+        demonstrations: What to learn from (`episode.demonstrations`, or the episode).
+        lr: Learning rate; None takes the task's published one.
+        epochs: Passes over the demonstrations.
+        batch_size: Sequences a step.
+        loss_on: "all" tokens or the "label" alone; None takes the protocol's.
+        weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
+        layers: Which layers are trained; None for all.
+
+    Raises:
+        HypothesisError: A setting is not allowed.
+        DivergedError: The loss or the delta is not finite.
+    """
+    return train(
+        _gradient,
+        "gd",
+        model,
+        demonstrations,
+        lr=lr,
+        epochs=epochs,
+        batch_size=batch_size,
+        loss_on=loss_on,
+        weights=weights,
+        layers=layers,
+    )
+
+
+def _gradient(
+    host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence
+) -> StepGradient:
+    residual = host.run(host.tensor(sequence.tokens)).residual
+    loss = token_loss(host.logits(predicting(residual, sequence)), sequence)
+    gradients = torch.autograd.grad(loss, list(delta.values()), allow_unused=True)
+    found = {
+        name: gradient
+        for name, gradient in zip(delta, gradients, strict=True)
+        if gradient is not None
+    }
+    return StepGradient(loss.detach(), found)

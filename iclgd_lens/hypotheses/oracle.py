@@ -1,0 +1,33 @@
+"""The oracle: the demonstrations' own keys and values, injected before every query.
+
+It does what in-context learning does, so its SimAOU and SimAM must be 1: the instrument's own check.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from iclgd_lens.episode import Demonstrations, Episode
+from iclgd_lens.host import as_host, frozen
+from iclgd_lens.hypotheses.registry import hypothesis
+from iclgd_lens.intervention import Injection, Intervention
+
+
+@hypothesis("oracle", description="the demonstrations' keys and values injected: must score 1")
+def oracle(model: Any, demonstrations: Demonstrations | Episode) -> Intervention:
+    """Return an intervention that shows each query the demonstrations' keys and values.
+
+    Args:
+        model: A HookedTransformer, TransformerBridge or host.
+        demonstrations: The examples (or their episode).
+    """
+    shown = demonstrations.demonstrations if isinstance(demonstrations, Episode) else demonstrations
+    host = as_host(model)
+    tokens = shown.prompt()
+    if not tokens:
+        return Intervention()
+    with frozen(host.model), torch.no_grad():
+        prefix = host.run(host.tensor(tokens), keep=True).prefix
+    return Intervention() if prefix is None else Injection(prefix)

@@ -1,0 +1,205 @@
+"""One SGD loop for every update rule: plain, seeded by nothing, on weights that never move.
+
+The loop trains the delta itself. Hooks add x ΔW + Δb to the outputs of the trained maps, so the
+gradient with respect to ΔW equals the gradient with respect to the weight, and the model is
+untouched. A rule supplies only the gradients of one sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
+from iclgd_lens.errors import DivergedError, EpisodeError, HypothesisError, nearest
+from iclgd_lens.host import Host, as_host, frozen
+from iclgd_lens.intervention import ParameterDelta, delta_hooks
+from iclgd_lens.protocol import TRAINABLE
+
+
+@dataclass(frozen=True)
+class StepGradient:
+    """One sequence's summed loss and the gradient of that sum, by weight name."""
+
+    loss: Tensor
+    gradients: Mapping[str, Tensor]
+
+
+GradientRule = Callable[[Host, Mapping[str, Tensor], TrainingSequence], StepGradient]
+
+
+def train(
+    rule: GradientRule,
+    rule_name: str,
+    model: Any,
+    demonstrations: Demonstrations | Episode,
+    *,
+    lr: float | None,
+    epochs: int = 1,
+    batch_size: int = 1,
+    loss_on: str | None = None,
+    weights: str | Iterable[str] | None = None,
+    layers: int | Iterable[int] | None = None,
+) -> ParameterDelta:
+    """Take SGD steps on the demonstrations and return what they add to the weights.
+
+    No momentum, decay, clipping, warm-up or dropout; a batch's loss is summed over its sequences
+    and divided by their predicted tokens. See `gd` and `lcgd` for the arguments.
+
+    Raises:
+        HypothesisError: A setting is not allowed, or the model lacks a named weight.
+        DivergedError: A loss or the delta is not finite.
+    """
+    shown = demonstrations.demonstrations if isinstance(demonstrations, Episode) else demonstrations
+    host = as_host(model)
+    lr = _learning_rate(lr, shown)
+    for name, count in (("epochs", epochs), ("batch_size", batch_size)):
+        if count < 1:
+            raise HypothesisError(f"{rule_name}: {name} is {count}; it must be at least 1.")
+    names = trained_names(host, shown.protocol.trained if weights is None else weights, layers)
+    sequences = shown.sequences(loss_on)
+    longest = max((len(sequence.tokens) for sequence in sequences), default=0)
+    if longest > host.n_ctx:
+        raise EpisodeError(
+            f"A demonstration has {longest} tokens, but {host.name} reads {host.n_ctx}; nothing is "
+            "truncated."
+        )
+    shown.check_vocabulary(host)
+    delta: dict[str, Tensor] = {}
+    losses: list[Tensor] = []
+    counts: list[int] = []
+    with frozen(host.model), torch.enable_grad():
+        for name in names:
+            # Made here: a tensor made under the caller's inference mode could not be trained.
+            delta[name] = torch.zeros(_shape(host, name), device=host.device, requires_grad=True)
+        with host.hooked(delta_hooks(host, delta), forced=False):
+            for _ in range(epochs):
+                for batch in _batches(sequences, batch_size):
+                    loss, count = _step(rule, host, delta, batch, lr)
+                    losses.append(loss)
+                    counts.append(count)
+    for value in delta.values():
+        value.requires_grad_(False)
+    settings = {
+        "rule": rule_name,
+        "lr": lr,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "loss_on": loss_on or shown.protocol.loss_on,
+        "trained": sorted({name.rsplit(".", 1)[1] for name in names}),
+        "layers": sorted({int(name.split(".")[1]) for name in names}),
+        "model": host.name,
+    }
+    return _finished(delta, settings, losses, counts)
+
+
+def _finished(
+    delta: dict[str, Tensor], settings: dict[str, Any], losses: list[Tensor], counts: list[int]
+) -> ParameterDelta:
+    sums = [float(loss) for loss in torch.stack(losses).tolist()] if losses else []
+    result = ParameterDelta(delta, settings | {"loss_sum": sums, "tokens": counts})
+    bad = next((step for step, loss in enumerate(sums) if not _is_finite(loss)), None)
+    if bad is not None or not result.is_finite:
+        where = f"the loss of step {bad}" if bad is not None else "the delta"
+        raise DivergedError(
+            f"{settings['rule']} with lr={settings['lr']:g} diverged: {where} is not finite. Use a "
+            "smaller learning rate."
+        )
+    return result
+
+
+def _is_finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")
+
+
+def _step(
+    rule: GradientRule,
+    host: Host,
+    delta: Mapping[str, Tensor],
+    batch: Sequence[TrainingSequence],
+    lr: float,
+) -> tuple[Tensor, int]:
+    steps = [rule(host, delta, sequence) for sequence in batch]
+    count = sum(len(sequence.targets) for sequence in batch)
+    with torch.no_grad():
+        for step in steps:
+            for name, gradient in step.gradients.items():
+                delta[name].sub_(gradient, alpha=lr / count)
+    return torch.stack([step.loss for step in steps]).sum(), count
+
+
+def _batches(
+    sequences: Sequence[TrainingSequence], size: int
+) -> Iterable[Sequence[TrainingSequence]]:
+    return (sequences[start : start + size] for start in range(0, len(sequences), size))
+
+
+def _learning_rate(lr: float | None, shown: Demonstrations) -> float:
+    lr = shown.learning_rate if lr is None else lr
+    if lr is None:
+        raise HypothesisError("This task has no published learning rate: give lr=.")
+    if not lr > 0 or not _is_finite(lr):
+        raise HypothesisError(f"The learning rate is {lr}; it must be a positive number.")
+    return float(lr)
+
+
+def trained_names(
+    host: Host, weights: str | Iterable[str], layers: int | Iterable[int] | None = None
+) -> list[str]:
+    """Full names of the weights to train, layer by layer; biases that the model lacks are skipped.
+
+    Raises:
+        HypothesisError: A weight or layer does not exist in the model.
+    """
+    kinds = [weights] if isinstance(weights, str) else list(weights)
+    wanted = [layers] if isinstance(layers, int) else None if layers is None else sorted(layers)
+    if wanted is not None and not wanted:
+        raise HypothesisError("layers is empty: name at least one layer, or None for all.")
+    for layer in wanted or []:
+        if not 0 <= layer < host.n_layers:
+            raise HypothesisError(f"{host.name} has layers 0 to {host.n_layers - 1}, not {layer}.")
+    sites = [
+        site for site in host.sites.values() if wanted is None or site.layer in wanted
+    ]
+    offered = {site.kind for site in sites}
+    for kind in kinds:
+        if kind not in TRAINABLE or (kind.startswith("W") and kind not in offered):
+            raise HypothesisError(
+                f"{host.name} has no trainable weight {kind!r}; it has {', '.join(sorted(offered))}"
+                f" and their biases.{nearest(kind, offered)}"
+            )
+    names: list[str] = []
+    for site in sites:
+        if site.kind in kinds:
+            names.append(site.weight)
+        if site.bias is not None and site.bias.rsplit(".", 1)[1] in kinds:
+            names.append(site.bias)
+    if not names:
+        raise HypothesisError(f"{host.name} has none of the weights {', '.join(kinds) or '()'}.")
+    return names
+
+
+def _shape(host: Host, name: str) -> tuple[int, ...]:
+    site = host.site(name)
+    return site.shape if name == site.weight else site.bias_shape
+
+
+def token_loss(logits: Tensor, sequence: TrainingSequence) -> Tensor:
+    """Sum of -log p(token) over the sequence's targets, given logits at the positions before them.
+
+    Computed in fp32 whatever the model's dtype.
+    """
+    targets = torch.tensor(
+        [sequence.tokens[target] for target in sequence.targets], device=logits.device
+    )
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def predicting(residual: Tensor, sequence: TrainingSequence) -> Tensor:
+    """The residual stream at the positions that predict the sequence's targets."""
+    first, last = sequence.targets[0] - 1, sequence.targets[-1]
+    return residual[0, first:last]

@@ -1,0 +1,26 @@
+"""The zero update: changes nothing, so every score of a change is undefined on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from iclgd_lens.episode import Demonstrations, Episode
+from iclgd_lens.host import as_host
+from iclgd_lens.hypotheses.registry import hypothesis
+from iclgd_lens.hypotheses.sgd import trained_names
+from iclgd_lens.intervention import ParameterDelta
+
+
+@hypothesis("zero", description="an update of zero: every score of a change is undefined")
+def zero(model: Any, demonstrations: Demonstrations | Episode) -> ParameterDelta:
+    """Return a delta of zeros on the weights that the protocol trains."""
+    shown = demonstrations.demonstrations if isinstance(demonstrations, Episode) else demonstrations
+    host = as_host(model)
+    tensors: dict[str, torch.Tensor] = {}
+    for name in trained_names(host, shown.protocol.trained):
+        site = host.site(name)
+        shape = site.shape if name == site.weight else site.bias_shape
+        tensors[name] = torch.zeros(shape, device=host.device)
+    return ParameterDelta(tensors, {"rule": "zero", "model": host.name})

@@ -1,0 +1,152 @@
+"""Every choice that changes a number, in one frozen dataclass.
+
+A `Protocol` travels with each episode and is written into each result. Two results whose
+protocols differ do not measure the same thing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from iclgd_lens.errors import ProtocolError, nearest
+
+EOS = "<eos>"
+"""Value of `Protocol.separator` that stands for the tokenizer's end-of-sequence token."""
+
+Readout = Literal["last_prompt_token", "first_label_word"]
+LossOn = Literal["all", "label"]
+Order = Literal["prompt", "drawn"]
+SimAM = Literal["difference", "raw"]
+
+TRAINABLE = (
+    "W_Q", "b_Q", "W_K", "b_K", "W_V", "b_V", "W_O", "b_O",
+    "W_in", "b_in", "W_gate", "b_gate", "W_out", "b_out",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How an episode is written, trained on, read and scored.
+
+    Attributes:
+        name: What results call this protocol.
+        readout: The token at which activations are read. `"last_prompt_token"` is the token whose
+            next-token distribution is the prediction; `"first_label_word"` appends the first label
+            word, whatever the gold label, and reads there, as the paper's implementation does.
+        loss_on: Tokens whose negative log-likelihood the updates minimise.
+        separator: Text between demonstrations, `EOS` for the end-of-sequence token, or `""`.
+        bos: Whether each sequence begins with the beginning-of-sequence token.
+        trained: Weights that the updates change, by TransformerLens name.
+        order: Order of the training steps: as in the prompt, or as drawn before the permutation.
+        balanced: Whether demonstrations are drawn with equal classes.
+        query_seed: Seed of the shuffle that picks the evaluation rows.
+        strip: Whether white space around each text is dropped (SST-2's rows end in a space, which
+            the published prompts keep).
+        normalize_attention_output: SimAOU divides by the norm before subtracting.
+        sim_am: SimAM compares differences from ZS, or raw maps (Dai et al. 2023).
+    """
+
+    name: str = "default"
+    readout: Readout = "last_prompt_token"
+    loss_on: LossOn = "all"
+    separator: str = "\n"
+    bos: bool = True
+    trained: tuple[str, ...] = ("W_K", "b_K", "W_V", "b_V")
+    order: Order = "prompt"
+    balanced: bool = False
+    query_seed: int = 1
+    strip: bool = True
+    normalize_attention_output: bool = True
+    sim_am: SimAM = "difference"
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("readout", get_args(Readout)),
+            ("loss_on", get_args(LossOn)),
+            ("order", get_args(Order)),
+            ("sim_am", get_args(SimAM)),
+        ):
+            _check(field, getattr(self, field), allowed)
+        object.__setattr__(self, "trained", tuple(self.trained))
+        if not self.trained:
+            raise ProtocolError("Protocol.trained is empty: name at least one weight, as 'W_K'.")
+        for weight in self.trained:
+            _check("trained", weight, TRAINABLE)
+
+    def replace(self, **changes: Any) -> Protocol:
+        """Return a copy with `changes`; it is named "custom" unless a name is given.
+
+        Raises:
+            ProtocolError: A field is unknown or a value is not allowed.
+        """
+        fields = [field.name for field in dataclasses.fields(self)]
+        for key in changes:
+            _check_field(key, fields)
+        return dataclasses.replace(self, **{"name": "custom", **changes})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Protocol:
+        """Build a protocol from `as_dict`'s output, or from a subset of its fields.
+
+        Raises:
+            ProtocolError: A field is unknown or a value is not allowed.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            _check_field(key, names)
+        return cls(**fields)
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits over every field but the name."""
+        fields = {key: value for key, value in self.as_dict().items() if key != "name"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ProtocolError(
+            f"Protocol.{field} is {value!r}; allowed: {', '.join(allowed)}."
+            + nearest(str(value), allowed)
+        )
+
+
+def _check_field(key: str, fields: list[str]) -> None:
+    if key not in fields:
+        raise ProtocolError(
+            f"Protocol has no field {key!r}; it has {', '.join(fields)}." + nearest(key, fields)
+        )
+
+
+DEFAULT = Protocol()
+"""Read at the last prompt token; language-model loss on all tokens; newline separators."""
+
+REFERENCE = Protocol(name="reference", readout="first_label_word", separator=EOS, strip=False)
+"""The published protocol (Deutch et al. 2024): reads at the first label word; EOS separators."""
+
+PROTOCOLS: Mapping[str, Protocol] = {"default": DEFAULT, "reference": REFERENCE}
+
+
+def get_protocol(protocol: str | Protocol) -> Protocol:
+    """Return a preset by name, or the protocol itself.
+
+    Raises:
+        ProtocolError: The name is not a preset.
+    """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise ProtocolError(
+            f"No protocol is called {protocol!r}; presets: {', '.join(PROTOCOLS)}."
+            + nearest(protocol, PROTOCOLS)
+        )
+    return PROTOCOLS[protocol]

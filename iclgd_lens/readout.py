@@ -1,0 +1,263 @@
+"""Runs ZS, ICL and intervened passes and keeps only what the scores need, at the readout token.
+
+The demonstrations run once: their keys and values are shared by all queries. Queries of equal
+length run together and are never padded. The unembedding runs at the predicting token alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclgd_lens.episode import Episode
+from iclgd_lens.errors import HookError, LensError
+from iclgd_lens.host import Host, Prefix, as_host, frozen
+from iclgd_lens.intervention import Intervention
+from iclgd_lens.readout_taps import Taps
+
+_TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
+
+
+class MemoryWarning(UserWarning):
+    """A batch did not fit into memory; smaller ones are used."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What one setting leaves at the readout token of every query; fp32, on the model's device.
+
+    Attributes:
+        attention_output: Attention block output, before the residual sum.
+        z: Each head's mixed values; z W_O is the head's output.
+        scores: Scaled pre-softmax scores over the query's own tokens (no BOS, no demonstrations),
+            right-padded with zeros.
+        label_scores: Mean log-probability, in nats, of each label word's tokens.
+        demonstration_scores: Scores over the demonstrations' tokens, for the first queries.
+        queries: Query vectors as they enter the dot product, for the first queries.
+    """
+
+    attention_output: Float[Tensor, "query layer d_model"]
+    z: Float[Tensor, "query layer head d_head"]
+    scores: Float[Tensor, "query layer head key"]
+    label_scores: Float[Tensor, "query label"]
+    demonstration_scores: Float[Tensor, "first layer head token"] | None = None
+    queries: Float[Tensor, "first layer head d_head"] | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number is finite."""
+        return all(
+            bool(torch.isfinite(part).all())
+            for part in (self.attention_output, self.z, self.scores, self.label_scores)
+        )
+
+
+class Reader:
+    """Reads one episode on one model, setting by setting.
+
+    Args:
+        model: The model, or its host.
+        episode: What is read.
+        batch_size: Queries run together at most; None fits it to the prompt length. Halved, with a
+            warning, where memory does not suffice.
+        first: For how many queries attention to demonstrations is kept (Tok2Attn).
+
+    Raises:
+        EpisodeError: The model cannot read the episode whole.
+    """
+
+    def __init__(
+        self,
+        model: Host | object,
+        episode: Episode,
+        *,
+        batch_size: int | None = None,
+        first: int = 0,
+    ) -> None:
+        self.host = as_host(model)
+        self.episode = episode
+        self.first = min(first, len(episode.queries))
+        episode.check(self.host)
+        if batch_size is not None and batch_size < 1:
+            raise LensError(f"batch_size is {batch_size}; it must be at least 1.")
+        self._batch_size = batch_size
+        self._prefix: Prefix | None = None
+
+    def zs(self) -> Readout:
+        """The frozen model, each query alone."""
+        return self._read(Intervention(), None)
+
+    def icl(self) -> Readout:
+        """The frozen model, demonstrations before each query."""
+        return self._read(Intervention(), self._demonstrations())
+
+    def ftzs(self, intervention: Intervention) -> Readout:
+        """The intervened model, each query alone."""
+        return self._read(intervention, intervention.prefix(self.host))
+
+    def _demonstrations(self) -> Prefix | None:
+        prompt = self.episode.demonstrations.prompt()
+        if self._prefix is None and prompt:
+            with frozen(self.host.model), torch.no_grad():
+                self._prefix = self.host.run(self.host.tensor(prompt), keep=True).prefix
+        return self._prefix
+
+    def _read(self, intervention: Intervention, prefix: Prefix | None) -> Readout:
+        demonstration_positions: Sequence[int] = ()
+        if prefix is not None and self.first and len(self.episode.demonstrations):
+            demonstration_positions = self.episode.demonstrations.prompt_positions()
+        taps = Taps(self.host, self.episode, self.first, demonstration_positions)
+        with (
+            frozen(self.host.model),
+            torch.no_grad(),
+            self.host.hooked(intervention.hooks(self.host)),
+            taps.attached(want_queries=bool(self.first)),
+        ):
+            for indices, most in self._chunks(prefix):
+                with _memory_limited(most, len(indices)) as outcome:
+                    self._read_batch(taps, indices, prefix)
+                if outcome.failed:
+                    most.halve(indices)
+        return Readout(
+            taps.attention_output,
+            taps.z,
+            taps.scores,
+            taps.label_scores,
+            taps.demonstration_scores,
+            taps.queries,
+        )
+
+    def _chunks(self, prefix: Prefix | None) -> Iterator[tuple[list[int], _Budget]]:
+        length = 0 if prefix is None else prefix.length
+        tokens = _TOKENS_AT_ONCE.get(self.host.device.type, _TOKENS_AT_ONCE["cpu"])
+        budget = _Budget(self._batch_size)
+        for own, indices in self.episode.lengths().items():
+            most = self._batch_size or max(1, tokens // (length + own + 1))
+            budget.pending.extend(
+                indices[start : start + most] for start in range(0, len(indices), most)
+            )
+        while budget.pending:
+            yield budget.pending.popleft(), budget
+
+    def _read_batch(self, taps: Taps, indices: list[int], prefix: Prefix | None) -> None:
+        host, episode = self.host, self.episode
+        queries = [episode.queries[index] for index in indices]
+        own = [episode.readout_tokens(query) for query in queries]
+        bos = episode.demonstrations.bos
+        head = () if prefix is not None or bos is None else (bos,)
+        tokens = host.tensor([head + ids for ids in own])
+        long_labels = any(len(label) > 1 for label in episode.label_tokens)
+        shared = None if prefix is None else prefix.expand(len(indices))
+        with taps.reading(indices, own_length=len(own[0])):
+            run = host.run(tokens, shared, keep=long_labels)
+        # The predicting token is the last of the content, before any label word that was appended.
+        place = len(head) + len(queries[0].content) - 1
+        first = host.logits(run.residual[:, place]).float().log_softmax(-1)
+        taps.label_scores[indices] = torch.stack(
+            [
+                self._label_score(label, first, run.prefix, shared, place)
+                for label in episode.label_tokens
+            ],
+            dim=1,
+        )
+
+    def _label_score(
+        self,
+        label: tuple[int, ...],
+        first: Float[Tensor, "batch d_vocab"],
+        read: Prefix | None,
+        shared: Prefix | None,
+        place: int,
+    ) -> Float[Tensor, " batch"]:
+        """Mean log-probability of a label word's tokens; later ones are read after the first."""
+        total = first[:, label[0]]
+        if len(label) == 1 or read is None:
+            return total
+        before = read.crop((0 if shared is None else shared.length) + place + 1)
+        tokens = self.host.tensor([label[:-1]] * len(total))
+        logits = self.host.logits(self.host.run(tokens, before).residual).float().log_softmax(-1)
+        later = self.host.tensor(label[1:])[0]
+        total = total + logits[:, torch.arange(len(later)), later].sum(-1)
+        return total / len(label)
+
+    def training_keys(
+        self, intervention: Intervention
+    ) -> list[Float[Tensor, "token head d_head"]] | None:
+        """Keys of the demonstrations' tokens, each demonstration read alone, a layer at a time.
+
+        Tok2Attn's k_train: what the intervened model's queries attend to among the training tokens.
+        None where the model does not expose them.
+        """
+        layers: list[list[Tensor]] = [[] for _ in range(self.host.n_layers)]
+        shown = self.episode.demonstrations
+        head = () if shown.bos is None else (shown.bos,)
+
+        def keep(layer: int, keys: Tensor) -> None:
+            layers[layer].append(keys[0, len(head) :].float())
+
+        try:
+            context = self.host.query_key_hooks(None, keep)
+            with (
+                frozen(self.host.model),
+                torch.no_grad(),
+                self.host.hooked(intervention.hooks(self.host)),
+                context,
+            ):
+                for example in shown.examples:
+                    self.host.run(self.host.tensor(head + example.tokens))
+        except HookError:
+            return None
+        return [torch.cat(keys) for keys in layers]
+
+
+class _Budget:
+    """Chunks still to be read, and how large a chunk memory has shown to allow."""
+
+    def __init__(self, asked: int | None) -> None:
+        self.asked = asked
+        self.pending: deque[list[int]] = deque()
+
+    def halve(self, failed: list[int]) -> None:
+        """Put the failed chunk back in halves, and split all later ones to that size."""
+        if len(failed) == 1:
+            raise LensError(
+                "One query alone does not fit into memory; use fewer shots, a smaller model or a "
+                "half-precision dtype."
+            )
+        most = len(failed) // 2
+        warnings.warn(
+            f"A batch of {len(failed)} queries did not fit into memory; going on with {most}.",
+            MemoryWarning,
+            stacklevel=5,
+        )
+        chunks = [failed, *self.pending]
+        self.pending = deque(
+            chunk[start : start + most] for chunk in chunks for start in range(0, len(chunk), most)
+        )
+
+
+class _Outcome:
+    failed = False
+
+
+@contextlib.contextmanager
+def _memory_limited(budget: _Budget, size: int) -> Iterator[_Outcome]:
+    outcome = _Outcome()
+    try:
+        yield outcome
+    except torch.OutOfMemoryError:
+        outcome.failed = True
+    except RuntimeError as error:
+        text = str(error)
+        if "memory" not in text or "alloc" not in text:
+            raise
+        outcome.failed = True
+    if outcome.failed and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,108 @@
+"""Hooks that copy the readout token's activations into place, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iclgd_lens.episode import Episode
+from iclgd_lens.errors import HookError
+from iclgd_lens.host import Hook, Host
+
+
+class Taps:
+    """Tensors of one setting, filled batch by batch while `reading`.
+
+    Args:
+        host: The model.
+        episode: What is read.
+        first: For how many queries attention to demonstrations and query vectors are kept.
+        demonstration_positions: Positions of the demonstrations' tokens in the shared prefix.
+    """
+
+    def __init__(
+        self, host: Host, episode: Episode, first: int, demonstration_positions: Sequence[int]
+    ) -> None:
+        n, layers, heads = len(episode.queries), host.n_layers, host.n_heads
+        device = host.device
+        self.host = host
+        self.attention_output = torch.empty(n, layers, host.d_model, device=device)
+        self.z = torch.empty(n, layers, heads, host.d_head, device=device)
+        self.scores = torch.zeros(n, layers, heads, max(episode.lengths()), device=device)
+        self.label_scores = torch.empty(n, episode.n_labels, device=device)
+        self.demonstration_scores: Tensor | None = None
+        self.queries: Tensor | None = None
+        self._first = first
+        self._positions = _index(demonstration_positions, device)
+        if first and len(self._positions):
+            self.demonstration_scores = torch.empty(
+                first, layers, heads, len(self._positions), device=device
+            )
+        self._batch: Tensor | None = None
+        self._own = 0
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    @contextlib.contextmanager
+    def attached(self, *, want_queries: bool) -> Iterator[None]:
+        """Attach the hooks for the context; they copy only inside `reading`."""
+        hooks: list[Hook] = []
+        for layer in range(self.host.n_layers):
+            output, z = self.host.attention_output_hook(layer), self.host.z_hook(layer)
+            hooks.append((output, self._last(layer, self.attention_output)))
+            hooks.append((z, self._last(layer, self.z)))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.host.hooked(hooks))
+            stack.enter_context(self.host.score_hooks(self._keep_scores))
+            if want_queries:
+                # Not every attention implementation exposes its queries; Tok2Attn is then undefined.
+                with contextlib.suppress(HookError):
+                    stack.enter_context(self.host.query_key_hooks(self._keep_queries, None))
+            yield
+
+    @contextlib.contextmanager
+    def reading(self, indices: Sequence[int], own_length: int) -> Iterator[None]:
+        """Copy what passes during the context into the rows `indices`."""
+        device = self.attention_output.device
+        self._batch = _index(indices, device)
+        self._own = own_length
+        inside = [(place, index) for place, index in enumerate(indices) if index < self._first]
+        places, rows = [place for place, _ in inside], [index for _, index in inside]
+        self._kept = (_index(places, device), _index(rows, device))
+        try:
+            yield
+        finally:
+            self._batch = self._kept = None
+
+    def _last(self, layer: int, into: Tensor) -> Callable[..., None]:
+        def hook(activation: Tensor, hook: Any) -> None:
+            if self._batch is not None:
+                last = activation[:, -1].to(into.dtype)
+                into[self._batch, layer] = last.reshape(len(self._batch), *into.shape[2:])
+
+        return hook
+
+    def _keep_scores(self, layer: int, scores: Tensor) -> None:
+        if self._batch is None or self._kept is None:
+            return
+        row = scores[:, :, -1].float()
+        self.scores[self._batch, layer, :, : self._own] = row[:, :, -self._own :]
+        if self.demonstration_scores is not None and len(self._kept[0]):
+            places, rows = self._kept
+            self.demonstration_scores[rows, layer] = row[places][:, :, self._positions]
+
+    def _keep_queries(self, layer: int, queries: Tensor) -> None:
+        if self._kept is None:
+            return
+        if self.queries is None:
+            shape = (self._first, self.host.n_layers, *queries.shape[2:])
+            self.queries = torch.empty(shape, device=queries.device)
+        places, rows = self._kept
+        self.queries[rows, layer] = queries[places, -1].float()
+
+
+def _index(values: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.long, device=device)

@@ -1,0 +1,17 @@
+"""Tasks as data, their rows from the Hub, a folder or the package, and seeded draws of them.
+
+This room knows neither models nor tokenizers.
+"""
+
+from iclgd_lens.tasks.draws import PUBLISHED_QUERIES as PUBLISHED_QUERIES
+from iclgd_lens.tasks.draws import draw_demonstrations as draw_demonstrations
+from iclgd_lens.tasks.draws import draw_queries as draw_queries
+from iclgd_lens.tasks.draws import repeated_rows as repeated_rows
+from iclgd_lens.tasks.draws import shuffle_labels as shuffle_labels
+from iclgd_lens.tasks.registry import get_task as get_task
+from iclgd_lens.tasks.registry import list_tasks as list_tasks
+from iclgd_lens.tasks.rows import Row as Row
+from iclgd_lens.tasks.rows import Rows as Rows
+from iclgd_lens.tasks.rows import hash_rows as hash_rows
+from iclgd_lens.tasks.rows import load_rows as load_rows
+from iclgd_lens.tasks.task import Task as Task

@@ -1,0 +1,138 @@
+"""Which rows become demonstrations and queries: seeded draws that touch no global generator.
+
+The order is that of `datasets.Dataset.shuffle(seed)`, so that the published seeds draw the rows
+that the paper's runs drew from the same split.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from iclgd_lens.errors import RowsError
+from iclgd_lens.tasks.rows import Row, Rows
+
+PUBLISHED_QUERIES = 2000
+"""The published runs evaluate at most this many rows."""
+
+
+def draw_demonstrations(
+    rows: Rows, shots: int, *, seed: int, permutation: int = 0, balanced: bool = False
+) -> tuple[Row, ...]:
+    """Draw demonstrations without replacement, in prompt order.
+
+    Args:
+        rows: The training rows.
+        shots: How many (0 is allowed).
+        seed: Seed of the shuffle; the first `shots` rows of the shuffled split are drawn.
+        permutation: 0 keeps that order; p > 0 reorders the same rows, seeded by (seed, p).
+        balanced: Draw `shots // n_labels` rows of each class instead, still the first ones;
+            what remains goes, one each, to the classes that the shuffle shows first.
+
+    Raises:
+        RowsError: Fewer rows than shots (with `balanced`, in any class), or a negative number.
+    """
+    _not_negative(shots=shots, seed=seed, permutation=permutation)
+    shuffled = _shuffled(rows, seed)
+    if shots > len(shuffled):
+        raise RowsError(
+            f"{shots} demonstrations were asked for, but {_name(rows)} has {len(shuffled)} rows"
+        )
+    drawn: list[Row] = _balanced(rows, shuffled, shots) if balanced else shuffled[:shots]
+    if permutation:
+        order = np.random.default_rng([seed, permutation]).permutation(len(drawn)).tolist()
+        drawn = [drawn[i] for i in order]
+    return tuple(drawn)
+
+
+def draw_queries(
+    rows: Rows, queries: int | None, *, seed: int = 1, exclude: Iterable[Row] = ()
+) -> tuple[Row, ...]:
+    """Draw queries without replacement: the first rows of the shuffled split.
+
+    Args:
+        rows: The evaluation rows.
+        queries: How many; None for all of them, at most 2,000 (as published).
+        seed: Seed of the shuffle (1 in the published runs).
+        exclude: Demonstrations; a row with the prompt of one of them is passed over, whatever
+            its label, and the next one taken. `repeated_rows` lists what is passed over.
+
+    Raises:
+        RowsError: Fewer rows than queries, no query asked for, or none left.
+    """
+    _not_negative(seed=seed)
+    if queries is not None and queries < 1:
+        raise RowsError(f"queries must be at least 1, not {queries}")
+    excluded = {row.prompt for row in exclude}
+    kept = [row for row in _shuffled(rows, seed) if row.prompt not in excluded]
+    n_asked = min(PUBLISHED_QUERIES, len(kept)) if queries is None else queries
+    if n_asked > len(kept) or not kept:
+        dropped = len(rows) - len(kept)
+        why = f" ({dropped} more repeat a demonstration)" if dropped else ""
+        asked = "queries were" if queries is None else f"{queries} queries were"
+        raise RowsError(f"{asked} asked for, but {_name(rows)} has {len(kept)} rows{why}")
+    return tuple(kept[:n_asked])
+
+
+def repeated_rows(rows: Rows, demonstrations: Iterable[Row]) -> tuple[Row, ...]:
+    """Return the rows with the same prompt as a demonstration, in the source's order."""
+    prompts = {row.prompt for row in demonstrations}
+    return tuple(row for row in rows.examples if row.prompt in prompts)
+
+
+def shuffle_labels(rows: Iterable[Row], n_labels: int, seed: int) -> tuple[Row, ...]:
+    """Give every row a wrong label, uniformly among the wrong ones (a control of the paper).
+
+    Raises:
+        RowsError: Fewer than two labels, or a row's label is not below `n_labels`.
+    """
+    _not_negative(seed=seed)
+    if n_labels < 2:
+        raise RowsError(f"wrong labels need at least 2 labels, not {n_labels}")
+    rows = tuple(rows)
+    for row in rows:
+        if not 0 <= row.label < n_labels:
+            raise RowsError(f"row {row.index} has label {row.label}, not 0 to {n_labels - 1}")
+    # A step of 1 to n_labels - 1 around the circle of labels never ends where it began.
+    steps = np.random.default_rng(seed).integers(1, n_labels, size=len(rows))
+    return tuple(
+        Row(row.prompt, (row.label + int(step)) % n_labels, row.index)
+        for row, step in zip(rows, steps, strict=True)
+    )
+
+
+def _shuffled(rows: Rows, seed: int) -> list[Row]:
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    return [rows.examples[i] for i in order]
+
+
+def _balanced(rows: Rows, shuffled: list[Row], shots: int) -> list[Row]:
+    first_seen = list(dict.fromkeys(row.label for row in shuffled))
+    # Classes without a single row come last, and are refused below if any is due.
+    absent = [label for label in range(rows.n_labels or 0) if label not in first_seen]
+    classes = first_seen + absent
+    each, rest = divmod(shots, max(len(classes), 1))
+    quota = {label: each + (place < rest) for place, label in enumerate(classes)}
+    available = Counter(row.label for row in shuffled)
+    for label, due in quota.items():
+        if due > available[label]:
+            raise RowsError(
+                f"{shots} balanced demonstrations need {due} of label {label}, "
+                f"but {_name(rows)} has {available[label]}"
+            )
+    drawn: list[Row] = []
+    for row in shuffled:
+        if quota[row.label] > 0:
+            quota[row.label] -= 1
+            drawn.append(row)
+    return drawn
+
+
+def _name(rows: Rows) -> str:
+    return f"the {rows.split} split of {rows.task!r} ({rows.source})"
+
+
+def _not_negative(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 0:
+            raise RowsError(f"{name} must be 0 or more, not {number}")

@@ -1,0 +1,72 @@
+"""What every test stands on: no network, one compute thread, the shared folder."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Set before any library reads them; child processes inherit them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "disabled"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Time says nothing about a property on a shared machine; the examples are the same in every run.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("suite")
+
+
+def _is_local(family: int, address: Any) -> bool:
+    if family == getattr(socket, "AF_UNIX", None):
+        return True
+    host = address[0] if isinstance(address, tuple) else address
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Closes the network before any test module is imported; this machine stays reachable."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def local_connect(self: socket.socket, address: Any, /) -> None:
+        if not _is_local(self.family, address):
+            # An OSError, so that libraries take it for what it is like: an unplugged machine.
+            raise OSError(errno.ENETUNREACH, f"tests use no network, but asked for {address!r}")
+        connect(self, address)
+
+    def local_connect_ex(self: socket.socket, address: Any, /) -> int:
+        return connect_ex(self, address) if _is_local(self.family, address) else errno.ENETUNREACH
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", local_connect)
+    patch.setattr(socket.socket, "connect_ex", local_connect_ex)
+    config.add_cleanup(patch.undo)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real rows, models and golden numbers that lies beside the project."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip("no folder ../shared beside the project (real rows, models, golden numbers)")
+    return folder

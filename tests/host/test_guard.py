@@ -1,0 +1,358 @@
+"""Whatever a call does and however it ends, the caller's model and process stay as they were."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import iclgd_lens as lens
+from iclgd_lens import controls, hypotheses
+from iclgd_lens.host import Host, copied, frozen
+from iclgd_lens.hypotheses.gd import gd
+from iclgd_lens.hypotheses.lcgd import lcgd
+from iclgd_lens.hypotheses.oracle import oracle
+from iclgd_lens.intervention import ParameterDelta
+from iclgd_lens.readout import Reader
+from tests import checks, families
+
+assert hypotheses
+EPISODE = checks.episode(shots=2, queries=3, labels=((5, 9), (6,)))
+BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
+
+
+class Injected(RuntimeError):
+    """Raised by these tests alone."""
+
+
+def busy(kind: str, family: str = "gpt2") -> tuple[Any, list[str]]:
+    """A model in the middle of its owner's work, and the log of its owner's hooks."""
+    model = checks.fresh(kind, family)
+    model.tokenizer = None
+    fired: list[str] = []
+    tokens = families.tokens(5)
+    checks.logits(model, tokens).sum().backward()
+    model.train()
+    model.blocks[1].eval()
+    for index, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(index % 3 != 0)
+        if index % 4 == 0:
+            parameter.grad = None
+    for module in (model.__dict__.get("original_model") or model).modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+
+    def own(name: str) -> Any:
+        def hook(value: torch.Tensor, hook: Any) -> None:
+            fired.append(name)
+
+        return hook
+
+    points = model.hook_dict
+    points["blocks.1.hook_resid_pre"].add_hook(own("input"))
+    points["blocks.0.attn.hook_z"].add_hook(own("z"), is_permanent=True)
+    points["blocks.2.hook_resid_post"].add_hook(own("output"))
+    model.blocks[0].register_forward_hook(lambda *args: fired.append("module"))
+    return model, fired
+
+
+def rows(folder: Path) -> Path:
+    (folder / "sst2").mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation"):
+        lines = [
+            json.dumps({"sentence": f"w{i} w{i + 1} {split}", "label": i % 2}) for i in range(8)
+        ]
+        (folder / "sst2" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def load(model: Any, folder: Path) -> Any:
+    host = Host(model)
+    object.__setattr__(host, "_tokens", families.word_tokenizer())
+    type_ = type("Texts", (type(host),), {"tokenizer": property(lambda self: self._tokens)})
+    host.__class__ = type_
+    return lens.load_episode(
+        "sst2", host, shots=2, queries=3, data=rows(folder), protocol="reference"
+    )
+
+
+def in_delta(model: Any) -> None:
+    delta = ParameterDelta(checks.random_delta(Host(model)))
+    with delta.applied(model), torch.no_grad():
+        checks.logits(model, families.tokens(4))
+
+
+def read(model: Any) -> None:
+    reader = Reader(model, EPISODE, first=2, batch_size=2)
+    reader.zs(), reader.icl(), reader.ftzs(oracle(model, EPISODE))
+    reader.training_keys(ParameterDelta(checks.random_delta(reader.host, "W_K")))
+
+
+def everything(model: Any, names: tuple[str, ...] = ("gd", "lcgd")) -> Any:
+    asked = [name for name in lens.CONTROLS if name != "other_task"]
+    return lens.compare(
+        model, EPISODE, names, controls=asked, resamples=5, tok2attn_queries=2, batch_size=2
+    )
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "host": Host,
+    "gd": lambda model: gd(model, EPISODE, epochs=2),
+    "lcgd": lambda model: lcgd(model, EPISODE, batch_size=2),
+    "oracle": lambda model: oracle(model, EPISODE),
+    "reader": read,
+    "applied": in_delta,
+    "untrained": controls.untrained,
+    "merged": lambda model: ParameterDelta(checks.random_delta(Host(model))).merged(model),
+    "merged huggingface": lambda model: ParameterDelta(
+        checks.random_delta(Host(model), "W_K", "W_V")
+    ).merged(model, "huggingface"),
+    "compare": everything,
+}
+BY_CALL = pytest.mark.parametrize("call", CALLS)
+
+
+@pytest.fixture
+def untyped() -> Iterator[None]:
+    """The run-time type checker costs time and draws from Python's random state."""
+    with checks.untyped():
+        yield
+
+
+@BY_KIND
+@BY_CALL
+@pytest.mark.usefixtures("untyped")
+def test_success_leaves_all_as_it_was(kind: str, call: str) -> None:
+    model, fired = busy(kind)
+    before, python = checks.photograph(model), random.getstate()
+    CALLS[call](model)
+    before.assert_same(model)
+    assert random.getstate() == python
+    fired.clear()
+    checks.logits(model, families.tokens(4))
+    assert sorted(fired) == ["input", "module", "output", "z"]
+
+
+@BY_KIND
+@pytest.mark.usefixtures("untyped")
+def test_loading_an_episode_leaves_all_as_it_was(kind: str, tmp_path: Path) -> None:
+    model, _ = busy(kind)
+    before, python = checks.photograph(model), random.getstate()
+    assert len(load(model, tmp_path).queries) == 3
+    before.assert_same(model)
+    assert random.getstate() == python
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> list[int]:
+    """Make every host's `at`-th run raise; returns a list that counts runs."""
+    count = [0]
+    for base in Host.__subclasses__():
+        whole = base.run
+
+        @functools.wraps(whole)
+        def run(*args: Any, _whole: Any = whole, **kwargs: Any) -> Any:
+            count[0] += 1
+            if count[0] == at:
+                raise error
+            found = _whole(*args, **kwargs)
+            if count[0] == -at:
+                raise error
+            return found
+
+        monkeypatch.setattr(base, "run", run)
+    return count
+
+
+@BY_KIND
+@pytest.mark.parametrize("call", ["host", "gd", "lcgd", "oracle", "reader", "untrained", "compare"])
+@pytest.mark.usefixtures("untyped")
+def test_an_exception_at_any_run_leaves_all_as_it_was(
+    kind: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = busy(kind)
+    before = checks.photograph(model)
+    with monkeypatch.context() as patch:
+        count = interrupted(patch, 0, Injected())
+        CALLS[call](model)
+        total = count[0]
+    assert total > 0
+    stages = {1, 2, 3, total // 3, total // 2, total - 1, total}
+    for stage in sorted(stages & set(range(1, total + 1))):
+        for error in (Injected(), KeyboardInterrupt()):
+            for place in (stage, -stage):  # before the run, and after it
+                with monkeypatch.context() as patch:
+                    interrupted(patch, place, error)
+                    with pytest.raises(type(error)):
+                        CALLS[call](model)
+                before.assert_same(model)
+
+
+@BY_KIND
+@pytest.mark.parametrize("call", ["gd", "lcgd", "oracle", "reader", "applied", "compare"])
+@pytest.mark.parametrize("error", [Injected, KeyboardInterrupt])
+@pytest.mark.usefixtures("untyped")
+def test_a_users_hook_that_raises_leaves_all_as_it_was(
+    kind: str, call: str, error: type[BaseException]
+) -> None:
+    model, _ = busy(kind)
+    left = [0]
+
+    def fail(value: torch.Tensor, hook: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+
+    model.hook_dict["blocks.1.attn.hook_z"].add_hook(fail)
+    before = checks.photograph(model)
+    for stage in (1, 3, 5):  # the first two runs are the host's own probe
+        left[0] = stage
+        with pytest.raises(error):
+            for _ in range(4):
+                CALLS[call](model)
+        before.assert_same(model)
+
+
+@BY_KIND
+@pytest.mark.parametrize("error", [Injected, KeyboardInterrupt])
+@pytest.mark.usefixtures("untyped")
+def test_a_hypothesis_that_raises_leaves_all_as_it_was(
+    kind: str, error: type[BaseException]
+) -> None:
+    model, _ = busy(kind)
+    before = checks.photograph(model)
+
+    def at_once(host: Host, episode: Any) -> Any:
+        raise error
+
+    def half_way(host: Host, episode: Any) -> Any:
+        with frozen(host.model), host.hooked([(host.z_hook(0), lambda value, hook: value)]):
+            host.run(host.tensor(episode.demonstrations.prompt()))
+            raise error
+
+    class InItsHooks(lens.Intervention):
+        def hooks(self, host: Host) -> Any:
+            def hook(value: torch.Tensor, hook: Any) -> None:
+                raise error
+
+            return [(host.z_hook(0), lambda value, hook: None), (host.z_hook(1), hook)]
+
+    for bad in (at_once, half_way, InItsHooks()):
+        with pytest.raises(error):
+            lens.compare(model, EPISODE, {"gd": "gd", "bad": bad}, controls=(), resamples=5)
+        before.assert_same(model)
+
+
+@BY_KIND
+@pytest.mark.parametrize("error", [None, Injected, KeyboardInterrupt])
+@pytest.mark.usefixtures("untyped")
+def test_an_applied_delta_is_gone_however_the_block_ends(
+    kind: str, error: type[BaseException] | None
+) -> None:
+    model, fired = busy(kind)
+    model.eval()
+    tokens, host = families.tokens(6), Host(model)
+    delta = ParameterDelta(checks.random_delta(host))
+    plain, before = checks.logits(model, tokens), checks.photograph(model)
+    fired.clear()
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        with delta.applied(host) as same:
+            assert same is model
+            inside = checks.logits(model, tokens)
+            if error:
+                raise error
+    assert fired.count("module") == 1, "the owner's hooks fire inside as well"
+    assert not torch.allclose(inside, plain)
+    before.assert_same(model)
+    assert torch.equal(checks.logits(model, tokens), plain)
+
+
+@BY_KIND
+@pytest.mark.usefixtures("untyped")
+def test_training_mode_and_dropout_change_no_number(kind: str) -> None:
+    model, _ = busy(kind)
+    quiet = checks.fresh(kind, "gpt2")
+    for rule in (gd, lcgd):
+        one, other = rule(model, EPISODE), rule(quiet, EPISODE)
+        assert all(torch.equal(one[name], other[name]) for name in other)
+    loud, calm = Reader(model, EPISODE).icl(), Reader(quiet, EPISODE).icl()
+    assert torch.equal(loud.attention_output, calm.attention_output)
+    assert torch.equal(loud.label_scores, calm.label_scores)
+
+
+@BY_KIND
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.usefixtures("untyped")
+def test_the_callers_autograd_mode_changes_no_number(kind: str, mode: Any) -> None:
+    expected = everything(checks.model(kind, "llama"))
+    model = checks.fresh(kind, "llama")
+    before = checks.photograph(model)
+    with mode():
+        episode = checks.episode(shots=2, queries=3, labels=((5, 9), (6,)))
+        assert episode == EPISODE
+        inside = checks.photograph(model)
+        found = everything(model)
+        inside.assert_same(model)
+        delta = gd(Host(model), EPISODE)
+    before.assert_same(model)
+    assert found.hypotheses == expected.hypotheses
+    for name, values in expected.values.items():
+        for score, value in values.items():
+            torch.testing.assert_close(found.values[name][score], value, equal_nan=True)
+    # What was made under inference mode can be used outside of it.
+    doubled = (delta * 2)["blocks.0.attn.W_K"].clone().requires_grad_(True)
+    doubled.sum().backward()
+    assert not any(value.requires_grad or value.is_inference() for _, value in delta.items())
+
+
+@BY_KIND
+def test_frozen_nests_and_restores(kind: str) -> None:
+    model, _ = busy(kind)
+    before = checks.photograph(model)
+    with frozen(model):
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert not any(module.training for module in model.modules())
+        with pytest.raises(Injected), frozen(model):
+            raise Injected
+        assert not any(module.training for module in model.modules())
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+    before.assert_same(model)
+
+
+def test_frozen_puts_grown_buffers_back() -> None:
+    class Growing(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.zeros(2))
+
+    model = Growing()
+    table = model.table
+    with pytest.raises(Injected), frozen(model):
+        model.table = torch.zeros(5)
+        model.register_buffer("other", torch.ones(1))
+        raise Injected
+    assert model.table is table
+    assert not hasattr(model, "other")
+
+
+@BY_KIND
+def test_a_copy_is_independent_also_after_a_forward_pass(kind: str) -> None:
+    model = checks.fresh(kind, "gpt2")
+    checks.logits(model, families.tokens(4))  # with a graph, as a user's own call has
+    before = checks.photograph(model)
+    twin: Any = copied(model)
+    families.randomise(twin, seed=9)
+    before.assert_same(model)
+    np.testing.assert_array_equal(
+        checks.logits(copied(model), families.tokens(4)).detach(),
+        checks.logits(model, families.tokens(4)).detach(),
+    )
+    shared = {id(p) for p in model.parameters()} & {id(p) for p in twin.parameters()}
+    assert not shared

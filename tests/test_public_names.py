@@ -1,0 +1,28 @@
+"""The names of the package: what they are, whatever was imported first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import iclgd_lens as lens
+
+
+def test_every_public_name_is_there() -> None:
+    for name in lens.__all__:
+        assert getattr(lens, name) is not None
+    assert set(lens.__all__) <= set(dir(lens))
+    with pytest.raises(AttributeError, match="has no attribute 'compar'"):
+        lens.compar  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["lens.CONTROLS", "import iclgd_lens.compare", "from iclgd_lens.compare import resolve"],
+)
+def test_compare_is_the_function_whatever_came_first(first: str) -> None:
+    code = f"import iclgd_lens as lens\n{first}\nassert lens.compare.__name__ == 'compare'\n"
+    code += "assert type(lens.compare).__name__ == 'function', lens.compare\n"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
