@@ -320,9 +320,7 @@ class _Job:
         protocol = self.episode.protocol
         by_head = scores.sim_am(zs.scores, icl.scores, ft.scores, raw=protocol.sim_am == "raw")
         gold = torch.tensor(self.episode.gold, device=ft.z.device)
-        right = [
-            scores.label_prediction(readout.label_scores) == gold for readout in (zs, icl, ft)
-        ]
+        right = [scores.label_prediction(readout.label_scores) == gold for readout in (zs, icl, ft)]
         found = {
             "SimAOU": scores.sim_aou(
                 zs.attention_output,
@@ -349,8 +347,10 @@ class _Job:
         if icl is None:
             return None
         if isinstance(intervention, Injection):
-            return None if ft.demonstration_scores is None else scores.tok2attn(
-                icl, ft.demonstration_scores
+            return (
+                None
+                if ft.demonstration_scores is None
+                else scores.tok2attn(icl, ft.demonstration_scores)
             )
         keys = None if ft.queries is None else reader.training_keys(intervention)
         if keys is None or ft.queries is None:

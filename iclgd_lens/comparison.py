@@ -133,7 +133,10 @@ class Comparison:
                         yield from _lines(hypothesis, name, interval)
                 elif "/" not in score and score != LABEL_SCORES:
                     yield from self._score_rows(hypothesis, score, value)
-                    if score in ("SimAOU", "SimAM") and (right := self._f2t(hypothesis)) is not None:
+                    if (
+                        score in ("SimAOU", "SimAM")
+                        and (right := self._f2t(hypothesis)) is not None
+                    ):
                         masked = torch.where(right[:, None], value, math.nan)
                         yield from self._score_rows(hypothesis, f"{score}_f2t", masked)
 
@@ -212,9 +215,7 @@ class Comparison:
             "order": list(tensors),
             **self._settings,
         }
-        data = save(
-            {**tensors, "gold": self.gold}, {"format": FORMAT, "facts": json.dumps(facts)}
-        )
+        data = save({**tensors, "gold": self.gold}, {"format": FORMAT, "facts": json.dumps(facts)})
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -243,7 +244,7 @@ class Comparison:
                 header = file.metadata() or {}
                 if header.get("format") != FORMAT:
                     raise ComparisonError(f"{path.name} is not a comparison (format {FORMAT}).")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError) as error:
             raise ComparisonError(f"{path.name} is truncated or unreadable: {error}") from error
         facts = json.loads(header["facts"])
@@ -261,7 +262,9 @@ class Comparison:
         table = pa.Table.from_pandas(self.frame(), preserve_index=False)
         facts = {"provenance": self.provenance, "failures": self.failures}
         metadata = cast(dict[bytes, bytes], dict(table.schema.metadata or {}))
-        table = table.replace_schema_metadata(metadata | {b"iclgd_lens": json.dumps(facts).encode()})
+        table = table.replace_schema_metadata(
+            metadata | {b"iclgd_lens": json.dumps(facts).encode()}
+        )
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")

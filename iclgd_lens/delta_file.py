@@ -52,7 +52,7 @@ def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                     f"{path.name} is a safetensors file but not a parameter delta "
                     f"(its format is {facts.get('format')!r}, expected {FORMAT!r})."
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise DeltaError(f"{path.name} is truncated or not a safetensors file: {error}") from error
     for name in tensors:

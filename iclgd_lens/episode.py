@@ -401,9 +401,7 @@ def _draw(
 ) -> tuple[tuple[Row, ...], Demonstrations]:
     balanced = writer.protocol.balanced
     drawn = draw_demonstrations(train, shots, seed=seed, balanced=balanced)
-    rows = draw_demonstrations(
-        train, shots, seed=seed, permutation=permutation, balanced=balanced
-    )
+    rows = draw_demonstrations(train, shots, seed=seed, permutation=permutation, balanced=balanced)
     places = {row.index: place for place, row in enumerate(rows)}
     return rows, Demonstrations(
         examples=tuple(writer.demonstration(row) for row in rows),

@@ -74,9 +74,7 @@ def encode(cell: Cell, measured: Measured) -> bytes:
         place = (row.hypothesis, row.score, row.layer, row.head)
         lines.append({"kind": "score", **vars(row), "values": series.get(place)})
     for (hypothesis, score, _, _), values in raw.items():
-        lines.append(
-            {"kind": "raw", "hypothesis": hypothesis, "score": score, "values": values}
-        )
+        lines.append({"kind": "raw", "hypothesis": hypothesis, "score": score, "values": values})
     facts = {
         "format": FORMAT,
         "key": cell.key,

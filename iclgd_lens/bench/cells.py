@@ -142,12 +142,8 @@ def _facts_of_plan(plan: Plan) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "protocol": plan.protocol.hash,
-        "hypotheses": {
-            name: hypothesis_facts(spec) for name, spec in plan.hypotheses.items()
-        },
-        "versions": {
-            name: _version(name) for name in ("torch", "transformers", "transformer-lens")
-        }
+        "hypotheses": {name: hypothesis_facts(spec) for name, spec in plan.hypotheses.items()},
+        "versions": {name: _version(name) for name in ("torch", "transformers", "transformer-lens")}
         | {"iclgd-lens": __version__},
     } | {name: fields[name] for name in kept}
 
@@ -205,8 +201,9 @@ class _Draws:
             "permutation": permutation,
         }
         try:
-            train, validation = self._split(task, data, "train"), self._split(
-                task, data, "validation"
+            train, validation = (
+                self._split(task, data, "train"),
+                self._split(task, data, "validation"),
             )
             shown = self._drawn(train, seed, permutation)
             every = draw_queries(validation, None, seed=plan.protocol.query_seed, exclude=shown)

@@ -35,7 +35,9 @@ def check_plan(plan: Plan) -> None:
     for task in plan.tasks:
         attempt(lambda task=task: _check_task(plan, get_task(task)))
     for name, spec in plan.hypotheses.items():
-        attempt(lambda name=name, spec=spec: _check_hypothesis(name, spec.hypothesis, spec.settings))
+        attempt(
+            lambda name=name, spec=spec: _check_hypothesis(name, spec.hypothesis, spec.settings)
+        )
     attempt(lambda: _check_data(plan))
     if isinstance(plan.lr, RateChoice) and plan.shots < 2:
         faults.append("`lr: demonstrations` holds some out, so it needs at least 2 shots")

@@ -60,9 +60,7 @@ def choose_rate(
     """
     host = as_host(model)
     train, held_out = split(episode.demonstrations, choice.held_out)
-    queries = tuple(
-        Query(example.content, max(example.gold, 0)) for example in held_out.examples
-    )
+    queries = tuple(Query(example.content, max(example.gold, 0)) for example in held_out.examples)
     shown = Episode(train, queries, episode.label_tokens, {"task": episode.task})
     losses: dict[float, float] = {}
     for rate in choice.grid:

@@ -66,16 +66,16 @@ class Session:
     def host(self, variant: str = _TRAINED) -> Host:
         """The model's host, or that of an untrained copy (a name of `UNTRAINED`)."""
         if variant not in self._hosts:
-            self._hosts[variant] = self._load() if variant == _TRAINED else as_host(
-                untrained(self.host(), UNTRAINED[variant], self.plan.control_seed)
+            self._hosts[variant] = (
+                self._load()
+                if variant == _TRAINED
+                else as_host(untrained(self.host(), UNTRAINED[variant], self.plan.control_seed))
             )
         return self._hosts[variant]
 
     def _load(self) -> Host:
         spec = self.model
-        model = load_model(
-            spec.name, dtype=spec.dtype, host=spec.host, revision=spec.revision
-        )
+        model = load_model(spec.name, dtype=spec.dtype, host=spec.host, revision=spec.revision)
         if spec.untrained is not None:
             model = untrained(model, spec.untrained, self.plan.control_seed)
         return as_host(model)
@@ -217,6 +217,8 @@ class _Guard:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice: another machine may do better."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "memory" in text and "alloc" in text
-    ) or type(error).__name__ == "OutOfMemoryError"
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and "memory" in text and "alloc" in text)
+        or type(error).__name__ == "OutOfMemoryError"
+    )

@@ -216,9 +216,11 @@ class Plan(_Strict):
         Raises:
             PlanError: No such model can be.
         """
-        kept = self.models[0].model_dump(include={"dtype", "host", "controls"}) if (
-            len(self.models) == 1
-        ) else {}
+        kept = (
+            self.models[0].model_dump(include={"dtype", "host", "controls"})
+            if (len(self.models) == 1)
+            else {}
+        )
         return parse_plan(self.as_dict() | {"models": [kept | {"name": name} for name in models]})
 
     def as_dict(self) -> dict[str, Any]:

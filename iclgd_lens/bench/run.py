@@ -119,9 +119,7 @@ def run_plan(
     todo = [
         cell
         for cell in cells
-        if fresh
-        or found[cell.key] == "missing"
-        or (retry_failed and found[cell.key] == "failed")
+        if fresh or found[cell.key] == "missing" or (retry_failed and found[cell.key] == "failed")
     ]
     log = _Log(store, engine, shard_of)
     tell.begin(len(cells), len(cells) - len(todo))
@@ -133,9 +131,7 @@ def run_plan(
     return _outcome(store, cells, todo, log, time.monotonic() - start)
 
 
-Engine = Callable[
-    [Plan, Sequence[Cell], Store, bool, Progress], Iterator[tuple[Cell, CellOutcome]]
-]
+Engine = Callable[[Plan, Sequence[Cell], Store, bool, Progress], Iterator[tuple[Cell, CellOutcome]]]
 
 
 def _engine(name: str, ray: RayOptions | None, imports: Sequence[str]) -> Engine:
@@ -161,9 +157,7 @@ def run_local(
 
 def resolved(plan: Plan) -> Plan:
     """Return the plan with absolute paths, so that it means the same in any working directory."""
-    models = [
-        model.model_copy(update={"name": _folder(model.name)}) for model in plan.models
-    ]
+    models = [model.model_copy(update={"name": _folder(model.name)}) for model in plan.models]
     tasks = tuple(
         str(Path(task).resolve()) if task.lower().endswith((".yaml", ".yml")) else task
         for task in plan.tasks

@@ -197,9 +197,7 @@ def run_facts(
     """What run.json holds."""
     return {
         "plan": plan.as_dict(),
-        "cells": [
-            {"key": cell.key, **cell.place, "queries": cell.queries} for cell in cells
-        ],
+        "cells": [{"key": cell.key, **cell.place, "queries": cell.queries} for cell in cells],
         "environment": dict(environment),
         "timings": dict(timings),
     }

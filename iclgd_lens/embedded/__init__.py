@@ -16,9 +16,7 @@ _TASKS = ("agnews", "cb", "mr", "sst2", "sst5", "subj")
 _SPLITS = ("train", "validation")
 
 
-def embedded_rows(
-    task: str, split: Literal["train", "validation"]
-) -> list[dict[str, str | int]]:
+def embedded_rows(task: str, split: Literal["train", "validation"]) -> list[dict[str, str | int]]:
     """Return the package's own rows of a task.
 
     Args:

@@ -95,9 +95,7 @@ def _items(
     return items, words
 
 
-def _word_items(
-    pools: np.ndarray, n: int, answer: Ids, rng: np.random.Generator
-) -> list[Item]:
+def _word_items(pools: np.ndarray, n: int, answer: Ids, rng: np.random.Generator) -> list[Item]:
     """Rounds over all words of all pools, each round in random order."""
     flat = [(int(word), c) for c, pool in enumerate(pools) for word in pool]
     order: list[int] = []

@@ -109,7 +109,9 @@ DAYS = _words("monday tuesday wednesday thursday friday saturday sunday")
 RELATIONS = (
     Relation(_words("yes right exactly correct agreed"), _words("indeed truly really certainly")),
     Relation(_words("no wrong nonsense nope untrue"), _words("never not hardly scarcely")),
-    Relation(_words("maybe perhaps possibly conceivably potentially"), _words("also even quite too")),
+    Relation(
+        _words("maybe perhaps possibly conceivably potentially"), _words("also even quite too")
+    ),
 )
 """Entailment, contradiction, neutral."""
 

@@ -134,7 +134,7 @@ class Run:
         """
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
         if metadata["seed"] != str(self.seed):
             raise ModelError(
                 f"{path} was trained with seed {metadata['seed']}, not {self.seed}: "

@@ -105,9 +105,7 @@ def _converted_state(host: Host, delta: Delta) -> State:
 
 def _attention(host: Host, names: Names, layer: int, delta: Delta) -> State:
     stem, prefix = f"blocks.{layer}.attn", names.layer.format(layer)
-    flat = {
-        letter: _flat(letter, _updated(host, f"{stem}.W_{letter}", delta)) for letter in "QKVO"
-    }
+    flat = {letter: _flat(letter, _updated(host, f"{stem}.W_{letter}", delta)) for letter in "QKVO"}
     biases = {letter: _updated(host, f"{stem}.b_{letter}", delta) for letter in "QKVO"}
     state: State = {}
     if names.joint:

@@ -60,9 +60,7 @@ def gd(
     )
 
 
-def _gradient(
-    host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence
-) -> StepGradient:
+def _gradient(host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence) -> StepGradient:
     residual = host.run(host.tensor(sequence.tokens)).residual
     loss = token_loss(host.logits(predicting(residual, sequence)), sequence)
     gradients = torch.autograd.grad(loss, list(delta.values()), allow_unused=True)

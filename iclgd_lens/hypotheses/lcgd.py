@@ -66,9 +66,7 @@ def lcgd(
     )
 
 
-def _gradient(
-    host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence
-) -> StepGradient:
+def _gradient(host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence) -> StepGradient:
     gradients: dict[str, Tensor] = {}
     losses: list[Tensor] = []
     by_layer: dict[int, list[str]] = {}
@@ -80,11 +78,7 @@ def _gradient(
         loss = token_loss(host.logits(predicting(residual, sequence)), sequence)
         found = torch.autograd.grad(loss, [delta[name] for name in names], allow_unused=True)
         gradients.update(
-            {
-                name: value
-                for name, value in zip(names, found, strict=True)
-                if value is not None
-            }
+            {name: value for name, value in zip(names, found, strict=True) if value is not None}
         )
         losses.append(loss.detach())
 

@@ -83,7 +83,9 @@ def hypothesis(
 
     def register(build: _B) -> _B:
         if not name or any(character in name for character in "@[]|/ "):
-            raise HypothesisError(f"{name!r} is no hypothesis name: no spaces, '@', '|', '/' or '[]'.")
+            raise HypothesisError(
+                f"{name!r} is no hypothesis name: no spaces, '@', '|', '/' or '[]'."
+            )
         if name in _REGISTERED and not replace and not _is_same(_REGISTERED[name].build, build):
             raise HypothesisError(
                 f"A hypothesis called {name!r} is registered already (by "

@@ -162,9 +162,7 @@ def trained_names(
     for layer in wanted or []:
         if not 0 <= layer < host.n_layers:
             raise HypothesisError(f"{host.name} has layers 0 to {host.n_layers - 1}, not {layer}.")
-    sites = [
-        site for site in host.sites.values() if wanted is None or site.layer in wanted
-    ]
+    sites = [site for site in host.sites.values() if wanted is None or site.layer in wanted]
     offered = {site.kind for site in sites}
     for kind in kinds:
         if kind not in TRAINABLE or (kind.startswith("W") and kind not in offered):

@@ -33,9 +33,7 @@ def pack() -> dict[str, Array]:
 
 
 def weights() -> dict[str, torch.Tensor]:
-    return {
-        name[2:]: torch.from_numpy(value) for name, value in pack().items() if name[:2] == "W/"
-    }
+    return {name[2:]: torch.from_numpy(value) for name, value in pack().items() if name[:2] == "W/"}
 
 
 def settings() -> dict[str, Any]:
@@ -186,7 +184,9 @@ def test_logits_at_the_recorded_token(kind: str) -> None:
     for index in range(5):
         tokens = torch.from_numpy(found[f"icl/tokens_{index}"])[None]
         with torch.no_grad():
-            near(host.logits(host.run(tokens).residual)[0, -1], found["icl/logits_last"][index], 1e-4)
+            near(
+                host.logits(host.run(tokens).residual)[0, -1], found["icl/logits_last"][index], 1e-4
+            )
 
 
 @KINDS

@@ -125,7 +125,9 @@ def test_lcgd_of_a_bridge_is_autograd_on_detached_transformers_layers() -> None:
         leaving.clear()
         plain(tokens[None])
         losses = [
-            torch.nn.functional.cross_entropy(plain.lm_head(plain.model.norm(x))[0, :-1], tokens[1:])
+            torch.nn.functional.cross_entropy(
+                plain.lm_head(plain.model.norm(x))[0, :-1], tokens[1:]
+            )
             for x in leaving
         ]
         optimiser.zero_grad()
