@@ -215,7 +215,9 @@ class _Draws:
         except LensError as error:
             return facts | {"rows": None}, 0, str(error)
         rows = [hash_rows(shown), hash_rows(asked)]
-        return facts | {"rows": rows}, len(asked), None
+        # The indices tell which query is which where seeds were measured on different ones.
+        places = [row.index for row in asked]
+        return facts | {"rows": rows, "query_rows": places}, len(asked), None
 
     def _drawn(self, train: Rows, seed: int, permutation: int) -> tuple[Any, ...]:
         return draw_demonstrations(

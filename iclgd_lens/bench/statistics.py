@@ -4,10 +4,9 @@ Values are "seed query column": one number for each draw of demonstrations (a se
 averaged) and query. An estimate is the mean over seeds of each seed's mean over its defined
 queries.
 
-Intervals come from a bootstrap of both axes: every resample draws seeds with replacement and, where
-all seeds were measured on the same queries, one sample of queries for all of them (a query that is
-hard is hard for every seed, so drawing anew for each seed would understate its weight). Where the
-queries differ between seeds they are drawn within each seed.
+Intervals come from a bootstrap of both axes: every resample draws seeds with replacement, and one
+sample of queries for all of them. (A query that is hard is hard for every seed; drawing queries
+anew for each seed would understate how much depends on which were asked.)
 
 Tests flip the signs of paired differences, query by query. They ask whether a difference could be
 chance for the demonstrations that were drawn; the interval asks it for other demonstrations too,
@@ -16,7 +15,7 @@ and a verdict needs both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +44,8 @@ class Estimate:
 
 
 def hierarchical_mean(
-    values: Sequence[ArrayLike],
+    values: ArrayLike,
     *,
-    same_queries: bool,
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -56,9 +54,8 @@ def hierarchical_mean(
     """Mean over seeds and queries, with a percentile interval; see the module.
 
     Args:
-        values: One array a seed, "query column" (or "query column moment" with `statistic`); not
-            finite where undefined.
-        same_queries: Whether row i of every array is the same query.
+        values: "seed query column" (or "seed query column moment" with `statistic`); not finite
+            where undefined.
         confidence: The interval's coverage.
         resamples: Bootstrap resamples.
         seed: Of the bootstrap; global random state is neither read nor changed.
@@ -66,34 +63,29 @@ def hierarchical_mean(
             the mean itself.
 
     Raises:
-        LensError: No array, or arrays of different columns.
+        LensError: The axes are others, or a setting is out of range.
     """
-    arrays = [_columns(each, statistic is None) for each in values]
-    if not arrays or len({each.shape[1:] for each in arrays}) > 1:
-        raise LensError("hierarchical_mean needs one array a seed, all with the same columns")
-    if same_queries and len({len(each) for each in arrays}) > 1:
-        raise LensError("seeds with the same queries need arrays of one length")
+    array = np.asarray(values, np.float64)
+    if statistic is None:
+        array = array[..., None]
+    if array.ndim != 4 or 0 in array.shape[:2]:
+        raise LensError(f"need values by seed, query and column, but got shape {array.shape}")
+    if not 0 < confidence < 1 or resamples < 1:
+        raise LensError(f"confidence {confidence} or resamples {resamples} is out of range")
+    seeds, queries = array.shape[:2]
     take = statistic or _first
     generator = np.random.default_rng(seed)
-    by_seed = np.stack([take(_mean(each, np.ones((1, len(each))))[0]) for each in arrays])
-    draws = np.stack(
-        [
-            np.bincount(drawn, minlength=len(arrays))
-            for drawn in generator.integers(0, len(arrays), (resamples, len(arrays)))
-        ]
-    ).astype(np.float64)
-    resampled = np.empty((len(arrays), resamples, arrays[0].shape[1]))
-    weights = _query_weights(generator, len(arrays[0]), resamples) if same_queries else None
-    for index, each in enumerate(arrays):
-        own = _query_weights(generator, len(each), resamples) if weights is None else weights
-        resampled[index] = take(_mean(each, own))
-    defined = np.isfinite(resampled)
-    with np.errstate(invalid="ignore"):
+    draws = _weights(generator, seeds, resamples)
+    weights = _weights(generator, queries, resamples)
+    plain = np.ones((1, queries))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = _nanmean(np.stack([take(_mean(each, plain))[0] for each in array]))
+        resampled = np.stack([take(_mean(each, weights)) for each in array])
+        defined = np.isfinite(resampled)
         total = np.einsum("rs,src->rc", draws, np.where(defined, resampled, 0.0))
         distribution = total / np.einsum("rs,src->rc", draws, defined.astype(np.float64))
-        value = _nanmean(by_seed)
     low, high = _percentiles(distribution, confidence)
-    n = np.sum([np.isfinite(each).all(-1).sum(0) for each in arrays], axis=0).astype(np.int64)
+    n = np.isfinite(array).all(-1).sum((0, 1)).astype(np.int64)
     unknown = (n < 2) | np.isnan(value)
     return Estimate(value, np.where(unknown, np.nan, low), np.where(unknown, np.nan, high), n)
 
@@ -112,7 +104,7 @@ def sign_flip(
     Returns:
         One p-value a column; NaN where fewer than two queries are defined.
     """
-    array = _columns(differences, True)[..., 0]
+    array = np.asarray(differences, np.float64)
     queries, columns = array.shape
     defined = np.isfinite(array)
     array = np.where(defined, array, 0.0)
@@ -149,24 +141,19 @@ def holm(p_values: ArrayLike) -> Floats:
     return corrected
 
 
-def _columns(values: ArrayLike, plain: bool) -> Floats:
-    """As "query column moment"."""
-    array = np.asarray(values, np.float64)
-    if plain:
-        array = array.reshape(len(array), -1)[..., None]
-    return array
-
-
 def _first(means: Floats) -> Floats:
     return means[..., 0]
 
 
-def _query_weights(generator: np.random.Generator, queries: int, resamples: int) -> Floats:
-    """How often each query is drawn in each resample."""
-    weights = np.empty((resamples, queries))
-    for index in range(resamples):
-        drawn = generator.integers(0, queries, queries)
-        weights[index] = np.bincount(drawn, minlength=queries)
+def _weights(generator: np.random.Generator, size: int, resamples: int) -> Floats:
+    """How often each of `size` things is drawn in each resample: "resample size"."""
+    weights = np.empty((resamples, size))
+    step = max(1, _AT_ONCE // size)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = generator.integers(0, size, (rows, size)) + size * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * size)
+        weights[start : start + rows] = counts.reshape(rows, size)
     return weights
 
 

@@ -26,6 +26,7 @@ from tests import checks, families
 
 assert hypotheses
 EPISODE = checks.episode(shots=2, queries=3, labels=((5, 9), (6,)))
+BRIEF = checks.episode(shots=2, queries=2)
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
 
 
@@ -96,11 +97,9 @@ def read(model: Any) -> None:
     reader.training_keys(ParameterDelta(checks.random_delta(reader.host, "W_K")))
 
 
-def everything(model: Any, names: tuple[str, ...] = ("gd", "lcgd")) -> Any:
-    asked = [name for name in lens.CONTROLS if name != "other_task"]
-    return lens.compare(
-        model, EPISODE, names, controls=asked, resamples=5, tok2attn_queries=2, batch_size=2
-    )
+def everything(model: Any) -> Any:
+    asked = ("random", "oracle", "untrained", "shuffled", "gaussian")
+    return lens.compare(model, BRIEF, controls=asked, resamples=5, tok2attn_queries=1)
 
 
 CALLS: dict[str, Callable[[Any], Any]] = {
@@ -184,15 +183,14 @@ def test_an_exception_at_any_run_leaves_all_as_it_was(
         CALLS[call](model)
         total = count[0]
     assert total > 0
-    stages = {1, 2, 3, total // 3, total // 2, total - 1, total}
-    for stage in sorted(stages & set(range(1, total + 1))):
-        for error in (Injected(), KeyboardInterrupt()):
-            for place in (stage, -stage):  # before the run, and after it
-                with monkeypatch.context() as patch:
-                    interrupted(patch, place, error)
-                    with pytest.raises(type(error)):
-                        CALLS[call](model)
-                before.assert_same(model)
+    # Before a run and after it: the probe's, the middle one, the last one.
+    for stage in sorted({1, 2, total // 2, total}):
+        for place, error in ((stage, Injected()), (-stage, KeyboardInterrupt())):
+            with monkeypatch.context() as patch:
+                interrupted(patch, place, error)
+                with pytest.raises(type(error)):
+                    CALLS[call](model)
+            before.assert_same(model)
 
 
 @BY_KIND
@@ -212,7 +210,7 @@ def test_a_users_hook_that_raises_leaves_all_as_it_was(
 
     model.hook_dict["blocks.1.attn.hook_z"].add_hook(fail)
     before = checks.photograph(model)
-    for stage in (1, 3, 5):  # the first two runs are the host's own probe
+    for stage in (1, 5):  # the first runs are the host's own probe
         left[0] = stage
         with pytest.raises(error):
             for _ in range(4):
@@ -288,15 +286,13 @@ def test_training_mode_and_dropout_change_no_number(kind: str) -> None:
 
 
 @BY_KIND
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.usefixtures("untyped")
 def test_the_callers_autograd_mode_changes_no_number(kind: str, mode: Any) -> None:
     expected = everything(checks.model(kind, "llama"))
     model = checks.fresh(kind, "llama")
     before = checks.photograph(model)
     with mode():
-        episode = checks.episode(shots=2, queries=3, labels=((5, 9), (6,)))
-        assert episode == EPISODE
         inside = checks.photograph(model)
         found = everything(model)
         inside.assert_same(model)
