@@ -193,7 +193,12 @@ class _Guard:
         self.hypothesis: Hypothesis = get_hypothesis(registered)
         self.raised: list[str] = []
         self.diverged: str | None = None
-        self.build = functools.wraps(self.hypothesis.build)(self._build)
+
+        @functools.wraps(self.hypothesis.build)  # keeps the signature, hence the settings
+        def build(host: Host, episode: Episode, **settings: Any) -> Intervention:
+            return self._build(host, episode, **settings)
+
+        self.build = build
 
     def _build(self, host: Host, episode: Episode, **settings: Any) -> Intervention:
         if self.diverged is not None:
