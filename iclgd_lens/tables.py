@@ -1,6 +1,6 @@
 """Rich tables of a comparison, and what it says in plain words.
 
-Cells read "value [low, high]": a mean over queries with its bootstrap interval. A dash stands for
+Cells read "value [low,high]": a mean over queries with its bootstrap interval. A dash stands for
 a score that exists on no query, with the number of queries that it does not exist on.
 """
 
@@ -74,12 +74,17 @@ def controls_of(hypothesis: str, names: Iterable[str]) -> list[str]:
 
 
 def comparison_table(
-    comparison: Compared, *, frame: pd.DataFrame | None = None, title: str | None = None
+    comparison: Compared,
+    scores: Sequence[str] = SUMMARY_SCORES,
+    *,
+    frame: pd.DataFrame | None = None,
+    title: str | None = None,
 ) -> Table:
     """One line a setting, hypothesis and control; one column an aggregate score.
 
     Args:
         comparison: The comparison.
+        scores: Which scores, in this order; those that were not measured are left out.
         frame: Its `frame()`, where that is at hand already: it is the costly part.
         title: Over the table.
 
@@ -91,11 +96,12 @@ def comparison_table(
     rows = frame[frame["layer"].isna() & frame["head"].isna()]
     cells = {(row.hypothesis, row.score): row for row in rows.itertuples()}
     names = list(dict.fromkeys(frame["hypothesis"]))
-    shown = [s for s in SUMMARY_SCORES if any((name, s) in cells for name in names)]
+    shown = [score for score in scores if any((name, score) in cells for name in names)]
+    rows = rows[rows["score"].isin(shown)]
     table = _table(title)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for score in shown:
-        table.add_column(score, justify="right")
+        table.add_column(score.replace("logit_", "logit_\n"), justify="right")
     groups = _groups(names)
     for group in groups:
         for name in group:
@@ -109,8 +115,9 @@ def comparison_table(
 
 def layer_table(
     comparison: Compared,
-    scores: Sequence[str] = ("SimAOU", "SimAM"),
+    scores: Sequence[str] = VERDICT_SCORES,
     *,
+    hypothesis: str | None = None,
     frame: pd.DataFrame | None = None,
     title: str | None = None,
 ) -> Table:
@@ -119,13 +126,17 @@ def layer_table(
     Args:
         comparison: The comparison.
         scores: Scores by layer, one section each: SimAOU, SimAM, Tok2Attn.
+        hypothesis: Only this one, its controls and the oracle; None for everything.
         frame: Its `frame()`, where that is at hand already.
         title: Over the table.
     """
     frame = comparison.frame() if frame is None else frame
     rows = frame[frame["score"].isin(scores) & frame["head"].isna()]
-    names = hypothesis_names(rows["hypothesis"])
-    names += [name for name in dict.fromkeys(rows["hypothesis"]) if is_control(name)]
+    everything = list(dict.fromkeys(rows["hypothesis"]))
+    names = hypothesis_names(everything) + [name for name in everything if is_control(name)]
+    if hypothesis is not None:
+        beside = {hypothesis, "oracle", *controls_of(hypothesis, everything)}
+        names = [name for name in names if name in beside]
     cells = {
         (row.score, _layer(row.layer), row.hypothesis): row for row in rows.itertuples()
     }
@@ -159,10 +170,11 @@ def number(value: float) -> str:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """ "value [low, high]"; without the interval where it does not exist."""
+    """ "value [low,high]"; without the interval where it does not exist."""
     if np.isnan(low) or np.isnan(high):
         return number(value)
-    return f"{number(value)} [{number(low)}, {number(high)}]"
+    # No space within the brackets: a narrow column then breaks before them.
+    return f"{number(value)} [{number(low)},{number(high)}]"
 
 
 def _table(title: str | None) -> Table:
@@ -170,7 +182,7 @@ def _table(title: str | None) -> Table:
 
     return Table(
         title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
-        pad_edge=False, title_style="bold", caption_style="dim",
+        pad_edge=False, padding=(0, 1, 0, 0), title_style="bold", caption_style="dim",
     )  # fmt: skip
 
 

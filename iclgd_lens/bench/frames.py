@@ -162,7 +162,7 @@ class Run:
             return pd.DataFrame(columns=columns)
         for part in parts:
             part[["layer", "head"]] = part[["layer", "head"]].astype("Int64")
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat(parts, ignore_index=True)[columns]
 
     @cached_property
     def _summary(self) -> pd.DataFrame:
