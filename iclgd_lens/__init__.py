@@ -18,6 +18,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from iclgd_lens.bench.frames import load_run as load_run
+    from iclgd_lens.bench.plan import load_plan as load_plan
+    from iclgd_lens.bench.run import run_plan as run_plan
     from iclgd_lens.compare import CONTROLS as CONTROLS
     from iclgd_lens.compare import compare as compare
     from iclgd_lens.comparison import Comparison as Comparison
@@ -57,6 +60,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "bench.frames": ("load_run",),
+    "bench.plan": ("load_plan",),
+    "bench.run": ("run_plan",),
     "compare": ("CONTROLS", "compare"),
     "comparison": ("Comparison",),
     "controls": ("shuffled_labels", "untrained"),

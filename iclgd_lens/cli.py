@@ -1,72 +1,335 @@
-"""The command line: `iclgd compare`, `tasks` and `hypotheses`."""
+"""The `iclgd` command line. Heavy libraries are imported by the commands that need them."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
+import os
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from iclgd_lens import __version__
+from iclgd_lens.cli_console import complain, output, progress, quiet_libraries
 from iclgd_lens.errors import LensError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+INTERRUPTED = 130
+USER_ERROR = 2
+_USAGE_ERROR = typer.BadParameter.__mro__[2]  # ClickException, wherever this Typer keeps Click
+
+app = typer.Typer(
+    name="iclgd",
+    help="Does in-context learning do to attention what gradient descent would?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
-@app.command()
-def tasks() -> None:
-    """List the tasks."""
-    from iclgd_lens.tasks import list_tasks
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"iclgd_lens {__version__}")
+        raise typer.Exit
+    return asked
 
-    typer.echo("\n".join(list_tasks()))
 
-
-@app.command()
-def hypotheses() -> None:
-    """List the hypotheses."""
-    from iclgd_lens.hypotheses import list_hypotheses
-
-    for name, found in sorted(list_hypotheses().items()):
-        typer.echo(f"{name}: {found.description}")
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Does in-context learning do to attention what gradient descent would?"""
 
 
 @app.command()
 def compare(
-    model: Annotated[str, typer.Option(help="Hub name or local folder.")],
-    task: Annotated[str, typer.Option()] = "sst2",
-    data: Annotated[str | None, typer.Option(help="Folder, 'hub' or 'embedded'.")] = None,
-    shots: Annotated[int, typer.Option()] = 8,
-    queries: Annotated[int, typer.Option()] = 64,
-    lr: Annotated[float | None, typer.Option()] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    protocol: Annotated[str, typer.Option()] = "default",
-    out: Annotated[Path | None, typer.Option(help="Tidy parquet file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Hub name, model folder, or 'embedded'.")
+    ] = "embedded",
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="A task of `iclgd tasks`, or a task's YAML file.")
+    ] = "sst2",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Where rows are: 'hub', 'embedded', or a folder with TASK/train.jsonl and "
+            "TASK/validation.jsonl.",
+            show_default="embedded rows for an embedded model, else hub",
+        ),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=1, help="Demonstrations.")] = 16,
+    queries: Annotated[int, typer.Option(min=1, help="Queries.")] = 64,
+    lr: Annotated[
+        str | None,
+        typer.Option(
+            help="Learning rate of the updates, or 'demonstrations' to choose it on held-out "
+            "demonstrations.",
+            show_default="the task's published one",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of demonstrations and controls.")] = 0,
+    permutation: Annotated[
+        int, typer.Option(min=0, help="Order of the demonstrations; 0 is as drawn.")
+    ] = 0,
+    protocol: Annotated[
+        str, typer.Option(help="'default', or 'reference' for the published choices.")
+    ] = "default",
+    hypothesis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hypothesis",
+            "-H",
+            help="A name of `iclgd hypotheses`; repeatable.",
+            show_default="gd, lcgd",
+        ),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control",
+            "-C",
+            help="A control of `iclgd hypotheses`, or 'none'; repeatable.",
+            show_default="random, untrained, oracle",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="'auto', 'hooked' or 'bridge'.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="'float32', 'bfloat16', 'float16' or 'float64'.")
+    ] = "float32",
+    device: Annotated[
+        str | None, typer.Option(help="A torch device.", show_default="the first GPU, else the CPU")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The model's revision on the Hub.")] = None,
+    data_revision: Annotated[
+        str | None, typer.Option(help="The data set's revision on the Hub.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Queries run together.", show_default="what fits")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write the tidy table (.parquet), or every query's scores (.safetensors).",
+        ),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Compare GD and LCGD with in-context learning, beside the controls."""
-    import iclgd_lens as lens
+    """Compare hypotheses with in-context learning, by layer, beside the controls."""
+    from iclgd_lens import cli_compare
 
-    loaded = lens.load_model(model)
-    episode = lens.load_episode(
-        task, loaded, shots=shots, queries=queries, seed=seed, data=data, protocol=protocol
-    )
-    result = lens.compare(loaded, episode, lr=lr)
-    frame = result.frame()
-    if out is not None:
-        result.to_parquet(out)
+    request = cli_compare.Request(
+        model=model, task=task, data=data, shots=shots, queries=queries, lr=lr, seed=seed,
+        permutation=permutation, protocol=protocol, hypotheses=hypothesis or ["gd", "lcgd"],
+        controls=control or [], host=host, dtype=dtype, device=device, revision=revision,
+        data_revision=data_revision, batch_size=batch_size, out=out,
+    )  # fmt: skip
+    with progress() as tell:
+        comparison = cli_compare.run_request(request, tell)
     if as_json:
-        rows = json.loads(frame.to_json(orient="records"))
-        typer.echo(json.dumps({"rows": rows, "provenance": result.provenance}, default=str))
+        typer.echo(cli_compare.as_json(comparison))
         return
-    shown = frame[frame["head"].isna() & frame["score"].isin(["SimAOU", "SimAM"])]
-    typer.echo(shown.drop(columns=["head"]).to_string(index=False))
+    console = output()
+    cli_compare.show(comparison, console)
+    if out is not None:
+        console.print(f"Written: {out}", markup=False, soft_wrap=True)
 
 
-def main() -> None:
-    """Run the command line; a user's error is one line and exit code 2."""
+@app.command()
+def tasks(as_json: Json = False) -> None:
+    """List the tasks."""
+    from iclgd_lens.tasks import get_task, list_tasks
+
+    known = [get_task(name) for name in list_tasks()]
+    if as_json:
+        _print_json(
+            {
+                task.name: {
+                    "description": task.description, "prompt": task.prompt,
+                    "labels": list(task.labels), "hub_id": task.hub_id,
+                    "learning_rate": task.learning_rate, "prompt_hash": task.prompt_hash,
+                }
+                for task in known
+            }
+        )  # fmt: skip
+        return
+    rows = [
+        (task.name, task.description, ", ".join(task.labels), f"{task.learning_rate:g}")
+        for task in known
+    ]
+    _print_table(("task", "what is classified", "label words", "published lr"), rows)
+
+
+@app.command()
+def hypotheses(as_json: Json = False) -> None:
+    """List the hypotheses and the controls."""
+    from iclgd_lens.compare import CONTROLS, DEFAULT_CONTROLS
+    from iclgd_lens.hypotheses.registry import list_hypotheses
+
+    known = dict(sorted(list_hypotheses().items()))
+    if as_json:
+        _print_json(
+            {
+                "hypotheses": {
+                    name: {
+                        "description": found.description, "version": found.version,
+                        "settings": list(found.settings()),
+                    }
+                    for name, found in known.items()
+                },
+                "controls": CONTROLS,
+            }
+        )  # fmt: skip
+        return
+    _print_table(
+        ("hypothesis", "what it does", "settings"),
+        [(name, one.description, ", ".join(one.settings())) for name, one in known.items()],
+    )
+    _print_table(
+        ("control", "what it does", ""),
+        [(n, text, "default" if n in DEFAULT_CONTROLS else "") for n, text in CONTROLS.items()],
+    )
+
+
+@app.command()
+def models(
+    search: Annotated[
+        str | None, typer.Argument(help="List the known names that contain this text.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models that can be named, and the families that are served."""
+    with progress() as tell:
+        tell("asking TransformerLens for its models")
+        from iclgd_lens.host.conversion import FAMILIES
+        from iclgd_lens.host.loading import ALIASES, model_names
+
+        known = model_names()
+    found = [name for name in known if search is not None and search.lower() in name.lower()]
+    if as_json:
+        families = [_family(name) for name in FAMILIES]
+        _print_json({"embedded": list(ALIASES), "names": found if search else known,
+                     "hooked_families": families})  # fmt: skip
+    elif search is not None:
+        if not found:
+            raise LensError(f"no known model's name contains {search!r}; of {len(known)}")
+        typer.echo("\n".join(found))
+    else:
+        _print_table(("--model", "what it is"), _kinds_of_models(ALIASES, FAMILIES, len(known)))
+
+
+def _family(architecture: str) -> str:
+    return architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+
+
+def _kinds_of_models(
+    aliases: Sequence[str] | dict[str, Any], families: dict[str, Any], count: int
+) -> list[tuple[str, str]]:
+    shipped = [(name, "travels with the package; needs no network") for name in aliases]
+    hooked = ", ".join(_family(name) for name in families)
+    return [
+        *shipped,
+        ("FOLDER", f"a Hugging Face folder with safetensors; as a HookedTransformer: {hooked}"),
+        ("NAME", f"a Hub name, or one of TransformerLens's {count - len(shipped)} names "
+         "(`iclgd models gpt2` searches them)"),
+    ]  # fmt: skip
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the figure and the page.")
+    ] = Path("demo"),
+    model: Annotated[str, typer.Option("--model", "-m", help="Another model.")] = "embedded",
+    shots: Annotated[int, typer.Option(min=2, help="Demonstrations.")] = 16,
+    queries: Annotated[int, typer.Option(min=2, help="Queries a task.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the demonstrations.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show the whole point in a minute: a model that learns in context, and its untrained twin."""
+    with progress() as tell:
+        tell("starting PyTorch and TransformerLens")
+        from iclgd_lens.demo import run_demo
+        from iclgd_lens.demo_page import show_demo, write_demo
+
+        result = run_demo(model, shots=shots, queries=queries, seed=seed, progress=tell)
+        written = write_demo(result, out)
+    if as_json:
+        _print_json(result.as_dict() | {"files": [str(path) for path in written]})
+    else:
+        show_demo(result, written, output())
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column == columns[0])
+    for first, *rest in rows:
+        table.add_row(Text(first, style="bold"), *(Text(cell) for cell in rest))
+    output().print(table)
+
+
+def _add_rooms() -> None:
+    """Commands of rooms that bring their own, as `bench` and `report`."""
+    if importlib.util.find_spec("iclgd_lens.bench.cli") is not None:
+        importlib.import_module("iclgd_lens.bench.cli").add_commands(app)
+
+
+_add_rooms()
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0 is success, 2 a user's error (told in one line on standard error), 130 an interruption.
+    Defects of the program keep their traceback.
+    """
     try:
-        app()
+        with quiet_libraries():
+            given = None if arguments is None else list(arguments)
+            code = app(given, prog_name="iclgd", standalone_mode=False)
+        sys.stdout.flush()
+        if code == INTERRUPTED:  # newer versions of Typer return it, older ones raise Abort
+            complain("interrupted")
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
     except LensError as error:
-        typer.echo(f"iclgd: {error}", err=True)
-        sys.exit(2)
+        complain(error)
+    except OSError as error:
+        complain(error)
+    except Exception as error:
+        if not isinstance(error, _USAGE_ERROR):
+            raise
+        message = error.format_message()  # type: ignore[attr-defined]
+        if message:
+            complain(f"{message.rstrip('.')}; see --help.")
+        return int(getattr(error, "exit_code", USER_ERROR))
+    return USER_ERROR
+
+
+def main() -> NoReturn:
+    """The `iclgd` command."""
+    sys.exit(run())

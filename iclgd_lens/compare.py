@@ -237,7 +237,7 @@ def _other_demonstrations(job: _Job, other: Episode | Demonstrations | None) -> 
     shown = other.demonstrations if isinstance(other, Episode) else other
     # The learning rate stays this task's: only the demonstrations are foreign.
     return episode.with_demonstrations(
-        [replace(example, gold=FOREIGN) for example in shown.examples]
+        [replace(example, gold=FOREIGN) for example in shown.examples], shown.drawn
     )
 
 
@@ -288,11 +288,13 @@ class _Job:
         """Build hypothesis `name` from `episode`'s demonstrations and measure it on the queries."""
         self.tell(f"{shown_as}: building the update, then each query alone")
         value, own = self.named[name], self.settings[name]
-        self.described[name] = {"settings": {key: repr(item) for key, item in own.items()}}
+        facts: dict[str, Any] = {"settings": {key: repr(item) for key, item in own.items()}}
+        if shown_as == name:  # controls run the same rule on other demonstrations
+            self.described[name] = facts
         if isinstance(value, Intervention):
             self.measure(reader, shown_as, value)
             return
-        self.described[name] |= {"version": value.version, "rule": value.name}
+        facts |= {"version": value.version, "rule": value.name}
         try:
             intervention = value.build(self.host, episode, **own)
         except DivergedError as error:
@@ -304,7 +306,7 @@ class _Job:
                 f"{name} returned a {type(intervention).__name__}, not an Intervention."
             )
         if isinstance(intervention, ParameterDelta):
-            self.described[name]["delta"] = {
+            facts["delta"] = {
                 key: item for key, item in intervention.metadata.items() if key != "loss_sum"
             }
             if shown_as == name:

@@ -26,8 +26,9 @@ Untrained = Literal["embeddings", "norms"]
 def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
     """Return an untrained copy of `model`; the model itself is not changed.
 
-    Weight matrices are drawn Xavier-uniform, biases are zero. The same seed gives the same weights
-    on a HookedTransformer and on a TransformerBridge of one model.
+    Weight matrices are drawn Xavier-uniform, biases are zero. The same seed gives the same blocks
+    on a HookedTransformer and on a TransformerBridge of one model; embeddings, which
+    `keep="norms"` draws too, are laid out and tied differently on the two and differ.
 
     Args:
         model: A HookedTransformer, TransformerBridge or host.

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from torch import Tensor
@@ -20,25 +19,28 @@ def write_delta(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     """Write `tensors` and `metadata` to `path`; the file is whole or not there at all."""
     from safetensors.torch import save
 
-    facts = {"format": FORMAT, "metadata": json.dumps(metadata, sort_keys=True)}
+    try:
+        facts = {"format": FORMAT, "metadata": json.dumps(metadata, sort_keys=True)}
+    except (TypeError, ValueError) as error:
+        raise DeltaError(f"The metadata of this delta is no JSON: {error}.") from error
     data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, facts)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and metadata of a file that `write_delta` wrote.
 
     Raises:
-        DeltaError: The file is missing, truncated, or another kind of safetensors file.
+        DeltaError: The file is missing, truncated, malformed, or another kind of safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -59,4 +61,7 @@ def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         parts = name.split(".")
         if len(parts) != 4 or parts[0] != "blocks" or not parts[1].isdigit():
             raise DeltaError(f"{path.name} holds {name!r}, which is no TransformerLens weight.")
-    return tensors, json.loads(facts.get("metadata", "{}"))
+    try:
+        return tensors, dict(json.loads(facts.get("metadata", "{}")))
+    except (TypeError, ValueError) as error:
+        raise DeltaError(f"The metadata of {path.name} cannot be read: {error}") from error

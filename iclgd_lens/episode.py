@@ -247,10 +247,21 @@ class Episode:
         for tokens in (*(query.content for query in self.queries), *self.label_tokens):
             _check_vocabulary(host, tokens)
 
-    def with_demonstrations(self, examples: Sequence[Demonstration]) -> Episode:
-        """Return this episode with other examples, under the same protocol and queries."""
+    def with_demonstrations(
+        self, examples: Sequence[Demonstration], drawn: Sequence[int] | None = None
+    ) -> Episode:
+        """Return this episode with other examples, under the same protocol and queries.
+
+        Args:
+            examples: The examples, in prompt order.
+            drawn: Indices that put them into the order in which they were drawn; None keeps this
+                episode's where the number of examples is the same, else takes the prompt order.
+        """
+        if drawn is None:
+            same = len(examples) == len(self.demonstrations)
+            drawn = self.demonstrations.drawn if same else range(len(examples))
         demonstrations = dataclasses.replace(
-            self.demonstrations, examples=tuple(examples), drawn=tuple(range(len(examples)))
+            self.demonstrations, examples=tuple(examples), drawn=tuple(drawn)
         )
         return dataclasses.replace(self, demonstrations=demonstrations)
 

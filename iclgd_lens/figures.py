@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,9 +15,9 @@ from iclgd_lens.tables import is_control
 if TYPE_CHECKING:
     import pandas as pd
 
-# Vermilion through white to blue: the ends differ in lightness of hue for every colour vision.
+# Vermilion through near-white to blue, which every kind of colour vision tells apart.
 DIVERGING = (
-    (0.0, "#8c3b00"), (0.2, "#d55e00"), (0.4, "#f6c9a4"), (0.5, "#ffffff"),
+    (0.0, "#8c3b00"), (0.2, "#d55e00"), (0.4, "#f6c9a4"), (0.5, "#f7f7f7"),
     (0.6, "#a9d3ec"), (0.8, "#0072b2"), (1.0, "#003a63"),
 )  # fmt: skip
 # Okabe and Ito's palette, without its yellow, which is lost on white.
@@ -115,7 +115,7 @@ def layer_profiles(frame: pd.DataFrame, *, title: str = "", score: str = "") -> 
     names = sorted(dict.fromkeys(rows["hypothesis"]), key=is_control)
     controls = [name for name in names if is_control(name)]
     for index, name in enumerate(names):
-        own = rows[rows["hypothesis"] == name].sort_values("layer")
+        own = cast("pd.DataFrame", rows.loc[rows["hypothesis"] == name]).sort_values(by="layer")
         if name in controls:
             place = controls.index(name)
             line = {"color": _GREYS[place % 2], "dash": _DASHES[place % len(_DASHES)], "width": 1.5}
@@ -190,9 +190,9 @@ def _profile_rows(frame: pd.DataFrame) -> pd.DataFrame:
     missing = [column for column in needed if column not in frame]
     if missing:
         raise LensError(f"layer_profiles needs the columns {', '.join(missing)}")
-    rows = frame[frame["layer"].notna()]
+    rows = cast("pd.DataFrame", frame.loc[frame["layer"].notna()])
     if "head" in rows:
-        rows = rows[rows["head"].isna()]
+        rows = cast("pd.DataFrame", rows.loc[rows["head"].isna()])
     if rows.empty:
         raise LensError("layer_profiles needs at least one line with a layer")
     return rows

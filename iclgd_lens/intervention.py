@@ -7,7 +7,8 @@ original's, added at hook points. Adding x ΔW + Δb to a linear map's output *i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens.delta_file import read_delta, write_delta
-from iclgd_lens.errors import DeltaError, nearest
+from iclgd_lens.errors import DeltaError, HookError, nearest
 from iclgd_lens.host import Hook, Host, LinearSite, Prefix, as_host
 
 
@@ -143,7 +144,7 @@ class ParameterDelta(Intervention):
             tensors[name] = tensors[name] + value if name in tensors else value
         return ParameterDelta(tensors)
 
-    def __mul__(self, factor: float) -> ParameterDelta:
+    def __mul__(self, factor: int | float) -> ParameterDelta:
         """Every entry times `factor`."""
         return ParameterDelta({name: value * factor for name, value in self._tensors.items()})
 
@@ -199,7 +200,10 @@ class ParameterDelta(Intervention):
     def check(self, host: Host) -> None:
         """Raise `DeltaError` unless every weight of this delta is one of `host`'s, in shape."""
         for name, value in self._tensors.items():
-            site = host.site(name)
+            try:
+                site = host.site(name)
+            except HookError as error:
+                raise DeltaError(f"{error} The delta belongs to another model.") from error
             expected = site.shape if name == site.weight else site.bias_shape
             if name != site.weight and site.bias is None:
                 raise DeltaError(f"{host.name} has no bias {name!r}; drop it with .select().")
@@ -267,9 +271,12 @@ def delta_hooks(host: Host, tensors: Mapping[str, Tensor]) -> list[Hook]:
         weighted = [site for site in sites if site.weight in tensors]
         seen: dict[str, Tensor] = {}
         if weighted:
-            hooks.append((input_hook, _reader(weighted, seen)))
+            hooks.append((input_hook, partial(_read, weighted, seen)))
         hooks += [
-            (site.output_hook, _adder(site, tensors.get(site.weight), _bias(site, tensors), seen))
+            (
+                site.output_hook,
+                partial(_add, site, tensors.get(site.weight), _bias(site, tensors), seen),
+            )
             for site in sites
         ]
     return hooks
@@ -279,24 +286,25 @@ def _bias(site: LinearSite, tensors: Mapping[str, Tensor]) -> Tensor | None:
     return None if site.bias is None else tensors.get(site.bias)
 
 
-def _reader(sites: Sequence[LinearSite], seen: dict[str, Tensor]) -> Callable[..., None]:
-    def hook(activation: Tensor, hook: Any) -> None:
-        x = sites[0].read(activation)
-        seen.update({site.weight: x for site in sites})
+def _read(
+    sites: Sequence[LinearSite], seen: dict[str, Tensor], activation: Tensor, hook: Any
+) -> None:
+    x = sites[0].read(activation)
+    seen.update({site.weight: x for site in sites})
 
-    return hook
 
-
-def _adder(
-    site: LinearSite, weight: Tensor | None, bias: Tensor | None, seen: dict[str, Tensor]
-) -> Callable[..., Tensor]:
-    def hook(activation: Tensor, hook: Any) -> Tensor:
-        # Popped, so that no layer's input outlives its layer.
-        x = activation if weight is None else seen.pop(site.weight)
-        change = site.apply(x, weight, bias, like=activation)
-        return activation + change.to(activation.dtype)
-
-    return hook
+def _add(
+    site: LinearSite,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    seen: dict[str, Tensor],
+    activation: Tensor,
+    hook: Any,
+) -> Tensor:
+    # Popped, so that no layer's input outlives its layer.
+    x = activation if weight is None else seen.pop(site.weight)
+    change = site.apply(x, weight, bias, like=activation)
+    return activation + change.to(activation.dtype)
 
 
 def _only_heads(name: str, value: Tensor, heads: Sequence[int]) -> Tensor:

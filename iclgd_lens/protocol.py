@@ -72,7 +72,10 @@ class Protocol:
             ("sim_am", get_args(SimAM)),
         ):
             _check(field, getattr(self, field), allowed)
-        object.__setattr__(self, "trained", tuple(self.trained))
+        given: str | tuple[str, ...] = self.trained
+        # One weight may be named without a tuple; its letters are no weights.
+        trained = (given,) if isinstance(given, str) else tuple(given)
+        object.__setattr__(self, "trained", trained)
         if not self.trained:
             raise ProtocolError("Protocol.trained is empty: name at least one weight, as 'W_K'.")
         for weight in self.trained:
@@ -103,7 +106,9 @@ class Protocol:
         names = [field.name for field in dataclasses.fields(cls)]
         for key in fields:
             _check_field(key, names)
-        return cls(**fields)
+        # JSON has no tuples.
+        lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+        return cls(**{**fields, **lists})
 
     @property
     def hash(self) -> str:

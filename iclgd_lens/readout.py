@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens.episode import Episode
-from iclgd_lens.errors import HookError, LensError
+from iclgd_lens.errors import EpisodeError, HookError, LensError
 from iclgd_lens.host import Host, Prefix, as_host, frozen
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.readout_taps import Taps
@@ -110,21 +110,19 @@ class Reader:
         return self._prefix
 
     def _read(self, intervention: Intervention, prefix: Prefix | None) -> Readout:
-        demonstration_positions: Sequence[int] = ()
-        if prefix is not None and self.first and len(self.episode.demonstrations):
-            demonstration_positions = self.episode.demonstrations.prompt_positions()
-        taps = Taps(self.host, self.episode, self.first, demonstration_positions)
-        with (
-            frozen(self.host.model),
-            torch.no_grad(),
-            self.host.hooked(intervention.hooks(self.host)),
-            taps.attached(want_queries=bool(self.first)),
-        ):
-            for indices, most in self._chunks(prefix):
-                with _memory_limited(most, len(indices)) as outcome:
-                    self._read_batch(taps, indices, prefix)
-                if outcome.failed:
-                    most.halve(indices)
+        positions = () if prefix is None else self._demonstration_positions(prefix)
+        with frozen(self.host.model), torch.no_grad():
+            # Made here: a caller's inference mode would make tensors that cannot be filled.
+            taps = Taps(self.host, self.episode, self.first, positions)
+            with (
+                self.host.hooked(intervention.hooks(self.host)),
+                taps.attached(want_queries=bool(self.first)),
+            ):
+                for indices, most in self._chunks(prefix):
+                    with _memory_limited(most, len(indices)) as outcome:
+                        self._read_batch(taps, indices, prefix)
+                    if outcome.failed:
+                        most.halve(indices)
         return Readout(
             taps.attention_output,
             taps.z,
@@ -133,6 +131,25 @@ class Reader:
             taps.demonstration_scores,
             taps.queries,
         )
+
+    def _demonstration_positions(self, prefix: Prefix) -> Sequence[int]:
+        """Where the demonstrations' tokens are in `prefix`; none in that of other demonstrations.
+
+        Raises:
+            EpisodeError: Prefix, query and label together are longer than the context.
+        """
+        own = max(len(query.content) for query in self.episode.queries)
+        own += max(map(len, self.episode.label_tokens))
+        if prefix.length + own > self.host.n_ctx:
+            raise EpisodeError(
+                f"A prefix of {prefix.length} tokens and a query with its label ({own} tokens) are "
+                f"longer than the {self.host.n_ctx} tokens that {self.host.name} reads; nothing is "
+                "truncated."
+            )
+        shown = self.episode.demonstrations
+        if not self.first or tuple(prefix.tokens[0].tolist()) != shown.prompt():
+            return ()
+        return shown.prompt_positions()
 
     def _chunks(self, prefix: Prefix | None) -> Iterator[tuple[list[int], _Budget]]:
         length = 0 if prefix is None else prefix.length
@@ -214,7 +231,8 @@ class Reader:
                     self.host.run(self.host.tensor(head + example.tokens))
         except HookError:
             return None
-        return [torch.cat(keys) for keys in layers]
+        # Some bridges have the hook and never run it.
+        return [torch.cat(keys) for keys in layers] if all(layers) else None
 
 
 class _Budget:

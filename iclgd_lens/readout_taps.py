@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,8 +53,8 @@ class Taps:
         hooks: list[Hook] = []
         for layer in range(self.host.n_layers):
             output, z = self.host.attention_output_hook(layer), self.host.z_hook(layer)
-            hooks.append((output, self._last(layer, self.attention_output)))
-            hooks.append((z, self._last(layer, self.z)))
+            hooks.append((output, partial(self._keep_last, layer, self.attention_output)))
+            hooks.append((z, partial(self._keep_last, layer, self.z)))
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.host.hooked(hooks))
             stack.enter_context(self.host.score_hooks(self._keep_scores))
@@ -77,13 +78,10 @@ class Taps:
         finally:
             self._batch = self._kept = None
 
-    def _last(self, layer: int, into: Tensor) -> Callable[..., None]:
-        def hook(activation: Tensor, hook: Any) -> None:
-            if self._batch is not None:
-                last = activation[:, -1].to(into.dtype)
-                into[self._batch, layer] = last.reshape(len(self._batch), *into.shape[2:])
-
-        return hook
+    def _keep_last(self, layer: int, into: Tensor, activation: Tensor, hook: Any) -> None:
+        if self._batch is not None:
+            last = activation[:, -1].to(into.dtype)
+            into[self._batch, layer] = last.reshape(len(self._batch), *into.shape[2:])
 
     def _keep_scores(self, layer: int, scores: Tensor) -> None:
         if self._batch is None or self._kept is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from rich.table import Table
@@ -25,6 +25,7 @@ _SETTINGS = ("ZS", "ICL")
 _CONTROLS = ("oracle", "zero", "random", "gaussian", "uniform")
 
 
+@runtime_checkable
 class Compared(Protocol):
     """What these tables need of a `Comparison`."""
 
@@ -70,6 +71,21 @@ def controls_of(hypothesis: str, names: Iterable[str]) -> list[str]:
     return [name for name in unique if name in own or name.startswith(f"{hypothesis}@")]
 
 
+def aggregates(frame: pd.DataFrame) -> pd.DataFrame:
+    """Those lines of `Comparison.frame()` that are of no single layer or head."""
+    return _where(frame, frame["layer"].isna() & frame["head"].isna())
+
+
+def aggregate_cells(frame: pd.DataFrame) -> dict[tuple[str, str], Any]:
+    """`aggregates` by (hypothesis, score); each is a named tuple of the frame's columns."""
+    rows = cast("Any", aggregates(frame)).itertuples()
+    return {(str(row.hypothesis), str(row.score)): row for row in rows}
+
+
+def _where(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
+    return cast("pd.DataFrame", frame.loc[mask])
+
+
 # -- tables ----------------------------------------------------------------------------------------
 
 
@@ -93,15 +109,15 @@ def comparison_table(
         (ZS has no SimAOU), and "— (n)" where it exists on none of n queries.
     """
     frame = comparison.frame() if frame is None else frame
-    rows = frame[frame["layer"].isna() & frame["head"].isna()]
-    cells = {(row.hypothesis, row.score): row for row in rows.itertuples()}
+    rows = aggregates(frame)
+    cells = aggregate_cells(frame)
     names = list(dict.fromkeys(frame["hypothesis"]))
     shown = [score for score in scores if any((name, score) in cells for name in names)]
-    rows = rows[rows["score"].isin(shown)]
+    rows = _where(rows, rows["score"].isin(shown))
     table = _table(title)
     table.add_column("", no_wrap=True)
     for score in shown:
-        table.add_column(score.replace("logit_", "logit_\n"), justify="right")
+        table.add_column(score.replace("logit_", "logit_\n"), justify="right", overflow="fold")
     groups = _groups(names)
     for group in groups:
         for name in group:
@@ -131,20 +147,21 @@ def layer_table(
         title: Over the table.
     """
     frame = comparison.frame() if frame is None else frame
-    rows = frame[frame["score"].isin(scores) & frame["head"].isna()]
+    rows = _where(frame, frame["score"].isin(scores) & frame["head"].isna())
     everything = list(dict.fromkeys(rows["hypothesis"]))
     names = hypothesis_names(everything) + [name for name in everything if is_control(name)]
     if hypothesis is not None:
         beside = {hypothesis, "oracle", *controls_of(hypothesis, everything)}
         names = [name for name in names if name in beside]
     cells = {
-        (row.score, _layer(row.layer), row.hypothesis): row for row in rows.itertuples()
+        (row.score, _layer(row.layer), row.hypothesis): row
+        for row in cast("Any", rows).itertuples()
     }
     table = _table(title)
     table.add_column("score")
     table.add_column("layer", justify="right")
     for name in names:
-        table.add_column(_name(name, broken=True), justify="right")
+        table.add_column(_name(name, broken=True), justify="right", overflow="fold")
     for score in scores:
         layers = sorted({key[1] for key in cells if key[0] == score and key[1] is not None})
         for layer in (*layers, None):
@@ -170,8 +187,8 @@ def number(value: float) -> str:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """ "value [low,high]"; without the interval where it does not exist."""
-    if np.isnan(low) or np.isnan(high):
+    """Write "value [low,high]", without an interval that does not exist or has no width."""
+    if np.isnan(low) or np.isnan(high) or high - low < 1e-4:
         return number(value)
     # No space within the brackets: a narrow column then breaks before them.
     return f"{number(value)} [{number(low)},{number(high)}]"
@@ -255,9 +272,8 @@ def verdicts(frame: pd.DataFrame, scores: Sequence[str] = VERDICT_SCORES) -> lis
         frame: `Comparison.frame()`.
         scores: Scores to ask about; their mean over layers is compared.
     """
-    rows = frame[frame["layer"].isna() & frame["head"].isna() & frame["score"].isin(scores)]
-    cells = {(row.hypothesis, row.score): row for row in rows.itertuples()}
-    names = list(dict.fromkeys(rows["hypothesis"]))
+    cells = aggregate_cells(frame)
+    names = list(dict.fromkeys(name for name, _ in cells))
     return [
         _verdict(cells[name, score], [cells[c, score] for c in controls if (c, score) in cells])
         for name in hypothesis_names(names)

@@ -74,6 +74,8 @@ def name(path: Path) -> str:
 
 
 def room(path: Path) -> str:
+    if path.name == "cli.py":  # a room's commands belong to the command line
+        return "cli"
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

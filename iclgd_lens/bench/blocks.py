@@ -66,7 +66,7 @@ class Measurements:
         return found
 
     def raw(self, hypothesis: str, name: str) -> Floats | None:
-        """Facts that are no scores as "query column": `LABEL_SCORES` or `MOMENTS`; None if absent."""
+        """`LABEL_SCORES` or `MOMENTS` as "query column"; None if absent."""
         parts: list[Any] = []
         while (hypothesis, f"{name}/{len(parts)}", None, None) in self.values:
             parts.append(self.values[(hypothesis, f"{name}/{len(parts)}", None, None)])

@@ -1,9 +1,9 @@
 """A cell's parquet file: its tidy table, with the per-query values, checksummed.
 
-One line a hypothesis, score, layer and head. `values` lists one number a query (NaN: undefined), so
-that pandas, Polars and DuckDB can explode it; `value`, `ci_low` and `ci_high` summarise it. Lines of
-kind "raw" hold per-query facts that are no scores: gold labels, label scores, recovery moments.
-Nothing in a file depends on when or where it was written.
+One line a hypothesis, score, layer and head. `values` lists one number a query (NaN: undefined),
+so that pandas, Polars and DuckDB can explode it; `value`, `ci_low` and `ci_high` summarise it.
+Lines of kind "raw" hold per-query facts that are no scores: gold labels, label scores, recovery
+moments. Nothing in a file depends on when or where it was written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from iclgd_lens.errors import RunError
 
 GOLD = "gold"
 PLACE = ("model", "task", "seed", "permutation")
-_METADATA = b"iclgd_lens"
+_METADATA, _DIGEST = b"iclgd_lens", b"sha256"
+# A file cannot hold its own hash, so the hash is that of the file with this in its place.
+_UNSEALED = b"sha256 of this file, with this text where the sum now stands".ljust(64, b".")
 _SCHEMA = pa.schema(
     [
         ("kind", pa.string()),
@@ -56,11 +58,11 @@ class CellData:
     """What a cell file holds.
 
     Attributes:
-        table: The columns of the module's docstring.
+        table: A pyarrow table with the columns of the module's docstring.
         facts: "key", "place", "failures", "errors", "provenance".
     """
 
-    table: pa.Table
+    table: Any
     facts: Mapping[str, Any]
 
 
@@ -85,11 +87,10 @@ def encode(cell: Cell, measured: Measured) -> bytes:
         "confidence": comparison.confidence,
     }
     table = _table(lines, cell.place)
-    text = json.dumps(facts, sort_keys=True)
-    metadata = {_METADATA: text.encode(), b"sha256": _checksum(table, text).encode()}
+    metadata = {_METADATA: json.dumps(facts, sort_keys=True).encode(), _DIGEST: _UNSEALED}
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-    return cast("bytes", sink.getvalue().to_pybytes())
+    return _seal(cast("bytes", sink.getvalue().to_pybytes()))
 
 
 def decode(data: bytes, key: str) -> CellData:
@@ -99,14 +100,14 @@ def decode(data: bytes, key: str) -> CellData:
         RunError: It is truncated, changed, foreign, or another cell's.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data))
-        metadata = cast("dict[bytes, bytes]", table.schema.metadata or {})
+        file = pq.ParquetFile(pa.BufferReader(data))
+        metadata = cast("dict[bytes, bytes]", file.metadata.metadata or {})
         if _METADATA not in metadata:
             raise RunError("it is a parquet file of something else")
-        text = metadata[_METADATA].decode()
-        if metadata.get(b"sha256", b"").decode() != _checksum(table, text):
+        if not _is_sealed(data, metadata.get(_DIGEST, b"")):
             raise RunError("its checksum does not match its content")
-        facts: Any = json.loads(text)
+        table = file.read()
+        facts: Any = json.loads(metadata[_METADATA])
         if facts.get("format") != FORMAT:
             raise RunError(f"its format is {facts.get('format')!r}, not {FORMAT!r}")
         if facts.get("key") != key:
@@ -119,8 +120,8 @@ def decode(data: bytes, key: str) -> CellData:
     return CellData(table, facts)
 
 
-def _table(lines: list[dict[str, Any]], place: Mapping[str, Any]) -> pa.Table:
-    columns: list[pa.Array] = []
+def _table(lines: list[dict[str, Any]], place: Mapping[str, Any]) -> Any:
+    columns: list[Any] = []
     for field in _SCHEMA:
         if field.name in place:
             columns.append(pa.array([place[field.name]] * len(lines), field.type))
@@ -131,7 +132,7 @@ def _table(lines: list[dict[str, Any]], place: Mapping[str, Any]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=_SCHEMA)
 
 
-def _lists(values: list[NDArray[np.float32] | None]) -> pa.Array:
+def _lists(values: list[NDArray[np.float32] | None]) -> Any:
     empty = np.empty(0, np.float32)
     parts = [empty if value is None else value for value in values]
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
@@ -142,21 +143,16 @@ def _lists(values: list[NDArray[np.float32] | None]) -> pa.Array:
     )
 
 
-def _checksum(table: pa.Table, text: str) -> str:
-    """SHA-256 of the content, whatever the file's layout and the library that wrote it."""
-    digest = hashlib.sha256(text.encode())
-    for field in _SCHEMA:
-        column = table.column(field.name).combine_chunks()
-        digest.update(f"\0{field.name}\0{len(column)}\0".encode())
-        if field.name == "values":
-            digest.update(np.asarray(column.value_lengths().fill_null(-1), np.int64).tobytes())
-            digest.update(np.asarray(column.flatten(), np.float32).tobytes())
-        elif field.type == pa.string():
-            digest.update(json.dumps(column.to_pylist()).encode())
-        else:
-            digest.update(np.asarray(column.is_null()).tobytes())
-            digest.update(column.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
-    return digest.hexdigest()
+def _seal(data: bytes) -> bytes:
+    """Put the file's own SHA-256 in the place held free for it."""
+    return data.replace(_UNSEALED, hashlib.sha256(data).hexdigest().encode())
+
+
+def _is_sealed(data: bytes, digest: bytes) -> bool:
+    """Whether the file is, to the last byte, as it was sealed."""
+    if len(digest) != len(_UNSEALED) or data.count(digest) != 1:
+        return False
+    return hashlib.sha256(data.replace(digest, _UNSEALED)).hexdigest().encode() == digest
 
 
 def _series(comparison: Comparison) -> Iterator[tuple[Place, NDArray[np.float32]]]:

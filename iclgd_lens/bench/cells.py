@@ -7,7 +7,6 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -150,17 +149,12 @@ def _facts_of_plan(plan: Plan) -> dict[str, Any]:
 
 def _facts_of_model(plan: Plan, model: ModelSpec) -> dict[str, Any]:
     return {
-        "model": _identity(model.name, model.revision),
+        "model": identify_model(model.name, model.revision),
         "dtype": model.dtype,
         "host": model.host,
         "untrained": model.untrained,
         "controls": list(plan.controls_of(model)),
     }
-
-
-@cache
-def _identity(name: str, revision: str | None) -> str:
-    return identify_model(name, revision)
 
 
 def hypothesis_facts(spec: HypothesisSpec) -> dict[str, Any]:

@@ -43,9 +43,7 @@ class Contrast:
 def contrasts(hypotheses: Sequence[str], measured: Sequence[str]) -> list[Contrast]:
     """What is compared: later with earlier hypotheses, and each with its controls."""
     names = [name for name in hypotheses if name in measured]
-    found = [
-        Contrast("hypotheses", a, b) for i, a in enumerate(names) for b in names[:i]
-    ]
+    found = [Contrast("hypotheses", a, b) for i, a in enumerate(names) for b in names[:i]]
     for name in names:
         # The oracle and the zero update check the instrument; they are no rivals.
         controls = (f"random[{name}]", f"{name}@shuffled", f"{name}@other_task")
@@ -109,10 +107,8 @@ def _block_rows(
 
 
 def _paired(block: Block, contrast: Contrast, score: str) -> tuple[list[int], Floats]:
-    """a - b by "seed query 1", for the seeds that have both."""
-    (a_seeds, a), (b_seeds, b) = (
-        block.values(name, score) for name in (contrast.a, contrast.b)
-    )
+    """A - b by "seed query 1", for the seeds that have both."""
+    (a_seeds, a), (b_seeds, b) = (block.values(name, score) for name in (contrast.a, contrast.b))
     both = [seed for seed in a_seeds if seed in b_seeds]
     if not both:
         return [], np.full((1, len(block.rows), 1), np.nan)
@@ -153,11 +149,11 @@ def verdicts(found: pd.DataFrame) -> pd.DataFrame:
 
     rows: list[dict[str, Any]] = []
     rivals = found[found["kind"] != "hypotheses"]
-    for (model, name, score), group in rivals.groupby(["model", "a", "score"], sort=False):
-        lines = [
-            (str(line["task"]), str(line["b"]), advantage(line))
-            for line in group.to_dict("records")
-        ]
+    groups: dict[tuple[str, str, str], list[tuple[str, str, int]]] = {}
+    for _, line in rivals.iterrows():
+        place = (str(line["model"]), str(line["a"]), str(line["score"]))
+        groups.setdefault(place, []).append((str(line["task"]), str(line["b"]), advantage(line)))
+    for (model, name, score), lines in groups.items():
         tasks = list(dict.fromkeys(task for task, _, _ in lines))
         beaten = [
             task for task in tasks if all(sign > 0 for where, _, sign in lines if where == task)
@@ -169,7 +165,7 @@ def verdicts(found: pd.DataFrame) -> pd.DataFrame:
                 "score": score,
                 "tasks": len(tasks),
                 "beats_all_controls": len(beaten),
-                "verdict": _in_words(str(name), str(score), lines, tasks, beaten),
+                "verdict": _in_words(name, score, lines, tasks, beaten),
             }
         )
     columns = ["model", "hypothesis", "score", "tasks", "beats_all_controls", "verdict"]
@@ -186,11 +182,13 @@ def _in_words(
         if sign <= 0:
             stubborn[control] = stubborn.get(control, 0) + 1
     worst = "; ".join(
-        f"not shown to beat {control} on {count} of {len(tasks)}"
+        f"not shown to beat {control}" + (f" on {count} of {len(tasks)} tasks" if tasks[1:] else "")
         for control, count in sorted(stubborn.items(), key=lambda item: (-item[1], item[0]))
     )
-    lead = "does not beat its controls" if not beaten else (
-        f"beats all its controls on {_of(beaten, tasks)} only"
+    lead = (
+        "does not beat its controls"
+        if not beaten
+        else (f"beats all its controls on {_of(beaten, tasks)} only")
     )
     return f"On {score}, {name} {lead} ({worst})."
 

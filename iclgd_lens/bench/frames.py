@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iclgd_lens import scores
 from iclgd_lens.bench.blocks import Block, blocks
 from iclgd_lens.bench.cellfile import PLACE, CellData, decode
 from iclgd_lens.bench.contrasts import differences, verdicts
 from iclgd_lens.bench.order import order_sensitivity
-from iclgd_lens.bench.statistics import Estimate, hierarchical_mean
-from iclgd_lens.bench.store import Store
+from iclgd_lens.bench.store import Quarantined, Store
+from iclgd_lens.bench.summaries import summary_rows
 from iclgd_lens.errors import RunError
 
 if TYPE_CHECKING:
@@ -29,11 +28,6 @@ _SUMMARY = (
     "model", "task", "hypothesis", "score", "layer", "head", "value", "ci_low", "ci_high", "n",
     "seeds",
 )  # fmt: skip
-_RECOVERY = {
-    "logit_recovery": scores.recovery_share,
-    "logit_scale": scores.recovery_scale,
-    "logit_recovery_unscaled": scores.recovery_unscaled,
-}
 
 
 def load_run(where: str | os.PathLike[str]) -> Run:
@@ -162,13 +156,13 @@ class Run:
             return pd.DataFrame(columns=columns)
         for part in parts:
             part[["layer", "head"]] = part[["layer", "head"]].astype("Int64")
-        return pd.concat(parts, ignore_index=True)[columns]
+        return pd.concat(parts, ignore_index=True).reindex(columns=columns)
 
     @cached_property
     def _summary(self) -> pd.DataFrame:
         import pandas as pd
 
-        rows = [row for block in self.blocks for row in _summary_rows(block, self.resamples)]
+        rows = [row for block in self.blocks for row in summary_rows(block, self.resamples)]
         frame = pd.DataFrame(rows, columns=list(_SUMMARY))
         return frame.astype({"layer": "Int64", "head": "Int64", "n": "Int64", "seeds": "Int64"})
 
@@ -234,9 +228,7 @@ class Run:
         rates: list[dict[str, Any]] = []
         for cell in self.cells:
             facts, place = cell.facts["provenance"], cell.facts["place"]
-            models.setdefault(
-                place["model"], facts["model"] | {"identity": facts["cell"]["model"]}
-            )
+            models.setdefault(place["model"], facts["model"] | {"identity": facts["cell"]["model"]})
             source = ("prompt_hash", "train_source", "train_hash", "validation_source")
             more = ("validation_hash", "train_revision", "validation_revision")
             tasks.setdefault(
@@ -272,31 +264,13 @@ class _ReadOnly(Store):
     """A store that notes damaged files and leaves them where they are."""
 
     def quarantine(self, name: str, reason: str) -> None:
-        from iclgd_lens.bench.store import Quarantined
-
         self.quarantined.append(Quarantined(name, reason, name))
 
 
-def _summary_rows(block: Block, resamples: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for (hypothesis, score), places in block.scores.items():
-        if score in _RECOVERY:
-            seeds, array = block.moments(hypothesis)
-            found = hierarchical_mean(array, resamples=resamples, statistic=_RECOVERY[score])
-        else:
-            seeds, array = block.values(hypothesis, score, places)
-            found = hierarchical_mean(array, resamples=resamples)
-        where = {"model": block.model, "task": block.task, "hypothesis": hypothesis}
-        rows += [
-            where | {"score": score, "layer": layer, "head": head} | line
-            for (layer, head), line in zip(places, _lines(found, len(seeds)), strict=True)
-        ]
-    return rows
-
-
-def _lines(found: Estimate, seeds: int) -> list[dict[str, Any]]:
-    parts = zip(found.value, found.low, found.high, found.n, strict=True)
-    return [
-        {"value": float(value), "ci_low": float(low), "ci_high": float(high), "n": int(n), "seeds": seeds}
-        for value, low, high, n in parts
-    ]
+def measured_seconds(where: str | os.PathLike[str]) -> dict[str, float]:
+    """Return the seconds that finished cells of a run took, by key."""
+    return {
+        key: float(seconds)
+        for facts in _ReadOnly(where).invocations()
+        for key, seconds in facts["cells"].items()
+    }

@@ -60,7 +60,7 @@ def _row(
 
 def predictions(label_scores: Floats) -> Floats:
     """Label ids of the highest scores, the first of equals; NaN where a score is not finite."""
-    finite = np.isfinite(label_scores).all(-1)
+    finite = np.logical_and.reduce(np.isfinite(label_scores), axis=-1)
     return np.where(finite, np.where(finite[..., None], label_scores, 0.0).argmax(-1), np.nan)
 
 

@@ -130,7 +130,7 @@ class Plan(_Strict):
     resamples: int = Field(default=1000, ge=1)
     control_seed: int = Field(default=0, ge=0)
 
-    @field_validator("models", "tasks", "controls", "hypotheses", mode="before")
+    @field_validator("models", "tasks", "controls", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -138,6 +138,8 @@ class Plan(_Strict):
     @field_validator("hypotheses", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {value: {"hypothesis": value}}
         if isinstance(value, Mapping):
             pairs = cast("Mapping[str, Any]", value).items()
             return {name: item or {"hypothesis": name} for name, item in pairs}
@@ -160,6 +162,9 @@ class Plan(_Strict):
         if isinstance(value, Mapping):
             fields = dict(cast("Mapping[str, Any]", value))
             preset = get_protocol(str(fields.pop("preset", "default")))
+            if "trained" in fields:
+                names = fields["trained"]
+                fields["trained"] = tuple(names) if isinstance(names, list) else (names,)
             return preset.replace(**fields) if fields else preset
         return get_protocol(value) if isinstance(value, str) else value
 
@@ -291,10 +296,12 @@ def _fault(item: Mapping[str, Any]) -> str:
         owner = _KEYS.get(places[0], Plan) if len(places) > 1 else Plan
         known = list(owner.model_fields)
         return f"unknown key {place!r} (known: {', '.join(known)}).{nearest(shown[-1], known)}"
+    ours = str(item["msg"]).startswith("Value error, ")  # which names what was given itself
     message = str(item["msg"]).removeprefix("Value error, ")
     given = item.get("input")
-    said = "" if isinstance(given, (dict, list)) or item["type"] == "missing" else f" ({given!r})"
-    return f"{place}: {message[0].lower() + message[1:]}{'' if 'Value error' in str(item['msg']) else said}"
+    silent = ours or isinstance(given, (dict, list)) or item["type"] == "missing"
+    said = "" if silent else f" ({given!r})"
+    return f"{place}: {message if ours else message[0].lower() + message[1:]}{said}"
 
 
 _BRANCHES = {"float", "int", "RateChoice", "literal['published']", "tuple[int, ...]"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 _EVERY = 10.0  # seconds between plain lines
 
 
+@runtime_checkable
+class Writer(Protocol):
+    """What text can be written to."""
+
+    def write(self, text: str, /) -> object:
+        """Write."""
+        ...
+
+    def flush(self) -> object:
+        """Write what is held back."""
+        ...
+
+
+@runtime_checkable
 class Progress(Protocol):
     """What a run tells while it works."""
 
@@ -83,7 +97,7 @@ class Silent(Counter):
 class Lines(Counter):
     """Plain lines: every failure, and a summary now and then."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
+    def __init__(self, out: Writer | None = None) -> None:
         super().__init__()
         self.out = out or sys.stderr
         self.last = float("-inf")

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.bench.cells import Cell
@@ -125,6 +126,9 @@ class _Crew:
             try:
                 outcome: CellOutcome = self.ray.get(ready[0])
             except self.ray.exceptions.RayActorError as error:
+                if getattr(error, "actor_init_failed", False):
+                    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                    raise RunError(f"a Ray worker cannot start: {lines[-1]}") from error
                 deaths[job.cell.key] += 1
                 idle.append((self._hire(), None))
                 if deaths[job.cell.key] < DEATHS:
@@ -160,7 +164,7 @@ class _Crew:
             num_cpus=options.cpus,
             num_gpus=options.gpus,
             max_restarts=0,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "PYTHONPATH": _python_path()}},
         )(_Worker)
         return remote.remote(self.plan, str(self.store.where), self.imports, self.fresh)
 
@@ -177,6 +181,12 @@ class _Crew:
                 f"a worker wrote {cell} but {self.store.files.where} does not hold it here: the "
                 "run directory must be shared by all machines (or be a URL, such as s3://...)"
             )
+
+
+def _python_path() -> str:
+    """The path of worker processes: this package, where it is not installed, and the caller's."""
+    here = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
 
 
 def _next(waiting: deque[Cell], last: Cell | None) -> Cell:

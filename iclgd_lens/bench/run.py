@@ -1,4 +1,4 @@
-"""Running a plan: what is finished is found, what is missing is measured, what fails is recorded."""
+"""Running a plan: finished cells are found, missing ones measured, failures recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from iclgd_lens.bench.cells import Cell, list_cells, shard
 from iclgd_lens.bench.check import check_plan
@@ -75,7 +75,7 @@ def run_plan(
     plan: Plan,
     out: str | os.PathLike[str],
     *,
-    engine: Literal["local", "ray"] = "local",
+    engine: str = "local",
     ray: RayOptions | None = None,
     shard_of: tuple[int, int] | None = None,
     fresh: bool = False,

@@ -85,7 +85,8 @@ def hierarchical_mean(
         total = np.einsum("rs,src->rc", draws, np.where(defined, resampled, 0.0))
         distribution = total / np.einsum("rs,src->rc", draws, defined.astype(np.float64))
     low, high = _percentiles(distribution, confidence)
-    n = np.isfinite(array).all(-1).sum((0, 1)).astype(np.int64)
+    complete = np.logical_and.reduce(np.isfinite(array), axis=-1)
+    n = np.asarray(complete.sum((0, 1)), np.int64)
     unknown = (n < 2) | np.isnan(value)
     return Estimate(value, np.where(unknown, np.nan, low), np.where(unknown, np.nan, high), n)
 
@@ -160,7 +161,7 @@ def _weights(generator: np.random.Generator, size: int, resamples: int) -> Float
 def _mean(array: Floats, weights: Floats) -> Floats:
     """Weighted means over the defined queries: "resample column moment"."""
     queries, columns, moments = array.shape
-    defined = np.isfinite(array).all(-1)
+    defined: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(array), axis=-1)
     flat = np.where(defined[..., None], array, 0.0).reshape(queries, columns * moments)
     sums = (weights @ flat).reshape(len(weights), columns, moments)
     if defined.all():

@@ -3,6 +3,9 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+STD = 0.06
+"""Standard deviation of new matrices: wider than Llama's 0.02, since the model is narrow."""
+
 
 def model_config(
     vocab_size: int, *, layers: int = 4, width: int = 128, heads: int = 4
@@ -28,7 +31,7 @@ def model_config(
 def new_model(config: LlamaConfig, *, seed: int) -> LlamaForCausalLM:
     """Return a model with random weights that depend on `seed` alone.
 
-    Matrices are normal with standard deviation 0.02 (projections back into the residual stream
+    Matrices are normal with standard deviation `STD` (projections back into the residual stream
     divided by the square root of twice the number of layers), norms start at 1. The caller's
     random state is left as it was.
     """
@@ -42,5 +45,5 @@ def new_model(config: LlamaConfig, *, seed: int) -> LlamaForCausalLM:
                 parameter.fill_(1.0)
                 continue
             into_stream = name.endswith(("o_proj.weight", "down_proj.weight"))
-            parameter.normal_(0.0, 0.02 * (back if into_stream else 1.0), generator=generator)
+            parameter.normal_(0.0, STD * (back if into_stream else 1.0), generator=generator)
     return model

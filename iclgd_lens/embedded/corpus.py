@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from iclgd_lens.embedded import embedded_rows
 from iclgd_lens.embedded.grammar import TASKS, draw_fields, n_labels
-from iclgd_lens.tasks import get_task
+from iclgd_lens.embedded.prompts import LABELS, PROMPTS
+from iclgd_lens.embedded.tokenizer import BOS, EOS, PAD, token_id
 
 Ids = list[int]
 
@@ -58,30 +59,28 @@ def build_corpus(tokenizer: PreTrainedTokenizerFast, *, size: int, seed: int) ->
     labels: dict[str, Ids] = {}
     words: set[int] = set()
     for task in TASKS:
-        definition = get_task(task)
-        labels[task] = [_encode(tokenizer, word)[0] for word in definition.labels]
+        labels[task] = [_encode(tokenizer, word)[0] for word in LABELS[task]]
         for label in range(n_labels(task)):
             examples: list[Example] = []
             while len(examples) < size:
                 fields = draw_fields(task, label, rng)
                 if _text(fields) in held_out:
                     continue
-                prompt = definition.prompt.format(**fields)
+                prompt = PROMPTS[task].format(**fields)
                 examples.append(
                     Example(_encode(tokenizer, _text(fields)), _encode(tokenizer, prompt))
                 )
             classes[task, label] = examples
             words |= {i for e in examples for i in e.text}
     marks = {i for mark in ".,:?" for i in _encode(tokenizer, mark)}
-    newline = _encode(tokenizer, "\n")[0]
     return Corpus(
         classes=classes,
         labels=labels,
         words=sorted(words - marks),
         answer=_encode(tokenizer, "Label:"),
-        bos=tokenizer.convert_tokens_to_ids("<s>"),
-        separators=(newline, tokenizer.convert_tokens_to_ids("</s>")),
-        pad=tokenizer.convert_tokens_to_ids("<pad>"),
+        bos=token_id(tokenizer, BOS),
+        separators=(token_id(tokenizer, "\n"), token_id(tokenizer, EOS)),
+        pad=token_id(tokenizer, PAD),
     )
 
 
@@ -91,3 +90,8 @@ def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Ids:
 
 def _text(fields: dict[str, str]) -> str:
     return " ".join(fields.values())
+
+
+def vocabulary_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Return the tokenizer's words, without special tokens, newline and punctuation."""
+    return sorted(word for word in tokenizer.get_vocab() if word.isalpha())

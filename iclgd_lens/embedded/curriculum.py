@@ -15,9 +15,12 @@ class Stage:
 
     Attributes:
         name: For the log.
+        description: For the model card.
         kind: What stands before a label word: a single "word" of a pool made for the episode, a
-            "sentence" of one of the grammar's classes, or a task's whole "prompt".
-        shots: Fewest and most demonstrations of an episode; one query follows.
+            "sentence" of one of the grammar's classes, or a task's whole "prompt"; in a "loop" no
+            label words, only words that repeat.
+        shots: Fewest and most demonstrations of an episode; one query follows ("loop": shortest
+            and longest period).
         classes: Fewest and most classes ("prompt": the task's own number).
         pool: Words a class has in an episode (kind "word").
         tokens: Tokens of a batch, about.
@@ -30,28 +33,49 @@ class Stage:
     """
 
     name: str
-    kind: Literal["word", "sentence", "prompt"]
+    description: str
+    kind: Literal["loop", "word", "sentence", "prompt"]
     shots: tuple[int, int]
     learning_rate: float
     steps: int
     classes: tuple[int, int] = (2, 2)
     pool: int = 1
-    tokens: int = 6000
-    batch: int = 128
+    tokens: int = 5000
+    batch: int = 64
     adjacent: float = 0.4
     rehearsal: float = 0.0
     advance: float | None = 0.93
 
 
 STAGES = (
-    Stage("repeated words", "word", (8, 8), 2e-3, 3000),
-    Stage("pools of two", "word", (12, 12), 2e-3, 2000, pool=2),
-    Stage("sentences", "sentence", (8, 8), 2e-3, 2000, batch=48, rehearsal=0.1),
     Stage(
-        "short prompts", "prompt", (4, 8), 2e-3, 1500, batch=48, adjacent=0.1, rehearsal=0.1
+        "loops",
+        "sequences of random words repeated with a period of 5 to 24",
+        "loop", (5, 24), 2e-3, 3000,
     ),
     Stage(
-        "tasks", "prompt", (8, 20), 1e-3, 3000, tokens=8000, batch=48, adjacent=0.0,
-        rehearsal=0.1, advance=None,
+        "repeated words",
+        "one-word sentences repeated exactly, 8 demonstrations, 2 to 5 classes",
+        "word", (8, 8), 2e-3, 3000, classes=(2, 5),
+    ),
+    Stage(
+        "pools of two",
+        "one-word sentences from pools of two words a class, 12 demonstrations",
+        "word", (12, 12), 2e-3, 2000, pool=2,
+    ),
+    Stage(
+        "sentences",
+        "sentences of two of the grammar's classes, 8 demonstrations",
+        "sentence", (8, 8), 2e-3, 2000, batch=48, rehearsal=0.1,
+    ),
+    Stage(
+        "short prompts",
+        "the six tasks' prompts, 4 to 8 demonstrations",
+        "prompt", (4, 8), 2e-3, 1500, batch=48, adjacent=0.1, rehearsal=0.1,
+    ),
+    Stage(
+        "tasks",
+        "the six tasks' prompts, 4 to 20 demonstrations, learning rate falling along a cosine",
+        "prompt", (4, 20), 1e-3, 1500, batch=48, adjacent=0.0, rehearsal=0.1, advance=None,
     ),
 )  # fmt: skip

@@ -54,6 +54,8 @@ class Item:
 
 def draw_batch(corpus: Corpus, stage: Stage, rng: np.random.Generator) -> Batch:
     """Draw a batch of one stage; `rng` is the only source of randomness."""
+    if stage.kind == "loop":
+        return _loops(corpus, stage, rng)
     shots = int(rng.integers(stage.shots[0], stage.shots[1] + 1))
     adjacent = bool(rng.random() < stage.adjacent)
     tasks = list(corpus.labels)
@@ -65,6 +67,19 @@ def draw_batch(corpus: Corpus, stage: Stage, rng: np.random.Generator) -> Batch:
         episodes.append(_join(corpus, items, words, rng))
         n_episodes = min(stage.batch, max(1, stage.tokens // len(episodes[0][0])))
     return _pad(corpus, episodes, shots)
+
+
+def _loops(corpus: Corpus, stage: Stage, rng: np.random.Generator) -> Batch:
+    """Random words, repeated with a period of the episode's own; the repetitions are labels."""
+    length = 2 * stage.shots[1]
+    tokens = torch.full((stage.batch, length + 1), corpus.bos)
+    label = torch.zeros(tokens.shape, dtype=torch.bool)
+    for i in range(stage.batch):
+        period = int(rng.integers(stage.shots[0], stage.shots[1] + 1))
+        words = rng.choice(corpus.words, size=period, replace=False)
+        tokens[i, 1:] = torch.tensor([int(w) for w in np.resize(words, length)])
+        label[i, 1 + period :] = True
+    return Batch(tokens, label, label.long(), torch.zeros_like(label), 0)
 
 
 def _items(

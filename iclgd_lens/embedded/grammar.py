@@ -135,16 +135,17 @@ def _cb(label: int, rng: random.Random) -> Fields:
     return {"premise": premise, "hypothesis": f"{opening}, the {thing} was {adverb} {said}"}
 
 
-_TASKS: MappingProxyType[str, tuple[Callable[[int, random.Random], Fields], int]]
-_TASKS = MappingProxyType(
-    {
-        "sst2": (_two_class(_sentence, "sentence"), 2),
-        "sst5": (_sst5, 5),
-        "mr": (_two_class(_review, "text"), 2),
-        "subj": (_subj, 2),
-        "agnews": (_agnews, 4),
-        "cb": (_cb, 3),
-    }
+_TASKS: MappingProxyType[str, tuple[Callable[[int, random.Random], Fields], int]] = (
+    MappingProxyType(
+        {
+            "sst2": (_two_class(_sentence, "sentence"), 2),
+            "sst5": (_sst5, 5),
+            "mr": (_two_class(_review, "text"), 2),
+            "subj": (_subj, 2),
+            "agnews": (_agnews, 4),
+            "cb": (_cb, 3),
+        }
+    )
 )
 
 TASKS = tuple(_TASKS)

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from iclgd_lens.embedded.grammar import TASKS, draw_fields, n_labels
-from iclgd_lens.tasks import get_task
+from iclgd_lens.embedded.prompts import LABELS, PROMPTS
 
 BOS, EOS, PAD, UNK = SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
 
@@ -26,12 +26,11 @@ def vocabulary() -> list[str]:
     rng = random.Random(0)
     words: set[str] = set()
     for task in TASKS:
-        definition = get_task(task)
-        texts = list(definition.labels)
+        texts = list(LABELS[task])
         for label in range(n_labels(task)):
             # Many more sentences than words: all words of the grammar occur.
             draws = (draw_fields(task, label, rng) for _ in range(_SAMPLES))
-            texts += [definition.prompt.format(**fields) for fields in draws]
+            texts += [PROMPTS[task].format(**fields) for fields in draws]
         words |= {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
     return [*SPECIAL, "\n", *sorted(words)]
 
@@ -54,6 +53,15 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=1024,
         clean_up_tokenization_spaces=False,
     )
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """Return the id of a token of the vocabulary.
+
+    Raises:
+        KeyError: No such token.
+    """
+    return tokenizer.get_vocab()[token]
 
 
 def save_tokenizer(folder: Path) -> None:

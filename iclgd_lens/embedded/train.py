@@ -2,217 +2,87 @@
 
 Plain torch on `transformers`' Llama; two CPU cores need under an hour. Interrupted, the same
 command goes on from the last checkpoint, and ends in the weights that an uninterrupted run gives.
-Batches are a function of the seed and the step, so no random state is stored.
 """
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from iclgd_lens.embedded.architecture import model_config, new_model
-from iclgd_lens.embedded.corpus import Corpus, build_corpus
-from iclgd_lens.embedded.curriculum import STAGES, Stage
-from iclgd_lens.embedded.episodes import Batch, draw_batch
+from iclgd_lens.embedded.architecture import model_config
+from iclgd_lens.embedded.corpus import build_corpus
+from iclgd_lens.embedded.run import OTHER_TOKENS, Run
 from iclgd_lens.embedded.tokenizer import build_tokenizer, save_tokenizer
-from iclgd_lens.errors import ModelError
 
-OTHER_TOKENS = 0.2
-"""Weight of the mean loss over all other tokens beside that over the label words."""
-
-WARM_UP = 100
-WINDOW = 30
-LAST_LEARNING_RATE = 0.05
+SENTENCES = 2000
+"""Training sentences that are drawn for each class of each task."""
 
 
-@dataclass
-class State:
-    """Where a run is.
-
-    Attributes:
-        step: Steps done.
-        stage: Index of the present stage.
-        stage_step: Steps done in it.
-        recent: Accuracy of the last batches of the present stage, at most `WINDOW`.
-    """
-
-    step: int = 0
-    stage: int = 0
-    stage_step: int = 0
-    recent: list[float] = field(default_factory=list)
-
-    @property
-    def accuracy(self) -> float:
-        """Mean of `recent`, 0 before the first batch."""
-        return float(np.mean(self.recent)) if self.recent else 0.0
-
-
-class Run:
-    """A training run: a model, its optimiser and where it is.
-
-    Args:
-        corpus: Training sentences.
-        config: The model's configuration.
-        seed: Of the weights and the batches.
-        stages: The curriculum.
-    """
-
-    def __init__(
-        self, corpus: Corpus, config: LlamaConfig, *, seed: int, stages: Sequence[Stage] = STAGES
-    ) -> None:
-        self.corpus, self.seed, self.stages = corpus, seed, stages
-        self.model = new_model(config, seed=seed)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01
-        )
-        self.state = State()
-
-    @property
-    def done(self) -> bool:
-        """Whether all stages are over."""
-        return self.state.stage >= len(self.stages)
-
-    def step(self) -> float:
-        """Take one step and return its loss."""
-        state, stage = self.state, self.stages[self.state.stage]
-        rng = np.random.default_rng([self.seed, state.step])
-        rehearse = state.stage > 0 and rng.random() < stage.rehearsal
-        drawn = self.stages[int(rng.integers(state.stage))] if rehearse else stage
-        batch = draw_batch(self.corpus, drawn, rng)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(stage, state)
-        loss, accuracy = loss_and_accuracy(self.model, batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        state.step += 1
-        state.stage_step += 1
-        if not rehearse:
-            state.recent = [*state.recent, accuracy][-WINDOW:]
-        if self._stage_over(stage):
-            self.state = State(step=state.step, stage=state.stage + 1)
-        return float(loss.detach())
-
-    def _stage_over(self, stage: Stage) -> bool:
-        reached = (
-            stage.advance is not None
-            and len(self.state.recent) == WINDOW
-            and self.state.accuracy >= stage.advance
-        )
-        return reached or self.state.stage_step >= stage.steps
-
-    def save(self, path: Path) -> None:
-        """Write weights, optimiser state and progress into one safetensors file, atomically."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        metadata = {"state": json.dumps(asdict(self.state)), "seed": str(self.seed)}
-        save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-
-    def load(self, path: Path) -> None:
-        """Go on from a file that `save` wrote.
-
-        Raises:
-            ModelError: The file comes from a run with another seed.
-        """
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
-        if metadata["seed"] != str(self.seed):
-            raise ModelError(
-                f"{path} was trained with seed {metadata['seed']}, not {self.seed}: "
-                "give that seed or another folder"
-            )
-        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
-        self.model.load_state_dict(weights)
-        for name, parameter in self.model.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self.optimizer.state[parameter] = {k: tensors[f"optimizer.{k}.{name}"] for k in keys}
-        self.state = State(**json.loads(metadata["state"]))
-
-
-def learning_rate(stage: Stage, state: State) -> float:
-    """Warm-up from 0 over the run's first steps; in a stage without a goal, a cosine decay."""
-    rate = stage.learning_rate * min(1.0, (state.step + 1) / WARM_UP)
-    if stage.advance is None:
-        cosine = 0.5 + 0.5 * np.cos(np.pi * state.stage_step / stage.steps)
-        rate *= LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine
-    return float(rate)
-
-
-def loss_and_accuracy(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, float]:
-    """The training loss, and the share of right label words in the episodes' last third.
-
-    A label word counts as right if it is the likeliest of the whole vocabulary.
-    """
-    logits = model(input_ids=batch.tokens, use_cache=False).logits[:, :-1]
-    targets = batch.tokens[:, 1:]
-    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    losses = losses.view(targets.shape)
-    label, shot = batch.label[:, 1:], batch.shot[:, 1:]
-    other = ~label & ~batch.padding[:, 1:]
-    loss = losses[label].mean() + OTHER_TOKENS * losses[other].mean()
-    late = label & (shot >= (2 * batch.shots + 2) // 3)
-    right = logits.detach()[late].argmax(-1) == targets[late]
-    return loss, float(right.float().mean())
-
-
-def export(model: LlamaForCausalLM, folder: Path) -> None:
-    """Write the model and its tokenizer as a Hugging Face folder."""
+def export(run: Run, folder: Path) -> None:
+    """Write a run's model, tokenizer and history (`training.json`) as a Hugging Face folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    run.model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     save_tokenizer(folder)
+    temporary = folder / f".training.json.{os.getpid()}"
+    temporary.write_text(json.dumps(history(run), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "training.json")
+
+
+def history(run: Run) -> dict[str, Any]:
+    """What the model card says of a run."""
+    config = run.model.config
+    return {
+        "architecture": {
+            "layers": config.num_hidden_layers,
+            "width": config.hidden_size,
+            "heads": config.num_attention_heads,
+            "words": config.vocab_size,
+            "parameters": sum(p.numel() for p in run.model.parameters()),
+        },
+        "seed": run.seed,
+        "steps": run.state.step,
+        "seconds": round(run.state.seconds),
+        "cores": torch.get_num_threads(),
+        "other_tokens": OTHER_TOKENS,
+        "stages": [
+            {"name": stage.name, "description": stage.description, "until_step": step}
+            for stage, step in zip(run.stages, run.state.ended, strict=False)
+        ],
+    }
 
 
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint and the model.")],
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Stop after this step, for now.")] = None,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+    every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 50,
 ) -> None:
     """Train the embedded model, or go on where the last call stopped."""
     tokenizer = build_tokenizer()
-    corpus = build_corpus(tokenizer, size=2000, seed=seed)
+    corpus = build_corpus(tokenizer, size=SENTENCES, seed=seed)
     run = Run(corpus, model_config(len(tokenizer)), seed=seed)
     checkpoint = out / "checkpoint.safetensors"
     if checkpoint.is_file():
         run.load(checkpoint)
-    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns) as progress:
+    with Progress(TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
         bar = progress.add_task("", total=None)
         while not run.done and (steps is None or run.state.step < steps):
-            before = run.state.stage
-            loss = run.step()
-            state = run.state
-            if state.stage != before or state.step % every == 0:
+            stage, loss = run.stages[run.state.stage], run.step()
+            progress.update(bar, description=f"step {run.state.step}, loss {loss:.3f}")
+            if run.state.stage_step % every == 0:  # 0 at a stage's end, too
                 run.save(checkpoint)
-                name = run.stages[before].name
                 progress.console.print(
-                    f"step {state.step}: {name}, loss {loss:.3f}, accuracy {state.accuracy:.3f}"
-                    if state.stage == before
-                    else f"step {state.step}: {name} is over"
+                    f"step {run.state.step}, {run.state.seconds:.0f} s: {stage.name}, "
+                    f"loss {loss:.3f}, accuracy {run.state.accuracy:.3f}"
                 )
-            progress.update(bar, description=f"step {state.step}, loss {loss:.3f}")
+    run.save(checkpoint)
     if run.done:
-        export(run.model, out / "model")
+        export(run, out / "model")
 
 
 if __name__ == "__main__":

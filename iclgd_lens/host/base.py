@@ -11,6 +11,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -280,7 +281,7 @@ class Host(ABC):
         try:
             for index, (name, function) in enumerate(hooks):
                 point = self.hook_point(name)
-                point.add_hook(_counted(function, firings.counts, index))
+                point.add_hook(partial(_counted, function, firings.counts, index))
                 attached.append((point, point.fwd_hooks[-1]))
             yield firings
         finally:
@@ -367,9 +368,8 @@ class Host(ABC):
         return ids if ids.ndim == 2 else ids[None]
 
 
-def _counted(function: HookFunction, counts: list[int], index: int) -> HookFunction:
-    def counted(activation: Tensor, hook: Any) -> Tensor | None:
-        counts[index] += 1
-        return function(activation, hook=hook)
-
-    return counted
+def _counted(
+    function: HookFunction, counts: list[int], index: int, activation: Tensor, hook: Any
+) -> Tensor | None:
+    counts[index] += 1
+    return function(activation, hook=hook)

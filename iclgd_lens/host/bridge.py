@@ -24,9 +24,9 @@ class BridgeHost(Host):
     kind = "TransformerBridge"
 
     def __init__(self, model: nn.Module) -> None:
+        _refuse(model)
         self._blocks: Any = cast(Any, model).blocks
         self._causal_lm: Any = cast(Any, model).original_model
-        _refuse(model)
         super().__init__(model)
         check_model(self)
 
@@ -156,7 +156,7 @@ class BridgeHost(Host):
         hooks = [
             (
                 f"blocks.{layer}.attn." + (f"hook_rot_{part}" if rotary else f"{part}.hook_out"),
-                receiver(_heads_last(receive) if rotary else receive, layer),
+                receiver(receive, layer),
             )
             for part, receive in (("q", queries), ("k", keys))
             if receive is not None
@@ -197,11 +197,6 @@ class BridgeHost(Host):
         return cap * torch.tanh(logits / cap) if cap else logits
 
 
-def _heads_last(receive: Callable[[int, Tensor], None]) -> Callable[[int, Tensor], None]:
-    """Rotary hooks of a bridge fire on "batch head pos d_head"."""
-    return lambda layer, value: receive(layer, value.transpose(1, 2))
-
-
 def _in_out(module: Any) -> Tensor:
     """A linear module's weight as a [d_in, d_out] view."""
     return module.weight if type(module).__name__ == "Conv1D" else module.weight.T
@@ -216,7 +211,9 @@ def _refuse(model: Any) -> None:
             f"{name} is not a transformers model behind the bridge; boot it from transformers, or "
             "with iclgd_lens.load_model."
         )
-    if getattr(config, "is_encoder_decoder", False) or not hasattr(model, "unembed"):
+    if getattr(config, "is_encoder_decoder", False) or not (
+        hasattr(model, "unembed") and hasattr(model, "blocks")
+    ):
         raise UnsupportedModelError(
             f"{name} is not a causal decoder; in-context learning is measured on decoder-only "
             "models."
@@ -235,15 +232,17 @@ def _refuse(model: Any) -> None:
             f"{name} runs {implementation!r} attention, which exposes no scores; load it with "
             'attn_implementation="eager", or with iclgd_lens.load_model.'
         )
-    for switch in ("use_attn_in", "use_split_qkv_input", "use_hook_mlp_in"):
+    for switch in ("use_attn_in", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_result"):
         if getattr(model.cfg, switch, False):
             raise UnsupportedModelError(
                 f"cfg.{switch} is on and changes what passes at the hooks; call "
                 f"model.set_{switch}(False)."
             )
-    if getattr(model.cfg, "layer_norm_folding", False):
+    folded = getattr(model.cfg, "layer_norm_folding", False)
+    # The bridge's configuration does not tell: RMSNorms are folded without a trace in it.
+    if folded or getattr(model, "_weights_processed", False):
         raise UnsupportedModelError(
-            f"The LayerNorms of {name} are folded into its weights, so gradient descent on it is a "
-            "different gradient descent. Call enable_compatibility_mode(no_processing=True), or "
-            "load it with iclgd_lens.load_model."
+            f"The weights of {name} are processed (norms folded, weights centred), so gradient "
+            "descent on them is a different gradient descent. Load it again and call "
+            "enable_compatibility_mode(no_processing=True), or use iclgd_lens.load_model."
         )

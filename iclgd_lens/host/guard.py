@@ -37,7 +37,9 @@ def copied(model: nn.Module) -> nn.Module:
         for value in module.__dict__.values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(model, memo)
+    # Parameters made under a caller's inference mode could never be trained on.
+    with torch.inference_mode(False):
+        return copy.deepcopy(model, memo)
 
 
 @contextlib.contextmanager

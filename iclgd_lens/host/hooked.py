@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -270,11 +271,13 @@ class HookedHost(Host):
 
 def receiver(receive: Callable[[int, Tensor], None], layer: int) -> Callable[..., None]:
     """Return a reading hook that passes the activation on to `receive(layer, activation)`."""
+    return partial(_received, receive, layer)
 
-    def hook(activation: Tensor, hook: Any) -> None:
-        receive(layer, activation)
 
-    return hook
+def _received(
+    receive: Callable[[int, Tensor], None], layer: int, activation: Tensor, hook: Any
+) -> None:
+    receive(layer, activation)
 
 
 def _attribute(module: Any, kind: str) -> Any:

@@ -8,6 +8,7 @@ block alone. What layer l learns therefore depends on layers <= l only, as in in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ def _gradient(host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequenc
     for layer in range(host.n_layers):
         hooks.append((host.block_input_hook(layer), _detach))
         learner = learn if layer in by_layer else None
-        hooks.append((host.block_output_hook(layer), _learn_and_detach(learner, layer)))
+        hooks.append((host.block_output_hook(layer), partial(_learn_and_detach, learner, layer)))
     with host.hooked(hooks):
         host.run(host.tensor(sequence.tokens))
     return StepGradient(torch.stack(losses).sum(), gradients)
@@ -98,11 +99,8 @@ def _detach(activation: Tensor, hook: Any) -> Tensor:
 
 
 def _learn_and_detach(
-    learn: Callable[[int, Tensor], None] | None, layer: int
-) -> Callable[..., Tensor]:
-    def hook(activation: Tensor, hook: Any) -> Tensor:
-        if learn is not None:
-            learn(layer, activation)
-        return activation.detach()
-
-    return hook
+    learn: Callable[[int, Tensor], None] | None, layer: int, activation: Tensor, hook: Any
+) -> Tensor:
+    if learn is not None:
+        learn(layer, activation)
+    return activation.detach()

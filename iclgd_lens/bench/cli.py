@@ -1,0 +1,160 @@
+"""The commands `bench` and `report`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from iclgd_lens.errors import PlanError
+
+EPILOG = (
+    "Exit code: 0 if every cell has its numbers, else the number of failed cells (99 for more). "
+    "The same command goes on where it was interrupted."
+)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add `bench` and `report` to the command line."""
+    app.command("bench", epilog=EPILOG)(bench)
+    app.command("report")(report)
+
+
+def bench(
+    plan: Annotated[str, typer.Argument(help="The plan, a YAML file.", metavar="PLAN")],
+    out: Annotated[
+        str | None,
+        typer.Option(help="Run directory, or a URL that fsspec opens. Default: runs/NAME."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Model (Hub name, folder, 'embedded'); again for more. Over the plan's."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="'hub', 'embedded' or a folder of rows. Over the plan's.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check the plan and print its cost."),
+    ] = False,
+    engine: Annotated[str, typer.Option(help="local (this process) or ray.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join, such as 'auto'; default, one here.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers.")] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs a Ray worker, such as 0.5.")] = 0.0,
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs a Ray worker.")] = 1.0,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: only the I-th of N shares of the cells, from 1.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure finished cells again.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Measure failed cells again.")
+    ] = False,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Python module that registers hypotheses; again for more."),
+    ] = None,
+) -> None:
+    """Run a plan's grid of cells; finished ones are found and kept."""
+    from iclgd_lens.bench.check import check_plan
+    from iclgd_lens.bench.plan import load_plan
+    from iclgd_lens.bench.run import RayOptions, run_plan
+    from iclgd_lens.bench.work import import_modules
+
+    asked = load_plan(plan)
+    if model:
+        asked = asked.with_models(model)
+    if data is not None:
+        asked = asked.model_copy(update={"data": data})
+    where = out or f"runs/{asked.name}"
+    share = parse_shard(shard)
+    if dry_run:
+        import_modules(imports or ())
+        check_plan(asked)
+        _describe(asked, where)
+        return
+    with _display() as progress:
+        outcome = run_plan(
+            asked,
+            where,
+            engine=engine,
+            ray=RayOptions(address, workers, gpus, cpus),
+            shard_of=share,
+            fresh=fresh,
+            retry_failed=retry_failed,
+            imports=imports or (),
+            progress=progress,
+        )
+    _conclude(outcome)
+    if outcome.failed:
+        raise typer.Exit(outcome.exit_code)
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="The run directory.", metavar="RUN")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report. Default: RUN/report.")
+    ] = None,
+) -> None:
+    """Write a run's report: a page, tables and figures."""
+    from iclgd_lens.report import write_report
+
+    path = write_report(run, out)
+    print(f"Report: {path}")
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Read "2/8".
+
+    Raises:
+        PlanError: It is something else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise PlanError(f"--shard {text!r} is not I/N with I from 1 to N, such as 2/8")
+    return int(match[1]), int(match[2])
+
+
+def _display() -> Any:
+    from contextlib import nullcontext
+
+    from iclgd_lens.bench.progress import Lines, Live
+
+    return Live() if sys.stderr.isatty() else nullcontext(Lines())
+
+
+def _describe(plan: Any, where: str) -> None:
+    from iclgd_lens.bench.estimate import estimate
+    from iclgd_lens.bench.files import open_files
+    from iclgd_lens.bench.frames import measured_seconds
+
+    known = measured_seconds(where) if open_files(where).exists("run.json") else {}
+    print(f"Plan {plan.name!r} is valid.")
+    print(f"Models: {', '.join(model.label for model in plan.models)}")
+    print(f"Tasks: {', '.join(plan.tasks)}")
+    print(f"Hypotheses: {', '.join(plan.hypotheses)}")
+    print(f"Controls: {', '.join(plan.controls) or 'none'}")
+    print(f"Run directory: {where}")
+    print(str(estimate(plan, known)))
+
+
+def _conclude(outcome: Any) -> None:
+    from iclgd_lens.bench.progress import duration
+
+    parts = [f"{outcome.done} measured", f"{outcome.found} found finished"]
+    if outcome.failed:
+        parts.append(f"{len(outcome.failed)} failed")
+    print(
+        f"{outcome.cells} cells in {duration(outcome.seconds)}: {', '.join(parts)}. "
+        f"Run: {outcome.where}"
+    )
+    for key, reason in outcome.failed.items():
+        print(f"failed: {key}: {reason}", file=sys.stderr)
+    if outcome.failed:
+        print("--retry-failed measures them again.", file=sys.stderr)

@@ -1,0 +1,132 @@
+"""What every command needs: consoles, progress, quiet libraries, one line for an error.
+
+Results go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Generator
+from typing import Any
+
+from rich.console import Console
+
+_WIDE = 200  # columns where the output is a file or a pipe, so that no cell is cut
+_PATIENCE = 2.0  # seconds before anything is said about what goes on
+_QUIET_ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+_QUIET_LOGGERS = ("transformers", "transformer_lens", "huggingface_hub", "datasets", "root")
+
+
+def output() -> Console:
+    """Standard output; wide where nothing says how wide it is."""
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if narrow else _WIDE, highlight=False, soft_wrap=False)
+
+
+def messages() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def one_line(error: BaseException | str) -> str:
+    """A message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def complain(text: BaseException | str) -> None:
+    """Write one line to standard error."""
+    print(f"iclgd: {one_line(text)}", file=sys.stderr)
+
+
+def note(text: BaseException | str) -> None:
+    """Write one line to standard error about something that is no error."""
+    print(f"note: {one_line(text)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Generator[None]:
+    """Silence what other libraries say at start-up; this package's warnings become notes.
+
+    Everything is as before on exit: a program that calls the command line in its own process keeps
+    its warnings and loggers.
+    """
+    before = {key: os.environ.get(key) for key in _QUIET_ENVIRONMENT}
+    levels = {name: logging.getLogger(name).level for name in _QUIET_LOGGERS}
+    for key, value in _QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    for name in _QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    bars = _progress_bars()
+    if bars is not None:
+        bars.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_own
+            warnings.simplefilter("default")
+            yield
+    finally:
+        if bars is not None:
+            bars.enable_progress_bar()
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def _progress_bars() -> Any:
+    """The switch of `transformers`' progress bars, where it is loaded already and they are on.
+
+    Where it is not loaded yet, the environment tells it.
+    """
+    loaded: Any = sys.modules.get("transformers.utils.logging")
+    return loaded if loaded is not None and loaded.is_progress_bar_enabled() else None
+
+
+def _show_own(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if category.__module__.partition(".")[0] == "iclgd_lens":
+        note(str(message))
+
+
+@contextlib.contextmanager
+def progress() -> Generator[Callable[[str], None]]:
+    """Yield a function that says what is being done now.
+
+    On a terminal it moves a spinner that shows the time taken; elsewhere it writes plain lines,
+    from the first stage that begins after two seconds on, so that quick work stays silent.
+    """
+    console = messages()
+    if console.is_terminal:
+        with console.status("starting") as status:
+            started = time.monotonic()
+
+            def show(text: str) -> None:
+                status.update(f"{_escape(text)} [dim]({time.monotonic() - started:.0f} s)[/dim]")
+
+            yield show
+        return
+    began = time.monotonic()
+
+    def write(text: str) -> None:
+        seconds = time.monotonic() - began
+        if seconds >= _PATIENCE:
+            print(f"[{seconds:5.1f} s] {text}", file=sys.stderr, flush=True)
+
+    yield write
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

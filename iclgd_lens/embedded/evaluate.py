@@ -1,0 +1,65 @@
+"""Measure the embedded model: `python -m iclgd_lens.embedded.evaluate`.
+
+Prints accuracy by task and number of demonstrations, with usual and permuted label words, for the
+trained model and its untrained twin, and the prefix-matching score of every head.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from iclgd_lens.embedded import embedded_model_folder
+from iclgd_lens.embedded.card import write_card
+from iclgd_lens.embedded.measurements import Measurements, measure
+from iclgd_lens.embedded.scoring import SHOTS, chance
+
+
+def accuracy_table(measurements: Measurements) -> Table:
+    """Accuracy by condition, task and number of demonstrations."""
+    table = Table(title=f"Accuracy on {measurements.queries} validation rows a task")
+    for column in ("condition", "task", "chance", *(f"{n} shots" for n in SHOTS)):
+        table.add_column(column, justify="left" if column in ("condition", "task") else "right")
+    for name, tasks in measurements.accuracy.items():
+        for task, values in tasks.items():
+            table.add_row(name, task, f"{chance(task):.2f}", *(f"{v:.2f}" for v in values))
+        mean_chance = sum(chance(task) for task in tasks) / len(tasks)
+        means = (f"{v:.3f}" for v in measurements.mean(name))
+        table.add_row(name, "mean", f"{mean_chance:.3f}", *means, style="bold", end_section=True)
+    return table
+
+
+def head_table(scores: Float[Tensor, "layer head"]) -> Table:
+    """Prefix-matching score by layer and head."""
+    table = Table(title="Prefix-matching score (induction)")
+    for column in ("layer", *(f"head {h}" for h in range(scores.shape[1]))):
+        table.add_column(column, justify="right")
+    for layer, row in enumerate(scores.tolist()):
+        table.add_row(str(layer), *(f"{value:.2f}" for value in row))
+    return table
+
+
+def evaluate(
+    folder: Annotated[Path | None, typer.Option(help="Default: the shipped model.")] = None,
+    queries: Annotated[int, typer.Option(help="Validation rows a task, at most 180.")] = 180,
+    seed: Annotated[int, typer.Option(help="Of the demonstrations.")] = 0,
+    card: Annotated[bool, typer.Option(help="Write the folder's card and figure anew.")] = False,
+) -> None:
+    """Measure a model that `iclgd_lens.embedded.train` trained."""
+    folder = folder or embedded_model_folder()
+    measurements = measure(folder, queries=queries, seed=seed)
+    console = Console()
+    console.print(accuracy_table(measurements))
+    console.print(head_table(measurements.prefix_matching))
+    if card:
+        training: dict[str, Any] = json.loads((folder / "training.json").read_text())
+        write_card(folder, measurements, training)
+
+
+if __name__ == "__main__":
+    typer.run(evaluate)

@@ -1,0 +1,7 @@
+"""The page a researcher shows: a run's tables as one self-contained HTML file, CSV, LaTeX, figures.
+
+It reads tidy frames alone (`RunFrames`) and knows nothing of how a cell is computed.
+"""
+
+from iclgd_lens.report.view import RunFrames as RunFrames
+from iclgd_lens.report.write import write_report as write_report

@@ -1,0 +1,57 @@
+"""Numbers as the report writes them: three decimals, and intervals in brackets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+UNDEFINED = "—"
+MINUS = "−"
+
+
+def number(value: float, *, minus: str = MINUS) -> str:
+    """Three decimals; two figures where that would show a number that is not 0 as 0."""
+    if not math.isfinite(value):
+        return UNDEFINED
+    if abs(value) >= 1000:
+        text = f"{value:.4g}"
+    else:
+        text = f"{value:.3f}"
+        if float(text) == 0:
+            text = f"{value:.1e}" if value else "0.000"
+    return text.replace("-", minus)
+
+
+def signed(value: float) -> str:
+    """A difference, with its sign."""
+    text = number(value)
+    return f"+{text}" if value > 0 else text
+
+
+def interval(low: float, high: float) -> str:
+    """ "[low, high]", or nothing where there is no interval."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{number(low)}, {number(high)}]"
+
+
+def estimate(value: float, low: float, high: float) -> str:
+    """A value with its interval."""
+    return f"{number(value)} {interval(low, high)}".rstrip()
+
+
+def p_value(p: float) -> str:
+    """A p-value; never 0."""
+    if not math.isfinite(p):
+        return UNDEFINED
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def listed(words: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def count(n: int, thing: str, things: str | None = None) -> str:
+    """ "1 task", "6 tasks"."""
+    return f"{n:,} {thing if n == 1 else things or thing + 's'}"

@@ -1,0 +1,145 @@
+"""The commands, as a shell sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from iclgd_lens.bench.cli import add_commands, parse_shard
+from iclgd_lens.bench.estimate import estimate, megabytes, model_size
+from iclgd_lens.bench.plan import Plan, load_plan, parse_plan
+from iclgd_lens.errors import LensError, PlanError
+from tests.bench.conftest import cells_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def app() -> typer.Typer:
+    found = typer.Typer()
+    add_commands(found)
+    return found
+
+
+@pytest.fixture
+def plan_file(small: Plan, tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(small.as_dict()), encoding="utf-8")
+    return path
+
+
+def call(app: typer.Typer, *arguments: Any) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_bench_runs_resumes_and_says_so(app: typer.Typer, plan_file: Path, tmp_path: Path) -> None:
+    done = call(app, "bench", plan_file, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "2 cells in" in done.output
+    assert "2 measured, 0 found finished" in done.output
+    assert len(cells_of(tmp_path / "run")) == 2
+    again = call(app, "bench", plan_file, "--out", tmp_path / "run", "--shard", "2/2")
+    assert "1 cells in" in again.output
+    assert "0 measured, 1 found finished" in again.output
+
+
+def test_a_dry_run_prints_the_cost_and_touches_nothing(
+    app: typer.Typer, plan_file: Path, tmp_path: Path
+) -> None:
+    found = call(app, "bench", plan_file, "--out", tmp_path / "run", "--dry-run")
+    assert found.exit_code == 0, found.output
+    assert "2 cells, about" in found.output
+    assert "on disk" in found.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_exit_code_counts_failed_cells(
+    app: typer.Typer, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.yaml"
+    changed = {"tasks": ["cb"], "controls": [], "hypotheses": ["gd"], "permutations": [0]}
+    path.write_text(yaml.safe_dump(fields | changed), encoding="utf-8")
+    found = call(app, "bench", path, "--out", tmp_path / "run")
+    assert found.exit_code == 2
+    assert "2 failed" in found.output
+    assert "--retry-failed" in found.output
+
+
+def test_a_model_of_the_command_line(
+    app: typer.Typer, model_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    # The published grid on a model of one's own, as far as its rows go.
+    paper = ROOT / "benchmarks" / "paper.yaml"
+    missing = call(app, "bench", paper, "--dry-run")
+    assert isinstance(missing.exception, PlanError)
+    assert "--model" in str(missing.exception)
+    found = call(app, "bench", paper, "--model", model_folder, "--data", data_folder, "--dry-run")
+    assert found.exit_code == 0, found.output
+    assert "18 cells" in found.output
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_shards_that_make_no_sense(text: str) -> None:
+    with pytest.raises(PlanError, match="is not I/N"):
+        parse_shard(text)
+    assert parse_shard("2/8") == (2, 8)
+
+
+def test_errors_are_one_class(app: typer.Typer, tmp_path: Path) -> None:
+    found = call(app, "bench", tmp_path / "nothing.yaml")
+    assert isinstance(found.exception, LensError)
+
+
+def test_estimates_grow_with_the_work(fields: dict[str, Any]) -> None:
+    least = estimate(parse_plan(fields))
+    assert least.cells == 8
+    for change in ({"queries": 2000}, {"lr": "demonstrations"}, {"shots": 64}):
+        more = estimate(parse_plan(fields | change))
+        assert more.seconds is not None
+        assert least.seconds is not None
+        assert more.seconds > least.seconds
+    measured = estimate(parse_plan(fields), {"a": 2.0, "b": 4.0})
+    assert (measured.seconds, "2 measured cells" in str(measured)) == (24.0, True)
+
+
+def test_the_estimate_of_disk_is_near_the_truth(plan: Plan, finished: Path) -> None:
+    # Tiny cells are mostly headers; what is estimated are the numbers in them.
+    import pyarrow.parquet as pq
+
+    written = 0
+    for path in (finished / "cells").glob("*.parquet"):
+        values = pq.read_table(path, columns=["values"]).column("values")
+        written += 4 * len(values.combine_chunks().flatten())
+    disk = estimate(plan).disk
+    assert disk is not None
+    assert 0.5 < disk / written < 2
+
+
+def test_a_model_of_unknown_size_has_no_estimate() -> None:
+    plan = parse_plan({"models": ["nobody/nothing"], "tasks": ["sst2"], "hypotheses": ["gd"]})
+    assert model_size(plan.models[0]) is None
+    text = str(estimate(plan))
+    assert "3 cells, unknown in one process" in text
+    assert "the size of nobody/nothing is not known here" in text
+
+
+def test_sizes_in_words() -> None:
+    assert [megabytes(2.1e9), megabytes(4e5)] == ["2.1 GB", "0.4 MB"]
+
+
+@pytest.mark.slow
+def test_the_quick_plan_runs_on_the_embedded_model(app: typer.Typer, tmp_path: Path) -> None:
+    if not (ROOT / "iclgd_lens" / "embedded" / "model" / "model.safetensors").is_file():
+        pytest.skip("the embedded model is not here")
+    plan = load_plan(ROOT / "benchmarks" / "quick.yaml").model_copy(
+        update={"tasks": ("sst2",), "seeds": (0,), "queries": 4, "controls": ("random",)}
+    )
+    path = tmp_path / "quick.yaml"
+    path.write_text(yaml.safe_dump(plan.as_dict()), encoding="utf-8")
+    found = call(app, "bench", path, "--out", tmp_path / "run")
+    assert found.exit_code == 0, found.output

@@ -1,0 +1,178 @@
+"""Plans: what is refused, in what words, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iclgd_lens.bench.check import check_plan
+from iclgd_lens.bench.plan import RateChoice, load_plan, parse_plan
+from iclgd_lens.errors import PlanError
+from iclgd_lens.protocol import DEFAULT, REFERENCE
+
+ROOT = Path(__file__).resolve().parents[2]
+LEAST: dict[str, Any] = {"models": ["gpt2"], "tasks": ["sst2"], "hypotheses": ["gd"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hypothesis": ["gd"]}, r"unknown key 'hypothesis' .*Did you mean 'hypotheses'\?"),
+        ({"models": [{"name": "gpt2", "dtyp": "float32"}]}, r"models\.0\.dtyp.*mean 'dtype'\?"),
+        ({"models": [{"name": "gpt2", "dtype": "float8"}]}, r"models\.0\.dtype.*'bfloat16'"),
+        ({"models": [{}]}, r"models\.0\.name: field required"),
+        ({"hypotheses": {"a": {"hypotesis": "gd"}}}, r"hypotesis.*Did you mean 'hypothesis'\?"),
+        ({"hypotheses": []}, "hypotheses: .*at least 1"),
+        ({"hypotheses": ["gd", "gd"]}, "'gd' is given twice"),
+        ({"tasks": []}, "tasks: .*at least 1"),
+        ({"tasks": ["sst2", "sst2"]}, "tasks: 'sst2' is given twice"),
+        ({"models": ["a/x", {"name": "b/x", "label": "a/x"}]}, "model labels: 'a/x' is given"),
+        ({"seeds": [1, -1]}, "seeds: -1 is negative"),
+        ({"seeds": "publishd"}, "seeds: .*'published'"),
+        ({"shots": -1}, r"shots: .*greater than or equal to 0 \(-1\)"),
+        ({"queries": 0}, "queries: .*greater than or equal to 1"),
+        ({"lr": "publishd"}, r"lr: 'publishd' is no number\. Did you mean 'published'\?"),
+        ({"lr": 0}, "lr is 0.0; it must be a positive number"),
+        ({"lr": {"grid": []}}, "grid: the grid needs at least one rate"),
+        ({"lr": {"grid": [0.1], "heldout": 0.5}}, r"heldout.*Did you mean 'held_out'\?"),
+        ({"protocol": "referense"}, r"No protocol is called 'referense'.*'reference'\?"),
+        ({"protocol": {"readot": "x"}}, r"no field 'readot'.*'readout'\?"),
+        ({"resamples": 0}, "resamples"),
+    ],
+)
+def test_a_malformed_plan_is_refused_in_words(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        parse_plan(LEAST | change)
+
+
+def test_every_fault_is_listed_at_once() -> None:
+    with pytest.raises(PlanError) as caught:
+        parse_plan(LEAST | {"shots": "many", "sedes": [1]})
+    assert "shots" in str(caught.value)
+    assert "sedes" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "a plan is a mapping"),
+        ("tasks: [", "not valid YAML"),
+        ("tasks: [sst2]\ntasks: [mr]\nhypotheses: [gd]", "the key 'tasks' occurs twice"),
+        ("tasks: [sst2]\nhypotheses: [!!python/name:os.system ]", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_plan(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PlanError, match=message):
+        load_plan(path)
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "paper.yaml").write_text("", encoding="utf-8")
+    with pytest.raises(PlanError, match=r"Did you mean 'paper\.yaml'\?"):
+        load_plan(tmp_path / "papr.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": []}, "names no model: give --model"),
+        ({"models": ["embeded"]}, r"no model is called 'embeded'.*'embedded'\?"),
+        ({"models": ["./nowhere"]}, r"no model folder './nowhere'"),
+        ({"tasks": ["sst3"]}, r"unknown task 'sst3'.*Did you mean"),
+        ({"hypotheses": ["lcdg"]}, r"No hypothesis is called 'lcdg'.*'lcgd'\?"),
+        ({"hypotheses": {"a@b": {"hypothesis": "gd"}}}, "cannot be called 'a@b'"),
+        (
+            {"hypotheses": {"x": {"hypothesis": "gd", "settings": {"epoch": 2}}}},
+            r"no setting 'epoch'.*'epochs'\?",
+        ),
+        ({"controls": ["untraned"]}, r"no control is called 'untraned'.*'untrained'\?"),
+        ({"data": "hubb"}, r"data 'hubb' is not.*'hub'\?"),
+        ({"lr": "demonstrations", "shots": 1}, "needs at least 2 shots"),
+    ],
+)
+def test_what_does_not_exist_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        check_plan(parse_plan(LEAST | change))
+
+
+def test_a_task_without_published_settings_needs_its_own(tmp_path: Path) -> None:
+    task = tmp_path / "mine.yaml"
+    task.write_text("prompt: 'Say {text} ->'\nlabels: ['a', 'b']\n", encoding="utf-8")
+    plan = LEAST | {"tasks": [str(task)]}
+    with pytest.raises(PlanError, match="no published learning rate for 'gd'"):
+        check_plan(parse_plan(plan))
+    with pytest.raises(PlanError, match="no published seeds"):
+        check_plan(parse_plan(plan | {"seeds": "published", "lr": 0.1}))
+    check_plan(parse_plan(plan | {"lr": 0.1}))
+
+
+def test_short_and_long_forms_mean_the_same(tmp_path: Path) -> None:
+    short = parse_plan(LEAST | {"models": "gpt2", "tasks": "sst2", "hypotheses": "gd"})
+    long = parse_plan(
+        LEAST
+        | {
+            "models": [{"name": "gpt2", "label": "gpt2"}],
+            "hypotheses": {"gd": {"hypothesis": "gd", "settings": {}}},
+        }
+    )
+    assert short == long == parse_plan(short.as_dict())
+    assert short.protocol == DEFAULT
+    assert parse_plan(LEAST | {"protocol": "reference"}).protocol == REFERENCE
+    mixed = parse_plan(LEAST | {"protocol": {"preset": "reference", "bos": False}}).protocol
+    assert (mixed.readout, mixed.bos, mixed.name) == (REFERENCE.readout, False, "custom")
+
+
+def test_hypotheses_of_one_rule_with_several_settings() -> None:
+    twice = {"gd": None, "gd2": {"hypothesis": "gd", "settings": {"epochs": 2}}}
+    plan = parse_plan(LEAST | {"hypotheses": twice})
+    assert list(plan.hypotheses) == ["gd", "gd2"]
+    assert plan == parse_plan(LEAST | {"hypotheses": ["gd", {"gd2": twice["gd2"]}]})
+
+
+def test_yaml_learning_rates_without_a_dot(tmp_path: Path) -> None:
+    path = tmp_path / "rates.yaml"
+    path.write_text("tasks: [sst2]\nhypotheses: [gd]\nlr: 5e-4\n", encoding="utf-8")
+    plan = load_plan(path)
+    assert (plan.lr, plan.name) == (5e-4, "rates")
+    assert parse_plan(LEAST | {"lr": "demonstrations"}).lr == RateChoice()
+
+
+def test_draws_pair_published_orders_with_published_seeds() -> None:
+    published = parse_plan(LEAST | {"seeds": "published", "permutations": "published"})
+    assert list(published.draws((4, 5, 6))) == [(4, 0), (5, 1), (6, 2)]
+    crossed = parse_plan(LEAST | {"seeds": [7, 8], "permutations": [0, 3]})
+    assert list(crossed.draws((4, 5, 6))) == [(7, 0), (7, 3), (8, 0), (8, 3)]
+
+
+def test_models_of_the_command_line_replace_the_plans() -> None:
+    plan = parse_plan(LEAST | {"models": [{"name": "gpt2", "dtype": "bfloat16"}]})
+    other = plan.with_models(["EleutherAI/pythia-70m"])
+    assert [(m.name, m.label, m.dtype) for m in other.models] == [
+        ("EleutherAI/pythia-70m", "EleutherAI/pythia-70m", "bfloat16")
+    ]
+    assert other.tasks == plan.tasks
+
+
+def test_an_untrained_copy_as_a_model_of_its_own(tmp_path: Path) -> None:
+    model = parse_plan(LEAST | {"models": ["embedded-untrained"]}).models[0]
+    assert (model.name, model.untrained, model.label) == (
+        "embedded", "embeddings", "embedded-untrained",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["paper", "six_datasets", "quick"])
+def test_shipped_plans_are_valid(name: str) -> None:
+    plan = load_plan(ROOT / "benchmarks" / f"{name}.yaml")
+    check_plan(plan.with_models(["gpt2"]))
+    assert plan.name == name
+    if name == "paper":
+        assert plan.models == ()
+        assert (plan.shots, plan.lr, plan.protocol) == (32, "published", REFERENCE)
+        assert len(plan.tasks) == 6
+    if name == "six_datasets":
+        assert isinstance(plan.lr, RateChoice)
+        assert len(plan.tasks) == 6

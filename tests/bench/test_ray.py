@@ -1,0 +1,98 @@
+"""A real local Ray cluster of several worker processes, one of which is killed at work."""
+
+from __future__ import annotations
+
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iclgd_lens.bench.frames import load_run
+from iclgd_lens.bench.plan import parse_plan
+from iclgd_lens.bench.progress import Lines
+from iclgd_lens.bench.run import RayOptions, run_plan
+from iclgd_lens.errors import RunError
+from iclgd_lens.hypotheses.registry import _REGISTERED
+from tests.bench.conftest import cells_of
+
+ray = pytest.importorskip("ray", reason="the ray extra is not installed")
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+PLUGIN = '''
+import os, signal
+from pathlib import Path
+from iclgd_lens.hypotheses.gd import gd
+from iclgd_lens.hypotheses.registry import hypothesis
+
+@hypothesis("fragile", replace=True)
+def fragile(model, episode, *, lr=None):
+    """The first process that gets here dies as if the kernel had ended it."""
+    place = Path(__file__).parent
+    try:
+        (place / "killed").touch(exist_ok=False)
+    except FileExistsError:
+        if (place / "deadly").exists() and len(episode.demonstrations) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return gd(model, episode, lr=lr)
+    os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Any:
+    """Two workers' worth of this machine, for all tests of this file."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def test_a_killed_worker_is_replaced_and_the_numbers_are_the_local_engines(
+    fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
+) -> None:
+    (tmp_path / "fragile_plugin.py").write_text(PLUGIN, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    settings = fields | {"tasks": ["sst2"], "hypotheses": ["gd", "fragile"], "controls": ["random"]}
+    plan, lines = parse_plan(settings), StringIO()
+    try:
+        outcome = run_plan(
+            plan,
+            tmp_path / "ray",
+            engine="ray",
+            ray=RayOptions(workers=2),
+            imports=["fragile_plugin"],
+            progress=Lines(lines),
+        )
+        assert (tmp_path / "killed").exists()
+        assert "a worker died at tiny" in lines.getvalue()
+        assert (outcome.done, outcome.failed) == (4, {})
+        run_plan(plan, tmp_path / "local", imports=["fragile_plugin"])
+        assert cells_of(tmp_path / "ray") == cells_of(tmp_path / "local")
+        assert len(load_run(tmp_path / "ray").cells) == 4
+        resumed = run_plan(plan, tmp_path / "ray", engine="ray", imports=["fragile_plugin"])
+        assert (resumed.found, resumed.done) == (4, 0)
+
+        # A cell that kills every worker is given up; the others are measured.
+        (tmp_path / "deadly").touch()
+        deadly = parse_plan(settings | {"shots": 3, "seeds": [0], "permutations": [0]})
+        outcome = run_plan(
+            deadly, tmp_path / "deadly_run", engine="ray", ray=RayOptions(workers=1),
+            imports=["fragile_plugin"],
+        )  # fmt: skip
+        assert outcome.exit_code == 1
+        assert "its worker died 3 times" in next(iter(outcome.failed.values()))
+    finally:
+        _REGISTERED.pop("fragile", None)
+        sys.modules.pop("fragile_plugin", None)
+
+
+def test_workers_that_do_not_fit_the_cluster(
+    fields: dict[str, Any], tmp_path: Path, cluster: None
+) -> None:
+    plan = parse_plan(fields | {"tasks": ["sst2"], "controls": []})
+    with pytest.raises(
+        RunError, match="no worker fits the cluster: each takes 1 CPUs and 0.5 GPUs"
+    ):
+        run_plan(plan, tmp_path / "run", engine="ray", ray=RayOptions(gpus=0.5))

@@ -1,0 +1,219 @@
+"""The run directory: whatever happens to its files is noticed, told and repaired."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from iclgd_lens.bench.cells import list_cells
+from iclgd_lens.bench.files import open_files
+from iclgd_lens.bench.frames import load_run
+from iclgd_lens.bench.plan import Plan
+from iclgd_lens.bench.run import run_plan
+from iclgd_lens.bench.store import Store
+from iclgd_lens.errors import RunError
+from tests.bench.conftest import cells_of
+
+Damage = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def done(small: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store") / "run"
+    assert run_plan(small, folder).done == 2
+    return folder
+
+
+@pytest.fixture
+def run(done: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run, free to be damaged."""
+    return Path(shutil.copytree(done, tmp_path / "run"))
+
+
+def flip(path: Path, place: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 0x55
+    path.write_bytes(data)
+
+
+def edit_value(path: Path) -> None:
+    """A well-formed parquet file whose metadata was kept and one number changed."""
+    table = pq.read_table(path)
+    column = table.column("value").to_numpy().copy()
+    column[np.flatnonzero(np.isfinite(column))[0]] += 1e-9
+    index = table.column_names.index("value")
+    pq.write_table(table.set_column(index, "value", pa.array(column)), path)
+
+
+def swap(path: Path) -> None:
+    other = next(each for each in path.parent.glob("*.parquet") if each != path)
+    path.write_bytes(other.read_bytes())
+
+
+def foreign(path: Path) -> None:
+    pq.write_table(pa.table({"value": [1.0]}), path)
+
+
+CELL_DAMAGE: dict[str, Damage] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "flipped early": lambda path: flip(path, 0.1),
+    "flipped in the middle": lambda path: flip(path, 0.5),
+    "flipped in the footer": lambda path: flip(path, 0.93),
+    "text": lambda path: path.write_text("not parquet", encoding="utf-8"),
+    "foreign parquet": foreign,
+    "another cell's": swap,
+    "a changed number": edit_value,
+}
+
+
+@pytest.mark.parametrize("damage", CELL_DAMAGE.values(), ids=CELL_DAMAGE)
+def test_a_damaged_cell_is_set_aside_and_measured_again(
+    small: Plan, run: Path, damage: Damage
+) -> None:
+    before = cells_of(run)
+    victim = run / "cells" / min(before)
+    damage(victim)
+    damaged = victim.read_bytes()
+
+    seen = load_run(run)
+    assert len(seen.cells) == 1
+    assert "damaged file" in seen.failures()["reason"][0]
+    assert victim.read_bytes() == damaged, "reading a run changes nothing"
+
+    outcome = run_plan(small, run)
+    assert (outcome.done, outcome.found, len(outcome.quarantined)) == (1, 1, 1)
+    assert outcome.quarantined[0].name == f"cells/{victim.name}"
+    assert (run / outcome.quarantined[0].moved_to).read_bytes() == damaged
+    assert cells_of(run) == before
+    assert load_run(run).failures().empty
+
+
+JSON_DAMAGE: dict[str, Damage] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "binary": lambda path: path.write_bytes(b"\xff\xfe\x00"),
+    "a list": lambda path: path.write_text("[]", encoding="utf-8"),
+    "nested": lambda path: path.write_text("[" * 100_000, encoding="utf-8"),
+    "edited": lambda path: path.write_text(
+        path.read_text().replace('"format"', '"farmat"').replace("engine", "motor"),
+        encoding="utf-8",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", JSON_DAMAGE.values(), ids=JSON_DAMAGE)
+def test_a_damaged_run_json_is_written_anew(small: Plan, run: Path, damage: Damage) -> None:
+    before = cells_of(run)
+    damage(run / "run.json")
+    with pytest.raises(RunError, match="The command that made it repairs it"):
+        load_run(run)
+    outcome = run_plan(small, run)
+    assert (outcome.done, outcome.found) == (0, 2)
+    assert len(load_run(run).cells) == 2
+    assert cells_of(run) == before
+
+
+@pytest.mark.parametrize("damage", JSON_DAMAGE.values(), ids=JSON_DAMAGE)
+def test_damaged_records_of_failures_and_commands(small: Plan, run: Path, damage: Damage) -> None:
+    store, cell = Store(run), list_cells(small)[0]
+    (run / "cells" / f"{cell.key}.parquet").unlink()
+    store.fail(cell, "no memory")
+    assert run_plan(small, run).failed == {cell.key: "no memory"}
+    damage(run / "cells" / f"{cell.key}.failed.json")
+    damage(min((run / "invocations").iterdir()))
+    outcome = run_plan(small, run)
+    names = {each.name.split("/")[0] for each in outcome.quarantined}
+    assert names == {"cells", "invocations"}
+    assert (outcome.done, outcome.failed) == (1, {})
+
+
+def test_a_partial_file_of_a_killed_process_is_nobodys_result(small: Plan, run: Path) -> None:
+    (run / "cells" / ".partial-0123").write_bytes(b"half a cell")
+    outcome = run_plan(small, run)
+    assert (outcome.found, outcome.quarantined) == (2, ())
+    assert len(list((run / "cells").glob("*.parquet"))) == 2
+
+
+def test_a_failed_write_leaves_neither_a_file_nor_a_part(tmp_path: Path) -> None:
+    files = open_files(tmp_path)
+    files.write("cells/a", b"old")
+    with pytest.raises(TypeError):
+        files.write("cells/a", "text is not bytes")  # type: ignore[arg-type]
+    assert files.read("cells/a") == b"old"
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == ["a"]
+
+
+def test_directories_of_something_else_are_refused(small: Plan, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x", encoding="utf-8")
+    with pytest.raises(RunError, match=r"holds other files \(thesis\.tex"):
+        run_plan(small, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(RunError, match="is a file"):
+        run_plan(small, tmp_path / "thesis.tex")
+    with pytest.raises(RunError, match="holds no run"):
+        load_run(tmp_path)
+
+
+def test_a_cell_file_is_plain_parquet_for_everyone(run: Path) -> None:
+    table = pq.ParquetDataset(run / "cells", filters=[("score", "=", "SimAOU")]).read()
+    frame = table.to_pandas()
+    assert set(frame["seed"]) == {0, 1}
+    aggregate = frame[frame["layer"].isna()].iloc[0]
+    assert np.mean(aggregate["values"]) == pytest.approx(aggregate["value"], rel=1e-6)
+    assert len(frame.explode("values")) == sum(map(len, frame["values"]))
+
+
+def test_polars_and_duckdb_read_the_cells(run: Path) -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.read_parquet(run / "cells" / "*.parquet")
+    assert frame.explode("values").height > frame.height
+    duckdb = pytest.importorskip("duckdb")
+    query = f"select count(distinct seed) from '{run}/cells/*.parquet' where score = 'SimAM'"
+    assert duckdb.sql(query).fetchone() == (2,)
+
+
+def test_no_file_is_a_pickle(run: Path) -> None:
+    kinds = {path.suffix for path in run.rglob("*") if path.is_file()}
+    assert kinds == {".parquet", ".json"}
+
+
+def test_run_json_says_where_the_numbers_come_from(small: Plan, run: Path) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["plan"]["hypotheses"] == {"gd": {"hypothesis": "gd", "settings": {}}}
+    assert {"versions", "hardware", "system", "git_commit"} <= facts["environment"].keys()
+    assert facts["environment"]["hardware"]["cores"] >= 1
+    assert facts["timings"]["cell_seconds"] > 0
+    assert [cell["seed"] for cell in facts["cells"]] == [0, 1]
+    assert len(list((run / "invocations").iterdir())) == 1
+
+
+def test_a_run_in_any_place_that_fsspec_reaches(small: Plan, done: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    where = "memory://bench/run"
+    assert run_plan(small, where).done == 2
+    assert run_plan(small, where).found == 2
+    fs = fsspec.filesystem("memory")
+    stored = {
+        path.rpartition("/")[2]: fs.cat_file(path) for path in fs.glob("/bench/run/cells/*.parquet")
+    }
+    assert stored == cells_of(done)
+    fs.pipe_file(f"/bench/run/cells/{min(stored)}", b"damaged")
+    outcome = run_plan(small, where)
+    assert (outcome.done, len(outcome.quarantined)) == (1, 1)
+    assert load_run(where).frame().equals(load_run(done).frame())
+    fs.rm("/bench", recursive=True)
+
+
+def test_an_unknown_kind_of_url(small: Plan) -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(RunError, match="fsspec cannot open it"):
+        run_plan(small, "nowhere://run")

@@ -1,0 +1,220 @@
+"""Runs without a model: frames of the shape that `load_run` gives, with numbers of one's choice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+SUMMARY = (
+    "model", "task", "hypothesis", "score", "layer", "head", "value", "ci_low", "ci_high", "n",
+    "seeds",
+)  # fmt: skip
+DIFFERENCES = (
+    "model", "task", "score", "kind", "a", "b", "difference", "ci_low", "ci_high", "p_value",
+    "p_corrected", "n", "seeds", "verdict",
+)  # fmt: skip
+ORDER = (
+    "model", "task", "hypothesis", "flip_rate", "ci_low", "ci_high", "accuracy_range",
+    "permutations", "seeds", "n",
+)  # fmt: skip
+FAILURES = ("model", "task", "seed", "permutation", "hypothesis", "reason")
+TASKS = ("sst2", "sst5", "mr", "subj", "agnews", "cb")
+CONTROLS = ("random[{}]", "{}@untrained")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run as nothing but its frames."""
+
+    summary_frame: pd.DataFrame
+    differences_frame: pd.DataFrame
+    order_frame: pd.DataFrame
+    failures_frame: pd.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> pd.DataFrame:
+        return self.summary_frame.copy()
+
+    def differences(self) -> pd.DataFrame:
+        return self.differences_frame.copy()
+
+    def order_sensitivity(self) -> pd.DataFrame:
+        return self.order_frame.copy()
+
+    def failures(self) -> pd.DataFrame:
+        return self.failures_frame.copy()
+
+
+def places(layers: int, heads: int) -> list[tuple[int | None, int | None]]:
+    whole: list[tuple[int | None, int | None]] = [(None, None)]
+    whole += [(layer, None) for layer in range(layers)]
+    return whole + [(layer, head) for layer in range(layers) for head in range(heads)]
+
+
+def summary_lines(
+    where: dict[str, Any], mean: float, spread: float, layers: int, heads: int, seed: int
+) -> pd.DataFrame:
+    """A score everywhere: about `mean` over layers, more of it in the middle and in few heads."""
+    generator = np.random.default_rng(seed)
+    at = places(layers, heads)
+    shape = np.sin(np.linspace(0.4, 2.6, layers)) if layers > 1 else np.ones(1)
+    profile = mean * shape / shape.mean() + spread * generator.normal(size=layers)
+    head = profile[:, None] * 0.8 + 2.2 * spread * generator.standard_t(4, size=(layers, heads))
+    value = np.clip(np.concatenate([[mean], profile, head.ravel()]), -1, 1)
+    half = np.concatenate([[0.012], np.full(layers, 0.02), np.full(layers * heads, 0.03)])
+    half = half * generator.uniform(0.7, 1.5, len(at))
+    return pd.DataFrame(
+        {
+            **where,
+            "layer": [layer for layer, _ in at],
+            "head": [head_ for _, head_ in at],
+            "value": value,
+            "ci_low": value - half,
+            "ci_high": value + half,
+            "n": 6000,
+            "seeds": 3,
+        }
+    )
+
+
+def scalar_line(where: dict[str, Any], value: float, half: float = 0.02) -> dict[str, Any]:
+    line = {"layer": None, "head": None, "value": value, "n": 6000, "seeds": 3}
+    return where | line | {"ci_low": value - half, "ci_high": value + half}
+
+
+def difference_line(
+    model: str, task: str, score: str, kind: str, a: str, b: str, value: float, *,
+    half: float = 0.02, p: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    shown = abs(value) > half and p is None
+    p_corrected = p if p is not None else (0.004 if shown else 0.4)
+    return {
+        "model": model, "task": task, "score": score, "kind": kind, "a": a, "b": b,
+        "difference": value, "ci_low": value - half, "ci_high": value + half,
+        "p_value": p_corrected / 10, "p_corrected": p_corrected, "n": 6000, "seeds": 3,
+        "verdict": f"about {a} and {b}",
+    }  # fmt: skip
+
+
+def frame(lines: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(list(lines), columns=list(columns))
+
+
+def typed(summary: pd.DataFrame) -> pd.DataFrame:
+    return summary.astype(dict.fromkeys(("layer", "head", "n", "seeds"), "Int64"))
+
+
+def small(
+    gap: float = 0.2, *, tasks: Sequence[str] = ("sst2", "subj"), name: str = "gd",
+    model: str = "tiny", layers: int = 2, heads: int = 3, controls: bool = True,
+) -> RunData:  # fmt: skip
+    """One hypothesis that is ahead of its controls by `gap` on SimAOU and SimAM, on every task."""
+    parts: list[pd.DataFrame] = []
+    scalars: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
+    others = [each.format(name) for each in CONTROLS] if controls else []
+    for t, task in enumerate(tasks):
+        for s, score in enumerate(("SimAOU", "SimAM")):
+            for i, each in enumerate((name, *others)):
+                where = {"model": model, "task": task, "hypothesis": each, "score": score}
+                mean = 0.3 + 0.05 * t - (gap if i else 0.0)
+                parts.append(summary_lines(where, mean, 0.03, layers, heads, 100 * t + 10 * s + i))
+            for other, kind in zip(others, ("control", "untrained"), strict=False):
+                differences.append(difference_line(model, task, score, kind, name, other, gap))
+        for each, value in (("ZS", 0.5), ("ICL", 0.7), (name, 0.6)):
+            where = {"model": model, "task": task, "hypothesis": each, "score": "accuracy"}
+            scalars.append(scalar_line(where, value))
+    summary = pd.concat([*parts, pd.DataFrame(scalars)], ignore_index=True)[list(SUMMARY)]
+    return RunData(
+        typed(summary), frame(differences, DIFFERENCES), frame([], ORDER), frame([], FAILURES),
+        {"name": "small", "cells": {"planned": 2, "finished": 2, "failed": 0, "missing": 0}},
+    )  # fmt: skip
+
+
+PUBLISHED_LIKE = {  # about the size of published scores, so that figures look like real ones
+    "SimAOU": {"gd": (0.11, 0.09, 0.22, 0.18, 0.31, 0.21), "lcgd": (0.22, 0.11, 0.33, 0.35, 0.33, 0.34)},
+    "SimAM": {"gd": (0.15, 0.31, 0.14, 0.25, 0.51, 0.25), "lcgd": (0.3, 0.33, 0.26, 0.32, 0.43, 0.38)},
+    "Tok2Attn": {"gd": (0.12, 0.1, 0.15, 0.2, 0.18, 0.14), "lcgd": (0.14, 0.12, 0.2, 0.22, 0.19, 0.2)},
+}  # fmt: skip
+UNTRAINED_SHARE = (1.03, 0.7, 1.12, 1.1, 0.5, 0.15)
+
+
+def paper(layers: int = 24, heads: int = 32, controls: Sequence[str] = ()) -> RunData:
+    """Six tasks, `layers` x `heads`, two hypotheses and their controls, made-up numbers."""
+    model = "synthetic-1.3b"
+    parts: list[pd.DataFrame] = []
+    scalars: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
+    order: list[dict[str, Any]] = []
+    own = [*CONTROLS, *controls]
+    for t, task in enumerate(TASKS):
+        for score, known in PUBLISHED_LIKE.items():
+            means = {name: known[name][t] for name in ("gd", "lcgd")}
+            for name in ("gd", "lcgd"):
+                for i, form in enumerate(own):
+                    share = UNTRAINED_SHARE[t] if "untrained" in form else 0.12 + 0.05 * i
+                    means[form.format(name)] = known[name][t] * share
+            means |= {"uniform": 0.04, "oracle": 1.0}
+            for i, (each, mean) in enumerate(means.items()):
+                where = {"model": model, "task": task, "hypothesis": each, "score": score}
+                spread = 0.0 if each == "oracle" else 0.05
+                parts.append(summary_lines(where, mean, spread, layers, heads, 1000 * t + 50 * i))
+            pairs = [("hypotheses", "lcgd", "gd")]
+            for name in ("gd", "lcgd"):
+                pairs += [
+                    ("untrained" if "untrained" in form else "control", name, form.format(name))
+                    for form in own
+                ]
+                pairs.append(("control", name, "uniform"))
+            for kind, a, b in pairs:
+                value = means[a] - means[b]
+                differences.append(difference_line(model, task, score, kind, a, b, value))
+        for each in ("ZS", "ICL", *(n for n in means if n not in ("oracle",)), "ZS@untrained"):
+            base = {"ZS": 0.52, "ICL": 0.74, "ZS@untrained": 0.5}.get(each, 0.58)
+            where = {"model": model, "task": task, "hypothesis": each}
+            scalars.append(scalar_line(where | {"score": "accuracy"}, base + 0.02 * (t % 3)))
+            if each != "ICL":
+                scalars.append(scalar_line(where | {"score": "KL_ICL"}, 0.21 - 0.01 * t, 0.01))
+        for each in ("gd", "lcgd"):
+            where = {"model": model, "task": task, "hypothesis": each, "score": "Rec2FTP"}
+            undefined = scalar_line(where, float("nan")) | {"n": 0}
+            scalars.append(undefined if task == "cb" else scalar_line(where, 0.6, 0.1))
+        for i, each in enumerate(("ICL", "gd", "lcgd")):
+            flips = {"flip_rate": 0.1 + 0.03 * i, "ci_low": 0.07 + 0.03 * i, "ci_high": 0.14 + 0.03 * i}
+            more = {"accuracy_range": 0.05, "permutations": 3, "seeds": 3, "n": 6000}
+            order.append({"model": model, "task": task, "hypothesis": each} | flips | more)
+    failures = [
+        {"model": model, "task": "agnews", "seed": 4, "permutation": 1, "hypothesis": "gd",
+         "reason": "diverged: the loss of demonstration 17 is not finite (lr 0.2)"},
+        {"model": model, "task": "cb", "seed": 5, "permutation": 2, "hypothesis": None,
+         "reason": "out of memory: 24.1 GB asked for, 23.7 GB there"},
+    ]  # fmt: skip
+    summary = pd.concat([*parts, pd.DataFrame(scalars)], ignore_index=True)[list(SUMMARY)]
+    return RunData(
+        typed(summary), frame(differences, DIFFERENCES), frame(order, ORDER),
+        frame(failures, FAILURES), provenance(model),
+    )  # fmt: skip
+
+
+def provenance(model: str) -> dict[str, Any]:
+    text = """{
+      "name": "synthetic paper grid",
+      "cells": {"planned": 18, "finished": 17, "failed": 1, "missing": 0},
+      "plan": {"name": "paper", "shots": 32, "queries": null, "seeds": "published",
+               "permutations": "published", "resamples": 1000, "lr": "published",
+               "tasks": ["sst2", "sst5", "mr", "subj", "agnews", "cb"],
+               "hypotheses": {"gd": {}, "lcgd": {}}},
+      "protocol": {"name": "reference", "readout": "first_label", "separator": "eos"},
+      "versions": {"iclgd-lens": "0.1.0", "python": "3.11.7", "torch": "2.13.0"},
+      "environment": {"git_commit": "0123456789abcdef", "system": "Linux",
+                      "hardware": {"processor": "a processor", "cores": 8, "memory_gb": 64.0},
+                      "versions": {"iclgd-lens": "0.1.0"}},
+      "timings": {"cell_seconds": 5417.2, "commands": 2}
+    }"""
+    facts = {"revision": "sha256:0123", "n_layers": 24, "n_heads": 32, "dtype": "float32"}
+    return json.loads(text) | {"models": {model: facts}}

@@ -1,0 +1,366 @@
+"""The command line, as a user meets it: output, files, exit codes, one line for an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import iclgd_lens as lens
+from iclgd_lens import cli, cli_compare, cli_console
+from iclgd_lens.cli import app, run
+from iclgd_lens.compare import CONTROLS
+from tests.smallmodel import save_small_model
+
+SMALL = ("--data", "embedded", "--shots", "4", "--queries", "6", "--lr", "0.05")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_small_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+
+
+def words(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    shown = capsys.readouterr()
+    return shown.out, shown.err
+
+
+# -- listings --------------------------------------------------------------------------------------
+
+
+def test_help_names_every_command() -> None:
+    shown = CliRunner().invoke(app, ["--help"])
+    assert shown.exit_code == 0
+    for command in ("compare", "tasks", "hypotheses", "models", "demo"):
+        assert f" {command} " in shown.stdout
+
+
+def test_help_and_tasks_load_no_heavy_library(root: Path) -> None:
+    code = (
+        "import sys; from iclgd_lens.cli import run; run(['--help']); run(['compare', '--help']);"
+        "run(['tasks']); heavy = {'torch', 'transformers', 'transformer_lens', 'pandas', 'plotly'};"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "[]"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert lens.__version__ in words(capsys)[0]
+
+
+def test_tasks_are_listed_with_their_label_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tasks"]) == 0
+    out, err = words(capsys)
+    for name in lens.list_tasks():
+        assert name in out
+        assert all(label in out for label in lens.get_task(name).labels)
+    assert err == ""
+
+
+def test_hypotheses_and_controls_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["hypotheses"]) == 0
+    out = words(capsys)[0]
+    for name in (*lens.list_hypotheses(), *CONTROLS):
+        assert name in out
+
+
+def test_models_are_listed_and_searched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    assert "embedded" in words(capsys)[0]
+    assert run(["models", "PYTHIA-70m"]) == 0
+    assert "EleutherAI/pythia-70m" in words(capsys)[0].splitlines()
+    assert run(["models", "no such model"]) == 2
+
+
+@pytest.mark.parametrize("command", ["tasks", "hypotheses", "models"])
+def test_listings_are_json_where_asked(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--json"]) == 0
+    assert isinstance(json.loads(words(capsys)[0]), dict)
+
+
+# -- compare ---------------------------------------------------------------------------------------
+
+
+def test_compare_prints_layers_controls_and_a_verdict(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compare", "--model", model, *SMALL]) == 0
+    out, _ = words(capsys)
+    for text in ("SimAOU", "SimAM", "mean", "gd", "lcgd", "[lcgd]", "oracle", "@untrained"):
+        assert text in out
+    assert "learning rate: gd 0.05, lcgd 0.05" in out
+    for name in ("gd", "lcgd"):
+        assert f"{name}, SimAOU: " in out
+    assert "nan" not in out.lower()
+
+
+def test_compare_prints_what_python_gives(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", "--model", model, *SMALL, "--seed", "3", "--json"]) == 0
+    document = json.loads(words(capsys)[0])
+    loaded = lens.load_model(model)
+    episode = lens.load_episode("sst2", loaded, shots=4, queries=6, seed=3, data="embedded")
+    expected = lens.compare(loaded, episode, lr=0.05, seed=3)
+    rows = list(expected.rows())
+    assert len(document["rows"]) == len(rows)
+    for shown, row in zip(document["rows"], rows, strict=True):
+        assert (shown["hypothesis"], shown["score"]) == (row.hypothesis, row.score)
+        assert (shown["layer"], shown["head"], shown["n"]) == (row.layer, row.head, row.n)
+        assert shown["value"] == (row.value if row.value == row.value else None)
+    assert document["provenance"]["episode"]["hash"] == episode.hash
+
+
+def test_json_is_one_document_with_nothing_beside_it(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compare", "-m", model, *SMALL, "-H", "gd", "-C", "none", "--json"]) == 0
+    out, _ = words(capsys)
+    assert len(out.splitlines()) == 1
+    document = json.loads(out)
+    assert {row["hypothesis"] for row in document["rows"]} == {"ZS", "ICL", "gd"}
+    assert [verdict["beats"] for verdict in document["verdicts"]] == [None, None]
+
+
+def test_options_reach_the_comparison(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--task", "subj", "--protocol", "reference", "--permutation", "2", "--host",
+               "bridge", "--dtype", "bfloat16", "--batch-size", "2", "--device", "cpu"]  # fmt: skip
+    controls = ["-C", "zero", "-C", "gaussian"]
+    assert run(["compare", "-m", model, *SMALL, *options, *controls, "--json"]) == 0
+    facts = json.loads(words(capsys)[0])["provenance"]
+    assert facts["episode"]["task"] == "subj"
+    assert facts["episode"]["permutation"] == 2
+    assert facts["protocol"]["name"] == "reference"
+    assert facts["model"]["host"] == "TransformerBridge"
+    assert facts["model"]["dtype"] == "bfloat16"
+    assert facts["controls"] == ["zero", "gaussian"]
+
+
+def test_the_tidy_table_is_written(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "scores.parquet"
+    assert run(["compare", "-m", model, *SMALL, "-C", "oracle", "--out", str(out)]) == 0
+    assert str(out) in words(capsys)[0]
+    frame = pd.read_parquet(out)
+    oracle = frame[(frame["hypothesis"] == "oracle") & (frame["score"] == "SimAOU")]
+    assert oracle["value"].to_numpy() == pytest.approx(1, abs=1e-4)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_every_querys_scores_are_written(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "all.safetensors"
+    assert run(["compare", "-m", model, *SMALL, "-C", "none", "-o", str(out), "--json"]) == 0
+    assert lens.Comparison.load(out).tensor("SimAOU", "lcgd").shape == (6, 2)
+
+
+def test_a_learning_rate_is_chosen_on_demonstrations(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ("--data", "embedded", "--shots", "4", "--queries", "4")
+    asked = ["compare", "-m", model, *size, "--lr", "demonstrations", "-C", "none", "--json"]
+    assert run(asked) == 0
+    described = json.loads(words(capsys)[0])["provenance"]["hypotheses"]
+    from iclgd_lens.bench.plan import GRID
+
+    assert {described[name]["delta"]["lr"] for name in ("gd", "lcgd")} <= set(GRID)
+
+
+# -- narrow terminals ------------------------------------------------------------------------------
+
+
+def test_narrow_terminals_get_a_table_a_hypothesis_with_whole_names(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["compare", "-m", model, *SMALL]) == 0
+    out, _ = words(capsys)
+    assert "By layer: gd" in out
+    assert "By layer: lcgd" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "lcgd@untrained" in out
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+ERRORS = {
+    "an unknown command": (["compar"], "Did you mean 'compare'"),
+    "an unknown option": (["compare", "--shot", "3"], "--shots"),
+    "a number that is none": (["compare", "--shots", "many"], "--shots"),
+    "no shots": (["compare", "--shots", "0"], "--shots"),
+    "an unknown task": (["compare", "--task", "sst3"], "Did you mean"),
+    "an unknown protocol": (["compare", "--protocol", "defualt"], "Did you mean 'default'"),
+    "an unknown hypothesis": (["compare", "-H", "lcdg"], "Did you mean 'lcgd'"),
+    "an unknown control": (["compare", "-C", "shufled"], "Did you mean 'shuffled'"),
+    "none beside a control": (["compare", "-C", "none", "-C", "zero"], "stands alone"),
+    "a rate that is none": (["compare", "--lr", "fast"], "demonstrations"),
+    "a rate below zero": (["compare", "--lr=-1"], "positive"),
+    "an infinite rate": (["compare", "--lr", "inf"], "positive"),
+    "an unknown kind of file": (["compare", "--out", "x.csv"], ".parquet"),
+    "a file without a kind": (["compare", "--out", "x"], "no suffix"),
+    "a model that is not there": (["compare", "--model", "./nowhere"], "nowhere"),
+    "a dtype that is none": (["compare", "--model", "MODEL", "--dtype", "float31"], "float32"),
+    "rows that are not there": (
+        ["compare", "--model", "MODEL", "--data", "./nowhere"],
+        "nowhere",
+    ),
+    "too many shots": (
+        ["compare", "--model", "MODEL", "--data", "embedded", "--shots", "300"],
+        "300 demonstrations",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_an_error_is_one_line_and_exit_code_2(
+    case: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, told = ERRORS[case]
+    assert run([model if argument == "MODEL" else argument for argument in arguments]) == 2
+    out, err = words(capsys)
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("[")]  # without progress
+    assert len(lines) == 1
+    assert lines[0].startswith("iclgd: ")
+    assert told in lines[0]
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "x.parquet"
+    folder.mkdir()
+    assert run(["compare", "--out", str(folder)]) == 2
+    assert "is a folder" in words(capsys)[1]
+
+
+def test_a_file_that_cannot_be_written_is_an_error(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    out = tmp_path / "file" / "x.parquet"
+    assert run(["compare", "-m", model, *SMALL, "-C", "none", "--out", str(out)]) == 2
+    assert "file" in words(capsys)[1]
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(cli_compare, "run_request", broken)
+    with pytest.raises(ZeroDivisionError, match="a defect"):
+        run(["compare"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
+def test_an_interruption_is_one_line_and_exit_code_130(root: Path) -> None:
+    code = (
+        "import sys, time\nfrom iclgd_lens import cli, cli_compare\n"
+        "def wait(*_):\n    print('started', flush=True)\n    time.sleep(60)\n"
+        "cli_compare.run_request = wait\nsys.argv = ['iclgd', 'compare']\ncli.main()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == "started\n"
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert err.strip() == "iclgd: interrupted"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes a pipe the POSIX way")
+def test_a_reader_that_has_seen_enough_is_no_error(root: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "iclgd_lens", "tasks"], cwd=root,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    child.stdout.close()
+    assert child.stderr is not None
+    assert child.stderr.read() == ""
+    assert child.wait(timeout=60) != 2
+
+
+def test_the_module_is_the_command(model: str, root: Path) -> None:
+    command = [sys.executable, "-m", "iclgd_lens", "compare", "-m", model, *SMALL, "-C", "oracle"]
+    done = subprocess.run(
+        [*command, "--json"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["provenance"]["model"]["name"] == "tiny"
+    # What libraries say at start-up is silenced; what remains is progress.
+    assert all(line.startswith("[") for line in done.stderr.splitlines()), done.stderr
+
+
+# -- progress and quiet ----------------------------------------------------------------------------
+
+
+def test_quick_work_is_silent_and_slow_work_says_plain_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 1.0, 3.5])
+    monkeypatch.setattr(cli_console.time, "monotonic", lambda: next(clock))
+    with cli_console.progress() as tell:
+        tell("quick")
+        tell("slow [red]")
+    out, err = words(capsys)
+    assert out == ""
+    assert err == "[  3.5 s] slow [red]\n"
+
+
+def test_a_terminal_gets_a_spinner(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    console = Console(force_terminal=True, width=80, record=True, file=open(os.devnull, "w"))
+    monkeypatch.setattr(cli_console, "messages", lambda: console)
+    with cli_console.progress() as tell:
+        tell("working [on it]")
+        time.sleep(0.3)
+    assert "working [on it]" in console.export_text()
+
+
+def test_quiet_ends_with_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    class OwnWarning(UserWarning):
+        pass
+
+    OwnWarning.__module__ = "iclgd_lens.anything"
+    before = (dict(os.environ), warnings.filters[:], warnings.showwarning)
+    with cli_console.quiet_libraries():
+        warnings.warn("of a library", FutureWarning, stacklevel=1)
+        warnings.warn("of this\npackage", OwnWarning, stacklevel=1)
+    assert words(capsys)[1] == "note: of this package\n"
+    assert (dict(os.environ), warnings.filters[:], warnings.showwarning) == before
+
+
+def test_the_help_of_compare_names_every_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", "--help"]) == 0
+    out = " ".join(words(capsys)[0].replace("│", " ").split())
+    from iclgd_lens.compare import DEFAULT_CONTROLS
+
+    assert f"[default: ({', '.join(DEFAULT_CONTROLS)})]" in out
+    assert "[default: (gd, lcgd)]" in out
+
+
+def test_other_rooms_add_their_commands() -> None:
+    if cli.importlib.util.find_spec("iclgd_lens.bench.cli") is None:
+        pytest.skip("the benchmark's commands are not there")
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert "bench" in names

@@ -1,0 +1,374 @@
+"""The main job: the oracle reads 1, zero reads nothing, every control runs, divergence is told."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import iclgd_lens as lens
+from iclgd_lens import scores
+from iclgd_lens.compare import CONTROLS, DEFAULT_CONTROLS, compare, resolve
+from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError
+from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.gd import gd
+from iclgd_lens.hypotheses.lcgd import lcgd
+from iclgd_lens.intervention import Intervention, ParameterDelta
+from iclgd_lens.protocol import REFERENCE
+from iclgd_lens.readout import Reader
+from tests import checks, families
+
+BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
+LABELS = ((5,), (6, 9), (8,))
+OTHER = checks.episode(seed=11, labels=((20, 21), (22,)), shots=3)
+
+
+def episode(**changes: Any) -> Any:
+    return checks.episode(**({"labels": LABELS, "queries": 7, "shots": 4} | changes))
+
+
+@pytest.fixture(scope="module", params=checks.kinds())
+def everything(request: pytest.FixtureRequest) -> Any:
+    host = checks.host(request.param, "llama")
+    result = compare(
+        host, episode(), controls=list(CONTROLS), other=OTHER, resamples=50, seed=3,
+        tok2attn_queries=4,
+    )  # fmt: skip
+    return host, result
+
+
+def test_every_control_is_measured(everything: Any) -> None:
+    _, result = everything
+    both = ("gd", "lcgd")
+    expected = ["ZS", "ICL", *both, "random[gd]", "random[lcgd]", "oracle", "zero"]
+    expected += [f"{rule}@{control}" for control in ("shuffled", "other_task") for rule in both]
+    expected += ["gaussian", "uniform"]
+    for control in ("untrained", "untrained_norms"):
+        expected += [f"{name}@{control}" for name in ("ZS", "ICL", *both)]
+    assert sorted(result.hypotheses) == sorted(expected)
+    assert result.hypotheses[:4] == ("ZS", "ICL", "gd", "lcgd")
+    assert not result.failures
+    assert result.provenance["controls"] == list(CONTROLS)
+
+
+def test_the_oracle_reads_one(everything: Any) -> None:
+    _, result = everything
+    for score in ("SimAOU", "SimAM", "Tok2Attn"):
+        for by in ("layer", "head"):
+            value = result.tensor(score, "oracle", by)[: 4 if score == "Tok2Attn" else None]
+            np.testing.assert_allclose(value, 1, rtol=0, atol=1e-4)
+    frame = result.frame()
+    rows = frame[(frame.hypothesis == "oracle") & frame.layer.isna()].set_index("score")
+    for score in ("logit_recovery", "logit_scale", "logit_recovery_unscaled"):
+        assert rows.loc[score, "value"] == pytest.approx(1, abs=1e-4)
+    assert rows.loc["KL_ICL", "value"] == pytest.approx(0, abs=1e-6)
+    accuracy = result.tensor("accuracy", "oracle"), result.tensor("accuracy", "ICL")
+    assert torch.equal(*accuracy)
+
+
+def test_zero_reads_nothing(everything: Any) -> None:
+    _, result = everything
+    for score in ("SimAOU", "SimAM"):
+        for by in ("layer", "head"):
+            assert result.tensor(score, "zero", by).isnan().all()
+    frame = result.frame()
+    rows = frame[(frame.hypothesis == "zero") & frame.score.isin(["SimAOU", "SimAM"])]
+    assert (rows["n"] == 0).all() and (rows["undefined"] == 7).all() and rows["value"].isna().all()
+    same = result.tensor("accuracy", "zero"), result.tensor("accuracy", "ZS")
+    assert torch.equal(*same)
+
+
+def test_numbers_equal_an_independent_restatement(everything: Any) -> None:
+    """Activations of the changed model itself, cosines in float64 NumPy."""
+    host, result = everything
+    shown = episode()
+    deltas = {"gd": gd(host, shown), "lcgd": lcgd(host, shown)}
+    for name, delta in deltas.items():
+        for index, query in enumerate(shown.queries):
+            z, i, f = (
+                activations(host, tokens, change)
+                for tokens, change in (
+                    ((families.BOS, *query.content), None),
+                    ((*shown.demonstrations.prompt(), *query.content), None),
+                    ((families.BOS, *query.content), delta),
+                )
+            )
+            own = len(query.content)
+            for layer in range(3):
+                unit = [x[0][layer] / np.linalg.norm(x[0][layer]) for x in (z, i, f)]
+                aou = cosine(unit[1] - unit[0], unit[2] - unit[0])
+                assert result.tensor("SimAOU", name)[index, layer] == pytest.approx(aou, abs=1e-4)
+                maps = [x[1][layer][:, -own:] for x in (z, i, f)]
+                by_head = [cosine(b - a, c - a) for a, b, c in zip(*maps, strict=True)]
+                ours = result.tensor("SimAM", name, "head")[index, layer]
+                np.testing.assert_allclose(ours, by_head, rtol=0, atol=2e-3)
+                mean = float(np.mean(by_head))
+                assert result.tensor("SimAM", name)[index, layer] == pytest.approx(mean, abs=2e-3)
+                heads = [
+                    [x[2][layer][h] @ x[3][layer][h] for x in (z, i, f)] for h in range(4)
+                ]
+                units = [[v / np.linalg.norm(v) for v in head] for head in heads]
+                per_head = [cosine(b - a, c - a) for a, b, c in units]
+                ours = result.tensor("SimAOU", name, "head")[index, layer]
+                np.testing.assert_allclose(ours, per_head, rtol=0, atol=1e-3)
+
+
+def cosine(a: Any, b: Any) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def activations(host: Host, tokens: tuple[int, ...], delta: ParameterDelta | None) -> Any:
+    """Attention outputs, score rows, z and W_O at the last token, by layer, in float64."""
+    with torch.no_grad(), (delta or Intervention()).applied(host):
+        _, cache = host.model.run_with_cache(torch.tensor([tokens]))
+    found: Any = ([], [], [], [])
+    for layer in range(host.n_layers):
+        stem = f"blocks.{layer}.attn"
+        output = cache[host.attention_output_hook(layer)][0, -1]
+        z = cache[f"{stem}.hook_z"][0, -1].reshape(host.n_heads, host.d_head)
+        for values, value in zip(
+            found,
+            (output, cache[f"{stem}.hook_attn_scores"][0, :, -1], z, host.parameter(f"{stem}.W_O")),
+            strict=True,
+        ):
+            values.append(value.double().numpy())
+    return found
+
+
+def test_predictions_and_label_scores(everything: Any) -> None:
+    host, result = everything
+    reader = Reader(host, episode())
+    for name, readout in (("ZS", reader.zs()), ("ICL", reader.icl())):
+        right = readout.label_scores.argmax(-1) == torch.tensor(episode().gold)
+        assert torch.equal(result.tensor("accuracy", name), right.float())
+    zs, icl = (result.values[name]["accuracy"] == 1 for name in ("ZS", "ICL"))
+    for name in ("gd", "lcgd", "random[gd]"):
+        ft = result.values[name]["accuracy"] == 1
+        recovered = result.values[name]["Rec2FTP"]
+        for index in range(7):
+            if not zs[index] and ft[index]:
+                assert recovered[index] == float(icl[index])
+            else:
+                assert math.isnan(recovered[index])
+
+
+def test_random_controls_have_the_norms_of_their_rule(everything: Any) -> None:
+    host, result = everything
+    from iclgd_lens.hypotheses.random import matched_random
+
+    delta = matched_random(gd(host, episode()), 3)
+    again = compare(host, episode(), {"r": delta}, controls=(), tok2attn_queries=0)
+    torch.testing.assert_close(again.tensor("SimAOU", "r"), result.tensor("SimAOU", "random[gd]"))
+
+
+def test_controls_use_their_own_demonstrations(everything: Any) -> None:
+    host, result = everything
+    from iclgd_lens.controls import shuffled_labels, untrained
+
+    reader = Reader(host, episode())
+    zs, icl = reader.zs(), reader.icl()
+    for shown, name in ((shuffled_labels(episode(), 3), "shuffled"), (OTHER, "other_task")):
+        ft = reader.ftzs(gd(host, shown, lr=0.05))
+        expected = scores.sim_aou(*(r.attention_output for r in (zs, icl, ft)))
+        torch.testing.assert_close(result.tensor("SimAOU", f"gd@{name}"), expected)
+    twin = untrained(host, "embeddings", 3)
+    other = compare(twin, episode(), ["gd"], controls=(), tok2attn_queries=0)
+    found = result.tensor("SimAOU", "gd@untrained")
+    torch.testing.assert_close(found, other.tensor("SimAOU", "gd"))
+    assert not torch.allclose(found, result.tensor("SimAOU", "gd"), atol=1e-2)
+
+
+@BY_KIND
+def test_the_same_seed_gives_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    files: list[bytes] = []
+    for index in range(2):
+        result = compare(checks.fresh(kind, "gpt2"), episode(), controls=("random", "untrained"))
+        result.save(tmp_path / f"{index}.safetensors")
+        files.append((tmp_path / f"{index}.safetensors").read_bytes())
+    assert files[0] == files[1]
+    other = compare(checks.host(kind, "gpt2"), episode(), ["gd"], controls=("random",), seed=1)
+    one = result.tensor("SimAOU", "random[gd]")
+    assert not torch.equal(one, other.tensor("SimAOU", "random[gd]"))
+
+
+@BY_KIND
+def test_batches_change_no_number(kind: str) -> None:
+    host = checks.host(kind, "gpt2")
+    one, many = (
+        compare(host, episode(), controls=("oracle",), batch_size=size) for size in (1, None)
+    )
+    for name, found in one.values.items():
+        for score, value in found.items():
+            torch.testing.assert_close(
+                many.values[name][score], value, rtol=1e-3, atol=1e-4, equal_nan=True
+            )
+
+
+@pytest.mark.parametrize(("kind", "family"), checks.pairs("neox", "gptj"))
+def test_tok2attn_is_absent_where_queries_are_not_exposed(kind: str, family: str) -> None:
+    result = compare(checks.host(kind, family), episode(), ["gd"], controls=("oracle",))
+    assert ("Tok2Attn" in result.values["gd"]) == (kind == "hooked")
+    assert "Tok2Attn" in result.values["oracle"]
+
+
+@pytest.mark.skipif("hooked" not in checks.kinds(), reason="needs both hosts")
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_both_hosts_compare_alike(family: str) -> None:
+    results = [
+        compare(checks.host(kind, family), episode(), controls=("oracle",))
+        for kind in checks.kinds()
+    ]
+    for name in ("gd", "lcgd", "oracle"):
+        for score in ("SimAOU", "SimAM", "Tok2Attn", "accuracy", "KL_ICL"):
+            one, other = (result.tensor(score, name) for result in results)
+            torch.testing.assert_close(one, other, rtol=0, atol=5e-3, equal_nan=True)
+
+
+@BY_KIND
+def test_divergence_is_recorded_and_the_rest_goes_on(kind: str) -> None:
+    def overflowing(host: Any, shown: Any) -> ParameterDelta:
+        return ParameterDelta({"blocks.1.attn.W_V": torch.full((4, 32, 8), 1e38)})
+
+    result = compare(
+        checks.host(kind, "gpt2"), episode(),
+        {"gd": "gd", "far": gd, "boom": overflowing},
+        settings={"far": {"lr": 3e38}}, controls=("random", "shuffled"), resamples=20,
+    )  # fmt: skip
+    assert "diverged" in result.failures["far"]
+    assert "diverged" in result.failures["far@shuffled"]
+    assert "not finite" in result.failures["boom"]
+    assert set(result.failures) == {"far", "far@shuffled", "boom", "boom@shuffled", "random[boom]"}
+    assert "gd" not in result.failures and "random[far]" not in result.values
+    frame = result.frame()
+    rows = frame[frame.hypothesis == "far"]
+    assert len(rows) and rows["value"].isna().all() and (rows["n"] == 0).all()
+    lost = frame[(frame.hypothesis == "boom") & (frame.score == "accuracy")]
+    assert lost["value"].isna().all() and (lost["undefined"] == 7).all()
+    assert frame[(frame.hypothesis == "gd") & (frame.score == "SimAOU")]["value"].notna().all()
+
+
+def test_other_errors_of_a_hypothesis_are_not_swallowed() -> None:
+    def bad(host: Any, shown: Any) -> Any:
+        raise ValueError("not a divergence")
+
+    host = checks.host(checks.kinds()[0], "gpt2")
+    with pytest.raises(ValueError, match="not a divergence"):
+        compare(host, episode(), {"bad": bad}, controls=())
+    assert issubclass(DivergedError, lens.LensError)
+
+
+def test_settings_reach_the_hypothesis_they_name() -> None:
+    host, seen = checks.host(checks.kinds()[0], "gpt2"), {}
+
+    def mine(host: Any, shown: Any, *, lr: float = 1.0, power: int = 1) -> Intervention:
+        seen.update(lr=lr, power=power)
+        return Intervention()
+
+    compare(host, episode(), {"mine": mine}, controls=(), lr=0.3, settings={"mine": {"power": 2}})
+    assert seen == {"lr": 0.3, "power": 2}
+    compare(host, episode(), {"mine": mine}, controls=(), lr=0.3, settings={"mine": {"lr": 0.7}})
+    assert seen["lr"] == 0.7
+    compare(host, episode(), {"mine": mine}, controls=())
+    assert seen["lr"] == 1.0
+    result = compare(host, episode(), ["gd", "zero"], controls=("shuffled",), lr=0.2)
+    facts = result.provenance["hypotheses"]
+    assert facts["gd"]["delta"]["lr"] == 0.2
+    assert "loss_sum" not in facts["gd"]["delta"]
+    assert set(facts) == {"gd", "zero"}
+
+
+def test_provenance_tells_what_the_numbers_depend_on() -> None:
+    host = checks.host(checks.kinds()[0], "gpt2")
+    facts = compare(host, episode(protocol=REFERENCE), ["zero"], controls=()).provenance
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["model"]["name"] == "gpt2"
+    assert facts["model"]["dtype"] == "float32"
+    assert facts["protocol"]["hash"] == REFERENCE.hash
+    assert facts["protocol"]["readout"] == "first_label_word"
+    assert facts["episode"]["hash"] == episode(protocol=REFERENCE).hash
+    assert {"torch", "transformers", "transformer-lens", "python"} <= set(facts["versions"])
+    assert facts["precision"] == "activations float32, deltas and scores fp32"
+
+
+def test_progress_is_told() -> None:
+    told: list[str] = []
+    host = checks.host(checks.kinds()[0], "gpt2")
+    compare(host, episode(), ["zero"], controls=("untrained",), progress=told.append)
+    assert any("ZS" in text for text in told) and any("untrained" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"controls": ["oracel"]}, ComparisonError, r"'oracel'; controls: .* Did you mean 'oracle'"),
+        ({"hypotheses": ["gdd"]}, HypothesisError, r"No hypothesis is called 'gdd'"),
+        ({"hypotheses": {"ZS": "gd"}}, HypothesisError, "cannot be called 'ZS'"),
+        ({"hypotheses": {"a@b": "gd"}}, HypothesisError, "cannot be called 'a@b'"),
+        ({"hypotheses": {"a|b": "gd"}}, HypothesisError, r"cannot be called 'a\|b'"),
+        ({"settings": {"gdd": {}}}, HypothesisError, r"'gdd', which is not compared\. Did you mean"),
+        ({"settings": {"gd": {"epoch": 1}}}, HypothesisError, r"no setting 'epoch'"),
+        ({"controls": ["other_task"]}, ComparisonError, "'other_task' needs other="),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    host = checks.host(checks.kinds()[0], "gpt2")
+    with pytest.raises(error, match=message):
+        compare(host, episode(), **arguments)
+
+
+def test_values_that_are_no_hypotheses_are_refused() -> None:
+    with checks.untyped(), pytest.raises(HypothesisError, match="'x' is a int; expected a registered"):
+        resolve({"x": 3})  # type: ignore[dict-item]
+    host = checks.host(checks.kinds()[0], "gpt2")
+    with pytest.raises(HypothesisError, match="wrong returned a dict, not an Intervention"):
+        compare(host, episode(), {"wrong": lambda host, shown: {}}, controls=())
+    with checks.untyped():
+        assert list(resolve("gd")) == ["gd"]
+
+
+def test_results_have_the_controls_a_reader_expects_by_default() -> None:
+    assert set(DEFAULT_CONTROLS) <= set(CONTROLS)
+    host = checks.host(checks.kinds()[0], "gpt2")
+    result = compare(host, episode(queries=2), ["gd"], resamples=10)
+    assert set(result.hypotheses) == {
+        "ZS", "ICL", "gd", "random[gd]", "oracle", "ZS@untrained", "ICL@untrained", "gd@untrained",
+    }  # fmt: skip
+    twice = compare(host, episode(queries=2), ["oracle"], controls=("oracle", "oracle", "zero"))
+    assert twice.hypotheses == ("ZS", "ICL", "oracle", "zero")
+
+
+def test_an_episode_without_demonstrations_compares_to_nothing() -> None:
+    bare = lens.Episode.from_tokens([], [[8, 9], [9, 10]], [5, 6], [0, 1], bos=1, learning_rate=1)
+    result = compare(checks.host(checks.kinds()[0], "gpt2"), bare, controls=("oracle",))
+    for name in ("gd", "lcgd", "oracle"):
+        assert result.tensor("SimAOU", name).isnan().all()
+
+
+@BY_KIND
+def test_half_precision_models_are_compared_and_say_so(kind: str) -> None:
+    model = checks.fresh(kind, "llama").to(torch.bfloat16)
+    if kind == "hooked":
+        model.cfg.dtype = torch.bfloat16
+    result = compare(model, episode(), controls=("oracle",))
+    assert result.provenance["precision"] == "activations bfloat16, deltas and scores fp32"
+    assert not result.failures
+    assert (result.tensor("SimAOU", "oracle") > 0.9).all()
+
+
+@BY_KIND
+def test_a_foreign_oracle_is_measured_too(kind: str) -> None:
+    """Its prefix is not these demonstrations': no Tok2Attn, and no position out of bounds."""
+    result = compare(
+        checks.host(kind, "gpt2"), episode(shots=6), ["oracle"],
+        controls=("other_task", "shuffled"), other=OTHER,
+    )  # fmt: skip
+    assert "Tok2Attn" in result.values["oracle"]
+    assert "Tok2Attn" not in result.values["oracle@other_task"]
+    assert result.tensor("SimAOU", "oracle@other_task").isfinite().all()

@@ -1,0 +1,153 @@
+"""Controls: what is drawn, what is kept, and that the same seed gives the same bytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from iclgd_lens.controls import random_directions, shuffled_labels, untrained
+from iclgd_lens.errors import ComparisonError
+from iclgd_lens.host import Host
+from iclgd_lens.readout import Reader
+from tests import checks, families
+
+BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
+FAMILIES = checks.pairs("gpt2", "neox", "llama", "qwen3")
+
+
+def is_norm(name: str) -> bool:
+    return any(part in name for part in ("ln", "norm", "layernorm"))
+
+
+def is_embedding(name: str) -> bool:
+    return any(part in name for part in ("embed", "wte", "wpe", "lm_head", "W_E", "W_U", "W_pos"))
+
+
+@pytest.mark.parametrize("keep", ["embeddings", "norms"])
+@pytest.mark.parametrize(("kind", "family"), FAMILIES)
+def test_untrained_models_keep_what_they_say(kind: str, family: str, keep: str) -> None:
+    model = checks.model(kind, family)
+    twin = untrained(model, keep, seed=5)
+    assert type(twin) is type(model)
+    old, new = dict(model.named_parameters()), dict(twin.named_parameters())
+    assert old.keys() == new.keys()
+    for name, value in new.items():
+        assert value.data_ptr() != old[name].data_ptr()
+        kept = is_norm(name) or (keep == "embeddings" and is_embedding(name))
+        zero = not value.any()
+        assert torch.equal(value, old[name]) == kept or zero, name
+        if value.ndim > 1 and not kept and not ("attn.b_" in name or "attn._b_" in name):
+            assert value.std() > 0.01, f"{name} was not drawn"
+    host = Host(twin)
+    for site in host.sites.values():
+        weight = host.parameter(site.weight)
+        fan_in = site.shape[-2] * (site.shape[0] if site.kind == "W_O" else 1)
+        fan_out = weight.numel() // fan_in
+        bound = (6 / (fan_in + fan_out)) ** 0.5
+        assert bound * 0.95 < weight.abs().max() <= bound, "Xavier-uniform over the whole map"
+        assert abs(float(weight.mean())) < 0.05 * bound
+        if site.bias is not None:
+            assert not host.parameter(site.bias).any()
+    with torch.no_grad():
+        assert torch.isfinite(checks.logits(twin, families.tokens(6))).all()
+
+
+@pytest.mark.parametrize(("kind", "family"), checks.pairs("gpt2", "llama"))
+def test_the_same_seed_gives_the_same_untrained_model(kind: str, family: str) -> None:
+    model = checks.model(kind, family)
+    one, again, other = (untrained(model, "norms", seed) for seed in (1, 1, 2))
+    first = dict(one.named_parameters())
+    assert all(torch.equal(first[name], value) for name, value in again.named_parameters())
+    name = "blocks.0.attn.W_V"
+    assert not torch.equal(Host(one).parameter(name), Host(other).parameter(name))
+
+
+@pytest.mark.skipif("hooked" not in checks.kinds(), reason="needs both hosts")
+@pytest.mark.parametrize("family", ["gpt2", "neox", "llama", "qwen2"])
+def test_both_hosts_draw_the_same_untrained_model(family: str) -> None:
+    hosts = [Host(untrained(checks.model(kind, family), seed=3)) for kind in checks.kinds()]
+    for name in hosts[0].sites:
+        assert torch.equal(hosts[0].parameter(name), hosts[1].parameter(name)), name
+    tokens = families.tokens(8)
+    with torch.no_grad():
+        one, other = (host.logits(host.run(tokens).residual) for host in hosts)
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_untrained_variant_is_refused() -> None:
+    with checks.untyped(), pytest.raises(ComparisonError, match=r"'norm'; .* Did you mean 'norms'"):
+        untrained(checks.model(checks.kinds()[0], "gpt2"), "norm")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("labels", [((5,), (6,)), ((5,), (6, 9), (8,), (12,))])
+def test_shuffled_labels_are_all_wrong(labels: Any) -> None:
+    episode = checks.episode(shots=40, labels=labels)
+    wrong = shuffled_labels(episode, seed=2)
+    pairs = list(
+        zip(episode.demonstrations.examples, wrong.demonstrations.examples, strict=True)
+    )
+    for right, example in pairs:
+        assert example.content == right.content
+        assert example.gold != right.gold
+        assert example.label == episode.label_tokens[example.gold]
+    if len(labels) > 2:
+        drawn = Counter((right.gold, example.gold) for right, example in pairs)
+        assert len(drawn) == len(labels) * (len(labels) - 1), "every wrong label is drawn"
+        assert wrong != shuffled_labels(episode, seed=3)
+    assert wrong == shuffled_labels(episode, seed=2)
+    assert wrong.queries == episode.queries
+    assert wrong.demonstrations.drawn == episode.demonstrations.drawn
+
+
+@pytest.mark.parametrize("kind_of", ["gaussian", "uniform"])
+def test_random_directions_are_what_their_name_says(kind_of: Any) -> None:
+    host, episode = checks.host(checks.kinds()[0], "gpt2"), checks.episode(queries=200)
+    reader = Reader(host, episode)
+    zs, icl = reader.zs(), reader.icl()
+    found = random_directions(kind_of, zs, icl, seed=1)
+    assert found["SimAOU"].shape == (200, 3)
+    assert found["SimAM"].shape == (200, 3, 4)
+    again = random_directions(kind_of, zs, icl, seed=1)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+    other = random_directions(kind_of, zs, icl, seed=2)
+    assert not torch.equal(found["SimAOU"], other["SimAOU"])
+    raw = random_directions(kind_of, zs, icl, seed=1, normalize=False)
+    assert not torch.equal(found["SimAOU"], raw["SimAOU"])
+    # An isotropic direction of n dimensions has a squared cosine of 1/n on average.
+    assert float((found["SimAOU"] ** 2).mean()) == pytest.approx(1 / 32, rel=0.25) or (
+        kind_of == "uniform"
+    )
+    if kind_of == "gaussian":
+        assert abs(float(found["SimAOU"].mean())) < 0.03
+        assert abs(float(found["SimAM"].mean())) < 0.05
+    # Padding takes no part: with one key of its own, a cosine is 1 or -1.
+    short = [row for row, q in enumerate(episode.queries) if len(q.content) == 3]
+    own = icl.scores[short] - zs.scores[short]
+    generator = torch.Generator().manual_seed(1)
+    draw = torch.randn if kind_of == "gaussian" else torch.rand
+    draw(zs.attention_output[:, :, None].shape, generator=generator)
+    direction = draw(zs.scores.shape, generator=generator)[short]
+    expected = torch.cosine_similarity(own[..., :3], direction[..., :3], dim=-1)
+    torch.testing.assert_close(found["SimAM"][short], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_controls_use_no_global_randomness() -> None:
+    code = """
+import random, numpy as np, torch
+from tests import checks
+from iclgd_lens.controls import untrained, shuffled_labels
+from iclgd_lens.hypotheses.random import random as random_delta
+kind = checks.kinds()[0]
+model, episode = checks.model(kind, "gpt2"), checks.episode()
+states = random.getstate(), repr(np.random.get_state()), torch.get_rng_state()
+untrained(model), untrained(model, "norms"), shuffled_labels(episode), random_delta(model, episode)
+assert random.getstate() == states[0]
+assert repr(np.random.get_state()) == states[1]
+assert torch.equal(torch.get_rng_state(), states[2])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
