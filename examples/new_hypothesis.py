@@ -25,7 +25,9 @@ class Shift(lens.Intervention):
         self.shifts = shifts  # [layer head d_head]
 
     def hooks(self, host):
-        return [(host.z_hook(layer), partial(add_last, own)) for layer, own in enumerate(self.shifts)]
+        return [
+            (host.z_hook(layer), partial(add_last, own)) for layer, own in enumerate(self.shifts)
+        ]
 
 
 def add_last(shift, activation, hook):

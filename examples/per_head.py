@@ -47,17 +47,20 @@ def main(model_name: str = "embedded", task: str = "sst2") -> None:
     parts = [delta.select(layers=layer, heads=head) for layer, head in wanted]
     few = sum(parts[1:], start=parts[0])
     kept = lens.compare(model, episode, {"all": delta, "few": few}, controls=[])
-    print(f"\nnorm of the update {delta.norm():.4f}, of its {len(wanted)} best heads {few.norm():.4f}")
+    print(
+        f"\nnorm of the update {delta.norm():.4f}, of its {len(wanted)} best heads {few.norm():.4f}"
+    )
     for name in ("ZS", "ICL", "all", "few"):
         print(f"accuracy {name:>4}: {float(kept.tensor('accuracy', name, by='query').mean()):.2f}")
 
     # The updated model is the caller's own model with hooks, for as long as the block lasts.
     tokens = torch.tensor([[episode.demonstrations.bos, *episode.queries[0].content]])
-    before = model(tokens)
-    with few.applied(model):
-        after = model(tokens)
+    with torch.no_grad():
+        before = model(tokens)
+        with few.applied(model):
+            after = model(tokens)
+        assert torch.equal(model(tokens), before)
     print(f"largest change of a logit on one query: {float((after - before).abs().max()):.4f}")
-    assert torch.equal(model(tokens), before)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,10 @@ def compare(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Queries run together.", show_default="what fits")
     ] = None,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Python module that registers hypotheses; repeatable."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -132,7 +136,7 @@ def compare(
         model=model, task=task, data=data, shots=shots, queries=queries, lr=lr, seed=seed,
         permutation=permutation, protocol=protocol, hypotheses=hypothesis or ["gd", "lcgd"],
         controls=control or [], host=host, dtype=dtype, device=device, revision=revision,
-        data_revision=data_revision, batch_size=batch_size, out=out,
+        data_revision=data_revision, batch_size=batch_size, imports=imports or [], out=out,
     )  # fmt: skip
     with progress() as tell:
         comparison = cli_compare.run_request(request, tell)

@@ -47,6 +47,7 @@ class Request:
     revision: str | None
     data_revision: str | None
     batch_size: int | None
+    imports: Sequence[str]
     out: Path | None
 
 
@@ -65,10 +66,12 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
 
     task, protocol = get_task(request.task), get_protocol(request.protocol)
     tell("starting PyTorch and TransformerLens")
+    from iclgd_lens.bench.work import import_modules
     from iclgd_lens.compare import CONTROLS, DEFAULT_CONTROLS, compare, resolve
     from iclgd_lens.episode import load_episode
     from iclgd_lens.host.loading import load_model
 
+    import_modules(request.imports)
     resolve(request.hypotheses)
     controls = DEFAULT_CONTROLS if controls is None else controls
     _check_controls(controls, CONTROLS)

@@ -268,6 +268,11 @@ class _Job:
         self.zs = zs
         self.tell("ICL: demonstrations once, then each query")
         self.icl = reader.icl()
+        # What demonstrations leave unchanged, up to rounding, has no direction to compare with.
+        dtype, zs, icl = self.host.dtype, self.zs, self.icl
+        self.same_scores = scores.unchanged(zs.scores, icl.scores, dtype)
+        self.same_outputs = scores.unchanged(zs.attention_output, icl.attention_output, dtype)
+        self.same_z = scores.unchanged(zs.z, icl.z, dtype)
         sites = [self.host.parameter(f"blocks.{i}.attn.W_O") for i in range(self.host.n_layers)]
         weights = torch.stack([site.float() for site in sites if site is not None])
         self.head_factor = scores.head_factor(weights)
@@ -321,6 +326,8 @@ class _Job:
         zs, icl = self.zs, self.icl
         protocol = self.episode.protocol
         by_head = scores.sim_am(zs.scores, icl.scores, ft.scores, raw=protocol.sim_am == "raw")
+        if protocol.sim_am == "difference":
+            by_head = by_head.masked_fill(self.same_scores, torch.nan)
         gold = torch.tensor(self.episode.gold, device=ft.z.device)
         right = [scores.label_prediction(readout.label_scores) == gold for readout in (zs, icl, ft)]
         found = {
@@ -329,8 +336,10 @@ class _Job:
                 icl.attention_output,
                 ft.attention_output,
                 normalize=protocol.normalize_attention_output,
+            ).masked_fill(self.same_outputs, torch.nan),
+            "SimAOU/head": scores.sim_aou_heads(zs.z, icl.z, ft.z, self.head_factor).masked_fill(
+                self.same_z, torch.nan
             ),
-            "SimAOU/head": scores.sim_aou_heads(zs.z, icl.z, ft.z, self.head_factor),
             "SimAM": by_head.nanmean(-1),
             "SimAM/head": by_head,
             "accuracy": scores.accuracy(scores.label_prediction(ft.label_scores), gold),
@@ -375,9 +384,10 @@ class _Job:
             seed,
             normalize=self.episode.protocol.normalize_attention_output,
         )
-        by_head = found["SimAM"]
+        by_head = found["SimAM"].masked_fill(self.same_scores, torch.nan)
+        outputs = found["SimAOU"].masked_fill(self.same_outputs, torch.nan)
         self.values[kind] = {
-            "SimAOU": found["SimAOU"].float().cpu(),
+            "SimAOU": outputs.float().cpu(),
             "SimAM": by_head.nanmean(-1).float().cpu(),
             "SimAM/head": by_head.float().cpu(),
         }

@@ -214,7 +214,9 @@ class Comparison:
             "order": list(tensors),
             **self._settings,
         }
-        data = save({**tensors, "gold": self.gold}, {"format": FORMAT, "facts": json.dumps(facts)})
+        # One entry: safetensors writes several in no fixed order, and the same comparison gives the
+        # same bytes.
+        data = save({**tensors, "gold": self.gold}, {FORMAT: json.dumps(facts)})
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -239,12 +241,12 @@ class Comparison:
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-                if header.get("format") != FORMAT:
+                if FORMAT not in header:
                     raise ComparisonError(f"{path.name} is not a comparison (format {FORMAT}).")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError) as error:
             raise ComparisonError(f"{path.name} is truncated or unreadable: {error}") from error
-        facts = json.loads(header["facts"])
+        facts = json.loads(header[FORMAT])
         values: dict[str, dict[str, Tensor]] = {}
         for key in facts.pop("order"):
             hypothesis, score = key.split("|")

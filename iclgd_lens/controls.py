@@ -61,7 +61,7 @@ def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
         if _storage(parameter) in drawn or (is_embedding and keep == "embeddings"):
             continue
         with torch.no_grad():
-            if parameter.ndim < 2:
+            if parameter.ndim < 2 or name.rsplit(".", 1)[1].lstrip("_").startswith("b_"):
                 parameter.zero_()
             elif is_embedding:
                 noise = torch.randn(parameter.shape, generator=_generator(seed, name))

@@ -20,7 +20,9 @@ def write_delta(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     from safetensors.torch import save
 
     try:
-        facts = {"format": FORMAT, "metadata": json.dumps(metadata, sort_keys=True)}
+        # One entry: safetensors writes several in no fixed order, and the same delta gives the
+        # same bytes.
+        facts = {FORMAT: json.dumps(metadata, sort_keys=True)}
     except (TypeError, ValueError) as error:
         raise DeltaError(f"The metadata of this delta is no JSON: {error}.") from error
     data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, facts)
@@ -49,10 +51,10 @@ def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
-            if facts.get("format") != FORMAT:
+            if FORMAT not in facts:
                 raise DeltaError(
-                    f"{path.name} is a safetensors file but not a parameter delta "
-                    f"(its format is {facts.get('format')!r}, expected {FORMAT!r})."
+                    f"{path.name} is a safetensors file but not a parameter delta (its header has "
+                    f"no {FORMAT!r})."
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
@@ -62,6 +64,6 @@ def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if len(parts) != 4 or parts[0] != "blocks" or not parts[1].isdigit():
             raise DeltaError(f"{path.name} holds {name!r}, which is no TransformerLens weight.")
     try:
-        return tensors, dict(json.loads(facts.get("metadata", "{}")))
+        return tensors, dict(json.loads(facts[FORMAT]))
     except (TypeError, ValueError) as error:
         raise DeltaError(f"The metadata of {path.name} cannot be read: {error}") from error

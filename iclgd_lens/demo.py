@@ -231,14 +231,17 @@ def _on_scores(cells: Mapping[tuple[str, str], Any], found: Sequence[Verdict]) -
         f"{_reading(cells[f'{hypothesis}{TWIN}', 'SimAOU'])} untrained"
         for hypothesis in HYPOTHESES
     )
-    if not _learns(cells):
+    known = [cells[f"{h}{s}", "SimAOU"].ci_low for h in HYPOTHESES for s in ("", TWIN)]
+    if not all(map(math.isfinite, known)):
+        meaning = "and where it is undefined this run cannot tell what it shows"
+    elif not _learns(cells):
         meaning = "but there is no clear learning in context here that it could explain"
     elif _learns(cells, TWIN):
         meaning = "but the twin learns in context too, so this run cannot tell what SimAOU shows"
     elif not any(higher.values()):
         meaning = (
-            "so a model that learns nothing in context scores as high, and the score is no "
-            "evidence that in-context learning is gradient descent"
+            "so a model that learns nothing in context does not clearly score lower, and the "
+            "score is no evidence that in-context learning is gradient descent"
         )
     else:
         winners = [LABELS[name] for name, won in higher.items() if won]

@@ -54,7 +54,7 @@ def heatmap_figure(result: DemoResult, score: str = "SimAOU") -> go.Figure:
     figure.update_yaxes(title_text="layer", col=1)
     figure.update_layout(
         template="plotly_white", width=820, height=640,
-        title={"text": f"{score} with in-context learning, by layer and head"},
+        title={"text": f"{score} with in-context learning, by layer and head ({result.model})"},
     )  # fmt: skip
     return figure
 

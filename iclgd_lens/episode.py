@@ -404,7 +404,7 @@ def load_demonstrations(
 def _source(data: str | Path | None, host: Host) -> str | Path:
     if data is not None:
         return data
-    return "embedded" if host.name.startswith(EMBEDDED) else "hub"
+    return "embedded" if host.name.startswith((EMBEDDED, "embedded")) else "hub"
 
 
 def _draw(

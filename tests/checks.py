@@ -38,13 +38,13 @@ def fresh(kind: str, family: str, seed: int = 0) -> Any:
     return families.hooked(family, seed) if kind == "hooked" else families.bridge(family, seed)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def model(kind: str, family: str, seed: int = 0) -> Any:
     """A model shared by tests that leave it as it is."""
     return fresh(kind, family, seed)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def host(kind: str, family: str, seed: int = 0) -> Host:
     """The host of the shared model."""
     return Host(model(kind, family, seed))
@@ -182,7 +182,7 @@ def photograph(model: Any) -> Photograph:
     """
     parts: dict[str, Any] = {
         "torch rng": torch.random.get_rng_state(),
-        "numpy rng": repr(np.random.get_state()),  # noqa: NPY002 - the state that must not move
+        "numpy rng": repr(np.random.get_state()),
         "grad mode": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
         "default dtype": torch.get_default_dtype(),

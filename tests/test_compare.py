@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ from iclgd_lens.readout import Reader
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
+
+
+@pytest.fixture(autouse=True)
+def untyped() -> Iterator[None]:
+    """Type checks at run time cost most of the time; the shared comparison below has them."""
+    with checks.untyped():
+        yield
+
+
 LABELS = ((5,), (6, 9), (8,))
 OTHER = checks.episode(seed=11, labels=((20, 21), (22,)), shots=3)
 
@@ -61,7 +71,8 @@ def test_the_oracle_reads_one(everything: Any) -> None:
     for score in ("SimAOU", "SimAM", "Tok2Attn"):
         for by in ("layer", "head"):
             value = result.tensor(score, "oracle", by)[: 4 if score == "Tok2Attn" else None]
-            np.testing.assert_allclose(value, 1, rtol=0, atol=1e-4)
+            defined = value[:, 1:] if score == "SimAM" else value
+            np.testing.assert_allclose(defined, 1, rtol=0, atol=1e-4)
     frame = result.frame()
     rows = frame[(frame.hypothesis == "oracle") & frame.layer.isna()].set_index("score")
     for score in ("logit_recovery", "logit_scale", "logit_recovery_unscaled"):
@@ -71,6 +82,36 @@ def test_the_oracle_reads_one(everything: Any) -> None:
     assert torch.equal(*accuracy)
 
 
+def test_rounding_is_no_direction(everything: Any) -> None:
+    """Rotary positions are relative: in layer 0, demonstrations change no score of the query's own.
+
+    What is left of the difference is rounding, and a cosine with rounding is no number to report.
+    """
+    host, result = everything
+    reader = Reader(host, episode())
+    difference = (reader.icl().scores - reader.zs().scores)[:, 0]
+    assert difference.abs().max() < 1e-4
+    for name in ("gd", "lcgd", "oracle", "random[gd]", "gaussian", "gd@shuffled", "gd@untrained"):
+        for by in ("layer", "head"):
+            value = result.tensor("SimAM", name, by)
+            assert value[:, 0].isnan().all(), name
+            assert value[:, 1:].isfinite().all(), name
+    frame = result.frame()
+    rows = frame[(frame.hypothesis == "gd") & (frame.score == "SimAM") & (frame.layer == 0)]
+    assert (rows["undefined"] == 7).all()
+    assert rows["value"].isna().all()
+    total = frame[(frame.hypothesis == "gd") & (frame.score == "SimAM") & frame.layer.isna()]
+    expected = float(result.tensor("SimAM", "gd")[:, 1:].mean())
+    assert float(total["value"].iloc[0]) == pytest.approx(expected, abs=1e-6)
+
+
+@BY_KIND
+def test_learned_positions_do_change_scores_in_layer_0(kind: str) -> None:
+    result = compare(checks.host(kind, "gpt2"), episode(), ["gd"], controls=("oracle",))
+    assert result.tensor("SimAM", "gd", "head").isfinite().all()
+    np.testing.assert_allclose(result.tensor("SimAM", "oracle", "head"), 1, rtol=0, atol=1e-4)
+
+
 def test_zero_reads_nothing(everything: Any) -> None:
     _, result = everything
     for score in ("SimAOU", "SimAM"):
@@ -78,7 +119,9 @@ def test_zero_reads_nothing(everything: Any) -> None:
             assert result.tensor(score, "zero", by).isnan().all()
     frame = result.frame()
     rows = frame[(frame.hypothesis == "zero") & frame.score.isin(["SimAOU", "SimAM"])]
-    assert (rows["n"] == 0).all() and (rows["undefined"] == 7).all() and rows["value"].isna().all()
+    assert (rows["n"] == 0).all()
+    assert (rows["undefined"] == 7).all()
+    assert rows["value"].isna().all()
     same = result.tensor("accuracy", "zero"), result.tensor("accuracy", "ZS")
     assert torch.equal(*same)
 
@@ -105,13 +148,12 @@ def test_numbers_equal_an_independent_restatement(everything: Any) -> None:
                 assert result.tensor("SimAOU", name)[index, layer] == pytest.approx(aou, abs=1e-4)
                 maps = [x[1][layer][:, -own:] for x in (z, i, f)]
                 by_head = [cosine(b - a, c - a) for a, b, c in zip(*maps, strict=True)]
-                ours = result.tensor("SimAM", name, "head")[index, layer]
-                np.testing.assert_allclose(ours, by_head, rtol=0, atol=2e-3)
-                mean = float(np.mean(by_head))
-                assert result.tensor("SimAM", name)[index, layer] == pytest.approx(mean, abs=2e-3)
-                heads = [
-                    [x[2][layer][h] @ x[3][layer][h] for x in (z, i, f)] for h in range(4)
-                ]
+                if layer:  # rotary: scores of layer 0 do not change
+                    ours = result.tensor("SimAM", name, "head")[index, layer]
+                    np.testing.assert_allclose(ours, by_head, rtol=0, atol=2e-3)
+                    ours = result.tensor("SimAM", name)[index, layer]
+                    assert ours == pytest.approx(float(np.mean(by_head)), abs=2e-3)
+                heads = [[x[2][layer][h] @ x[3][layer][h] for x in (z, i, f)] for h in range(4)]
                 units = [[v / np.linalg.norm(v) for v in head] for head in heads]
                 per_head = [cosine(b - a, c - a) for a, b, c in units]
                 ours = result.tensor("SimAOU", name, "head")[index, layer]
@@ -243,12 +285,16 @@ def test_divergence_is_recorded_and_the_rest_goes_on(kind: str) -> None:
     assert "diverged" in result.failures["far@shuffled"]
     assert "not finite" in result.failures["boom"]
     assert set(result.failures) == {"far", "far@shuffled", "boom", "boom@shuffled", "random[boom]"}
-    assert "gd" not in result.failures and "random[far]" not in result.values
+    assert "gd" not in result.failures
+    assert "random[far]" not in result.values
     frame = result.frame()
     rows = frame[frame.hypothesis == "far"]
-    assert len(rows) and rows["value"].isna().all() and (rows["n"] == 0).all()
+    assert len(rows)
+    assert rows["value"].isna().all()
+    assert (rows["n"] == 0).all()
     lost = frame[(frame.hypothesis == "boom") & (frame.score == "accuracy")]
-    assert lost["value"].isna().all() and (lost["undefined"] == 7).all()
+    assert lost["value"].isna().all()
+    assert (lost["undefined"] == 7).all()
     assert frame[(frame.hypothesis == "gd") & (frame.score == "SimAOU")]["value"].notna().all()
 
 
@@ -299,18 +345,27 @@ def test_progress_is_told() -> None:
     told: list[str] = []
     host = checks.host(checks.kinds()[0], "gpt2")
     compare(host, episode(), ["zero"], controls=("untrained",), progress=told.append)
-    assert any("ZS" in text for text in told) and any("untrained" in text for text in told)
+    assert any("ZS" in text for text in told)
+    assert any("untrained" in text for text in told)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"controls": ["oracel"]}, ComparisonError, r"'oracel'; controls: .* Did you mean 'oracle'"),
+        (
+            {"controls": ["oracel"]},
+            ComparisonError,
+            r"'oracel'; controls: .* Did you mean 'oracle'",
+        ),
         ({"hypotheses": ["gdd"]}, HypothesisError, r"No hypothesis is called 'gdd'"),
         ({"hypotheses": {"ZS": "gd"}}, HypothesisError, "cannot be called 'ZS'"),
         ({"hypotheses": {"a@b": "gd"}}, HypothesisError, "cannot be called 'a@b'"),
         ({"hypotheses": {"a|b": "gd"}}, HypothesisError, r"cannot be called 'a\|b'"),
-        ({"settings": {"gdd": {}}}, HypothesisError, r"'gdd', which is not compared\. Did you mean"),
+        (
+            {"settings": {"gdd": {}}},
+            HypothesisError,
+            r"'gdd', which is not compared\. Did you mean",
+        ),
         ({"settings": {"gd": {"epoch": 1}}}, HypothesisError, r"no setting 'epoch'"),
         ({"controls": ["other_task"]}, ComparisonError, "'other_task' needs other="),
     ],
@@ -324,7 +379,10 @@ def test_what_cannot_be_compared_is_refused(
 
 
 def test_values_that_are_no_hypotheses_are_refused() -> None:
-    with checks.untyped(), pytest.raises(HypothesisError, match="'x' is a int; expected a registered"):
+    with (
+        checks.untyped(),
+        pytest.raises(HypothesisError, match="'x' is a int; expected a registered"),
+    ):
         resolve({"x": 3})  # type: ignore[dict-item]
     host = checks.host(checks.kinds()[0], "gpt2")
     with pytest.raises(HypothesisError, match="wrong returned a dict, not an Intervention"):
@@ -345,7 +403,7 @@ def test_results_have_the_controls_a_reader_expects_by_default() -> None:
 
 
 def test_an_episode_without_demonstrations_compares_to_nothing() -> None:
-    bare = lens.Episode.from_tokens([], [[8, 9], [9, 10]], [5, 6], [0, 1], bos=1, learning_rate=1)
+    bare = lens.Episode.from_tokens([], [[8, 9], [9, 10]], [5, 6], [0, 1], bos=1, learning_rate=0.1)
     result = compare(checks.host(checks.kinds()[0], "gpt2"), bare, controls=("oracle",))
     for name in ("gd", "lcgd", "oracle"):
         assert result.tensor("SimAOU", name).isnan().all()

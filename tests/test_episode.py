@@ -111,7 +111,10 @@ def test_the_longest_label_that_fits_is_the_label() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"demonstrations": [[10, 11, 8]]}, r"Demonstration 0 ends in \[10, 11, 8\], which is no la"),
+        (
+            {"demonstrations": [[10, 11, 8]]},
+            r"Demonstration 0 ends in \[10, 11, 8\], which is no la",
+        ),
         ({"demonstrations": [[]]}, r"Demonstration 0 ends in \[\]"),
         ({"demonstrations": [[10, 5], [5]]}, "Demonstration 1 has no content or no label tokens"),
         ({"queries": [[13], [], [14]]}, "Query 1 has no tokens"),
@@ -131,7 +134,9 @@ def test_tokens_that_make_no_episode_are_refused(changes: dict[str, Any], messag
 
 
 def test_unknown_losses_are_refused() -> None:
-    with pytest.raises(ProtocolError, match=r"loss_on is 'labels'; allowed: all, label\. Did you m"):
+    with pytest.raises(
+        ProtocolError, match=r"loss_on is 'labels'; allowed: all, label\. Did you m"
+    ):
         make().demonstrations.sequences("labels")
 
 
@@ -170,7 +175,9 @@ def test_tokens_outside_the_vocabulary_are_refused(kind: str, where: str, token:
         "demonstrations": [[token, 5]], "queries": [[13], [token], [14]],
         "label_tokens": [[5], [6, 9], [token]], "bos": token, "separator": token,
     }  # fmt: skip
-    with pytest.raises(EpisodeError, match=rf"Token id {token} is outside gpt2's vocabulary of 101"):
+    with pytest.raises(
+        EpisodeError, match=rf"Token id {token} is outside gpt2's vocabulary of 101"
+    ):
         make(**{where: change[where]}).check(checks.host(kind, "gpt2"))
 
 
@@ -182,7 +189,10 @@ class Texts:
 
     def __new__(cls, tokenizer: Any = None, name: str = "gpt2") -> Any:
         host = Host(checks.model(checks.kinds()[0], "gpt2"))
-        fields = {"tokenizer": property(lambda self: tokenizer), "name": property(lambda self: name)}
+        fields = {
+            "tokenizer": property(lambda self: tokenizer),
+            "name": property(lambda self: name),
+        }
         host.__class__ = type("Texts", (type(host),), fields)
         return host
 
@@ -213,7 +223,8 @@ def test_an_episode_is_drawn_written_and_accounted_for(tokenizer: Any, rows: Pat
     assert episode.label_tokens == ((word("Negative"),), (word("Positive"),))
     assert episode.demonstrations.separator == (word("w9"),)
     assert episode.demonstrations.bos == families.BOS
-    assert len(episode.demonstrations) == 4 and len(episode.queries) == 5
+    assert len(episode.demonstrations) == 4
+    assert len(episode.queries) == 5
     for example in episode.demonstrations.examples:
         assert example.content[0] == word("<unk>")
         assert example.content[-1] == word("Label:")
@@ -222,7 +233,8 @@ def test_an_episode_is_drawn_written_and_accounted_for(tokenizer: Any, rows: Pat
     assert (facts["task"], facts["seed"], facts["shots"], facts["permutation"]) == ("sst2", 3, 4, 0)
     assert len(facts["demonstration_rows"]) == 4
     again = load_episode("sst2", host, shots=4, queries=5, seed=3, data=rows, protocol=TEXTS)
-    assert again == episode and again.hash == episode.hash
+    assert again == episode
+    assert again.hash == episode.hash
     other = load_episode("sst2", host, shots=4, queries=5, seed=4, data=rows, protocol=TEXTS)
     assert other.demonstrations != episode.demonstrations
     assert other.queries == episode.queries
@@ -263,7 +275,9 @@ def test_a_model_without_a_tokenizer_reads_no_text(rows: Path) -> None:
 def test_a_tokenizer_without_eos_needs_another_separator(rows: Path) -> None:
     tokenizer = families.word_tokenizer()
     tokenizer.eos_token = None
-    with pytest.raises(EpisodeError, match=r"by EOS, but the tokenizer has none; use protocol\.rep"):
+    with pytest.raises(
+        EpisodeError, match=r"by EOS, but the tokenizer has none; use protocol\.rep"
+    ):
         load_episode("sst2", Texts(tokenizer), shots=2, queries=2, data=rows, protocol="reference")
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iclgd_lens.bench.cellfile import CellData, Place
+from iclgd_lens.bench.cellfile import GOLD, CellData, Place
 from iclgd_lens.comparison import LABEL_SCORES, MOMENTS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = NDArray[np.float64]
 F2T = "_f2t"
@@ -82,6 +85,27 @@ class Measurements:
         if score != base:
             array[~self._false_to_true(hypothesis)[: len(array)]] = np.nan
         return array
+
+    def long(self, score: str | None, hypothesis: str | None) -> pd.DataFrame:
+        """Per-query values, one line a query; of one score or hypothesis, or of all (None)."""
+        import pandas as pd
+
+        found = {
+            key: values
+            for key, values in self.values.items()
+            if score in (None, key[1]) and hypothesis in (None, key[0]) and key[0] != GOLD
+        }
+        counts = [len(values) for values in found.values()]
+        rows = np.asarray(self.query_rows)
+        gold = self.values[(GOLD, GOLD, None, None)].astype(int)
+        frame = pd.DataFrame(list(found), columns=list(_KEY))
+        frame = frame.astype({"layer": "Int64", "head": "Int64"})
+        frame = frame.loc[frame.index.repeat(counts)].reset_index(drop=True)
+        nothing = [np.empty(0)]
+        frame["query"] = np.concatenate([rows[:count] for count in counts] or nothing)
+        frame["gold"] = np.concatenate([gold[:count] for count in counts] or nothing)
+        frame["value"] = np.concatenate(list(found.values()) or nothing)
+        return frame
 
     def _false_to_true(self, hypothesis: str) -> NDArray[np.bool_]:
         """Queries with ZS wrong, ICL right and the hypothesis right."""
@@ -184,4 +208,4 @@ def nanmean(array: Floats, axis: int) -> Floats:
     """Mean of the finite values along an axis; NaN where there is none, without a warning."""
     finite = np.isfinite(array)
     with np.errstate(invalid="ignore"):
-        return np.where(finite, array, 0.0).sum(axis) / finite.sum(axis)
+        return np.asarray(np.where(finite, array, 0.0).sum(axis) / finite.sum(axis))

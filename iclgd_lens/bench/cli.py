@@ -12,7 +12,8 @@ import typer
 from iclgd_lens.errors import PlanError
 
 EPILOG = (
-    "Exit code: 0 if every cell has its numbers, else the number of failed cells (99 for more). "
+    "Exit code: 0 if every cell has its numbers, else 100 plus the number of failed cells (125: "
+    "25 or more); 2 for a plan or run directory that cannot be used. "
     "The same command goes on where it was interrupted."
 )
 

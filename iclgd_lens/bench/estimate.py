@@ -2,8 +2,8 @@
 
 Nothing is loaded. Operations are counted from the model's configuration and from an assumed length
 of the texts; what this machine does in a second is measured with a few matrix products. Small
-models spend most of their time between operations, so a floor for each pass is added. Where cells
-of the run were measured before, their times are used instead.
+models spend most of their time between operations, so a floor for each pass is added, from small
+matrix products. Where cells of the run were measured before, their times are used instead.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ QUERIES = 1000
 """Assumed queries where a plan asks for all."""
 EFFICIENCY = 0.3
 """Share of a matrix product's speed that a model reaches."""
-PASS_SECONDS = 0.004
-"""Assumed seconds a layer of a forward pass takes at least."""
+CALLS = 150
+"""Assumed small operations of a layer, each of which takes time however small."""
+BATCH = 2
+"""Assumed queries of equal length that run together."""
 _PASSES = {"random": 1, "shuffled": 2, "other_task": 2, "untrained": 0, "untrained_norms": 0}
 
 
@@ -87,9 +89,9 @@ def estimate(plan: Plan, measured: Mapping[str, float] | None = None) -> Estimat
         return Estimate(cells, seconds, disk, f"from {len(measured)} measured cells of this run")
     if unknown:
         return Estimate(cells, None, None, f"the size of {', '.join(unknown)} is not known here")
-    speed = machine_speed()
+    speed, call = machine_speed()
     seconds = sum(
-        each * _cell_seconds(plan, model, cast("ModelSize", sizes[model.label]), speed)
+        each * _cell_seconds(plan, model, cast("ModelSize", sizes[model.label]), speed, call)
         for model in plan.models
     )
     basis = (
@@ -125,19 +127,28 @@ def model_size(model: ModelSpec) -> ModelSize | None:
     return ModelSize(weights or 12 * layers * width**2 + vocabulary * width, layers, heads)
 
 
-def machine_speed() -> float:
-    """Floating-point operations a second of a matrix product here, measured for 0.2 s."""
+def machine_speed() -> tuple[float, float]:
+    """Operations a second of a large matrix product here, and seconds of a small one.
+
+    Measured for 0.2 s each.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 4096 if device == "cuda" else 512
-    a = torch.ones(size, size, device=device)
+    large = _product_seconds(torch.ones(size, size, device=device))
+    return 2.0 * size**3 / large, _product_seconds(torch.ones(16, 16, device=device))
+
+
+def _product_seconds(a: torch.Tensor) -> float:
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < 0.2 or count < 2:
         float((a @ a)[0, 0])
         count += 1
-    return 2.0 * size**3 * count / elapsed
+    return elapsed / count
 
 
-def _cell_seconds(plan: Plan, model: ModelSpec, size: ModelSize, speed: float) -> float:
+def _cell_seconds(
+    plan: Plan, model: ModelSpec, size: ModelSize, speed: float, call: float
+) -> float:
     controls = plan.controls_of(model)
     queries = plan.queries or QUERIES
     models = 1 + sum(control in UNTRAINED for control in controls)
@@ -148,9 +159,9 @@ def _cell_seconds(plan: Plan, model: ModelSpec, size: ModelSize, speed: float) -
     readings += rules * sum(_PASSES.get(name, 0) > 0 for name in controls)
     # Backward costs twice a forward; an update reads every demonstration once.
     tokens = TOKENS * (3 * updates * plan.shots + readings * queries + plan.shots)
-    passes = 3 * updates * plan.shots + readings * queries / 4
+    passes = 3 * updates * plan.shots + readings * queries / BATCH
     operations = 2.0 * size.parameters * tokens / (EFFICIENCY * speed)
-    return operations + passes * size.layers * PASS_SECONDS
+    return operations + passes * size.layers * CALLS * call
 
 
 def _values(plan: Plan, model: ModelSpec, size: ModelSize) -> float:
@@ -161,7 +172,7 @@ def _values(plan: Plan, model: ModelSpec, size: ModelSize) -> float:
     rows += sum(name in ("oracle", "zero", "gaussian", "uniform") for name in controls)
     queries = plan.queries or QUERIES
     places = size.layers * (size.heads + 1) + 1
-    return rows * places * (2 * queries + min(queries, plan.tok2attn_queries))
+    return float(rows * places * (2 * queries + min(queries, plan.tok2attn_queries)))
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:

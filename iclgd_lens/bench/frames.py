@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from iclgd_lens.bench.blocks import Block, blocks
 from iclgd_lens.bench.cellfile import PLACE, CellData, decode
 from iclgd_lens.bench.contrasts import differences, verdicts
@@ -138,24 +136,14 @@ class Run:
         """
         import pandas as pd
 
-        parts: list[pd.DataFrame] = []
-        for block in self.blocks:
-            for cell in block.cells:
-                rows = np.asarray(cell.query_rows)
-                gold = cell.values[("gold", "gold", None, None)].astype(int)
-                for (name, found, layer, head), values in cell.values.items():
-                    wanted = score in (None, found) and hypothesis in (None, name)
-                    if name == "gold" or not wanted:
-                        continue
-                    count = len(values)
-                    part = {"hypothesis": name, "score": found, "layer": layer, "head": head}
-                    part |= {"query": rows[:count], "gold": gold[:count], "value": values}
-                    parts.append(pd.DataFrame(part | cell.place))
         columns = ["hypothesis", "score", "layer", "head", "query", "gold", "value", *PLACE]
+        parts = [
+            cell.long(score, hypothesis).assign(**cell.place)
+            for block in self.blocks
+            for cell in block.cells
+        ]
         if not parts:
             return pd.DataFrame(columns=columns)
-        for part in parts:
-            part[["layer", "head"]] = part[["layer", "head"]].astype("Int64")
         return pd.concat(parts, ignore_index=True).reindex(columns=columns)
 
     @cached_property

@@ -170,7 +170,7 @@ class _Crew:
 
     def _died(self, cell: Cell, error: Exception) -> CellOutcome:
         reason = (
-            f"its worker died {DEATHS} times (out of memory?): {' '.join(str(error).split())[:300]}"
+            f"{DEATHS} workers died of it (out of memory?): {' '.join(str(error).split())[:300]}"
         )
         self.store.fail(cell, reason)
         return CellOutcome(cell.key, "failed", 0.0, reason)

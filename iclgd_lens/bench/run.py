@@ -67,8 +67,11 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """Number of failed cells, at most 99."""
-        return min(len(self.failed), 99)
+        """0, or 100 plus the number of failed cells, at most 125.
+
+        Shells and this program's other errors use lower and higher codes.
+        """
+        return 100 + min(len(self.failed), 25) if self.failed else 0
 
 
 def run_plan(

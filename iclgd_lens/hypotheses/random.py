@@ -39,7 +39,8 @@ def matched_random(like: ParameterDelta, seed: int) -> ParameterDelta:
     """Gaussian directions with `like`'s norm in every head of every weight."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
-    for name, value in like.items():
+    for name in sorted(like):  # whatever order a file or a sum gave the weights
+        value = like[name]
         noise = torch.randn(value.shape, generator=generator).to(value.device)
         by_head = ".attn." in name and value.ndim > 1
         flat, target = (noise.flatten(1), value.flatten(1)) if by_head else (noise, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from iclgd_lens.report.numbers import number
+from iclgd_lens.report.numbers import interval, number
 from iclgd_lens.report.view import Cell, View
 
 SCORES = ("SimAOU", "SimAM", "Tok2Attn", "KL_ICL", "accuracy")
@@ -34,9 +34,7 @@ def _table(view: View, model: str) -> Iterator[str]:
     scores = [score for score in SCORES if view.measured(model, score)]
     yield r"\begin{table}"
     yield r"\centering\small"
-    yield (
-        rf"\caption{{Means over seeds and queries with 95\,\% intervals, {escape(model)}.}}"
-    )
+    yield (rf"\caption{{Means over seeds and queries with 95\,\% intervals, {escape(model)}.}}")
     yield rf"\begin{{tabular}}{{ll{'r' * len(scores)}}}"
     yield r"\toprule"
     yield " & ".join(["Task", "Hypothesis", *map(escape, scores)]) + r" \\"
@@ -62,5 +60,5 @@ def _cell(cell: Cell | None) -> str:
     value = f"${number(cell.value, minus='-')}$"
     if math.isnan(cell.low) or math.isnan(cell.high):
         return value
-    low, high = number(cell.low, minus="-"), number(cell.high, minus="-")
-    return rf"{value} {{\scriptsize $[{low}, {high}]$}}"
+    between = interval(cell.low, cell.high, minus="-")
+    return rf"{value} {{\scriptsize ${between}$}}"

@@ -1,6 +1,6 @@
 """HTML that is escaped by construction: text is escaped unless an element of this module made it.
 
-    tag("td", "a < b", scope="row")  ->  <td scope="row">a &lt; b</td>
+tag("td", "a < b", scope="row")  ->  <td scope="row">a &lt; b</td>
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ class Html(str):
     """Markup that is safe to place in a page."""
 
     __slots__ = ()
-
-
-Node = Html | str | int | None | Iterable["Node"]
 
 
 def tag(name: str, *children: Any, **attributes: str | int | bool | None) -> Html:

@@ -28,11 +28,16 @@ def signed(value: float) -> str:
     return f"+{text}" if value > 0 else text
 
 
-def interval(low: float, high: float) -> str:
-    """ "[low, high]", or nothing where there is no interval."""
+def interval(low: float, high: float, *, minus: str = MINUS) -> str:
+    """Brackets around low and high, or nothing where there is no interval."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
-    return f"[{number(low)}, {number(high)}]"
+    # A bound keeps its sign however small: "[−0.000, 0.026]" holds 0.
+    return f"[{_bound(low)}, {_bound(high)}]".replace("-", minus)
+
+
+def _bound(value: float) -> str:
+    return f"{value:.4g}" if abs(value) >= 1000 else f"{value:.3f}"
 
 
 def estimate(value: float, low: float, high: float) -> str:
@@ -48,10 +53,10 @@ def p_value(p: float) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """ "a, b and c"."""
+    """Words in a row: a, b and c."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def count(n: int, thing: str, things: str | None = None) -> str:
-    """ "1 task", "6 tasks"."""
+    """A number of things: 1 task, 6 tasks."""
     return f"{n:,} {thing if n == 1 else things or thing + 's'}"

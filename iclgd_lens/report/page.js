@@ -94,10 +94,13 @@
     if (scope) made.scope = scope;
     return made;
   }
-  function values(id, columns, rows) {
+  function values(id, title, columns, rows) {
     const fold = by(`${id}-values`);
     fold.fill = () => {
       const table = document.createElement("table");
+      const caption = document.createElement("span");
+      caption.textContent = title;
+      table.createCaption().append(caption);
       table.createTHead().append(document.createElement("tr"));
       table.tHead.rows[0].append(...columns.map((text) => cell("th", text, "col")));
       table.append(document.createElement("tbody"));
@@ -145,7 +148,6 @@
     return [...by(`${id}-lines`).querySelectorAll("input")].filter((input) => {
       const there = has(Number(input.value));
       input.closest("label").hidden = !there;
-      input.closest("label").style.display = there ? "" : "none";
       return there && input.checked;
     }).map((input) => Number(input.value));
   }
@@ -169,6 +171,9 @@
       array: values.map((v, i) => gap(highs[i], v)), arrayminus: values.map((v, i) => gap(v, lows[i])),
     };
   }
+
+  const stacked = (drawn) => (root.clientWidth < 760 ? 15 * drawn.length : 0); // the legend's lines
+  const categories = (count) => ({ type: "category", categoryorder: "array", range: [count - 0.5, -0.5] });
 
   // -- means by task -------------------------------------------------------------------------
 
@@ -195,12 +200,12 @@
       };
     });
     draw("means", traces, {
-      scattermode: "group", scattergap: 0.25, height: 110 + tasks.length * Math.max(46, 15 * drawn.length),
-      xaxis: { title: { text: plain(data.scores[score]) }, zeroline: true },
-      yaxis: { type: "category", autorange: "reversed", categoryorder: "array", categoryarray: tasks.map((t) => plain(data.tasks[t])), showgrid: false, showdividers: true, tickson: "boundaries" },
+      scattermode: "group", scattergap: 0.25, height: 110 + stacked(drawn) + tasks.length * Math.max(46, 15 * drawn.length),
+      xaxis: { title: { text: plain(data.scores[score]) }, zeroline: true, rangemode: "tozero" },
+      yaxis: { ...categories(tasks.length), categoryarray: tasks.map((t) => plain(data.tasks[t])), showgrid: false, showdividers: true, tickson: "boundaries" },
     });
     say("means", `${data.scores[score]} by task, ${data.models[model]}: mean over seeds and queries with its interval.`);
-    values("means", ["task", ...drawn.map((h) => names[h].name)], () => tasks.map((t) =>
+    values("means", `${data.scores[score]}, ${data.models[model]}`, ["task", ...drawn.map((h) => names[h].name)], () => tasks.map((t) =>
       [data.tasks[t], ...drawn.map((h) => { const c = at(t, h); return c ? estimate(c.value, c.low, c.high) : ""; })]));
   }
 
@@ -243,12 +248,12 @@
     }
     const layers = Math.max(1, ...drawn.map((h) => at(h).layers));
     draw("profile", traces, {
-      height: 430, hovermode: "x unified",
+      height: 430 + stacked(drawn), hovermode: "x unified",
       xaxis: { title: { text: "layer" }, tickformat: "d", dtick: layers <= 16 ? 1 : Math.ceil(layers / 12), zeroline: false, range: [-0.4, layers - 0.6], unifiedhovertitle: { text: "layer %{x}" } },
       yaxis: { title: { text: plain(data.scores[score]) }, zeroline: true },
     });
     say("profile", `${data.scores[score]} by layer on ${data.tasks[task]}, ${data.models[model]}. Bands are intervals over seeds and queries.`);
-    values("profile", ["layer", ...drawn.map((h) => names[h].name)], () => {
+    values("profile", `${data.scores[score]} on ${data.tasks[task]}, ${data.models[model]}`, ["layer", ...drawn.map((h) => names[h].name)], () => {
       const found = drawn.map((h) => unpack(at(h).byLayer));
       return Array.from({ length: layers }, (_, l) => [l, ...found.map((f) => (l < f.value.length ? estimate(f.value[l], f.low[l], f.high[l]) : ""))]);
     });
@@ -296,7 +301,7 @@
     by("heads-second").hidden = !beside;
     found.forEach(({ each, read, label }, i) => heat(`heads-${i}`, each, read, label, reach, score));
     say("heads", found.map(({ each, read, label }) => summary(each, read, label)).join(" "));
-    values("heads", ["layer", ...Array.from({ length: found[0].each.heads }, (_, i) => `head ${i}`)], () => {
+    values("heads", `${data.scores[score]} of ${found[0].label} on ${data.tasks[task]}`, ["layer", ...Array.from({ length: found[0].each.heads }, (_, i) => `head ${i}`)], () => {
       const { each, read } = found[0];
       return Array.from({ length: each.layers }, (_, l) => [l, ...read.value.slice(l * each.heads, (l + 1) * each.heads).map(number)]);
     });
@@ -312,9 +317,9 @@
       type: "heatmap", z: rows(read.value.map((v) => (Number.isFinite(v) ? v : null)), each), text: rows(text, each),
       zmin: -reach, zmax: reach, colorscale: pal.diverging, xgap: each.heads > 20 ? 0.5 : 1, ygap: each.layers > 20 ? 0.5 : 1,
       hovertemplate: "%{text}<extra></extra>",
-      colorbar: { orientation: "h", thickness: 12, len: 1, lenmode: "fraction", x: 0.5, xanchor: "center", y: -0.02, yanchor: "top", ypad: 34, xpad: 0, outlinewidth: 0, nticks: 5 },
+      colorbar: { orientation: "h", thickness: 12, len: 1, lenmode: "fraction", x: 0.5, xanchor: "center", y: 1.01, yanchor: "bottom", ypad: 4, xpad: 0, outlinewidth: 0, nticks: 5, ticklabelposition: "outside top" },
     }], {
-      height: Math.min(640, 150 + each.layers * Math.max(13, Math.min(26, 300 / each.layers))),
+      height: Math.min(640, 120 + each.layers * Math.max(13, Math.min(26, 300 / each.layers))),
       plot_bgcolor: undefined_ ? pal.undefined : pal.ground,
       xaxis: { title: { text: "head", standoff: 4 }, showgrid: false, zeroline: false, tickformat: "d", dtick: each.heads <= 12 ? 1 : Math.ceil(each.heads / 8) },
       yaxis: { title: { text: "layer", standoff: 4 }, showgrid: false, zeroline: false, tickformat: "d", dtick: each.layers <= 12 ? 1 : Math.ceil(each.layers / 8) },
@@ -345,9 +350,9 @@
     const groups = data.twins.filter(([m, h]) => m === model && any(whole, m, null, h, score));
     const traces = [];
     const table = [];
-    const categories = [];
+    const labels = [];
     data.tasks.forEach((task, t) => groups.forEach(([m, h]) => {
-      if (whole.has(key(m, t, h, score))) categories.push(`${plain(task)} \u00b7 ${plain(names[h].name)}`);
+      if (whole.has(key(m, t, h, score))) labels.push(`${plain(task)} \u00b7 ${plain(names[h].name)}`);
     }));
     const add = (m, h, group, label, look) => {
       const here = data.tasks.map((_, t) => t).filter((t) => whole.has(key(m, t, h, score)));
@@ -369,12 +374,12 @@
       }
     }
     draw("training", traces, {
-      height: 120 + 30 * categories.length,
-      xaxis: { title: { text: plain(data.scores[score]) }, zeroline: true },
-      yaxis: { type: "category", autorange: "reversed", categoryorder: "array", categoryarray: categories },
+      height: 120 + 30 * labels.length,
+      xaxis: { title: { text: plain(data.scores[score]) }, zeroline: true, rangemode: "tozero" },
+      yaxis: { ...categories(labels.length), categoryarray: labels },
     });
     say("training", `${data.scores[score]}, ${data.models[model]}: filled marks are the trained model, open marks untrained copies of it.`);
-    values("training", ["task", "hypothesis", data.scores[score], "n"], () => table);
+    values("training", `${data.scores[score]}, ${data.models[model]}`, ["task", "hypothesis", data.scores[score], "n"], () => table);
   }
 
   // -- paired differences --------------------------------------------------------------------
@@ -384,7 +389,9 @@
     const pal = palette();
     const wanted = data.differences.filter((d) =>
       data.models[d[0]] === model && data.scores[d[2]] === score && (kind === "all" || d[3] === kind));
-    const label = (d) => `${plain(data.tasks[d[1]])} \u00b7 ${plain(d[4])} \u2212 ${plain(d[5])}`;
+    const pairs = [...new Set(wanted.map((d) => `${d[4]}\n${d[5]}`))];
+    wanted.sort((c, d) => pairs.indexOf(`${c[4]}\n${c[5]}`) - pairs.indexOf(`${d[4]}\n${d[5]}`));
+    const label = (d) => `${plain(d[4])} \u2212 ${plain(d[5])} \u00b7 ${plain(data.tasks[d[1]])}`;
     const traces = [["shown to differ", true, "circle"], ["not shown to differ", false, "circle-open"]].map(([name, sign, symbol]) => {
       const here = wanted.filter((d) => (d[10] !== 0) === sign && d[6] !== null);
       const ink = sign ? pal.lines[0] : pal.quiet;
@@ -397,9 +404,9 @@
       };
     });
     draw("paired", traces, {
-      height: 110 + 24 * Math.max(1, wanted.length),
+      height: 110 + 21 * Math.max(1, wanted.length),
       xaxis: { title: { text: `difference in ${plain(score)}` }, zeroline: true, zerolinewidth: 2 },
-      yaxis: { type: "category", autorange: "reversed", categoryorder: "array", categoryarray: wanted.map(label), tickfont: { size: 11 } },
+      yaxis: { ...categories(wanted.length), categoryarray: wanted.map(label), tickfont: { size: 11 } },
     });
     say("paired", `${wanted.length} differences in ${score}; filled marks are shown to differ (corrected p below 0.05 and an interval without 0).`);
     for (const line of document.querySelectorAll("#paired-table tbody tr")) {

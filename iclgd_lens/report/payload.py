@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from iclgd_lens.report.twins import twins
-from iclgd_lens.report.view import Cell, View, rank
+from iclgd_lens.report.view import Cell, View, rank, where
 from iclgd_lens.tables import hypothesis_names
 
 UNIT = 1e-4
@@ -82,7 +82,7 @@ def _plain(value: float) -> float | None:
 
 def _places(view: View) -> list[tuple[list[int], pd.DataFrame]]:
     """The lines with a layer of each (model, task, hypothesis, score), beside their places."""
-    frame = view.summary[view.summary["layer"].notna()]
+    frame = where(view.summary, view.summary["layer"].notna())
     keys = ["model", "task", "hypothesis", "score"]
     found: list[tuple[list[int], pd.DataFrame]] = []
     groups = cast("Any", frame.groupby(keys, sort=False, observed=True))
@@ -99,7 +99,7 @@ def _series(at: list[int], lines: pd.DataFrame, *, intervals: bool) -> list[Any]
     head = lines["head"].notna().to_numpy(dtype=bool)
     layers = int(lines["layer"].max()) + 1
     heads = int(lines["head"].max()) + 1 if head.any() else 0
-    by_layer, by_head = lines[~head], lines[head]
+    by_layer, by_head = where(lines, ~head), where(lines, head)
     return [
         *at, layers, heads,
         _packed(by_layer, by_layer["layer"].to_numpy(dtype=int), layers, intervals=True),

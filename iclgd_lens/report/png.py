@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from iclgd_lens.report.figures import Picture
+from iclgd_lens.report.picture import Picture
 
 _SECONDS = 60  # for one image
 _SCALE = 2
@@ -49,8 +49,8 @@ def write_png(pictures: Sequence[Picture], folder: Path) -> str | None:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-    missing = [job["path"] for job in jobs if not Path(job["path"]).is_file()]
-    return f"kaleido left out {len(missing)} of {len(jobs)}" if missing else None
+    missing = sum(not (folder / f"{each.name}.png").is_file() for each in pictures)
+    return f"kaleido left out {missing} of {len(pictures)}" if missing else None
 
 
 def _figure(picture: Picture) -> Any:

@@ -12,7 +12,7 @@ from iclgd_lens.report.numbers import count, estimate, interval, listed, number,
 from iclgd_lens.report.view import MAIN_SCORES, Cell, Difference, View
 from iclgd_lens.tables import hypothesis_names
 
-Tone = Literal["yes", "partly", "no", "note"]
+Tone = Literal["yes", "partly", "no", "note", "caution"]
 _INSTRUMENT = 0.999  # what the oracle has to read
 
 
@@ -21,8 +21,8 @@ class Finding:
     """One thing that the numbers say.
 
     Attributes:
-        tone: "yes" if what was asked is shown everywhere, "partly", "no", or "note" for a fact
-            that is no verdict.
+        tone: "yes" if what was asked is shown everywhere, "partly", "no"; "note" for a fact that
+            is no verdict, "caution" for what weakens the numbers.
         lead: A sentence that can stand alone.
         body: The numbers behind it.
     """
@@ -59,7 +59,9 @@ def instrument(view: View, model: str) -> list[Finding]:
         lead = "The instrument reads right: the oracle scores 1 wherever it was measured."
         return [Finding("note", lead)]
     lead = "The instrument reads wrong: the oracle should score 1 and does not."
-    return [Finding("no", lead, f"It reads {'; '.join(wrong)}. Distrust the other scores there.")]
+    return [
+        Finding("caution", lead, f"It reads {'; '.join(wrong)}. Distrust the other scores there.")
+    ]
 
 
 def behaviour(view: View, model: str) -> list[Finding]:
@@ -114,7 +116,7 @@ def losses(view: View, model: str) -> list[Finding]:
     parts = [count(whole, "whole cell")] if whole else []
     parts += [count(single, "hypothesis in a cell", "hypotheses in cells")] if single else []
     body = "The numbers rest on the others; the reasons are under Failures."
-    return [Finding("no", f"Without scores: {listed(parts)}.", body)]
+    return [Finding("caution", f"Without scores: {listed(parts)}.", body)]
 
 
 # -- wording ---------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ def reading(cell: Cell) -> str:
 
 
 def all_of(tasks: Sequence[str]) -> str:
-    """ "sst2", or "all 6 tasks"."""
+    """The one task, or how many all are."""
     return tasks[0] if len(tasks) == 1 else f"all {len(tasks)} tasks"
 
 

@@ -17,8 +17,8 @@ LIGHT = COLOURS
 DARK = ("#56b4e9", "#f08a4b", "#3ecf9f", "#e6a5c6", "#9ad4f5", "#f2c14e")
 DIVERGING_LIGHT = DIVERGING
 DIVERGING_DARK = (
-    (0.0, "#ffd0a6"), (0.2, "#f08a4b"), (0.4, "#6b3d22"), (0.5, "#1d2126"),
-    (0.6, "#1f4a66"), (0.8, "#56b4e9"), (1.0, "#d3eefc"),
+    (0.0, "#ffd0a6"), (0.2, "#f08a4b"), (0.4, "#87481f"), (0.5, "#1d2126"),
+    (0.6, "#22608c"), (0.8, "#56b4e9"), (1.0, "#d3eefc"),
 )  # fmt: skip
 UNDEFINED_LIGHT, UNDEFINED_DARK = UNDEFINED, "#4a4f57"
 NEUTRAL = -1

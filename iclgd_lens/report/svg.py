@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 FONT = "Helvetica, Arial, sans-serif"
 INK, QUIET, FAINT = "#1a1e23", "#5a626c", "#dcdfe3"
 
-Point = tuple[float, float]
+Number = int | float
+Point = tuple[Number, Number]
 
 
 def _star(points: int, inner: float) -> list[Point]:
@@ -46,17 +48,17 @@ _DASHES = {
 class Canvas:
     """Shapes on a white ground; coordinates in pixels, y downwards."""
 
-    def __init__(self, width: float, height: float, title: str) -> None:
+    def __init__(self, width: Number, height: Number, title: str) -> None:
         self.width, self.height, self.title = width, height, title
         self._parts: list[str] = []
 
-    def line(self, a: Point, b: Point, colour: str, width: float = 1.0) -> None:
+    def line(self, a: Point, b: Point, colour: str, width: Number = 1.0) -> None:
         """A straight line."""
         self._parts.append(
             f'<path d="M{_at(a)}L{_at(b)}" stroke="{colour}" stroke-width="{width:g}"/>'
         )
 
-    def polyline(self, points: Sequence[Point], colour: str, width: float, dash: str) -> None:
+    def polyline(self, points: Sequence[Point], colour: str, width: Number, dash: str) -> None:
         """Joined lines, with a dash by its Plotly name."""
         dashed = f' stroke-dasharray="{_DASHES[dash]}"' if dash in _DASHES else ""
         self._parts.append(
@@ -64,25 +66,25 @@ class Canvas:
             f'stroke-width="{width:g}"{dashed}/>'
         )
 
-    def polygon(self, points: Iterable[Point], fill: str, opacity: float = 1.0) -> None:
+    def polygon(self, points: Iterable[Point], fill: str, opacity: Number = 1.0) -> None:
         """A filled outline."""
         faint = f' fill-opacity="{opacity:g}"' if opacity < 1 else ""
         self._parts.append(f'<path d="M{"L".join(map(_at, points))}Z" fill="{fill}"{faint}/>')
 
-    def rectangle(self, corner: Point, width: float, height: float, fill: str) -> None:
+    def rectangle(self, corner: Point, width: Number, height: Number, fill: str) -> None:
         """A filled rectangle."""
         self._parts.append(
             f'<path d="M{_at(corner)}h{_n(width)}v{_n(height)}h{_n(-width)}z" fill="{fill}"/>'
         )
 
-    def frame(self, corner: Point, width: float, height: float, colour: str = FAINT) -> None:
+    def frame(self, corner: Point, width: Number, height: Number, colour: str = FAINT) -> None:
         """A rectangle's outline."""
         self._parts.append(
             f'<path d="M{_at(corner)}h{_n(width)}v{_n(height)}h{_n(-width)}z" fill="none" '
             f'stroke="{colour}"/>'
         )
 
-    def mark(self, at: Point, symbol: str, colour: str, size: float = 4.0) -> None:
+    def mark(self, at: Point, symbol: str, colour: str, size: Number = 4.0) -> None:
         """A marker, by its Plotly name."""
         shape = symbol.removesuffix("-open")
         fill = "#ffffff" if symbol.endswith("-open") else colour
@@ -96,7 +98,7 @@ class Canvas:
             )
 
     def text(
-        self, at: Point, text: str, *, size: float = 11, anchor: str = "start",
+        self, at: Point, text: str, *, size: Number = 11, anchor: str = "start",
         colour: str = INK, bold: bool = False, turned: bool = False,
     ) -> None:  # fmt: skip
         """A line of text; `anchor` is start, middle or end."""
@@ -119,7 +121,7 @@ class Canvas:
         )
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
+def ticks(low: Number, high: Number, count: int = 4) -> list[float]:
     """Round numbers within [low, high], about `count` of them."""
     span = high - low
     if not (math.isfinite(span) and span > 0):
@@ -132,22 +134,22 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def mix(a: str, b: str, share: float) -> str:
+def mix(a: str, b: str, share: Number) -> str:
     """The colour that is `share` of the way from a to b."""
     pairs = ((int(a[i : i + 2], 16), int(b[i : i + 2], 16)) for i in (1, 3, 5))
     return "#" + "".join(f"{round(x + (y - x) * share):02x}" for x, y in pairs)
 
 
-def scale_colour(scale: Sequence[tuple[float, str]], at: float) -> str:
+def scale_colour(scale: Sequence[tuple[float, str]], at: Number) -> str:
     """The colour of a scale at a place in [0, 1]."""
     place = min(max(at, 0.0), 1.0)
-    for (left, a), (right, b) in zip(scale, scale[1:], strict=False):
+    for (left, a), (right, b) in pairwise(scale):
         if place <= right:
             return mix(a, b, (place - left) / (right - left))
     return scale[-1][1]
 
 
-def _n(value: float) -> str:
+def _n(value: Number) -> str:
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 

@@ -30,12 +30,12 @@ def table(
     head = tag("tr", (tag("th", column, scope="col") for column in columns))
     return tag(
         "div",
-        tag("table", tag("caption", caption), tag("thead", head), tag("tbody", rows)),
+        tag("table", tag("caption", tag("span", caption)), tag("thead", head), tag("tbody", rows)),
         class_=f"scroll {class_}".strip(), role="region", aria_label=label, tabindex=0,
     )  # fmt: skip
 
 
-def row(header: Any, cells: Iterable[Html], **attributes: str) -> Html:
+def row(header: Any, cells: Iterable[Html | None], **attributes: str) -> Html:
     """A table's row whose first cell is its header."""
     return tag("tr", tag("th", header, scope="row"), cells, **attributes)
 
@@ -77,7 +77,7 @@ def _score_table(view: View, model: str, score: str) -> Html | None:
     ]
     meaning = score_meaning(score)
     caption = [tag("strong", score), f" — {meaning}" if meaning else ""]
-    return table(caption, ["", *tasks], rows, label=f"{score} of {model} by task")
+    return table(caption, ["", *tasks], rows, label=f"{score} of {model} by task", class_="scores")
 
 
 def verdict_table(view: View, model: str) -> Html | None:
@@ -92,7 +92,9 @@ def verdict_table(view: View, model: str) -> Html | None:
                 rows.append(row([name, " ", tag("small", score)], cells))
     if not rows:
         return None
-    caption = "Controls that each hypothesis beats (corrected p below 0.05 and the interval above 0)"
+    caption = (
+        "Controls that each hypothesis beats (corrected p below 0.05 and the interval above 0)"
+    )
     return table(caption, ["", *tasks], rows, label=f"Controls beaten, {model}", class_="verdicts")
 
 
@@ -142,17 +144,17 @@ def order_table(view: View) -> Html | None:
     """Order sensitivity; None where no seed was run in several orders."""
     if not view.order:
         return None
+    several = len(view.models) > 1
     rows = [
         row(
             each.task,
             [
-                tag("td", each.model),
+                tag("td", each.model) if several else None,
                 tag("td", each.hypothesis),
                 estimate_cell(each.flips),
                 tag("td", number(each.accuracy_range), class_="n"),
                 tag("td", f"{each.permutations} × {each.flips.seeds}", class_="n"),
             ],
-            class_=_class(each.hypothesis),
         )
         for each in view.order
     ]
@@ -160,7 +162,8 @@ def order_table(view: View) -> Html | None:
         "Flip rate: share of the pairs of orders that disagree about a query. Range: highest minus "
         "lowest accuracy over orders, mean over seeds."
     )
-    columns = ["task", "model", "", "flip rate", "accuracy range", "orders × seeds"]
+    model = ["model"] if several else []
+    columns = ["task", *model, "", "flip rate", "accuracy range", "orders × seeds"]
     return table(caption, columns, rows, label="Order sensitivity", class_="tall")
 
 
@@ -184,7 +187,7 @@ def published_table(view: View) -> Html | None:
         row(
             name,
             [
-                tag("td", number(task.learning_rate or math.nan), class_="n"),
+                tag("td", f"{task.learning_rate:g}" if task.learning_rate else "", class_="n"),
                 *(_published_cell(task.published, rule, score) for rule, score in columns),
             ],
         )

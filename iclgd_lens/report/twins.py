@@ -47,8 +47,9 @@ def twin_table(view: View) -> Html | None:
                 rows += _rows(view, model, score, name)
     if not rows:
         return None
+    model = ["model"] if len(view.models) > 1 else []
     columns = [
-        "task", "model", "hypothesis", "score", "trained", "untrained", "copy", "difference",
+        "task", *model, "hypothesis", "score", "trained", "untrained", "copy", "difference",
         "p, corrected",
     ]  # fmt: skip
     caption = "The same hypothesis on the trained model and on untrained copies of it"
@@ -65,7 +66,7 @@ def _rows(view: View, model: str, score: str, name: str) -> Iterable[Html]:
             yield row(
                 task,
                 [
-                    tag("td", model),
+                    tag("td", model) if len(view.models) > 1 else None,
                     tag("td", name),
                     tag("td", score),
                     estimate_cell(trained),
@@ -76,9 +77,7 @@ def _rows(view: View, model: str, score: str, name: str) -> Iterable[Html]:
             )
 
 
-def _difference(
-    view: View, model: str, task: str, score: str, a: str, b: str
-) -> tuple[Html, Html]:
+def _difference(view: View, model: str, task: str, score: str, a: str, b: str) -> tuple[Html, Html]:
     for each in view.differences:
         if (each.model, each.task, each.score, each.a, each.b) == (model, task, score, a, b):
             between = interval(each.low, each.high)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, runtime_checkable
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ _SCORE_ORDER = (
 )  # fmt: skip
 
 
+@runtime_checkable
 class RunFrames(Protocol):
     """A run as tidy tables; `iclgd_lens.load_run(RUN)` is one."""
 
@@ -156,7 +157,7 @@ class View:
 def view(run: RunFrames) -> View:
     """Read a run's frames once."""
     summary, paired = run.summary(), run.differences()
-    whole = summary[summary["layer"].isna() & summary["head"].isna()]
+    whole = where(summary, summary["layer"].isna() & summary["head"].isna())
     cells = {
         (str(row.model), str(row.task), str(row.hypothesis), str(row.score)): Cell(
             _number(row.value), _number(row.ci_low), _number(row.ci_high),
@@ -179,6 +180,11 @@ def view(run: RunFrames) -> View:
         summary=summary,
         paired=paired,
     )
+
+
+def where(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
+    """The lines of a frame that a mask wants."""
+    return cast("pd.DataFrame", frame[wanted])
 
 
 def rank(name: str) -> int:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from iclgd_lens.errors import RunError
-from iclgd_lens.report.figures import Picture, Pictures, draw
+from iclgd_lens.report.figures import draw
 from iclgd_lens.report.latex import latex_table
 from iclgd_lens.report.page import page
+from iclgd_lens.report.picture import Picture, Pictures
 from iclgd_lens.report.png import write_png
-from iclgd_lens.report.view import RunFrames, View, view
+from iclgd_lens.report.view import RunFrames, View, view, where
 
 
 def write_report(
@@ -88,8 +89,8 @@ def _told(pictures: list[Picture], folder: Path, *, png: bool) -> Pictures:
 
 def _write_tables(read: View, folder: Path) -> None:
     whole = read.summary["layer"].isna() & read.summary["head"].isna()
-    by_place = read.summary[~whole]
-    _write(folder / "tables.csv", _csv(read.summary[whole].drop(columns=["layer", "head"])))
+    by_place = where(read.summary, ~whole)
+    _write(folder / "tables.csv", _csv(where(read.summary, whole).drop(columns=["layer", "head"])))
     _write(folder / "figures.csv", _csv(by_place))
     _write(folder / "differences.csv", _csv(read.paired))
     _write(folder / "table.tex", latex_table(read))

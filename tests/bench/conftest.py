@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +79,12 @@ def plan(fields: dict[str, Any]) -> Plan:
 
 
 @pytest.fixture(scope="session")
-def finished(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of an uninterrupted run; tests only read it."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     outcome = run_plan(plan, folder)
     assert not outcome.failed, outcome.failed
-    yield folder
+    return folder
 
 
 def cells_of(folder: Path) -> dict[str, bytes]:

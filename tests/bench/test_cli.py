@@ -65,7 +65,7 @@ def test_the_exit_code_counts_failed_cells(
     changed = {"tasks": ["cb"], "controls": [], "hypotheses": ["gd"], "permutations": [0]}
     path.write_text(yaml.safe_dump(fields | changed), encoding="utf-8")
     found = call(app, "bench", path, "--out", tmp_path / "run")
-    assert found.exit_code == 2
+    assert found.exit_code == 102
     assert "2 failed" in found.output
     assert "--retry-failed" in found.output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -18,7 +19,12 @@ from iclgd_lens.episode import Episode, Query, load_episode
 from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import as_host
 from iclgd_lens.host.loading import load_model
-from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
+from iclgd_lens.hypotheses.registry import (
+    _REGISTERED,
+    Hypothesis,
+    get_hypothesis,
+    hypothesis,
+)
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import REFERENCE
 
@@ -46,9 +52,11 @@ def test_the_rate_with_the_lowest_held_out_loss_wins(model: Any, episode: Episod
 
     for rate in CHOICE.grid:
         # Independently: the weights themselves are changed, in a copy.
-        delta = gd(model, train, lr=rate)
-        merged = delta.merged(model)
-        host = as_host(merged)
+        host = as_host(copy.deepcopy(model))
+        for name, change in gd(model, train, lr=rate).items():
+            weight = host.parameter(name)
+            assert weight is not None
+            host.write_parameter(name, weight + change)
         total, count = 0.0, 0
         for example in held_out.examples:
             ids = [held_out.bos, *example.tokens]
@@ -108,12 +116,17 @@ def test_both_parts_have_at_least_one(episode: Episode, count: int, share: float
         split(dataclasses.replace(shown, examples=shown.examples[:1], drawn=(0,)), share)
 
 
+def wild(host: Any, shown: Episode, *, lr: float) -> Intervention:
+    if lr > 1:
+        raise DivergedError(f"lr={lr:g} diverged")
+    return get_hypothesis("gd").build(host, shown, lr=lr)
+
+
 def test_a_rate_that_diverges_cannot_win(model: Any, episode: Episode) -> None:
-    choice = RateChoice(grid=(1e-2, 1e30))
-    chosen = choose_rate(model, episode, get_hypothesis("lcgd"), choice)
-    assert (chosen.lr, chosen.losses[1e30]) == (1e-2, math.inf)
-    with pytest.raises(DivergedError, match="every learning rate of the grid"):
-        choose_rate(model, episode, get_hypothesis("gd"), RateChoice(grid=(1e30,)))
+    chosen = choose_rate(model, episode, Hypothesis("wild", wild), RateChoice(grid=(1e-2, 2.0)))
+    assert (chosen.lr, chosen.losses[2.0]) == (1e-2, math.inf)
+    with pytest.raises(DivergedError, match=r"every learning rate of the grid, down to 2:"):
+        choose_rate(model, episode, Hypothesis("wild", wild), RateChoice(grid=(2.0, 3.0)))
 
 
 def test_an_injection_has_no_held_out_loss(model: Any, episode: Episode) -> None:
@@ -152,8 +165,14 @@ def test_divergence_everywhere_is_the_hypothesis_failure(
 ) -> None:
     plan = parse_plan(
         fields
-        | {"tasks": ["sst2"], "permutations": [0], "seeds": [0], "controls": []}
-        | {"lr": {"grid": [1e30]}, "hypotheses": ["gd"]}
+        | {"tasks": ["sst2"], "permutations": [0], "seeds": [0], "controls": ["untrained"]}
+        | {"lr": {"grid": [2.0]}, "hypotheses": ["wild"]}
     )
-    assert not run_plan(plan, tmp_path / "run").failed
-    assert "every learning rate" in load_run(tmp_path / "run").failures()["reason"][0]
+    hypothesis("wild")(wild)
+    try:
+        assert not run_plan(plan, tmp_path / "run").failed
+    finally:
+        _REGISTERED.pop("wild")
+    failures = load_run(tmp_path / "run").failures()
+    assert set(failures["hypothesis"]) == {"wild", "wild@untrained"}
+    assert failures["reason"].str.contains("every learning rate").all()

@@ -23,10 +23,10 @@ from iclgd_lens.bench.frames import load_run
 from iclgd_lens.bench.measure import Session
 from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.bench.progress import Lines, Live, duration
-from iclgd_lens.bench.run import run_plan
+from iclgd_lens.bench.run import Outcome, run_plan
 from iclgd_lens.compare import compare
 from iclgd_lens.episode import load_episode
-from iclgd_lens.errors import PlanError, RunError
+from iclgd_lens.errors import DivergedError, PlanError, RunError
 from iclgd_lens.host.loading import load_model
 from iclgd_lens.hypotheses.registry import _REGISTERED, hypothesis
 from iclgd_lens.intervention import Intervention, ParameterDelta
@@ -205,7 +205,7 @@ def test_a_hypothesis_that_raises_costs_its_own_scores_alone(
         | {"tasks": ["sst2"], "permutations": [0], "hypotheses": ["gd", "shaky"], "seeds": [0]}
     )
     outcome = run_plan(plan, tmp_path / "run")
-    assert outcome.exit_code == len(outcome.failed) == 1
+    assert (outcome.exit_code, len(outcome.failed)) == (101, 1)
     assert "shaky raised IndexError: my bug" in next(iter(outcome.failed.values()))
     run = load_run(tmp_path / "run")
     frame = run.frame().query("score == 'SimAOU' and layer.isna()").set_index("hypothesis")
@@ -242,22 +242,29 @@ def test_a_hypothesis_that_returns_nothing_usable(
     assert "not an Intervention" in next(iter(outcome.failed.values()))
 
 
-def test_divergence_is_recorded_and_fails_nothing(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_divergence_is_recorded_and_fails_nothing(
+    fields: dict[str, Any], plugins: None, tmp_path: Path
+) -> None:
+    @hypothesis("wild")
+    def wild(model: Any, episode: Any) -> Intervention:
+        raise DivergedError("wild diverged: the loss of step 2 is not finite")
+
     plan = parse_plan(
         fields
-        | {"tasks": ["sst2"], "permutations": [0], "lr": 1e30, "controls": ["random", "oracle"]}
+        | {"tasks": ["sst2"], "permutations": [0], "hypotheses": ["wild"]}
+        | {"controls": ["random", "oracle"]}
     )
     lines = StringIO()
     outcome = run_plan(plan, tmp_path / "run", progress=Lines(lines))
     assert (outcome.done, outcome.exit_code) == (2, 0)
-    assert "diverged: tiny · sst2 · seed 0.0: gd: gd with lr=1e+30 diverged" in lines.getvalue()
+    assert "diverged: tiny · sst2 · seed 0.0: wild: wild diverged: the loss" in lines.getvalue()
     run = load_run(tmp_path / "run")
     failures = run.failures()
-    assert set(failures["hypothesis"]) == {"gd", "lcgd"}
-    assert failures["reason"].str.contains("diverged").all()
+    assert failures["hypothesis"].tolist() == ["wild", "wild"]
+    assert failures["reason"].str.contains("step 2 is not finite").all()
     summary = run.summary().query("score == 'SimAOU' and layer.isna()").set_index("hypothesis")
-    assert np.isnan(summary.loc["gd", "value"])
-    assert summary.loc["gd", "n"] == 0
+    assert np.isnan(summary.loc["wild", "value"])
+    assert summary.loc["wild", "n"] == 0
     assert summary.loc["oracle", "value"] == pytest.approx(1)
 
 
@@ -293,15 +300,15 @@ def test_a_cell_that_cannot_be_measured_is_recorded_and_the_rest_goes_on(
         | {"controls": [], "seeds": [0]}
     )
     outcome = run_plan(plan, tmp_path / "run")
-    assert (outcome.done, outcome.exit_code) == (1, 2)
+    assert (outcome.done, outcome.exit_code) == (1, 102)
     failures = load_run(tmp_path / "run").failures().set_index("task")
     assert failures["hypothesis"].isna().all()
     assert "no rows of task 'cb'" in failures.loc["cb", "reason"]
     assert "same tokens" in failures.loc["subj", "reason"]
     again = run_plan(plan, tmp_path / "run")
-    assert (again.done, again.found, again.exit_code) == (0, 3, 2)
+    assert (again.done, again.found, again.exit_code) == (0, 3, 102)
     retried = run_plan(plan, tmp_path / "run", retry_failed=True)
-    assert (retried.done, retried.found, retried.exit_code) == (0, 1, 2)
+    assert (retried.done, retried.found, retried.exit_code) == (0, 1, 102)
 
 
 def test_out_of_memory_fails_the_cell_and_can_be_retried(
@@ -345,6 +352,14 @@ def test_a_plan_that_cannot_run_leaves_nothing_behind(small: Plan, tmp_path: Pat
         run_plan(small, tmp_path / "run", engine="rai")
     with pytest.raises(PlanError, match="the module 'no_such_module' cannot be imported"):
         run_plan(small, tmp_path / "run", imports=["no_such_module"])
+
+
+def test_exit_codes_stay_clear_of_the_shells(small: Plan) -> None:
+    def code(failed: int) -> int:
+        reasons = {str(index): "why" for index in range(failed)}
+        return Outcome("run", 99, 0, 0, reasons, (), 1.0).exit_code
+
+    assert [code(0), code(1), code(25), code(300)] == [0, 101, 125, 125]
 
 
 # -- progress ------------------------------------------------------------------------------------

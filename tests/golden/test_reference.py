@@ -26,7 +26,7 @@ RULES = {"gd": gd, "lcgd": lcgd}
 Array = NDArray[Any]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def pack() -> dict[str, Array]:
     with np.load(Path(__file__).with_name("pack_a.npz"), allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
@@ -103,7 +103,7 @@ def bridge() -> Any:
         ).eval()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def model(kind: str) -> Any:
     return hooked() if kind == "hooked" else bridge()
 
@@ -117,12 +117,12 @@ def episode() -> Episode:
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def delta(kind: str, rule: str) -> ParameterDelta:
     return RULES[rule](model(kind), episode(), lr=settings()["lr"])
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def readouts(kind: str) -> dict[str, Readout]:
     reader = Reader(model(kind), episode())
     found = {"zs": reader.zs(), "icl": reader.icl()}

@@ -119,7 +119,9 @@ def test_half_precision_adds_in_full_precision(kind: str) -> None:
     assert columns.dtype == torch.bfloat16
     assert torch.equal(columns, torch.cat(list(expected), dim=1))
     own = checks.in_own_layout(model, name, expected)
-    assert torch.equal(delta.merged(host)[name if kind == "hooked" else "blocks.0.attn.v.weight"], own)
+    assert torch.equal(
+        delta.merged(host)[name if kind == "hooked" else "blocks.0.attn.v.weight"], own
+    )
 
 
 @BY_KIND
@@ -138,7 +140,9 @@ def test_an_unknown_architecture_has_no_huggingface_names() -> None:
     model = checks.fresh("hooked", "gpt2")
     model.cfg.original_architecture = "StarCoderForCausalLM"
     delta = ParameterDelta({})
-    with pytest.raises(DeltaError, match=r"'StarCoderForCausalLM'; written from .* GPT2LMHeadModel"):
+    with pytest.raises(
+        DeltaError, match=r"'StarCoderForCausalLM'; written from .* GPT2LMHeadModel"
+    ):
         delta.merged(model, "huggingface")
     assert delta.merged(model)
 

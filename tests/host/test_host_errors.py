@@ -60,11 +60,15 @@ def test_the_bridge_serves_other_families(family: str) -> None:
 
 @pytest.mark.parametrize("thing", [None, "gpt2", object(), 3])
 def test_what_is_no_model_is_refused(thing: Any) -> None:
-    refused(thing, f"Expected a HookedTransformer or a TransformerBridge, got {type(thing).__name__}")
+    refused(
+        thing, f"Expected a HookedTransformer or a TransformerBridge, got {type(thing).__name__}"
+    )
 
 
 def test_a_plain_torch_model_is_refused_with_a_hint() -> None:
-    refused(families.huggingface_model("gpt2"), r"got GPT2LMHeadModel\. Wrap it with TransformerLens")
+    refused(
+        families.huggingface_model("gpt2"), r"got GPT2LMHeadModel\. Wrap it with TransformerLens"
+    )
 
 
 @pytest.mark.parametrize("name", ["HookedEncoder", "HookedEncoderDecoder"])
@@ -228,7 +232,9 @@ def test_models_that_are_no_causal_decoders_are_refused() -> None:
 
 
 def test_a_bridge_over_something_else_is_refused() -> None:
-    stub = types.SimpleNamespace(original_model=types.SimpleNamespace(), cfg=types.SimpleNamespace())
+    stub = types.SimpleNamespace(
+        original_model=types.SimpleNamespace(), cfg=types.SimpleNamespace()
+    )
     message = "is not a transformers model behind the bridge"
     with checks.untyped(), pytest.raises(UnsupportedModelError, match=message):
         BridgeHost(stub)

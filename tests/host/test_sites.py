@@ -137,7 +137,8 @@ def test_prefixes_are_what_the_full_sequence_is(kind: str, family: str) -> None:
     with torch.no_grad():
         whole = host.run(tokens).residual
         head = host.run(tokens[:1, :1].expand(1, 1), keep=True).prefix
-        assert head is not None and head.length == 1
+        assert head is not None
+        assert head.length == 1
         split = host.run(tokens[:, :5], keep=True).prefix
         rest = host.run(tokens[:, 5:], split).residual
         checks.close(rest, whole[:, 5:], 1e-5)

@@ -29,7 +29,7 @@ BUILT_IN = ("gd", "lcgd", "oracle", "random", "zero")
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     registry.list_hypotheses()
     monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
-    yield
+    return
 
 
 def plug(monkeypatch: pytest.MonkeyPatch, **targets: Any) -> None:
@@ -179,12 +179,14 @@ def test_random_matches_every_heads_norm(family: str) -> None:
     host, episode = checks.host(checks.kinds()[0], family), checks.episode()
     like = ParameterDelta(checks.random_delta(host))
     found = matched_random(like, seed=3)
-    assert list(found) == list(like)
+    assert set(found) == set(like)
+    backwards = ParameterDelta(dict(reversed(list(like.items()))))
+    assert all(torch.equal(matched_random(backwards, seed=3)[n], found[n]) for n in found)
     for name, norms in like.norms().items():
         torch.testing.assert_close(found.norms()[name], norms, rtol=1e-5, atol=0)
         assert found[name].shape == like[name].shape
         cosine = torch.nn.functional.cosine_similarity(found[name].ravel(), like[name].ravel(), 0)
-        assert abs(float(cosine)) < 0.5
+        assert like[name].numel() < 200 or abs(float(cosine)) < 0.5
     again, other = matched_random(like, seed=3), matched_random(like, seed=4)
     assert all(torch.equal(found[name], again[name]) for name in found)
     assert not torch.equal(found["blocks.0.attn.W_K"], other["blocks.0.attn.W_K"])
