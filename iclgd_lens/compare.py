@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from iclgd_lens import scores
-from iclgd_lens.comparison import LABEL_SCORES, LAYER_SCORES, MOMENTS, Comparison
-from iclgd_lens.controls import random_directions, shuffled_labels, untrained
+from iclgd_lens.compare_job import Job, Progress
+from iclgd_lens.comparison import Comparison
+from iclgd_lens.controls import shuffled_labels, untrained
 from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, load_demonstrations
-from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError, nearest
+from iclgd_lens.errors import ComparisonError, HypothesisError, nearest
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.host.provenance import model_provenance
 from iclgd_lens.hypotheses.random import matched_random
 from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
-from iclgd_lens.intervention import Injection, Intervention, ParameterDelta
+from iclgd_lens.intervention import Intervention
 from iclgd_lens.readout import Reader, Readout
 from iclgd_lens.tasks import list_tasks
 
@@ -40,7 +39,6 @@ CONTROLS = {
 DEFAULT_CONTROLS = ("random", "untrained", "oracle")
 
 HypothesisLike = str | Intervention | Callable[..., Intervention]
-Progress = Callable[[str], None]
 
 
 def compare(
@@ -99,7 +97,7 @@ def compare(
                 + nearest(control, CONTROLS)
             )
     named = resolve(hypotheses)
-    job = _Job(host, episode, named, _settings(named, lr, settings), tok2attn_queries, tell)
+    job = Job(host, episode, named, _settings(named, lr, settings), tok2attn_queries, tell)
     reader = Reader(host, episode, batch_size=batch_size, first=tok2attn_queries)
     job.read_settings(reader, zs)
     for name in named:
@@ -191,7 +189,7 @@ def _settings(
 
 
 def _run_controls(
-    job: _Job,
+    job: Job,
     reader: Reader,
     asked: Sequence[str],
     other: Episode | Demonstrations | None,
@@ -217,7 +215,7 @@ def _run_controls(
             job.add_directions(control, seed)
 
 
-def _other_demonstrations(job: _Job, other: Episode | Demonstrations | None) -> Episode:
+def _other_demonstrations(job: Job, other: Episode | Demonstrations | None) -> Episode:
     episode = job.episode
     if other is None:
         facts, known = episode.provenance, list_tasks()
@@ -241,173 +239,9 @@ def _other_demonstrations(job: _Job, other: Episode | Demonstrations | None) -> 
     )
 
 
-@dataclass
-class _Job:
-    """One comparison under way: readouts of ZS and ICL, and scores as they are measured."""
-
-    host: Host
-    episode: Episode
-    named: Mapping[str, Hypothesis | Intervention]
-    settings: Mapping[str, Mapping[str, Any]]
-    first: int
-    tell: Progress
-    values: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
-    failures: dict[str, str] = field(default_factory=dict[str, str])
-    deltas: dict[str, ParameterDelta] = field(default_factory=dict[str, ParameterDelta])
-    described: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    def read_settings(self, reader: Reader, zs: Readout | None = None) -> None:
-        if zs is None:
-            self.tell("ZS: each query alone")
-            zs = reader.zs()
-        elif len(zs.label_scores) != len(self.episode.queries):
-            raise ComparisonError(
-                f"zs= holds {len(zs.label_scores)} queries; the episode has "
-                f"{len(self.episode.queries)}."
-            )
-        self.zs = zs
-        self.tell("ICL: demonstrations once, then each query")
-        self.icl = reader.icl()
-        # What demonstrations leave unchanged, up to rounding, has no direction to compare with.
-        dtype, zs, icl = self.host.dtype, self.zs, self.icl
-        self.same_scores = scores.unchanged(zs.scores, icl.scores, dtype)
-        self.same_outputs = scores.unchanged(zs.attention_output, icl.attention_output, dtype)
-        self.same_z = scores.unchanged(zs.z, icl.z, dtype)
-        sites = [self.host.parameter(f"blocks.{i}.attn.W_O") for i in range(self.host.n_layers)]
-        weights = torch.stack([site.float() for site in sites if site is not None])
-        self.head_factor = scores.head_factor(weights)
-        gold = torch.tensor(self.episode.gold, device=self.host.device)
-        for name, readout in (("ZS", self.zs), ("ICL", self.icl)):
-            prediction = scores.label_prediction(readout.label_scores)
-            self.values[name] = {
-                "accuracy": scores.accuracy(prediction, gold).cpu(),
-                LABEL_SCORES: readout.label_scores.float().cpu(),
-            }
-            if not readout.is_finite:
-                self.failures[name] = "Some of the model's activations are not finite."
-        self.values["ZS"]["KL_ICL"] = scores.label_kl(
-            self.icl.label_scores, self.zs.label_scores
-        ).cpu()
-
-    def run_hypothesis(self, reader: Reader, name: str, shown_as: str, episode: Episode) -> None:
-        """Build hypothesis `name` from `episode`'s demonstrations and measure it on the queries."""
-        self.tell(f"{shown_as}: building the update, then each query alone")
-        value, own = self.named[name], self.settings[name]
-        facts: dict[str, Any] = {"settings": {key: repr(item) for key, item in own.items()}}
-        if shown_as == name:  # controls run the same rule on other demonstrations
-            self.described[name] = facts
-        if isinstance(value, Intervention):
-            self.measure(reader, shown_as, value)
-            return
-        facts |= {"version": value.version, "rule": value.name}
-        try:
-            intervention = value.build(self.host, episode, **own)
-        except DivergedError as error:
-            self.failures[shown_as] = str(error)
-            self.values[shown_as] = self._undefined()
-            return
-        if not isinstance(intervention, Intervention):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise HypothesisError(
-                f"{name} returned a {type(intervention).__name__}, not an Intervention."
-            )
-        if isinstance(intervention, ParameterDelta):
-            facts["delta"] = {
-                key: item for key, item in intervention.metadata.items() if key != "loss_sum"
-            }
-            if shown_as == name:
-                self.deltas[name] = intervention
-        self.measure(reader, shown_as, intervention)
-
-    def measure(self, reader: Reader, shown_as: str, intervention: Intervention) -> None:
-        """Run the intervened model on the queries and score it against ICL."""
-        ft = reader.ftzs(intervention)
-        if not ft.is_finite:
-            self.failures[shown_as] = "Some activations of the intervened model are not finite."
-        zs, icl = self.zs, self.icl
-        protocol = self.episode.protocol
-        by_head = scores.sim_am(zs.scores, icl.scores, ft.scores, raw=protocol.sim_am == "raw")
-        if protocol.sim_am == "difference":
-            by_head = by_head.masked_fill(self.same_scores, torch.nan)
-        gold = torch.tensor(self.episode.gold, device=ft.z.device)
-        right = [scores.label_prediction(readout.label_scores) == gold for readout in (zs, icl, ft)]
-        found = {
-            "SimAOU": scores.sim_aou(
-                zs.attention_output,
-                icl.attention_output,
-                ft.attention_output,
-                normalize=protocol.normalize_attention_output,
-            ).masked_fill(self.same_outputs, torch.nan),
-            "SimAOU/head": scores.sim_aou_heads(zs.z, icl.z, ft.z, self.head_factor).masked_fill(
-                self.same_z, torch.nan
-            ),
-            "SimAM": by_head.nanmean(-1),
-            "SimAM/head": by_head,
-            "accuracy": scores.accuracy(scores.label_prediction(ft.label_scores), gold),
-            "KL_ICL": scores.label_kl(icl.label_scores, ft.label_scores),
-            "Rec2FTP": scores.rec2ftp(*right),
-            MOMENTS: scores.recovery_moments(zs.label_scores, icl.label_scores, ft.label_scores),
-            LABEL_SCORES: ft.label_scores,
-        }
-        tau = self._tok2attn(reader, intervention, ft)
-        if tau is not None:
-            found |= {"Tok2Attn": tau.nanmean(-1), "Tok2Attn/head": tau}
-        self.values[shown_as] = {name: value.float().cpu() for name, value in found.items()}
-
-    def _tok2attn(self, reader: Reader, intervention: Intervention, ft: Readout) -> Tensor | None:
-        icl = self.icl.demonstration_scores
-        if icl is None:
-            return None
-        if isinstance(intervention, Injection):
-            return (
-                None
-                if ft.demonstration_scores is None
-                else scores.tok2attn(icl, ft.demonstration_scores)
-            )
-        keys = None if ft.queries is None else reader.training_keys(intervention)
-        if keys is None or ft.queries is None:
-            return None
-        group = self.host.n_heads // self.host.n_key_value_heads
-        trained = torch.stack(
-            [
-                torch.einsum("qhd,thd->qht", ft.queries[:, layer], k.repeat_interleave(group, 1))
-                for layer, k in enumerate(keys)
-            ],
-            dim=1,
-        )
-        return scores.tok2attn(icl, trained)
-
-    def add_directions(self, kind: str, seed: int) -> None:
-        found = random_directions(
-            "gaussian" if kind == "gaussian" else "uniform",
-            self.zs,
-            self.icl,
-            seed,
-            normalize=self.episode.protocol.normalize_attention_output,
-        )
-        by_head = found["SimAM"].masked_fill(self.same_scores, torch.nan)
-        outputs = found["SimAOU"].masked_fill(self.same_outputs, torch.nan)
-        self.values[kind] = {
-            "SimAOU": outputs.float().cpu(),
-            "SimAM": by_head.nanmean(-1).float().cpu(),
-            "SimAM/head": by_head.float().cpu(),
-        }
-
-    def _undefined(self) -> dict[str, Tensor]:
-        n, layers, heads = len(self.episode.queries), self.host.n_layers, self.host.n_heads
-        found: dict[str, Tensor] = {}
-        for score in LAYER_SCORES[:2]:
-            found[score] = torch.full((n, layers), torch.nan)
-            found[f"{score}/head"] = torch.full((n, layers, heads), torch.nan)
-        for score in ("accuracy", "KL_ICL", "Rec2FTP"):
-            found[score] = torch.full((n,), torch.nan)
-        return found | {
-            MOMENTS: torch.full((n, 3), torch.nan),
-            LABEL_SCORES: torch.full((n, self.episode.n_labels), torch.nan),
-        }
-
-
 def provenance(host: Host, episode: Episode) -> dict[str, Any]:
     """Everything about model, episode and libraries that the numbers depend on."""
+    dtype = str(host.dtype).removeprefix("torch.")
     return {
         "model": model_provenance(host.model)
         | {
@@ -417,7 +251,7 @@ def provenance(host: Host, episode: Episode) -> dict[str, Any]:
             "n_key_value_heads": host.n_key_value_heads,
             "d_model": host.d_model,
         },
-        "precision": f"activations {str(host.dtype).removeprefix('torch.')}, deltas and scores fp32",
+        "precision": f"{dtype} activations, fp32 deltas and scores",
         "protocol": episode.protocol.as_dict() | {"hash": episode.protocol.hash},
         "episode": dict(episode.provenance)
         | {"hash": episode.hash, "queries": len(episode.queries)},

@@ -72,7 +72,7 @@ class Protocol:
             ("sim_am", get_args(SimAM)),
         ):
             _check(field, getattr(self, field), allowed)
-        given: str | tuple[str, ...] = self.trained
+        given: Any = self.trained
         # One weight may be named without a tuple; its letters are no weights.
         trained = (given,) if isinstance(given, str) else tuple(given)
         object.__setattr__(self, "trained", trained)
@@ -107,8 +107,10 @@ class Protocol:
         for key in fields:
             _check_field(key, names)
         # JSON has no tuples.
-        lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
-        return cls(**{**fields, **lists})
+        given: dict[str, Any] = dict(fields)
+        if isinstance(given.get("trained"), list):
+            given["trained"] = tuple(given["trained"])
+        return cls(**given)
 
     @property
     def hash(self) -> str:

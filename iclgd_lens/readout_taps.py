@@ -59,7 +59,7 @@ class Taps:
             stack.enter_context(self.host.hooked(hooks))
             stack.enter_context(self.host.score_hooks(self._keep_scores))
             if want_queries:
-                # Not every attention implementation exposes its queries; Tok2Attn is then undefined.
+                # Where attention does not expose its queries, Tok2Attn is undefined.
                 with contextlib.suppress(HookError):
                     stack.enter_context(self.host.query_key_hooks(self._keep_queries, None))
             yield

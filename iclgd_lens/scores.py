@@ -19,7 +19,6 @@ Shapes that disagree raise `LensError`; nothing is broadcast.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,7 +27,15 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iclgd_lens.cosine import (
+    change_cosine,
+    head_change_cosine,
+    map_cosine,
+    over_queries,
+    working_dtype,
+)
 from iclgd_lens.errors import LensError
+from iclgd_lens.kendall import kendall_rows
 
 __all__ = [
     "accuracy",
@@ -51,12 +58,6 @@ __all__ = [
 
 Moments = TypeVar("Moments", Tensor, NDArray[Any])
 
-# Where float32 loses digits: squares leave its range, or unit vectors nearly cancel.
-_SAFE_NORMS = (1e-15, 1e15)
-_CANCELLED = 1e-5
-# Unit vectors closer than this differ by the rounding of float64 alone: their difference is zero.
-_COINCIDE = 2.0**-44
-
 
 def sim_aou(
     zs: Float[Tensor, "query layer d_model"],
@@ -75,7 +76,7 @@ def sim_aou(
     Source: Dai et al. 2023, section 4.3 (attention output updates); Deutch et al. 2024.
     """
     _check(3, "query layer d_model", zs=zs, icl=icl, ft=ft)
-    return _over_queries(partial(_change_cosine, normalize=normalize), zs, icl, ft)
+    return over_queries(partial(change_cosine, normalize=normalize), zs, icl, ft)
 
 
 def sim_aou_heads(
@@ -99,8 +100,8 @@ def sim_aou_heads(
     layers: list[Tensor] = []
     for layer in range(zs.shape[1]):
         factor = head_factor(W_O[layer])
-        score = partial(_head_change_cosine, factor=factor)
-        layers.append(_over_queries(score, zs[:, layer], icl[:, layer], ft[:, layer]))
+        score = partial(head_change_cosine, factor=factor)
+        layers.append(over_queries(score, zs[:, layer], icl[:, layer], ft[:, layer]))
     return torch.stack(layers, dim=1) if layers else zs.new_zeros(zs.shape[:3]).float()
 
 
@@ -113,7 +114,7 @@ def head_factor(
     keeps every length and angle. rank = min(d_head, d_model); W_O itself is returned (in fp32 or
     better) where it is not wider than high.
     """
-    weight = W_O.detach().to(_working_dtype(W_O))
+    weight = W_O.detach().to(working_dtype(W_O))
     if weight.shape[-1] <= weight.shape[-2]:
         return weight
     return torch.linalg.qr(weight.mT, mode="r").R.mT
@@ -138,8 +139,8 @@ def sim_am(
     """
     _check(4, "query layer head key", zs=zs, icl=icl, ft=ft)
     if raw:
-        return _over_queries(_map_cosine, icl, ft)
-    return _over_queries(partial(_change_cosine, normalize=False), zs, icl, ft)
+        return over_queries(map_cosine, icl, ft)
+    return over_queries(partial(change_cosine, normalize=False), zs, icl, ft)
 
 
 def unchanged(
@@ -200,7 +201,7 @@ def kendall_tau(
     batch, items = a.shape[:-1], a.shape[-1]
     if items < 2 or not a.numel():
         return a.new_full(batch, math.nan, dtype=torch.float32)
-    return _over_queries(_kendall_rows, a.reshape(-1, items), b.reshape(-1, items)).reshape(batch)
+    return over_queries(kendall_rows, a.reshape(-1, items), b.reshape(-1, items)).reshape(batch)
 
 
 def tok2attn(
@@ -310,134 +311,6 @@ def _check(axes: int, names: str, **tensors: Tensor) -> None:
         raise LensError(f"need one shape ({names}), but got {given}")
 
 
-def _working_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _over_queries(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`function` of slices of the first axis, joined in fp32."""
-    # 256 KB of fp32 stay in a core's cache, and leave little to split between threads, which is
-    # slow on a busy machine. An accelerator wants fewer and larger launches.
-    elements = 2**16 if tensors[0].device.type == "cpu" else 2**25
-    rows = max(1, elements // max(1, math.prod(tensors[0].shape[1:])))
-    slices = zip(*(tensor.detach().split(rows) for tensor in tensors), strict=True)
-    return torch.cat([function(*each).float() for each in slices])
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1)
-
-
-def _is_safe(norm: Tensor) -> Tensor:
-    return (norm > _SAFE_NORMS[0]) & (norm < _SAFE_NORMS[1])
-
-
-def _cosine(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """cos(x, y) over the last axis, and where its squares surely kept their digits."""
-    x_norm, y_norm = _norm(x), _norm(y)
-    # Divided one after the other: the product of two norms can overflow where they do not.
-    cosine = ((x * y).sum(dim=-1) / x_norm / y_norm).clamp(-1, 1)
-    return cosine, _is_safe(x_norm) & _is_safe(y_norm)
-
-
-def _with_fallback(attempt: Callable[[torch.dtype], tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
-    """`attempt` in the working dtype, replaced by float64 where it does not trust itself.
-
-    The second pass is the rare case and redoes a whole slice. It also makes 0/0 exact: rounding
-    in float32 can give two equal settings a tiny difference, and so a meaningless cosine.
-    """
-    score, trusted = attempt(_working_dtype(like))
-    if bool(trusted.all()):
-        return score
-    return torch.where(trusted, score.double(), attempt(torch.float64)[0])
-
-
-def _change_cosine(
-    zs: Tensor, icl: Tensor, ft: Tensor, *, normalize: bool, factor: Tensor | None = None
-) -> Tensor:
-    """cos(icl - zs, ft - zs) over the last axis; with `factor`, of what it maps the three to."""
-
-    def attempt(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        settings = [tensor.to(dtype) for tensor in (zs, icl, ft)]
-        if factor is not None:
-            settings = [tensor @ factor.to(dtype) for tensor in settings]
-        norms = [_norm(tensor) for tensor in settings] if normalize else []
-        if normalize:
-            settings = [x / norm.unsqueeze(-1) for x, norm in zip(settings, norms, strict=True)]
-        base, x, y = settings
-        x, y = x - base, y - base
-        cosine, trusted = _cosine(x, y)
-        if normalize:
-            shortest = torch.minimum(_norm(x), _norm(y))
-            cosine = cosine.masked_fill(shortest <= _COINCIDE, math.nan)
-            trusted = trusted & (shortest > _CANCELLED)
-        for norm in norms:
-            trusted = trusted & _is_safe(norm)
-        return cosine, trusted
-
-    return _with_fallback(attempt, zs)
-
-
-def _head_change_cosine(zs: Tensor, icl: Tensor, ft: Tensor, *, factor: Tensor) -> Tensor:
-    """`_change_cosine` of (query head d_head) through every head's factor: (query head)."""
-    by_head = [tensor.transpose(0, 1) for tensor in (zs, icl, ft)]
-    return _change_cosine(*by_head, normalize=True, factor=factor).transpose(0, 1)
-
-
-def _map_cosine(x: Tensor, y: Tensor) -> Tensor:
-    return _with_fallback(lambda dtype: _cosine(x.to(dtype), y.to(dtype)), x)
-
-
 def _parts(moments: Any) -> tuple[Any, Any, Any]:
     """(ft . icl, ft . ft, icl . icl), each with a last axis of length 1."""
     return moments[..., 0:1], moments[..., 1:2], moments[..., 2:3]
-
-
-def _kendall_rows(a: Tensor, b: Tensor) -> Tensor:
-    """Tau-b of (row item) tensors."""
-    undefined = (a.isnan() | b.isnan()).any(dim=-1)
-    # By a, and by b among equals in a: pairs tied in a are then no inversions of b.
-    order = b.argsort(dim=-1, stable=True)
-    order = order.gather(-1, a.gather(-1, order).argsort(dim=-1, stable=True))
-    a, b = a.gather(-1, order), b.gather(-1, order)
-    by_b = b.argsort(dim=-1, stable=True)
-    new_a, new_b = a[:, 1:] != a[:, :-1], b[:, 1:] != b[:, :-1]
-    tied_a, tied_both = _tied_pairs(new_a), _tied_pairs(new_a | new_b)
-    b = b.gather(-1, by_b)
-    tied_b = _tied_pairs(b[:, 1:] != b[:, :-1])
-    pairs = a.shape[-1] * (a.shape[-1] - 1) // 2
-    balance = (pairs - tied_a - tied_b + tied_both - 2 * _inversions(by_b)).double()
-    tau = balance / (pairs - tied_a).double().sqrt() / (pairs - tied_b).double().sqrt()
-    return tau.clamp(-1, 1).masked_fill(undefined, math.nan)
-
-
-def _tied_pairs(new_run: Tensor) -> Tensor:
-    """Pairs within runs of equals; `new_run[:, i]`: item i + 1 of a sorted row starts a run."""
-    place = torch.arange(1, new_run.shape[-1] + 1, device=new_run.device)
-    start = torch.where(new_run, place, 0).cummax(dim=-1).values
-    return (place - start).sum(dim=-1)
-
-
-def _inversions(permutation: Tensor) -> Tensor:
-    """Pairs of each row in falling order, by a radix partition from the highest bit down.
-
-    In a group that holds 2 * half consecutive values, each value of the upper half stands in an
-    inversion with every later one of the lower half. Then the halves become groups themselves.
-    """
-    rows, items = permutation.shape
-    size = 1 << (items - 1).bit_length()
-    # Values that close the last group stand where they belong and add no inversion.
-    rest = torch.arange(items, size, device=permutation.device).expand(rows, -1)
-    permutation = torch.cat([permutation, rest], dim=-1)
-    total = torch.zeros(rows, dtype=torch.int64, device=permutation.device)
-    half = size // 2
-    while half:
-        groups = permutation.unflatten(-1, (-1, 2 * half))
-        upper = (groups & half) != 0
-        uppers = upper.cumsum(dim=-1)
-        total += (uppers * ~upper).sum(dim=(-2, -1))
-        place = torch.arange(2 * half, device=permutation.device)
-        target = torch.where(upper, half + uppers - 1, place - uppers)
-        permutation = torch.empty_like(groups).scatter_(-1, target, groups).flatten(-2)
-        half //= 2
-    return total

@@ -1,4 +1,4 @@
-"""Small episodes and models that tests share, and a photograph of everything a call must not move."""
+"""Small episodes and models that tests share, and a photograph of what a call must not move."""
 
 from __future__ import annotations
 

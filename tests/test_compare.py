@@ -229,11 +229,13 @@ def test_controls_use_their_own_demonstrations(everything: Any) -> None:
 def test_the_same_seed_gives_the_same_bytes(kind: str, tmp_path: Path) -> None:
     files: list[bytes] = []
     for index in range(2):
-        result = compare(checks.fresh(kind, "gpt2"), episode(), controls=("random", "untrained"))
+        model = checks.fresh(kind, "gpt2")
+        result = compare(model, episode(queries=3), controls=("random", "untrained"))
         result.save(tmp_path / f"{index}.safetensors")
         files.append((tmp_path / f"{index}.safetensors").read_bytes())
     assert files[0] == files[1]
-    other = compare(checks.host(kind, "gpt2"), episode(), ["gd"], controls=("random",), seed=1)
+    host = checks.host(kind, "gpt2")
+    other = compare(host, episode(queries=3), ["gd"], controls=("random",), seed=1)
     one = result.tensor("SimAOU", "random[gd]")
     assert not torch.equal(one, other.tensor("SimAOU", "random[gd]"))
 
@@ -242,7 +244,8 @@ def test_the_same_seed_gives_the_same_bytes(kind: str, tmp_path: Path) -> None:
 def test_batches_change_no_number(kind: str) -> None:
     host = checks.host(kind, "gpt2")
     one, many = (
-        compare(host, episode(), controls=("oracle",), batch_size=size) for size in (1, None)
+        compare(host, episode(), ["gd"], controls=("oracle",), batch_size=size)
+        for size in (1, None)
     )
     for name, found in one.values.items():
         for score, value in found.items():

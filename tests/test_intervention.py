@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -88,11 +89,9 @@ def test_norms_are_norms(a: ParameterDelta, factor: float) -> None:
 @given(deltas())
 def test_selections_partition_a_delta(a: ParameterDelta) -> None:
     def part(**choice: Any) -> ParameterDelta:
-        try:
+        with contextlib.suppress(DeltaError):  # nothing is left
             return a.select(**choice)
-        except DeltaError as error:
-            assert "No weight of this delta is in" in str(error)
-            return ParameterDelta({})
+        return ParameterDelta({})
 
     assert same(part(layers=0) + part(layers=1), a)
     kinds = {name.rsplit(".", 1)[1] for name in a}

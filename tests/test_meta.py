@@ -19,16 +19,26 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Data flows from left to right: a room imports only rooms of a smaller number.
 ORDER = [
+    {"cosine", "kendall"},
     {"scores", "protocol"},
     {"tasks"},
     {"host"},
     {"episode"},
+    {"delta_file"},
     {"intervention"},
+    {"readout_taps"},
     {"readout"},
     {"hypotheses", "controls"},
-    {"comparison"},
+    {"figures"},
+    {"comparison", "tables"},
+    {"compare_job"},
+    {"compare"},
     {"bench"},
     {"report"},
+    {"demo_page"},
+    {"demo"},
+    {"cli_console"},
+    {"cli_compare"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -1,6 +1,7 @@
 """The oracle: the demonstrations' own keys and values, injected before every query.
 
-It does what in-context learning does, so its SimAOU and SimAM must be 1: the instrument's own check.
+It does what in-context learning does, so its SimAOU and SimAM must be 1: the
+instrument's own check.
 """
 
 from __future__ import annotations

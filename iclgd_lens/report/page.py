@@ -27,7 +27,8 @@ def page(view: View, pictures: Pictures) -> str:
         view: The run.
         pictures: The figure files that the page points to.
     """
-    parts = sections(view, pictures)
+    data = _data(view)
+    parts = sections(view, pictures, head_intervals=data["headIntervals"])
     scripts = {"theme": _data_file("theme.js"), "plotly": plotly(), "page": _data_file("page.js")}
     values = {
         "title": join([view.name]),
@@ -40,7 +41,7 @@ def page(view: View, pictures: Pictures) -> str:
         "sections": join(section(name, content) for name, _, content in parts),
         "footer": f"Written by iclgd_lens {join([_version(view)])}. The figures are drawn by "
         "plotly.js (MIT licence), which is inside this page.",
-        "data": script_json(_data(view)),
+        "data": script_json(data),
         **scripts,
     }
     return Template(_data_file("template.html")).substitute(values)

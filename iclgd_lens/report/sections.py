@@ -35,15 +35,21 @@ _KINDS = (
 )
 
 
-def sections(view: View, pictures: Pictures) -> list[tuple[str, str, Any]]:
-    """Return (name, short title, content) of each section that the run has something for."""
+def sections(view: View, pictures: Pictures, *, head_intervals: bool) -> list[tuple[str, str, Any]]:
+    """Return (name, short title, content) of each section that the run has something for.
+
+    Args:
+        view: The run.
+        pictures: The figure files.
+        head_intervals: Whether the page's data holds the intervals of single heads.
+    """
     twin, paired = twin_table(view), difference_table(view)
     order, published, failed = order_table(view), published_table(view), failure_table(view)
     layered = bool(view.summary["layer"].notna().any())
     found = [
         ("summary", "Summary", _summary(view)),
         ("means", "Scores", _scores(view)) if view.cells else None,
-        ("place", "Layers and heads", _places(view)) if layered else None,
+        ("place", "Layers and heads", _places(view, head_intervals)) if layered else None,
         ("training", "Trained and untrained", _training(view, twin)) if twin else None,
         ("paired", "Differences", _paired(view, paired)) if paired else None,
         ("order", "Order", order or tag("p", _NO_ORDER)),
@@ -54,6 +60,10 @@ def sections(view: View, pictures: Pictures) -> list[tuple[str, str, Any]]:
     return [each for each in found if each is not None]
 
 
+_NO_HEAD_INTERVALS = (
+    "Heads are shown without their intervals, which would make this page too large; they are in "
+    "figures.csv."
+)
 _NO_ORDER = (
     "No draw of demonstrations was run in several orders, so that nothing can be said about order."
 )
@@ -107,7 +117,7 @@ def _scores(view: View) -> list[Any]:
     return [controls, _figure("means", lines=True), tables]
 
 
-def _places(view: View) -> list[Any]:
+def _places(view: View, head_intervals: bool) -> list[Any]:
     shared = _controls(
         _select("place-model", "Model", list(enumerate(view.models))),
         _select("place-task", "Task", []),
@@ -137,6 +147,7 @@ def _places(view: View) -> list[Any]:
         shared,
         _figure("profile", title="Layers", lines=True),
         _figure("heads", title="Heads", before=own, plot=panels),
+        None if head_intervals else tag("p", _NO_HEAD_INTERVALS),
     ]
 
 

@@ -71,11 +71,13 @@ class Canvas:
         faint = f' fill-opacity="{opacity:g}"' if opacity < 1 else ""
         self._parts.append(f'<path d="M{"L".join(map(_at, points))}Z" fill="{fill}"{faint}/>')
 
-    def rectangle(self, corner: Point, width: Number, height: Number, fill: str) -> None:
-        """A filled rectangle."""
-        self._parts.append(
-            f'<path d="M{_at(corner)}h{_n(width)}v{_n(height)}h{_n(-width)}z" fill="{fill}"/>'
-        )
+    def rectangles(
+        self, corners: Iterable[Point], width: Number, height: Number, fill: str
+    ) -> None:
+        """Filled rectangles of one size and colour."""
+        shape = f"h{_n(width)}v{_n(height)}h{_n(-width)}z"
+        outline = "".join(f"M{_at(corner)}{shape}" for corner in corners)
+        self._parts.append(f'<path d="{outline}" fill="{fill}"/>')
 
     def frame(self, corner: Point, width: Number, height: Number, colour: str = FAINT) -> None:
         """A rectangle's outline."""

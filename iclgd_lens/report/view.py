@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -194,8 +194,8 @@ def rank(name: str) -> int:
     return 3 if is_setting(name.split("@")[0]) else int(is_control(name))
 
 
-def _unique(column: Iterable[Any]) -> list[str]:
-    return list(dict.fromkeys(map(str, column)))
+def _unique(column: Any) -> list[str]:
+    return [str(each) for each in column.unique()]
 
 
 def _records(frame: pd.DataFrame) -> list[Any]:

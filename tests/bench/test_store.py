@@ -178,7 +178,7 @@ def test_polars_and_duckdb_read_the_cells(run: Path) -> None:
     assert frame.explode("values").height > frame.height
     duckdb = pytest.importorskip("duckdb")
     query = f"select count(distinct seed) from '{run}/cells/*.parquet' where score = 'SimAM'"
-    assert duckdb.sql(query).fetchone() == (2,)
+    assert duckdb.sql(query).fetchall() == [(2,)]
 
 
 def test_no_file_is_a_pickle(run: Path) -> None:

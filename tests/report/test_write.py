@@ -6,7 +6,6 @@ import csv
 import html.parser
 import json
 import math
-import os
 import re
 import sys
 from dataclasses import replace
@@ -21,7 +20,6 @@ from iclgd_lens.errors import RunError
 from iclgd_lens.report import write_report
 from iclgd_lens.report.page import plotly
 from iclgd_lens.report.payload import encode, payload
-from iclgd_lens.report.png import write_png
 from iclgd_lens.report.view import view
 from tests.report.synthetic import RunData, paper, small
 
@@ -87,11 +85,18 @@ def test_the_paper_grid_stays_under_eight_megabytes(written: Path) -> None:
     assert len(plotly()) < written.stat().st_size < LIMIT
 
 
-def test_three_times_the_controls_still_fit(tmp_path: Path) -> None:
-    more = ("{}@untrained_norms", "{}@shuffled", "{}@other_task")
-    many = paper(controls=more)
-    assert write_report(many, tmp_path, png=False).stat().st_size < LIMIT
-    assert not Page((tmp_path / "index.html").read_text()).data()["headIntervals"]
+def test_a_run_too_large_for_the_page_loses_the_intervals_of_heads_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = payload(view(small()))
+    assert full["headIntervals"]
+    monkeypatch.setattr("iclgd_lens.report.page.payload", lambda each: payload(each, limit=10))
+    page = Page(write_report(small(), tmp_path, png=False).read_text(encoding="utf-8"))
+    for kept, cut in zip(full["series"], page.data()["series"], strict=True):
+        assert kept[:7] == cut[:7]  # layers keep theirs
+        assert (kept[7][0], kept[7][3]) == (cut[7][0], cut[7][3])
+        assert cut[7][1:3] == [None, None]
+    assert "Heads are shown without their intervals" in " ".join(page.text)
 
 
 def test_nothing_is_asked_of_any_other_place(written: Path, page: Page) -> None:
@@ -329,6 +334,6 @@ def test_png_is_never_a_reason_to_fail(
     path = write_report(small(layers=3), tmp_path / "out")
     monkeypatch.delitem(sys.modules, "kaleido", raising=False)
     text = path.read_text(encoding="utf-8").replace(plotly(), "")
-    assert f"no PNG copies of the figures: " in text
+    assert "no PNG copies of the figures: " in text
     assert why in text
     assert len(list((tmp_path / "out" / "figures").glob("*.svg"))) == 6
