@@ -169,7 +169,7 @@ def test_the_f2t_subset_of_a_control_model_is_its_own() -> None:
     layer = torch.arange(Q * L).reshape(Q, L).float()
     found = Comparison(
         {
-            "ZS": {"accuracy": right}, "ICL": {"accuracy": right},
+            "ZS": {"accuracy": right}, "ICL": {"accuracy": wrong},
             "ZS@untrained": {"accuracy": wrong}, "ICL@untrained": {"accuracy": right},
             "gd": {"SimAOU": layer, "accuracy": right},
             "gd@untrained": {"SimAOU": layer, "accuracy": right},

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from iclgd_lens import __version__
+from iclgd_lens.bench.code import code_digest
 from iclgd_lens.bench.plan import HypothesisSpec, ModelSpec, Plan
 from iclgd_lens.episode import EMBEDDED
 from iclgd_lens.errors import LensError
@@ -143,7 +144,7 @@ def _facts_of_plan(plan: Plan) -> dict[str, Any]:
         "protocol": plan.protocol.hash,
         "hypotheses": {name: hypothesis_facts(spec) for name, spec in plan.hypotheses.items()},
         "versions": {name: _version(name) for name in ("torch", "transformers", "transformer-lens")}
-        | {"iclgd-lens": __version__},
+        | {"iclgd-lens": __version__, "code": code_digest()},
     } | {name: fields[name] for name in kept}
 
 

@@ -28,6 +28,8 @@ class Corpus:
 
     Attributes:
         classes: Examples by (task, label id).
+        evidence: Words that tell a class from the others of its task, by (task, label id).
+        shared: Words of every class of a task, by task.
         labels: Label words by task, in the order of their ids.
         words: Every word that occurs in a sentence.
         answer: The tokens between a sentence and its label word in the first stages.
@@ -37,6 +39,8 @@ class Corpus:
     """
 
     classes: dict[tuple[str, int], Sequence[Example]]
+    evidence: dict[tuple[str, int], Ids]
+    shared: dict[str, Ids]
     labels: dict[str, Ids]
     words: Ids
     answer: Ids
@@ -73,8 +77,11 @@ def build_corpus(tokenizer: PreTrainedTokenizerFast, *, size: int, seed: int) ->
             classes[task, label] = examples
             words |= {i for e in examples for i in e.text}
     marks = {i for mark in ".,:?" for i in _encode(tokenizer, mark)}
+    evidence, shared = _evidence(classes, marks)
     return Corpus(
         classes=classes,
+        evidence=evidence,
+        shared=shared,
         labels=labels,
         words=sorted(words - marks),
         answer=_encode(tokenizer, "Label:"),
@@ -82,6 +89,22 @@ def build_corpus(tokenizer: PreTrainedTokenizerFast, *, size: int, seed: int) ->
         separators=(token_id(tokenizer, "\n"), token_id(tokenizer, EOS)),
         pad=token_id(tokenizer, PAD),
     )
+
+
+def _evidence(
+    classes: dict[tuple[str, int], Sequence[Example]], marks: set[int]
+) -> tuple[dict[tuple[str, int], Ids], dict[str, Ids]]:
+    """Words of one class of a task alone, and words of all its classes."""
+    found = {key: {i for e in examples for i in e.text} - marks for key, examples in classes.items()}
+    evidence: dict[tuple[str, int], Ids] = {}
+    shared: dict[str, Ids] = {}
+    for task in TASKS:
+        own = [found[task, label] for label in range(n_labels(task))]
+        shared[task] = sorted(set.intersection(*own))
+        for label, words in enumerate(own):
+            others = set[int]().union(*(w for i, w in enumerate(own) if i != label))
+            evidence[task, label] = sorted(words - others)
+    return evidence, shared
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Ids:

@@ -91,6 +91,13 @@ def _items(
     if stage.kind == "word":
         pools = rng.choice(corpus.words, size=(n_classes, stage.pool), replace=False)
         return _word_items(pools, n, answer, rng), _other_words(corpus, n_classes, rng)
+    if stage.kind == "evidence":
+        labels = rng.choice(
+            len(corpus.labels[task]), size=min(n_classes, len(corpus.labels[task])), replace=False
+        )
+        lexicons = [corpus.evidence[task, int(label)] for label in labels]
+        items = _evidence_items(lexicons, corpus.shared[task], stage, n, answer, rng)
+        return items, _other_words(corpus, len(labels), rng)
     if stage.kind == "sentence":
         every = list(corpus.classes)
         chosen = [every[i] for i in rng.choice(len(every), size=n_classes, replace=False)]
@@ -108,6 +115,24 @@ def _items(
         whole = stage.kind == "prompt" and not adjacent
         items.append(Item(example.prompt if whole else example.text + answer, c))
     return items, words
+
+
+def _evidence_items(
+    lexicons: list[Ids], shared: Ids, stage: Stage, n: int, answer: Ids, rng: np.random.Generator
+) -> list[Item]:
+    """A few words of a class's pool, with words that all classes share among them."""
+    pools = [
+        rng.choice(words, size=min(stage.pool or len(words), len(words)), replace=False)
+        for words in lexicons
+    ]
+    items: list[Item] = []
+    for c in rng.integers(len(pools), size=n):
+        size = min(stage.length, len(pools[c]))
+        words = [int(word) for word in rng.choice(pools[c], size=size, replace=False)]
+        if stage.filler and shared:
+            words += [int(word) for word in rng.choice(shared, size=stage.filler)]
+        items.append(Item([*(words[i] for i in rng.permutation(len(words))), *answer], int(c)))
+    return items
 
 
 def _word_items(pools: np.ndarray, n: int, answer: Ids, rng: np.random.Generator) -> list[Item]:

@@ -71,7 +71,9 @@ def _flat(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return json.dumps(value, default=str).strip('"') if isinstance(value, float) else str(value)
+    text = str(value)
+    # White space that a reader would not see (a separator of "\n") is shown as it is written.
+    return text if text == text.strip() and text else json.dumps(text)
 
 
 def _json(value: Any) -> str:

@@ -46,9 +46,12 @@ def sections(view: View, pictures: Pictures, *, head_intervals: bool) -> list[tu
     twin, paired = twin_table(view), difference_table(view)
     order, published, failed = order_table(view), published_table(view), failure_table(view)
     layered = bool(view.summary["layer"].notna().any())
+    if not view.cells:
+        record = ("provenance", "Provenance", _provenance(view, pictures))
+        return [("failures", "Failures", failed), record] if failed else [record]
     found = [
         ("summary", "Summary", _summary(view)),
-        ("means", "Scores", _scores(view)) if view.cells else None,
+        ("means", "Scores", _scores(view)),
         ("place", "Layers and heads", _places(view, head_intervals)) if layered else None,
         ("training", "Trained and untrained", _training(view, twin)) if twin else None,
         ("paired", "Differences", _paired(view, paired)) if paired else None,

@@ -28,6 +28,10 @@ def headline(view: View) -> str:
     """One paragraph: what was compared, and whether any hypothesis beats its controls."""
     plan, provenance = view.plan, view.provenance
     names = hypothesis_names(view.hypotheses)
+    if not view.cells:
+        cells = provenance.get("cells") or {}
+        done = ", ".join(f"{value} {key}" for key, value in cells.items())
+        return f"This run has no numbers yet{f' (cells: {done})' if done else ''}."
     what = listed(names) if names else "no hypothesis"
     shots = f"{count(plan['shots'], 'demonstration')} a prompt, " if "shots" in plan else ""
     protocol = (provenance.get("protocol") or {}).get("name")

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from iclgd_lens.bench import cells as cells_module
+from iclgd_lens.bench import code
 from iclgd_lens.bench.cells import count_cells, list_cells, shard
 from iclgd_lens.bench.plan import parse_plan
 from iclgd_lens.bench.run import resolved
@@ -137,3 +139,30 @@ def test_shards_are_disjoint_and_complete(fields: dict[str, Any], count: int) ->
 def test_a_shard_that_does_not_exist(fields: dict[str, Any], index: int, count: int) -> None:
     with pytest.raises(LensError, match="does not exist"):
         shard(list_cells(parse_plan(fields)), index, count)
+
+
+def test_edited_code_changes_keys_but_tidied_code_does_not(
+    fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "iclgd_lens"
+    shutil.copytree(code._ROOT, root, ignore=shutil.ignore_patterns("__pycache__", "*.gz"))
+    digest = code.code_digest.__wrapped__  # which a process otherwise takes once
+    before = digest(root)
+    assert before == digest(code._ROOT)
+    path = root / "scores.py"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f'"""Other words."""\n\n# A comment.\n{text}', encoding="utf-8")
+    assert digest(root) == before
+    path.write_text(f"{text}\nEXTRA = 1\n", encoding="utf-8")
+    assert digest(root) != before
+
+    known = set(keys(fields))
+    monkeypatch.setattr(cells_module, "code_digest", lambda: "0" * 16)
+    assert not known & set(keys(fields))
+
+
+def test_the_digest_covers_what_computes_and_leaves_out_what_shows() -> None:
+    for place in ("scores.py", "host/base.py", "hypotheses/gd.py", "bench/measure.py", "new.py"):
+        assert code.computes(Path(place)), place
+    for place in ("report/page.py", "bench/store.py", "cli.py", "cli_compare.py", "__init__.py"):
+        assert not code.computes(Path(place)), place

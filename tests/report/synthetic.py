@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ ORDER = (
     "permutations", "seeds", "n",
 )  # fmt: skip
 FAILURES = ("model", "task", "seed", "permutation", "hypothesis", "reason")
+EVIL = '<script>alert("x")</script>'
 TASKS = ("sst2", "sst5", "mr", "subj", "agnews", "cb")
 CONTROLS = ("random[{}]", "{}@untrained")
 
@@ -231,3 +232,12 @@ def provenance(model: str) -> dict[str, Any]:
     }"""
     facts = {"revision": "sha256:0123", "n_layers": 24, "n_heads": 32, "dtype": "float32"}
     return json.loads(text) | {"models": {model: facts}}
+
+
+def evil() -> RunData:
+    """A run whose every name is an attempt at markup."""
+    run = small(tasks=(EVIL, "b\"'&</td>"), name=EVIL, model="m${title}</title><b>")
+    reason = {"model": EVIL, "task": EVIL, "seed": 1, "permutation": 0, "hypothesis": EVIL}
+    failures = pd.DataFrame([reason | {"reason": f"{EVIL} --> <!-- ]]>"}])
+    facts = {"name": EVIL, EVIL: {EVIL: [EVIL]}, "models": {EVIL: {"revision": EVIL}}}
+    return replace(run, failures_frame=failures, provenance=facts)

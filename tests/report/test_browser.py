@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 
 from iclgd_lens.report import write_report
-from tests.report.synthetic import RunData, paper
-from tests.report.test_write import EVIL, evil
+from tests.report.synthetic import EVIL, RunData, evil, paper
 
 pytestmark = pytest.mark.browser
 

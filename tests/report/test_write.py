@@ -21,9 +21,8 @@ from iclgd_lens.report import write_report
 from iclgd_lens.report.page import plotly
 from iclgd_lens.report.payload import encode, payload
 from iclgd_lens.report.view import view
-from tests.report.synthetic import RunData, paper, small
+from tests.report.synthetic import EVIL, RunData, evil, paper, small
 
-EVIL = '<script>alert("x")</script>'
 LIMIT = 8_000_000
 
 
@@ -138,14 +137,6 @@ def test_every_table_has_headers_with_a_scope(page: Page) -> None:
 
 
 # -- escaping --------------------------------------------------------------------------------------
-
-
-def evil() -> RunData:
-    run = small(tasks=(EVIL, "b\"'&</td>"), name=EVIL, model="m${title}</title><b>")
-    reason = {"model": EVIL, "task": EVIL, "seed": 1, "permutation": 0, "hypothesis": EVIL}
-    failures = pd.DataFrame([reason | {"reason": f"{EVIL} --> <!-- ]]>"}])
-    facts = {"name": EVIL, EVIL: {EVIL: [EVIL]}, "models": {EVIL: {"revision": EVIL}}}
-    return replace(run, failures_frame=failures, provenance=facts)
 
 
 def test_names_from_a_run_cannot_become_markup(tmp_path: Path) -> None:
@@ -282,7 +273,7 @@ def test_a_run_without_any_finished_cell_has_a_report_too(tmp_path: Path) -> Non
         run.failures(), {"name": "empty", "cells": {"planned": 2, "missing": 2}},
     )  # fmt: skip
     page = Page(write_report(empty, tmp_path, png=False).read_text(encoding="utf-8"))
-    assert "2 cells of it not measured yet" in " ".join(page.text)
+    assert "This run has no numbers yet (cells: 2 planned, 2 missing)." in " ".join(page.text)
 
 
 def test_untrained_copies_that_are_models_of_their_own_stand_beside_the_trained(
