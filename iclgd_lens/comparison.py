@@ -195,7 +195,9 @@ class Comparison:
         frame = frame[(frame["score"] == score) & frame["head"].isna() & frame["layer"].notna()]
         if frame.empty:
             raise ComparisonError(f"No hypothesis has a score {score!r} by layer.")
-        return layer_profiles(frame, title=f"{score} with in-context learning, by layer")
+        return layer_profiles(
+            cast("pd.DataFrame", frame), title=f"{score} with in-context learning, by layer"
+        )
 
     # -- on disk -------------------------------------------------------------------------------
 

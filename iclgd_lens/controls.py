@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from iclgd_lens import scores
 from iclgd_lens.episode import Demonstration, Episode
 from iclgd_lens.errors import ComparisonError, nearest
-from iclgd_lens.host import Host, as_host, copied
+from iclgd_lens.host import as_host, copied
 from iclgd_lens.readout import Readout
 
 Untrained = Literal["embeddings", "norms"]
@@ -46,7 +46,7 @@ def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
         )
     original = as_host(model)
     twin = copied(original.model)
-    host = Host(twin)
+    host = as_host(twin)
     drawn: set[int] = set()
     for site in host.sites.values():
         heads_in = site.kind == "W_O"

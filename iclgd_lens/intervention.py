@@ -7,7 +7,7 @@ original's, added at hook points. Adding x ΔW + Δb to a linear map's output *i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Intervention:
         return None
 
     @contextlib.contextmanager
-    def applied(self, model: Any) -> Iterator[Any]:
+    def applied(self, model: Any) -> Generator[Any, None, None]:
         """Attach this intervention's hooks to `model` for the context; yields the model.
 
         The hooks are gone on exit, whatever happens; the model's own hooks stay.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -266,7 +266,7 @@ class _Outcome:
 
 
 @contextlib.contextmanager
-def _memory_limited(budget: _Budget, size: int) -> Iterator[_Outcome]:
+def _memory_limited(budget: _Budget, size: int) -> Generator[_Outcome, None, None]:
     outcome = _Outcome()
     try:
         yield outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ class Taps:
         self._kept: tuple[Tensor, Tensor] | None = None
 
     @contextlib.contextmanager
-    def attached(self, *, want_queries: bool) -> Iterator[None]:
+    def attached(self, *, want_queries: bool) -> Generator[None, None, None]:
         """Attach the hooks for the context; they copy only inside `reading`."""
         hooks: list[Hook] = []
         for layer in range(self.host.n_layers):
@@ -65,7 +65,7 @@ class Taps:
             yield
 
     @contextlib.contextmanager
-    def reading(self, indices: Sequence[int], own_length: int) -> Iterator[None]:
+    def reading(self, indices: Sequence[int], own_length: int) -> Generator[None, None, None]:
         """Copy what passes during the context into the rows `indices`."""
         device = self.attention_output.device
         self._batch = _index(indices, device)

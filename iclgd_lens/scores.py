@@ -155,7 +155,8 @@ def unchanged(
     _check(zs.ndim, "*batch item", zs=zs, icl=icl)
     floor = max(8 * torch.finfo(dtype).eps, 2e-5)
     zs, icl = zs.detach().float(), icl.detach().float()
-    return _norm(icl - zs) <= floor * torch.maximum(_norm(icl), _norm(zs))
+    change, *lengths = (x.norm(dim=-1) for x in (icl - zs, icl, zs))
+    return change <= floor * torch.maximum(*lengths)
 
 
 def rec2ftp(

@@ -95,7 +95,7 @@ def _evidence(
     classes: dict[tuple[str, int], Sequence[Example]], marks: set[int]
 ) -> tuple[dict[tuple[str, int], Ids], dict[str, Ids]]:
     """Words of one class of a task alone, and words of all its classes."""
-    found = {key: {i for e in examples for i in e.text} - marks for key, examples in classes.items()}
+    found = {key: {i for e in drawn for i in e.text} - marks for key, drawn in classes.items()}
     evidence: dict[tuple[str, int], Ids] = {}
     shared: dict[str, Ids] = {}
     for task in TASKS:

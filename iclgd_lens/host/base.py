@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, nearest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 HookFunction = Callable[..., "Tensor | None"]
 """`f(activation, hook)`, as TransformerLens calls it; a tensor returned replaces the activation."""
@@ -180,12 +183,12 @@ class Host(ABC):
     d_vocab: int
     n_ctx: int
 
-    def __new__(cls, model: Any) -> Host:
+    def __new__(cls, model: Any) -> Self:
         """Return a `HookedHost` or a `BridgeHost`, whichever `model` needs."""
         if cls is Host:
             from iclgd_lens.host.choose import host_class
 
-            cls = host_class(model)
+            return super().__new__(cast("type[Self]", host_class(model)))
         return super().__new__(cls)
 
     def __init__(self, model: nn.Module) -> None:
@@ -267,7 +270,9 @@ class Host(ABC):
         """
 
     @contextlib.contextmanager
-    def hooked(self, hooks: Sequence[Hook], *, forced: bool = True) -> Iterator[Firings]:
+    def hooked(
+        self, hooks: Sequence[Hook], *, forced: bool = True
+    ) -> Generator[Firings, None, None]:
         """Attach `hooks` for the duration of the context, after the user's own hooks.
 
         Exactly these hooks are removed on exit, whatever happens.

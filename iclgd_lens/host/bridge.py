@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, cast
 
 import torch
@@ -116,7 +116,7 @@ class BridgeHost(Host):
     @contextlib.contextmanager
     def score_hooks(
         self, receive: Callable[[int, Float[Tensor, "batch head query key"]], None]
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, None]:
         """See `Host.score_hooks`."""
         native = [layer for layer in range(self.n_layers) if self._is_native(layer)]
         hooks = [
@@ -144,7 +144,7 @@ class BridgeHost(Host):
         self,
         queries: Callable[[int, Tensor], None] | None,
         keys: Callable[[int, Tensor], None] | None,
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, None]:
         """See `Host.query_key_hooks`."""
         position = getattr(self.cfg, "positional_embedding_type", "standard")
         rotary = position == "rotary"
@@ -181,7 +181,7 @@ class BridgeHost(Host):
             self._causal_lm.base_model(
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None
             )
-        if not keep:
+        if cache is None or not keep:
             return Run(residuals[0], None)
         read = tokens if prefix is None else torch.cat([prefix.tokens, tokens], dim=1)
         return Run(residuals[0], read_prefix(cache, read))

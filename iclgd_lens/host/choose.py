@@ -39,4 +39,4 @@ def host_class(model: Any) -> type[Host]:
 
 def as_host(model: Any) -> Host:
     """Return `model` itself where it is a host already, else `Host(model)`."""
-    return model if isinstance(model, Host) else Host(model)
+    return model if isinstance(model, Host) else host_class(model)(model)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Generator[None, None, None]:
     """Freeze `model` for the context and restore its flags and buffers on exit."""
     modules = _modules(model)
     training = [module for module in modules if module.training]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -171,7 +171,7 @@ class HookedHost(Host):
     @contextlib.contextmanager
     def score_hooks(
         self, receive: Callable[[int, Float[Tensor, "batch head query key"]], None]
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, None]:
         """See `Host.score_hooks`."""
         hooks = [
             (f"blocks.{layer}.attn.hook_attn_scores", receiver(receive, layer))
@@ -185,7 +185,7 @@ class HookedHost(Host):
         self,
         queries: Callable[[int, Tensor], None] | None,
         keys: Callable[[int, Tensor], None] | None,
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, None]:
         """See `Host.query_key_hooks`."""
         position = self.cfg.positional_embedding_type
         if position not in ("standard", "rotary"):
@@ -220,7 +220,7 @@ class HookedHost(Host):
             attention_mask=None if self._mask_is_free(cache) else mask,
             prepend_bos=False,
         )
-        if not keep:
+        if cache is None or not keep:
             return Run(residual, None)
         read = tokens if prefix is None else torch.cat([prefix.tokens, tokens], dim=1)
         entries = cache.entries

@@ -6,7 +6,7 @@ Reads only: the mode sees each call to softmax inside an attention block and pas
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +37,7 @@ class _Tap(TorchFunctionMode):
 @contextlib.contextmanager
 def softmax_tap(
     host: Host, layers: Sequence[int], receive: Callable[[int, Tensor], None]
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Call `receive(layer, scores)` at the softmax of each of `layers`' attention blocks."""
     tap = _Tap(receive)
 

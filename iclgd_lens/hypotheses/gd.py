@@ -63,10 +63,5 @@ def gd(
 def _gradient(host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence) -> StepGradient:
     residual = host.run(host.tensor(sequence.tokens)).residual
     loss = token_loss(host.logits(predicting(residual, sequence)), sequence)
-    gradients = torch.autograd.grad(loss, list(delta.values()), allow_unused=True)
-    found = {
-        name: gradient
-        for name, gradient in zip(delta, gradients, strict=True)
-        if gradient is not None
-    }
-    return StepGradient(loss.detach(), found)
+    gradients = torch.autograd.grad(loss, list(delta.values()), materialize_grads=True)
+    return StepGradient(loss.detach(), dict(zip(delta, gradients, strict=True)))

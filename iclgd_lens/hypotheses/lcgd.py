@@ -77,10 +77,8 @@ def _gradient(host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequenc
     def learn(layer: int, residual: Tensor) -> None:
         names = by_layer[layer]
         loss = token_loss(host.logits(predicting(residual, sequence)), sequence)
-        found = torch.autograd.grad(loss, [delta[name] for name in names], allow_unused=True)
-        gradients.update(
-            {name: value for name, value in zip(names, found, strict=True) if value is not None}
-        )
+        found = torch.autograd.grad(loss, [delta[name] for name in names], materialize_grads=True)
+        gradients.update(zip(names, found, strict=True))
         losses.append(loss.detach())
 
     hooks: list[Hook] = []

@@ -77,7 +77,9 @@ def _score_table(view: View, model: str, score: str) -> Html | None:
     ]
     meaning = score_meaning(score)
     caption = [tag("strong", score), f" — {meaning}" if meaning else ""]
-    return table(caption, ["", *tasks], rows, label=f"{score} of {model} by task", class_="scores")
+    return table(
+        caption, ["hypothesis", *tasks], rows, label=f"{score} of {model} by task", class_="scores"
+    )
 
 
 def verdict_table(view: View, model: str) -> Html | None:
@@ -95,7 +97,9 @@ def verdict_table(view: View, model: str) -> Html | None:
     caption = (
         "Controls that each hypothesis beats (corrected p below 0.05 and the interval above 0)"
     )
-    return table(caption, ["", *tasks], rows, label=f"Controls beaten, {model}", class_="verdicts")
+    return table(
+        caption, ["hypothesis", *tasks], rows, label=f"Controls beaten, {model}", class_="verdicts"
+    )
 
 
 def _verdict_cell(lines: Sequence[Any]) -> Html:
@@ -163,7 +167,7 @@ def order_table(view: View) -> Html | None:
         "lowest accuracy over orders, mean over seeds."
     )
     model = ["model"] if several else []
-    columns = ["task", *model, "", "flip rate", "accuracy range", "orders × seeds"]
+    columns = ["task", *model, "hypothesis", "flip rate", "accuracy range", "orders × seeds"]
     return table(caption, columns, rows, label="Order sensitivity", class_="tall")
 
 

@@ -292,7 +292,7 @@ def test_training_mode_and_dropout_change_no_number(kind: str) -> None:
     assert torch.equal(loud.label_scores, calm.label_scores)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def undisturbed(kind: str) -> Any:
     return everything(checks.model(kind, "llama"))
 
