@@ -88,7 +88,7 @@ def compare(
         HypothesisError: A hypothesis or setting is unknown.
         EpisodeError: The model cannot read the episode whole.
     """
-    host, tell = as_host(model), progress or (lambda _: None)
+    host, tell = as_host(model), progress or _silent
     asked = tuple(dict.fromkeys(controls))
     for control in asked:
         if control not in CONTROLS:
@@ -136,6 +136,10 @@ def compare(
         confidence=confidence,
         seed=seed,
     )
+
+
+def _silent(stage: str) -> None:
+    """Tell nobody."""
 
 
 def resolve(
