@@ -49,7 +49,7 @@ install: $(STAMP)  ## build .venv (TransformerLens 3)
 install-tl4: $(STAMP4)  ## build .venv-tl4 (TransformerLens 4)
 
 demo: $(STAMP)  ## what the package is about, in a minute, offline
-	@$(VENV)/bin/iclgd tasks
+	@$(VENV)/bin/iclgd demo
 
 # Test processes share the cores, so each computes on one thread.
 test test-tl4 coverage wheel-test: export OMP_NUM_THREADS = 1

@@ -216,20 +216,23 @@ def models(
     with progress() as tell:
         tell("asking TransformerLens for its models")
         from iclgd_lens.host.conversion import FAMILIES
-        from iclgd_lens.host.loading import ALIASES, model_names
+        from iclgd_lens.host.loading import ALIASES, UNTRAINED, model_names
 
         known = model_names()
     found = [name for name in known if search is not None and search.lower() in name.lower()]
     if as_json:
         families = [_family(name) for name in FAMILIES]
-        _print_json({"embedded": list(ALIASES), "names": found if search else known,
+        _print_json({"embedded": [*ALIASES, *UNTRAINED], "names": found if search else known,
                      "hooked_families": families})  # fmt: skip
     elif search is not None:
         if not found:
             raise LensError(f"no known model's name contains {search!r}; of {len(known)}")
         typer.echo("\n".join(found))
     else:
-        _print_table(("--model", "what it is"), _kinds_of_models(ALIASES, FAMILIES, len(known)))
+        _print_table(
+            ("--model", "what it is"),
+            _kinds_of_models([*ALIASES, *UNTRAINED], FAMILIES, len(known)),
+        )
 
 
 def _family(architecture: str) -> str:
@@ -237,7 +240,7 @@ def _family(architecture: str) -> str:
 
 
 def _kinds_of_models(
-    aliases: Sequence[str] | dict[str, Any], families: dict[str, Any], count: int
+    aliases: Sequence[str], families: dict[str, Any], count: int
 ) -> list[tuple[str, str]]:
     shipped = [(name, "travels with the package; needs no network") for name in aliases]
     hooked = ", ".join(_family(name) for name in families)

@@ -20,7 +20,7 @@ from iclgd_lens.compare import compare
 from iclgd_lens.comparison import LABEL_SCORES, Comparison
 from iclgd_lens.controls import untrained
 from iclgd_lens.episode import load_episode
-from iclgd_lens.host.loading import ALIASES, load_model
+from iclgd_lens.host.loading import UNTRAINED, load_model
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.tables import Verdict, aggregate_cells, interval, verdicts
 
@@ -157,7 +157,7 @@ def _load(model: Any, tell: Callable[[str], None]) -> tuple[Any, str]:
 
 
 def _load_twin(model: Any, trained: Any, seed: int, tell: Callable[[str], None]) -> Any:
-    if isinstance(model, str) and f"{model}-untrained" in ALIASES:
+    if isinstance(model, str) and f"{model}-untrained" in UNTRAINED:
         tell(f"loading {model}-untrained")
         return load_model(f"{model}-untrained")
     return untrained(trained, "embeddings", seed)

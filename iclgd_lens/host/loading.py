@@ -19,8 +19,10 @@ import torch
 
 from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError, nearest
 from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
+from iclgd_lens.host.choose import as_host
 from iclgd_lens.host.conversion import FAMILIES, hooked_from_huggingface
 from iclgd_lens.host.provenance import model_provenance as model_provenance
+from iclgd_lens.host.untrained import reinitialise
 
 HOSTS = ("auto", "hooked", "bridge")
 DTYPES = {
@@ -46,6 +48,9 @@ def _embedded() -> Path:
 ALIASES: dict[str, Callable[[], Path]] = {"embedded": _embedded}
 """Names of models that travel with the package, and where their folders are."""
 
+UNTRAINED = {"embedded-untrained": "embedded"}
+"""Names of untrained twins (their embeddings, norms and unembedding are trained), and of whom."""
+
 
 def load_model(
     name_or_folder: str | Path,
@@ -63,7 +68,8 @@ def load_model(
 
     Args:
         name_or_folder: a Hugging Face Hub name, a name or alias of TransformerLens, the path of a
-            `transformers` folder, or a name in `ALIASES` ("embedded").
+            `transformers` folder, or a name of the package's own: "embedded", or
+            "embedded-untrained" for its twin whose blocks are drawn at random.
         dtype: "float32", "bfloat16", "float16", "float64" or the `torch.dtype`.
         device: a torch device; the first CUDA device where there is one, else the CPU.
         host: "hooked" for HookedTransformer (TransformerLens 3 alone), "bridge" for
@@ -81,6 +87,12 @@ def load_model(
     """
     if host not in HOSTS:
         raise _choice("host", host, HOSTS)
+    if str(name_or_folder) in UNTRAINED:
+        trained = UNTRAINED[str(name_or_folder)]
+        twin = load_model(trained, dtype=dtype, device=device, host=host, revision=revision)
+        reinitialise(as_host(twin))
+        twin.cfg.model_name = str(name_or_folder)
+        return twin
     torch_dtype = _dtype(dtype)
     torch_device = _device(device)
     checkpoint = _checkpoint(name_or_folder, revision)
