@@ -19,8 +19,8 @@ from iclgd_lens.bench.plan import RateChoice
 from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Query
 from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import Host, as_host, frozen
+from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.hypotheses.sgd import predicting, token_loss
 from iclgd_lens.intervention import Intervention
 
 
@@ -118,6 +118,6 @@ def held_out_loss(host: Host, intervention: Intervention, held_out: Demonstratio
     with frozen(host.model), torch.no_grad(), host.hooked(intervention.hooks(host)):
         for sequence in held_out.sequences():
             residual = host.run(host.tensor(sequence.tokens)).residual
-            total += float(token_loss(host.logits(predicting(residual, sequence)), sequence))
+            total += float(sequence_loss(host, residual, sequence))
             count += len(sequence.targets)
     return total / count

@@ -363,6 +363,13 @@ class Host(ABC):
     def unembed(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """Apply the unembedding (and the logit soft cap, where the model has one)."""
 
+    @abstractmethod
+    def unembedding(self) -> tuple[Tensor, Tensor | None] | None:
+        """Return W_U [d_model, d_vocab] and b_U, if logits are just x W_U + b_U.
+
+        None where a soft cap follows, or where hooks are attached to the unembedding.
+        """
+
     def logits(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """Final norm and unembedding of any residual stream (the logit lens)."""
         return self.unembed(self.final_norm(residual))

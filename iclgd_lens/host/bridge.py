@@ -193,8 +193,25 @@ class BridgeHost(Host):
     def unembed(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """See `Host.unembed`."""
         logits = cast(Any, self.model).unembed(normalized)
-        cap = getattr(self._causal_lm.config, "final_logit_softcapping", None)
+        cap = self._soft_cap
         return cap * torch.tanh(logits / cap) if cap else logits
+
+    def unembedding(self) -> tuple[Tensor, Tensor | None] | None:
+        """See `Host.unembedding`."""
+        module = cast(Any, self.model).unembed
+        linear = module.original_component
+        if (
+            self._soft_cap
+            or not isinstance(linear, nn.Linear)
+            or module.hook_in.has_hooks()
+            or module.hook_out.has_hooks()
+        ):
+            return None
+        return linear.weight.T, linear.bias
+
+    @property
+    def _soft_cap(self) -> float:
+        return float(getattr(self._causal_lm.config, "final_logit_softcapping", None) or 0.0)
 
 
 def _in_out(module: Any) -> Tensor:

@@ -264,9 +264,24 @@ class HookedHost(Host):
 
     def unembed(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """See `Host.unembed`."""
+        linear = self.unembedding()
+        if linear is not None:
+            # TransformerLens would copy the transposed matrix for every call.
+            return normalized @ linear[0] + linear[1]
         logits = cast(Any, self.model).unembed(normalized)
-        cap = getattr(self.cfg, "output_logits_soft_cap", 0.0)
-        return cap * torch.tanh(logits / cap) if cap and cap > 0 else logits
+        cap = self._soft_cap
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+    def unembedding(self) -> tuple[Tensor, Tensor] | None:
+        """See `Host.unembedding`."""
+        module = cast(Any, self.model).unembed
+        if self._soft_cap > 0 or module.hook_in.has_hooks() or module.hook_out.has_hooks():
+            return None
+        return module.W_U, module.b_U
+
+    @property
+    def _soft_cap(self) -> float:
+        return float(getattr(self.cfg, "output_logits_soft_cap", None) or 0.0)
 
 
 def receiver(receive: Callable[[int, Tensor], None], layer: int) -> Callable[..., None]:

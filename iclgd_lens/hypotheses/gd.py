@@ -10,8 +10,9 @@ from torch import Tensor
 
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.sgd import StepGradient, predicting, token_loss, train
+from iclgd_lens.hypotheses.sgd import StepGradient, train
 from iclgd_lens.intervention import ParameterDelta
 
 
@@ -62,6 +63,6 @@ def gd(
 
 def _gradient(host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence) -> StepGradient:
     residual = host.run(host.tensor(sequence.tokens)).residual
-    loss = token_loss(host.logits(predicting(residual, sequence)), sequence)
+    loss = sequence_loss(host, residual, sequence)
     gradients = torch.autograd.grad(loss, list(delta.values()), materialize_grads=True)
     return StepGradient(loss.detach(), dict(zip(delta, gradients, strict=True)))

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Hook, Host
+from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.sgd import StepGradient, predicting, token_loss, train
+from iclgd_lens.hypotheses.sgd import StepGradient, train
 from iclgd_lens.intervention import ParameterDelta
 
 
@@ -76,7 +77,7 @@ def _gradient(host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequenc
 
     def learn(layer: int, residual: Tensor) -> None:
         names = by_layer[layer]
-        loss = token_loss(host.logits(predicting(residual, sequence)), sequence)
+        loss = sequence_loss(host, residual, sequence)
         found = torch.autograd.grad(loss, [delta[name] for name in names], materialize_grads=True)
         gradients.update(zip(names, found, strict=True))
         losses.append(loss.detach())

@@ -184,20 +184,3 @@ def trained_names(
 def _shape(host: Host, name: str) -> tuple[int, ...]:
     site = host.site(name)
     return site.shape if name == site.weight else site.bias_shape
-
-
-def token_loss(logits: Tensor, sequence: TrainingSequence) -> Tensor:
-    """Sum of -log p(token) over the sequence's targets, given logits at the positions before them.
-
-    Computed in fp32 whatever the model's dtype.
-    """
-    targets = torch.tensor(
-        [sequence.tokens[target] for target in sequence.targets], device=logits.device
-    )
-    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-
-
-def predicting(residual: Tensor, sequence: TrainingSequence) -> Tensor:
-    """The residual stream at the positions that predict the sequence's targets."""
-    first, last = sequence.targets[0] - 1, sequence.targets[-1]
-    return residual[0, first:last]
