@@ -255,7 +255,7 @@ def provenance(host: Host, episode: Episode) -> dict[str, Any]:
             "n_key_value_heads": host.n_key_value_heads,
             "d_model": host.d_model,
         },
-        "precision": f"{dtype} activations, fp32 deltas and scores",
+        "precision": f"activations {dtype}, deltas and scores fp32",
         "protocol": episode.protocol.as_dict() | {"hash": episode.protocol.hash},
         "episode": dict(episode.provenance)
         | {"hash": episode.hash, "queries": len(episode.queries)},
