@@ -8,7 +8,7 @@
 #   TESTS='tests/host -x' make test part of the suite
 PYTHON   ?= python3
 PIP_ARGS ?=
-EXTRAS   ?= dev
+EXTRAS   ?= dev,ray,browser
 WORKERS  ?= 2
 TESTS    ?=
 

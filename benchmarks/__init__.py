@@ -1,0 +1,1 @@
+"""Benchmark plans, and the measurements of speed and memory."""
