@@ -74,6 +74,13 @@ BRIDGE_FAMILIES: dict[str, Callable[[], transformers.PretrainedConfig]] = {
     "gemma2": lambda: transformers.Gemma2Config(
         **_GROUPED, head_dim=12, query_pre_attn_scalar=12, sliding_window=N_CTX
     ),
+    "granite": lambda: transformers.GraniteConfig(
+        **_GROUPED,
+        attention_multiplier=0.3,
+        residual_multiplier=0.5,
+        embedding_multiplier=2.0,
+        logits_scaling=2.0,
+    ),
     "opt": lambda: transformers.OPTConfig(
         **_COMMON,
         hidden_size=D_MODEL,

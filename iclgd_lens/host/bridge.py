@@ -192,7 +192,7 @@ class BridgeHost(Host):
 
     def unembed(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """See `Host.unembed`."""
-        logits = cast(Any, self.model).unembed(normalized)
+        logits = cast(Any, self.model).unembed(normalized) * self._logit_scale
         cap = self._soft_cap
         return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -202,6 +202,7 @@ class BridgeHost(Host):
         linear = module.original_component
         if (
             self._soft_cap
+            or self._logit_scale != 1
             or not isinstance(linear, nn.Linear)
             or module.hook_in.has_hooks()
             or module.hook_out.has_hooks()
@@ -212,6 +213,13 @@ class BridgeHost(Host):
     @property
     def _soft_cap(self) -> float:
         return float(getattr(self._causal_lm.config, "final_logit_softcapping", None) or 0.0)
+
+    @property
+    def _logit_scale(self) -> float:
+        """What logits are multiplied by: Cohere's models name the factor, Granite's its inverse."""
+        config = self._causal_lm.config
+        factor, divisor = (getattr(config, key, None) for key in ("logit_scale", "logits_scaling"))
+        return float(factor or 1.0) / float(divisor or 1.0)
 
 
 def _in_out(module: Any) -> Tensor:
@@ -234,6 +242,11 @@ def _refuse(model: Any) -> None:
         raise UnsupportedModelError(
             f"{name} is not a causal decoder; in-context learning is measured on decoder-only "
             "models."
+        )
+    if getattr(getattr(model, "ln_final", None), "original_component", None) is None:
+        raise UnsupportedModelError(
+            f"{name} has no final norm before its unembedding (it normalises after each block), so "
+            "no layer's output can be read as logits; such architectures are not served."
         )
     for layer, block in enumerate(model.blocks):
         attention = block._modules.get("attn")

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError, nearest
 from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
 from iclgd_lens.host.choose import as_host
 from iclgd_lens.host.conversion import FAMILIES, hooked_from_huggingface
+from iclgd_lens.host.probe import agree
 from iclgd_lens.host.provenance import model_provenance as model_provenance
 from iclgd_lens.host.untrained import reinitialise
 
@@ -31,6 +33,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+_TOKENS = 8  # read to compare logits with those of `transformers`
 # TransformerLens's own models: weights without a transformers configuration, pickled.
 _PICKLED = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
 
@@ -121,7 +124,8 @@ def _config(checkpoint: Checkpoint) -> Any:
     except ModelError as error:
         if checkpoint.is_folder:
             raise
-        hint = nearest(checkpoint.name, model_names())
+        known = model_names()
+        hint = "" if checkpoint.name in known else nearest(checkpoint.name, known)
         raise ModelError(
             f"{checkpoint.name!r} is neither a folder nor a model that the Hub gave "
             f"({error}).{hint}"
@@ -131,21 +135,47 @@ def _config(checkpoint: Checkpoint) -> Any:
 def _build(
     hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch.device, host: str
 ) -> Any:
-    if host == "bridge" or (host == "auto" and not has_hooked_transformer()):
-        return _bridge(hf_model, tokenizer, checkpoint.name, device)
+    vocabulary = hf_model.get_input_embeddings().num_embeddings
+    # From the middle of the vocabulary, where no special tokens are.
+    tokens = (torch.arange(_TOKENS)[None] + vocabulary // 2) % vocabulary
+    with torch.no_grad():
+        expected = hf_model(tokens, use_cache=False).logits
+    if host == "hooked" or (host == "auto" and has_hooked_transformer()):
+        try:
+            return _checked(_hooked(hf_model, tokenizer, checkpoint, device), tokens, expected)
+        except UnsupportedModelError as error:
+            if host == "hooked":
+                raise UnsupportedModelError(
+                    f"no HookedTransformer for {checkpoint.name}: {error}; use host='bridge'"
+                ) from error
+            warnings.warn(
+                f"{checkpoint.name} is loaded as a TransformerBridge: {error}",
+                HostChoiceWarning,
+                stacklevel=3,
+            )
     try:
-        return _hooked(hf_model, tokenizer, checkpoint, device)
-    except UnsupportedModelError as error:
-        if host == "hooked":
-            raise UnsupportedModelError(
-                f"no HookedTransformer for {checkpoint.name}: {error}; use host='bridge'"
-            ) from error
-        warnings.warn(
-            f"{checkpoint.name} is loaded as a TransformerBridge: {error}",
-            HostChoiceWarning,
-            stacklevel=3,
+        return _checked(_bridge(hf_model, tokenizer, checkpoint.name, device), tokens, expected)
+    except (torch.OutOfMemoryError, UnsupportedModelError):
+        raise
+    except Exception as error:  # an adapter may assert, or fail on shapes it was not made for
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnsupportedModelError(
+            f"the installed TransformerLens has an adapter for {type(hf_model).__name__}, but not "
+            f"for {checkpoint.name} ({reason})"
+        ) from error
+
+
+def _checked(model: Any, tokens: Tensor, expected: Tensor) -> Any:
+    """Return `model`, unless its logits are not those of `transformers`: it dropped a setting."""
+    with torch.no_grad():
+        logits = model(tokens.to(next(model.parameters()).device), return_type="logits")
+    # What overflows in transformers cannot be compared; results record it as not finite.
+    if expected.isfinite().all() and not agree(logits.cpu(), expected, expected.dtype):
+        raise UnsupportedModelError(
+            f"its logits as a {type(model).__name__} are not those of transformers: the installed "
+            "TransformerLens does not honour all of its configuration"
         )
-    return _bridge(hf_model, tokenizer, checkpoint.name, device)
+    return model
 
 
 def identify_model(name_or_folder: str | Path, revision: str | None = None) -> str:
@@ -218,7 +248,7 @@ def _bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device) -> A
         hf_config=hf_model.config,
         tokenizer=tokenizer,
         model_name=name,
-    )
+    ).eval()
 
 
 def _checkpoint(name_or_folder: str | Path, revision: str | None) -> Checkpoint:

@@ -1,9 +1,9 @@
 """Asks a model, on five tokens, whether the hooks mean what this package takes them to mean.
 
 TransformerLens names the same hook on many architectures, and not everywhere does the same value
-pass there: some attention bridges send softmax weights through the score hook, processed weights
-sit in other coordinates. Two short forward passes tell, and a wrong reading is an error, never a
-wrong number.
+pass there: some attention bridges send softmax weights through the score hook, some forget cached
+keys, processed weights sit in other coordinates. A few short forward passes tell, and a wrong
+reading is an error, never a wrong number.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ _PROCESSED = (
     "iclgd_lens.load_model(...)."
 )
 _TOKENS = 5
+_SHARED = 3  # of them, read first and shared as keys and values
 
 
 def check_model(host: Host) -> None:
     """Raise `UnsupportedModelError` if `host` would measure its model wrongly.
 
     Checks that weights are unprocessed, that every site's output is its input times its weight,
-    that scores are what the softmax sees, that attention is causal, and that the host's logits are
-    the model's.
+    that scores are what the softmax sees, that attention is causal, that a shared prefix is read
+    like the tokens themselves, and that the host's logits are the model's.
     """
     _check_uncentred(host)
     ids = torch.arange(_TOKENS, device=host.device) % host.d_vocab
@@ -44,13 +45,19 @@ def check_model(host: Host) -> None:
         other = host.run(changed).residual
         expected = cast(Any, host.model)(tokens, return_type="logits")
         logits = host.logits(residual)
-    slack = _tolerance(host.dtype)
-    if not _close(residual[:, :-1], other[:, :-1], slack):
+        prefix = host.run(tokens[:, :_SHARED], keep=True).prefix
+        rest = host.run(tokens[:, _SHARED:], prefix).residual
+    if not agree(residual[:, :-1], other[:, :-1], host.dtype):
         raise UnsupportedModelError(
             f"Changing the last token of {host.name} changes earlier positions: it does not attend "
             "causally. In-context learning is measured on causal decoders only."
         )
-    if not _close(logits, expected, slack):
+    if prefix is None or not agree(rest, residual[:, _SHARED:], host.dtype):
+        raise UnsupportedModelError(
+            f"{host.name} reads tokens differently after cached keys and values of those before "
+            f"them: this {host.kind} cannot share demonstrations among queries and is not served."
+        )
+    if not agree(logits, expected, host.dtype):
         raise UnsupportedModelError(
             f"{host.name}'s logits are not its final norm and unembedding applied to the last "
             "block's output; this architecture is not served."
@@ -60,7 +67,7 @@ def check_model(host: Host) -> None:
 def _observed_run(host: Host, tokens: Tensor) -> Tensor:
     scores: dict[int, Tensor] = {}
     seen: dict[str, Tensor] = {}
-    sites = [site for site in host.sites.values() if site.kind in ("W_K", "W_V", "W_O")]
+    sites = list(host.sites.values())
     names = {site.input_hook for site in sites} | {site.output_hook for site in sites}
     patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in range(host.n_layers)]
     needed = [host.block_input_hook(layer) for layer in range(host.n_layers)]
@@ -103,7 +110,7 @@ def _check_site(host: Host, site: LinearSite, seen: dict[str, Tensor]) -> None:
     bias = None if site.bias is None else host.parameter(site.bias)
     x, y = site.read(seen[site.input_hook]), seen[site.output_hook]
     product = site.apply(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), y)
-    if not _close(product, y, _tolerance(host.dtype)):
+    if not agree(product, y, host.dtype):
         raise UnsupportedModelError(
             f"{host.name}: what passes at {site.output_hook} is not {site.weight} applied to what "
             f"passes at {site.input_hook}. Its weights are processed or its attention differs. "
@@ -114,13 +121,14 @@ def _check_site(host: Host, site: LinearSite, seen: dict[str, Tensor]) -> None:
 def _check_scores(host: Host, layer: int, scores: Tensor | None, pattern: Tensor) -> None:
     if scores is None:
         raise UnsupportedModelError(
-            f"{host.name} exposes no pre-softmax attention scores at layer {layer}; load it with "
-            'attn_implementation="eager" (iclgd_lens.load_model does).'
+            f"{host.name} exposes no pre-softmax attention scores at layer {layer}: either it was "
+            'not loaded with attn_implementation="eager" (iclgd_lens.load_model does), or its kind '
+            "of attention is not served."
         )
     expected = torch.softmax(scores.float(), dim=-1)
     # Attention sinks take a share of every row; the rest keeps its proportions.
     actual = pattern.float() / pattern.float().sum(-1, keepdim=True)
-    if expected.shape != actual.shape or not _close(actual, expected, _tolerance(host.dtype)):
+    if expected.shape != actual.shape or not agree(actual, expected, host.dtype):
         raise UnsupportedModelError(
             f"{host.name}: the softmax of what passes at layer {layer}'s score hook is not its "
             "attention pattern, so scores cannot be compared; this attention is not served."
@@ -145,10 +153,8 @@ def _check_uncentred(host: Host) -> None:
         )
 
 
-def _tolerance(dtype: torch.dtype) -> float:
-    return 1e-3 if dtype in (torch.float32, torch.float64) else 6e-2
-
-
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+def agree(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two results of one computation in `dtype` differ by rounding alone."""
+    tolerance = 1e-3 if dtype in (torch.float32, torch.float64) else 6e-2
     a, b = a.float(), b.float()
     return bool((a - b).abs().max() <= tolerance * (1 + b.abs().max()))

@@ -48,7 +48,7 @@ def test_hosts_know_their_model(kind: str, family: str) -> None:
     assert as_host(host) is host
 
 
-@pytest.mark.parametrize("family", ["gemma2", "opt", "bloom"])
+@pytest.mark.parametrize("family", ["gemma2", "granite", "opt", "bloom"])
 def test_the_bridge_serves_other_families(family: str) -> None:
     host = checks.host("bridge", family)
     assert "blocks.2.attn.W_K" in host.sites
@@ -232,6 +232,14 @@ def test_models_that_are_no_causal_decoders_are_refused() -> None:
     refused(wrapped(mamba), "has no separate query, key, value and output maps")
 
 
+def test_a_model_without_a_final_norm_is_refused() -> None:
+    config = families.BRIDGE_FAMILIES["opt"]()
+    config.do_layer_norm_before = False
+    with torch.random.fork_rng(devices=[]):
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    refused(wrapped(model), "has no final norm before its unembedding")
+
+
 def test_a_bridge_over_something_else_is_refused() -> None:
     stub = types.SimpleNamespace(
         original_model=types.SimpleNamespace(), cfg=types.SimpleNamespace()
@@ -282,6 +290,36 @@ def test_logits_that_are_not_the_last_blocks_are_refused(
     whole = type(host).unembed
     monkeypatch.setattr(type(host), "unembed", lambda self, x: 2 * whole(self, x))
     refused(model, "logits are not its final norm and unembedding")
+
+
+@BY_KIND
+def test_a_model_that_forgets_cached_keys_is_refused(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, host = checks.fresh(kind, "gpt2"), checks.host(kind, "gpt2")
+    whole = type(host).run
+
+    def forgetful(self: Any, tokens: Any, prefix: Any = None, keep: bool = False) -> Any:
+        return whole(self, tokens, None, keep)
+
+    monkeypatch.setattr(type(host), "run", forgetful)
+    refused(model, "reads tokens differently after cached keys and values")
+
+
+@BY_KIND
+@pytest.mark.parametrize("part", ["W_Q", "W_in", "W_out"])
+def test_every_map_is_held_against_its_weight(
+    kind: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, host = checks.fresh(kind, "gpt2"), checks.host(kind, "gpt2")
+    whole = type(host).parameter
+
+    def other(self: Any, name: str) -> Any:
+        value = whole(self, name)
+        return 2 * value if name.endswith(f"1.attn.{part}") or f"1.mlp.{part}" in name else value
+
+    monkeypatch.setattr(type(host), "parameter", other)
+    refused(model, rf"is not blocks\.1\.\w+\.{part} applied to what passes at")
 
 
 @BY_KIND

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -254,6 +255,50 @@ def test_auto_says_that_it_took_the_bridge(folders: dict[str, Path]) -> None:
         load_model(folders["opt"], device="cpu", host="hooked")
 
 
+def spoiled(build: Any) -> Any:
+    """What an adapter gives that drops a setting: a model of the right shape, other logits."""
+
+    def build_otherwise(*arguments: Any, **named: Any) -> Any:
+        model = build(*arguments, **named)
+        with torch.no_grad():
+            next(p for n, p in model.named_parameters() if "mbed" not in n).mul_(1.5)
+        return model
+
+    return build_otherwise
+
+
+def test_a_bridge_with_other_logits_is_never_returned(
+    gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_bridge", spoiled(loading._bridge))
+    with pytest.raises(UnsupportedModelError, match="are not those of transformers") as error:
+        load_model(gpt2, device="cpu", host="bridge")
+    one_line(error)
+
+
+@needs_hooked
+def test_a_hooked_transformer_with_other_logits_is_never_returned(
+    gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_hooked", spoiled(loading._hooked))
+    with pytest.raises(UnsupportedModelError, match="are not those of transformers"):
+        load_model(gpt2, device="cpu", host="hooked")
+    with pytest.warns(HostChoiceWarning, match="are not those of transformers"):
+        model = load_model(gpt2, device="cpu")
+    ids = families.tokens(9)
+    torch.testing.assert_close(logits(model, ids), reference(gpt2, ids), atol=1e-4, rtol=0)
+
+
+def test_an_adapter_that_fails_is_one_line(tmp_path: Path) -> None:
+    config = families.FAMILIES["neox"]()
+    config.attention_bias = False
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    families.word_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="adapter for GPTNeoXForCausalLM") as error:
+        load_model(tmp_path, device="cpu", host="bridge")
+    one_line(error)
+
+
 @pytest.mark.skipif(HOOKED, reason="HookedTransformer is there")
 def test_hooked_on_version_4_says_why_not(folders: dict[str, Path]) -> None:
     with pytest.raises(UnsupportedModelError) as error:
@@ -327,6 +372,9 @@ def test_a_name_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ModelError, match="Did you mean 'gpt2-medium'") as error:
         load_model("gpt2-medum")
     one_line(error)
+    with pytest.raises(ModelError, match="'gpt2' is neither a folder nor") as error:
+        load_model("gpt2")
+    assert "Did you mean" not in one_line(error)
 
 
 def test_config_and_weights_must_be_there(gpt2: Path) -> None:

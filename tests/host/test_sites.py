@@ -131,7 +131,10 @@ def test_the_bridge_agrees_with_the_hooked_transformer(family: str) -> None:
             checks.close(theirs[name], value, 2e-5, scale)
 
 
-@pytest.mark.parametrize(("kind", "family"), checks.pairs("gpt2", "llama"))
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    ALL + [("bridge", name) for name in families.BRIDGE_FAMILIES if name not in families.FAMILIES],
+)
 def test_prefixes_are_what_the_full_sequence_is(kind: str, family: str) -> None:
     host, tokens = checks.host(kind, family), families.tokens(12, batch=3)
     with torch.no_grad():

@@ -98,6 +98,17 @@ def test_gd_is_sgd_on_the_real_weights(kind: str, family: str, settings: dict[st
     same(found, model, sgd(model, episode, checks.mean_loss, settings), 1e-4)
 
 
+@pytest.mark.parametrize("settings", [{}, {"loss_on": "label"}], ids=["all", "label"])
+@pytest.mark.parametrize("family", ["gemma2", "granite"])
+def test_capped_and_scaled_logits_are_part_of_the_loss(
+    family: str, settings: dict[str, Any]
+) -> None:
+    model, episode = checks.model("bridge", family), checks.episode(shots=1)
+    assert Host(model).unembedding() is None
+    found = gd(model, episode, lr=0.05, **settings)
+    same(found, model, sgd(model, episode, checks.mean_loss, settings), 1e-4)
+
+
 @pytest.mark.skipif("hooked" not in checks.kinds(), reason="blocks of a HookedTransformer")
 @pytest.mark.parametrize("settings", SETTINGS, ids=NAMED)
 @pytest.mark.parametrize("family", ["gpt2", "neox"])
