@@ -14,7 +14,7 @@ from torch import Tensor
 
 from iclgd_lens import scores
 from iclgd_lens.episode import Demonstration, Episode
-from iclgd_lens.errors import ComparisonError, nearest
+from iclgd_lens.errors import ComparisonError, UnsupportedModelError, nearest
 from iclgd_lens.host import as_host, copied
 from iclgd_lens.host.untrained import Untrained, reinitialise
 from iclgd_lens.readout import Readout
@@ -35,14 +35,23 @@ def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
 
     Raises:
         ComparisonError: `keep` is neither.
+        UnsupportedModelError: A copy of this model does not compute with its own weights.
     """
     if keep not in ("embeddings", "norms"):
         raise ComparisonError(
             f"keep is {keep!r}; allowed: embeddings, norms."
             + nearest(str(keep), ("embeddings", "norms"))
         )
-    twin = copied(as_host(model).model)
-    reinitialise(as_host(twin), keep, seed)
+    host = as_host(model)
+    twin = copied(host.model)
+    try:
+        reinitialise(as_host(twin), keep, seed)
+        as_host(twin)  # asks anew whether every map computes with the weights just drawn
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"A copy of {host.name} does not compute with weights of its own, so it has no "
+            f"untrained twin; leave out the controls that need one. ({error})"
+        ) from error
     return twin
 
 

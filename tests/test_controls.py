@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from iclgd_lens import controls
 from iclgd_lens.controls import random_directions, shuffled_labels, untrained
-from iclgd_lens.errors import ComparisonError
+from iclgd_lens.errors import ComparisonError, UnsupportedModelError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.random import random as random_delta
 from iclgd_lens.readout import Reader
@@ -65,6 +66,47 @@ def test_the_same_seed_gives_the_same_untrained_model(kind: str, family: str) ->
     assert all(torch.equal(first[name], value) for name, value in again.named_parameters())
     name = "blocks.0.attn.W_V"
     assert not torch.equal(Host(one).parameter(name), Host(other).parameter(name))
+
+
+def used(kind: str) -> Any:
+    """A new model after its first pass, at which a bridge prepares its norms."""
+    model = checks.fresh(kind, "gpt2")
+    with torch.no_grad():
+        checks.logits(model, families.tokens(4))
+    return model
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_a_copy_that_computes_with_other_weights_is_no_untrained_model(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = used(kind)
+
+    def copied(original: Any) -> Any:
+        twin = copy_of(original)
+        # What becomes of some bridges: a method of the copy is still bound to the original.
+        part = "attn" if kind == "hooked" else "attn.o"
+        old, new = (each.blocks[1].get_submodule(part) for each in (original, twin))
+        new.__dict__["forward"] = old.forward
+        return twin
+
+    copy_of = controls.copied
+    monkeypatch.setattr(controls, "copied", copied)
+    before = checks.photograph(model)
+    with pytest.raises(UnsupportedModelError, match="does not compute with weights of its own"):
+        untrained(model)
+    before.assert_same(model)
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_a_copy_that_shares_memory_is_never_written_to(kind: str) -> None:
+    model = used(kind)
+    attention = model.blocks[1].attn
+    attention.__dict__["__deepcopy__"] = lambda memo: attention
+    before = checks.photograph(model)
+    with pytest.raises(UnsupportedModelError, match="shares weights with the original"):
+        untrained(model)
+    before.assert_same(model)
 
 
 @pytest.mark.skipif("hooked" not in checks.kinds(), reason="needs both hosts")

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from iclgd_lens.errors import UnsupportedModelError
+
 
 def _modules(model: nn.Module) -> list[nn.Module]:
     """Every module below `model`, and below the module that a bridge wraps."""
@@ -30,6 +32,9 @@ def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy of `model`, also after a forward pass that kept attention maps on it.
 
     Attention bridges keep the last pattern with its graph, which `copy.deepcopy` refuses.
+
+    Raises:
+        UnsupportedModelError: The copy shares weights with the model.
     """
     memo: dict[int, Any] = {
         id(value): value.detach()
@@ -39,7 +44,23 @@ def copied(model: nn.Module) -> nn.Module:
     }
     # Parameters made under a caller's inference mode could never be trained on.
     with torch.inference_mode(False):
-        return copy.deepcopy(model, memo)
+        twin = copy.deepcopy(model, memo)
+    if _weights(twin) & _weights(model):
+        raise UnsupportedModelError(
+            f"A copy of this {type(model).__name__} shares weights with the original, which must "
+            "not change."
+        )
+    return twin
+
+
+def _weights(model: nn.Module) -> set[int]:
+    """Addresses of the memory that holds the model's parameters."""
+    return {
+        parameter.untyped_storage().data_ptr()
+        for module in _modules(model)
+        for parameter in module.parameters(recurse=False)
+        if parameter.numel()
+    }
 
 
 @contextlib.contextmanager
