@@ -45,6 +45,7 @@ class Protocol:
         order: Order of the training steps: as in the prompt, or as drawn before the permutation.
         balanced: Whether demonstrations are drawn with equal classes.
         query_seed: Seed of the shuffle that picks the evaluation rows.
+        skip_repeated: Whether evaluation rows that repeat a demonstration's text are passed over.
         strip: Whether white space around each text is dropped (SST-2's rows end in a space, which
             the published prompts keep).
         normalize_attention_output: SimAOU divides by the norm before subtracting.
@@ -60,6 +61,7 @@ class Protocol:
     order: Order = "prompt"
     balanced: bool = False
     query_seed: int = 1
+    skip_repeated: bool = True
     strip: bool = True
     normalize_attention_output: bool = True
     sim_am: SimAM = "difference"
@@ -137,7 +139,13 @@ def _check_field(key: str, fields: list[str]) -> None:
 DEFAULT = Protocol()
 """Read at the last prompt token; language-model loss on all tokens; newline separators."""
 
-REFERENCE = Protocol(name="reference", readout="first_label_word", separator=EOS, strip=False)
+REFERENCE = Protocol(
+    name="reference",
+    readout="first_label_word",
+    separator=EOS,
+    strip=False,
+    skip_repeated=False,
+)
 """The published protocol (Deutch et al. 2024): reads at the first label word; EOS separators."""
 
 PROTOCOLS: Mapping[str, Protocol] = {"default": DEFAULT, "reference": REFERENCE}

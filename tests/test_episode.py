@@ -165,6 +165,8 @@ def test_prompts_longer_than_the_context_are_named_with_their_numbers(kind: str)
         r"tokens, but gpt2 reads 128\. Use fewer shots; nothing is truncated",
     ):
         make(demonstrations=[[10] * 121 + [5]]).check(host)
+    with pytest.raises(EpisodeError, match="The query alone does not fit; nothing is truncated"):
+        make(queries=[[13], [14] * 126, [15]]).check(host)
 
 
 @pytest.mark.parametrize("kind", checks.kinds())
@@ -313,6 +315,42 @@ def test_a_separator_or_label_that_joins_its_neighbour_is_refused(
     task = lens.get_task("sst2")
     with pytest.raises(EpisodeError, match="joins the label word"):
         load_episode(task, host, shots=2, queries=2, data=rows, protocol=REFERENCE)
+
+
+def test_a_label_word_that_a_prompt_turns_into_other_tokens_is_refused(rows: Path) -> None:
+    class Contextual:
+        """A tokenizer that writes a label word after w2 otherwise than elsewhere."""
+
+        bos_token_id = eos_token_id = 1
+
+        def __call__(self, text: str, add_special_tokens: bool) -> Any:
+            words = text.split()
+            ids = [7 + len(word) for word in words]
+            if "w2" in words and words[-1] in ("Negative", "Positive"):
+                ids[-1] = 90
+            return {"input_ids": ids}
+
+    task = lens.Task("sst2", "{sentence} Label:", ("Negative", "Positives"))
+    with pytest.raises(EpisodeError, match=r"row 1 .* 'Positives'|row \d .*'Negative'"):
+        load_demonstrations(
+            task, Texts(Contextual()), shots=12, data=rows, protocol=REFERENCE, seed=1
+        )
+
+
+def test_the_protocol_says_whether_queries_may_repeat_demonstrations(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "sst2").mkdir()
+    lines = "\n".join(json.dumps({"sentence": f"w{i} w{i + 9}", "label": i % 2}) for i in range(8))
+    for split in ("train", "validation"):
+        (tmp_path / "sst2" / f"{split}.jsonl").write_text(lines + "\n")
+    host = Texts(tokenizer)
+    kept: Any = {"shots": 3, "queries": None, "data": tmp_path}
+    every = load_episode("sst2", host, protocol="reference", **kept)
+    fewer = load_episode("sst2", host, protocol=REFERENCE.replace(skip_repeated=True), **kept)
+    assert (len(every.queries), len(fewer.queries)) == (8, 5)
+    shown = {example.content for example in every.demonstrations.examples}
+    assert [q for q in every.queries if q.content not in shown] == list(fewer.queries)
 
 
 def test_rows_and_tasks_that_are_not_there_are_refused(tokenizer: Any, rows: Path) -> None:

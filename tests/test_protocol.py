@@ -24,6 +24,7 @@ def test_the_presets_are_what_the_method_says() -> None:
         assert preset.sim_am == "difference"
     assert REFERENCE.separator == EOS
     assert not REFERENCE.strip
+    assert not REFERENCE.skip_repeated  # the published runs evaluate every row that is drawn
     assert set(PROTOCOLS) == {"default", "reference"}
     assert get_protocol("reference") is REFERENCE
     assert get_protocol(DEFAULT) is DEFAULT
@@ -42,7 +43,8 @@ def test_json_gives_back_the_protocol(protocol: Protocol) -> None:
 CHANGES: list[dict[str, Any]] = [
     {"readout": "first_label_word"}, {"loss_on": "label"}, {"separator": "\n\n"}, {"bos": False},
     {"trained": ("W_V",)}, {"order": "drawn"}, {"balanced": True}, {"query_seed": 2},
-    {"strip": False}, {"normalize_attention_output": False}, {"sim_am": "raw"},
+    {"skip_repeated": False}, {"strip": False}, {"normalize_attention_output": False},
+    {"sim_am": "raw"},
 ]  # fmt: skip
 
 

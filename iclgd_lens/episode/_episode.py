@@ -227,10 +227,12 @@ class Episode:
         longest = max(range(len(self.queries)), key=lambda i: len(self.queries[i].content))
         tail = len(self.queries[longest].content) + max(map(len, self.label_tokens))
         if prompt + tail > host.n_ctx:
+            alone = tail + (self.demonstrations.bos is not None) > host.n_ctx
+            remedy = "The query alone does not fit" if alone else "Use fewer shots"
             raise EpisodeError(
                 f"{len(self.demonstrations)} demonstrations ({prompt} tokens) and query {longest} "
                 f"with its label ({tail} tokens) make {prompt + tail} tokens, but {host.name} "
-                f"reads {host.n_ctx}. Use fewer shots; nothing is truncated."
+                f"reads {host.n_ctx}. {remedy}; nothing is truncated."
             )
         self.demonstrations.check_vocabulary(host)
         for tokens in (*(query.content for query in self.queries), *self.label_tokens):

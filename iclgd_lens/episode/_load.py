@@ -66,7 +66,8 @@ def load_episode(
     train = load_rows(task, "train", data, revision, strip=protocol.strip)
     validation = load_rows(task, "validation", data, revision, strip=protocol.strip)
     rows, demonstrations = _draw(writer, train, shots, seed, permutation)
-    asked = draw_queries(validation, queries, seed=protocol.query_seed, exclude=rows)
+    repeated = rows if protocol.skip_repeated else ()
+    asked = draw_queries(validation, queries, seed=protocol.query_seed, exclude=repeated)
     episode = Episode(
         demonstrations,
         tuple(Query(writer.content(row), row.label) for row in asked),
@@ -180,6 +181,12 @@ class _Writer:
         """A row's prompt and label word as tokens."""
         word = self.task.labels[row.label]
         label = self._rest(row.prompt, f"{row.prompt} {word}", f"label word {word!r}")
+        if label != self.labels[row.label]:
+            raise EpisodeError(
+                f"After the prompt of row {row.index} the tokenizer writes the label word {word!r} "
+                f"as {list(label)}, elsewhere as {list(self.labels[row.label])}, so its score "
+                "would be that of other tokens; change the prompt's end or the label word."
+            )
         return Demonstration(self.content(row), label, row.label)
 
 
