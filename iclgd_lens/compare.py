@@ -38,7 +38,7 @@ CONTROLS = {
 
 DEFAULT_CONTROLS = ("random", "untrained", "oracle")
 
-HypothesisLike = str | Intervention | Callable[..., Intervention]
+HypothesisLike = str | Hypothesis | Intervention | Callable[..., Intervention]
 
 
 def compare(
@@ -46,7 +46,7 @@ def compare(
     episode: Episode,
     hypotheses: Sequence[str] | Mapping[str, HypothesisLike] = ("gd", "lcgd"),
     *,
-    controls: Iterable[str] = DEFAULT_CONTROLS,
+    controls: str | Iterable[str] = DEFAULT_CONTROLS,
     lr: float | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     other: Episode | Demonstrations | None = None,
@@ -67,8 +67,11 @@ def compare(
         model: A HookedTransformer, TransformerBridge or host.
         episode: Demonstrations and queries.
         hypotheses: Registered names, or a mapping from a name of your choice to a registered name,
-            a function `(host, episode, **settings) -> Intervention`, or an intervention.
-        controls: Names from `CONTROLS`; `()` for none. "untrained" copies the model.
+            a hypothesis, a function `(host, episode, **settings) -> Intervention`, or an
+            intervention.
+        controls: Names from `CONTROLS`; `()` for none. "untrained" copies the model. Controls that
+            build an update anew (untrained, shuffled, other_task) leave out what is given as an
+            `Intervention`: it was built already, from this model and these demonstrations.
         lr: Learning rate of every hypothesis that takes one; None for the task's published one.
         settings: Settings by hypothesis name, over `lr`.
         other: Demonstrations for the control "other_task"; None draws those of the next task from
@@ -89,7 +92,7 @@ def compare(
         EpisodeError: The model cannot read the episode whole.
     """
     host, tell = as_host(model), progress or _silent
-    asked = tuple(dict.fromkeys(controls))
+    asked = tuple(dict.fromkeys([controls] if isinstance(controls, str) else controls))
     for control in asked:
         if control not in CONTROLS:
             raise ComparisonError(
@@ -108,13 +111,13 @@ def compare(
         if control.startswith("untrained"):
             tell(f"control {control}: the whole comparison on an untrained copy")
             keep = "norms" if control == "untrained_norms" else "embeddings"
+            rules = {name: each for name, each in named.items() if isinstance(each, Hypothesis)}
             twin = compare(
                 untrained(host, keep, seed),
                 episode,
-                hypotheses,
+                rules,
                 controls=(),
-                lr=lr,
-                settings=settings,
+                settings={name: job.settings[name] for name in rules},
                 batch_size=batch_size,
                 tok2attn_queries=tok2attn_queries,
                 progress=progress,
@@ -159,7 +162,7 @@ def resolve(
             raise HypothesisError(f"A hypothesis cannot be called {name!r} in results.")
         if isinstance(value, str):
             found[name] = get_hypothesis(value)
-        elif isinstance(value, Intervention):
+        elif isinstance(value, (Hypothesis, Intervention)):
             found[name] = value
         elif callable(value):
             found[name] = Hypothesis(name, value)

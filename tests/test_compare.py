@@ -405,6 +405,26 @@ def test_results_have_the_controls_a_reader_expects_by_default() -> None:
     assert twice.hypotheses == ("ZS", "ICL", "oracle", "zero")
 
 
+def test_one_control_may_be_named_without_a_list() -> None:
+    host = checks.host(checks.kinds()[0], "gpt2")
+    result = compare(host, episode(queries=2), ["gd"], controls="zero", resamples=10)
+    assert result.hypotheses == ("ZS", "ICL", "gd", "zero")
+
+
+def test_controls_that_build_anew_leave_out_what_was_built_already() -> None:
+    host = checks.host(checks.kinds()[0], "gpt2")
+    fixed, rule = gd(host, episode()), lens.get_hypothesis("lcgd")
+    result = compare(
+        host, episode(queries=2), {"fixed": fixed, "rule": rule},
+        controls=("untrained", "shuffled"), settings={"rule": {"lr": 0.3}}, resamples=10,
+    )  # fmt: skip
+    assert set(result.hypotheses) == {
+        "ZS", "ICL", "fixed", "rule", "rule@shuffled",
+        "ZS@untrained", "ICL@untrained", "rule@untrained",
+    }  # fmt: skip
+    assert result.provenance["hypotheses"]["rule"]["delta"]["lr"] == 0.3
+
+
 def test_an_episode_without_demonstrations_compares_to_nothing() -> None:
     bare = lens.Episode.from_tokens([], [[8, 9], [9, 10]], [5, 6], [0, 1], bos=1, learning_rate=0.1)
     result = compare(checks.host(checks.kinds()[0], "gpt2"), bare, controls=("oracle",))
