@@ -177,10 +177,12 @@ def tasks(as_json: Json = False) -> None:
 @app.command()
 def hypotheses(as_json: Json = False) -> None:
     """List the hypotheses and the controls."""
-    from iclgd_lens.compare import CONTROLS, DEFAULT_CONTROLS
-    from iclgd_lens.hypotheses.registry import list_hypotheses
+    with progress() as tell:
+        tell("starting PyTorch")
+        from iclgd_lens.compare import CONTROLS, DEFAULT_CONTROLS
+        from iclgd_lens.hypotheses.registry import list_hypotheses
 
-    known = dict(sorted(list_hypotheses().items()))
+        known = dict(sorted(list_hypotheses().items()))
     if as_json:
         _print_json(
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,9 @@ def check_output(out: Path | None) -> None:
         )
     if out.is_dir():
         raise ComparisonError(f"--out {out} is a folder; give a file.")
+    place = next(parent for parent in out.absolute().parents if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ComparisonError(f"--out {out} cannot be written: {place} takes no files.")
 
 
 def write(comparison: Comparison, out: Path) -> None:

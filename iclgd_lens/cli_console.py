@@ -19,7 +19,9 @@ from rich.console import Console
 _WIDE = 200  # columns where the output is a file or a pipe, so that no cell is cut
 _PATIENCE = 2.0  # seconds before anything is said about what goes on
 _QUIET_ENVIRONMENT = {
+    "DATASETS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
@@ -108,13 +110,12 @@ def progress() -> Generator[Callable[[str], None]]:
     """
     console = messages()
     if console.is_terminal:
-        with console.status("starting") as status:
-            started = time.monotonic()
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-            def show(text: str) -> None:
-                status.update(f"{_escape(text)} [dim]({time.monotonic() - started:.0f} s)[/dim]")
-
-            yield show
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as shown:
+            task = shown.add_task("starting", total=None)
+            yield lambda text: shown.update(task, description=_escape(text))
         return
     began = time.monotonic()
 

@@ -249,13 +249,17 @@ def test_a_folder_is_no_file_to_write(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "is a folder" in words(capsys)[1]
 
 
-def test_a_file_that_cannot_be_written_is_an_error(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_cannot_be_written_is_an_error_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("x")
     out = tmp_path / "file" / "x.parquet"
-    assert run(["compare", "-m", model, *SMALL, "-C", "none", "--out", str(out)]) == 2
-    assert "file" in words(capsys)[1]
+    assert run(["compare", "-m", "./nowhere", "--out", str(out)]) == 2
+    assert f"cannot be written: {tmp_path / 'file'} takes no files" in words(capsys)[1]
+
+
+def test_a_file_in_a_folder_that_is_not_there_yet_can_be_written(tmp_path: Path) -> None:
+    cli_compare.check_output(tmp_path / "new" / "folder" / "x.parquet")
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,6 +352,20 @@ def test_quiet_ends_with_the_command(capsys: pytest.CaptureFixture[str]) -> None
         warnings.warn("of this\npackage", OwnWarning, stacklevel=1)
     assert words(capsys)[1] == "note: of this package\n"
     assert (dict(os.environ), warnings.filters[:], warnings.showwarning) == before
+
+
+def test_libraries_loaded_by_a_command_say_nothing_of_retries(root: Path) -> None:
+    code = (
+        "from iclgd_lens.cli_console import quiet_libraries\n"
+        "with quiet_libraries():\n"
+        "    from huggingface_hub.utils import logging as hub\n"
+        "    from datasets.utils import logging as rows\n"
+        "    print(hub.get_verbosity(), rows.get_verbosity())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["40", "40"]  # logging.ERROR
 
 
 def test_the_help_of_compare_names_every_default(capsys: pytest.CaptureFixture[str]) -> None:
