@@ -8,7 +8,7 @@ from iclgd_lens.embedded.figure import line_chart
 from iclgd_lens.embedded.measurements import Measurements
 from iclgd_lens.embedded.scoring import SHOTS, chance
 
-INDUCTION = 0.3
+INDUCTION = 0.2
 """Heads with at least this prefix-matching score are named as induction heads."""
 
 _CARD = """\
@@ -125,7 +125,7 @@ def _table(measured: Measurements) -> str:
 def _named_heads(measured: Measurements) -> str:
     scores = measured.prefix_matching
     named = [
-        (float(scores[layer, head]), f"{layer}.{head}")
+        (float(scores[layer, head]), f"L{layer}H{head}")
         for layer in range(scores.shape[0])
         for head in range(scores.shape[1])
         if scores[layer, head] >= INDUCTION
@@ -133,7 +133,7 @@ def _named_heads(measured: Measurements) -> str:
     if not named:
         return f"No head reaches {INDUCTION}."
     listed = ", ".join(f"{name} ({score:.2f})" for score, name in sorted(named, reverse=True))
-    return f"Induction heads, as layer.head, from {INDUCTION} upwards: {listed}."
+    return f"Induction heads, from {INDUCTION} upwards: {listed}."
 
 
 def _head_scores(measured: Measurements) -> str:

@@ -20,17 +20,17 @@ from iclgd_lens.embedded.measurements import Measurements, measure
 from iclgd_lens.embedded.scoring import SHOTS, chance
 
 
-def accuracy_table(measurements: Measurements) -> Table:
-    """Accuracy by condition, task and number of demonstrations."""
-    table = Table(title=f"Accuracy on {measurements.queries} validation rows a task")
-    for column in ("condition", "task", "chance", *(f"{n} shots" for n in SHOTS)):
-        table.add_column(column, justify="left" if column in ("condition", "task") else "right")
-    for name, tasks in measurements.accuracy.items():
-        for task, values in tasks.items():
-            table.add_row(name, task, f"{chance(task):.2f}", *(f"{v:.2f}" for v in values))
-        mean_chance = sum(chance(task) for task in tasks) / len(tasks)
-        means = (f"{v:.3f}" for v in measurements.mean(name))
-        table.add_row(name, "mean", f"{mean_chance:.3f}", *means, style="bold", end_section=True)
+def accuracy_table(measurements: Measurements, condition: str) -> Table:
+    """Accuracy in one condition, by task and number of demonstrations."""
+    table = Table(title=f"{condition}: accuracy on {measurements.queries} validation rows a task")
+    for column in ("task", "chance", *(f"{n} shots" for n in SHOTS)):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    tasks = measurements.accuracy[condition]
+    for task, values in tasks.items():
+        table.add_row(task, f"{chance(task):.2f}", *(f"{v:.2f}" for v in values))
+    mean_chance = sum(chance(task) for task in tasks) / len(tasks)
+    means = (f"{v:.3f}" for v in measurements.mean(condition))
+    table.add_row("mean", f"{mean_chance:.3f}", *means, style="bold")
     return table
 
 
@@ -54,7 +54,8 @@ def evaluate(
     folder = folder or embedded_model_folder()
     measurements = measure(folder, queries=queries, seed=seed)
     console = Console()
-    console.print(accuracy_table(measurements))
+    for condition in measurements.accuracy:
+        console.print(accuracy_table(measurements, condition))
     console.print(head_table(measurements.prefix_matching))
     if card:
         training: dict[str, Any] = json.loads((folder / "training.json").read_text())

@@ -71,7 +71,7 @@ def test_the_card_names_a_visible_induction_head() -> None:
     assert float(scores.max()) >= 0.3
     layer, head = divmod(int(scores.argmax()), scores.shape[1])
     card = (Path(embedded_model_folder()) / "README.md").read_text()
-    assert f"L{layer}H{head}" in card or f"layer {layer}, head {head}" in card
+    assert f"L{layer}H{head} ({float(scores.max()):.2f})" in card
 
 
 @pytest.mark.parametrize("host", ["hooked", "bridge"])
