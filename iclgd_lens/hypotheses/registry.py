@@ -113,11 +113,12 @@ def _load_built_in() -> None:
 def _load_plugin(point: EntryPoint) -> Hypothesis | None:
     try:
         found = point.load()
-    except Exception as error:  # a plugin may fail in any way; it must not take the rest along
+    # A plugin may fail in any way, also by ending the program: it must not take the rest along.
+    except (Exception, SystemExit) as error:
         warnings.warn(
             f"The hypothesis plugin {point.name!r} ({point.value}) is skipped: {error!r}",
             HypothesisWarning,
-            stacklevel=4,
+            stacklevel=1,  # one place, so that a plugin is complained about once
         )
         return None
     if isinstance(found, Hypothesis):
@@ -129,7 +130,7 @@ def _load_plugin(point: EntryPoint) -> Hypothesis | None:
             f"The hypothesis plugin {point.name!r} ({point.value}) is skipped: it is a "
             f"{type(found).__name__}, not a function (host, episode) -> Intervention.",
             HypothesisWarning,
-            stacklevel=4,
+            stacklevel=1,
         )
         return None
     first_line = (inspect.getdoc(found) or "").split("\n", 1)[0]
@@ -152,7 +153,7 @@ def list_hypotheses() -> dict[str, Hypothesis]:
                 f"The hypothesis plugin {point.name!r} ({point.value}) is skipped: the name "
                 f"{plugin.name!r} is taken by {found[plugin.name].build.__module__}.",
                 HypothesisWarning,
-                stacklevel=2,
+                stacklevel=1,
             )
             continue
         found[plugin.name] = plugin

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
+import os
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,15 +137,44 @@ def test_a_broken_plugin_warns_and_takes_nothing_along(monkeypatch: pytest.Monke
     def good(host: Any, episode: Any) -> Intervention:
         return Intervention()
 
-    plug(monkeypatch, broken=ImportError("no such module"), text="not callable", good=good)
+    plug(
+        monkeypatch, broken=ImportError("no such module"), leaving=SystemExit(3),
+        text="not callable", good=good,
+    )  # fmt: skip
     with pytest.warns(registry.HypothesisWarning) as caught:
         found = lens.list_hypotheses()
     messages = [str(warning.message) for warning in caught]
     assert any("'broken' (plugged:broken) is skipped: ImportError" in text for text in messages)
+    assert any("'leaving' (plugged:leaving) is skipped: SystemExit" in text for text in messages)
     assert any("'text'" in text and "is a str, not a function" in text for text in messages)
     assert "good" in found
-    assert not {"broken", "text"} & set(found)
+    assert not {"broken", "leaving", "text"} & set(found)
     assert lens.get_hypothesis("gd").build is gd, "a built-in name asks no plugin"
+
+
+def test_an_installed_packages_entry_point_is_found_by_the_command(
+    root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "halves.py").write_text(
+        "import iclgd_lens as lens\n\n\ndef half(host, episode, *, lr=None):\n"
+        '    """Half of GD."""\n    return lens.gd(host, episode, lr=lr) * 0.5\n'
+    )
+    facts = tmp_path / "halves-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: halves\nVersion: 1.0\n")
+    points = "half = halves:half\nlost = nowhere:half\n"
+    (facts / "entry_points.txt").write_text(f"[{registry.ENTRY_POINTS}]\n{points}")
+    paths = os.pathsep.join([str(tmp_path), str(root), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "iclgd_lens", "hypotheses", "--json"], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["hypotheses"]["half"] == {
+        "description": "Half of GD.", "version": "1", "settings": ["lr"],
+    }  # fmt: skip
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1
+    assert "'lost' (nowhere:half) is skipped: ModuleNotFoundError" in notes[0]
 
 
 def test_a_plugin_cannot_take_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
