@@ -36,8 +36,9 @@ def check_model(host: Host) -> None:
     like the tokens themselves, and that the host's logits are the model's.
     """
     _check_uncentred(host)
-    ids = torch.arange(_TOKENS, device=host.device) % host.d_vocab
-    tokens = ids[None]
+    # HookedTransformer's own forward hides padding tokens, where its tokenizer pads on the left.
+    padding = getattr(host.tokenizer, "pad_token_id", None)
+    tokens = host.tensor([i % host.d_vocab for i in range(_TOKENS + 1) if i != padding][:_TOKENS])
     changed = tokens.clone()
     changed[0, -1] = (changed[0, -1] + 1) % host.d_vocab
     with frozen(host.model), torch.no_grad():

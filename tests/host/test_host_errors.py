@@ -58,6 +58,19 @@ def test_the_bridge_serves_other_families(family: str) -> None:
     assert seen == [(2, 4, 6, 6)] * 3
 
 
+@BY_KIND
+@pytest.mark.parametrize("padding", [0, 2, 4])
+def test_a_tokenizer_that_pads_on_the_left_changes_nothing(kind: str, padding: int) -> None:
+    model, tokens = checks.fresh(kind, "gpt2"), families.tokens(7, batch=2)
+    tokens[:, 3] = padding
+    with torch.no_grad():
+        expected = checks.host(kind, "gpt2").run(tokens).residual
+        model.tokenizer = families.word_tokenizer()
+        model.tokenizer.pad_token = model.tokenizer.convert_ids_to_tokens(padding)
+        model.tokenizer.padding_side = "left"
+        assert torch.equal(Host(model).run(tokens).residual, expected)
+
+
 @pytest.mark.parametrize("thing", [None, "gpt2", object(), 3])
 def test_what_is_no_model_is_refused(thing: Any) -> None:
     refused(
