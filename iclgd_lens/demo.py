@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TASKS = ("sst2", "subj", "agnews")
 HYPOTHESES = ("gd", "lcgd")
 CONTROLS = ("random", "oracle")
-RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 TWIN = "@untrained"
 LABELS = {
     "gd": "GD",

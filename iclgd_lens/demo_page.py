@@ -85,7 +85,7 @@ def show_demo(result: DemoResult, written: Sequence[Path], console: Console) -> 
 
     frame = result.frame()
     console.print(_heading(result), style="bold", markup=False)
-    for lines, title in ((_accuracies(result, frame), "Accuracy"), (_scores(frame), "Scores")):
+    for title, lines in _tables(result, frame).items():
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for index, column in enumerate(lines[0]):
             table.add_column(column, justify="right" if index else "left")
@@ -113,25 +113,21 @@ def _cells(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
     }
 
 
-def _accuracies(result: DemoResult, frame: pd.DataFrame) -> Lines:
+def _tables(result: DemoResult, frame: pd.DataFrame) -> dict[str, Lines]:
+    """By title, tables that a terminal of 80 columns shows whole."""
     cells = _cells(frame)
-    lines = [["", "guessing", "zero-shot", f"{result.shots} demonstrations"]]
-    lines[0] += [f"after {LABELS[name]}" for name in HYPOTHESES]
+    guess = f"{result.chance:.2f}".lstrip("0")
+    names = ("ZS", "ICL", *HYPOTHESES)
+    accuracy = [["", "zero-shot", "ICL", *(f"after {LABELS[name]}" for name in HYPOTHESES)]]
     for suffix, what in _MODELS.items():
-        names = ("ZS", "ICL", *HYPOTHESES)
-        values = [cells.get((f"{name}{suffix}", "accuracy"), "") for name in names]
-        lines.append([what, f"{result.chance:.2f}".lstrip("0"), *values])
-    return lines
-
-
-def _scores(frame: pd.DataFrame) -> Lines:
-    cells = _cells(frame)
-    scores = ("SimAOU", "SimAM")
-    lines = [["", *(f"{score}, {what}" for score in scores for what in _MODELS.values())]]
-    for name, shown in LABELS.items():
-        values = [cells.get((f"{name}{suffix}", s), "") for s in scores for suffix in _MODELS]
-        lines.append([shown, *values])
-    return lines
+        accuracy.append([what, *(cells.get((f"{n}{suffix}", "accuracy"), "") for n in names)])
+    found = {f"Accuracy (guessing: {guess})": accuracy}
+    for score in ("SimAOU", "SimAM"):
+        lines = [["", *_MODELS.values()]]
+        for name, shown in LABELS.items():
+            lines.append([shown, *(cells.get((f"{name}{end}", score), "") for end in _MODELS)])
+        found[f"{score} with in-context learning"] = lines
+    return found
 
 
 def _failures(result: DemoResult) -> list[str]:
@@ -151,9 +147,11 @@ def _page(result: DemoResult, figure: str) -> str:
         f"<title>iclgd demo</title><style>{_STYLE}</style></head><body>"
         "<h1>Is in-context learning gradient descent?</h1>"
         f"<p>{escape(_heading(result))}</p>{says}"
-        f"<h2>Accuracy</h2>{_html(_accuracies(result, frame))}"
-        f"<h2>How alike are the changes of attention?</h2>{_html(_scores(frame))}"
-        '<p class="small">Mean over queries [95 % bootstrap interval]. SimAOU and SimAM are '
+        + "".join(
+            f"<h2>{escape(title)}</h2>{_html(lines)}"
+            for title, lines in _tables(result, frame).items()
+        )
+        + '<p class="small">Mean over queries [95 % bootstrap interval]. SimAOU and SimAM are '
         "cosines between the change that demonstrations make and the change that the update makes: "
         "1 is the same direction, 0 unrelated. The oracle injects the demonstrations' own keys and "
         "values, so it has to score 1.</p>"

@@ -100,11 +100,20 @@ def test_the_figure_sets_trained_beside_untrained(result: DemoResult) -> None:
 def test_what_is_printed_names_every_number_and_file(result: DemoResult, tmp_path: Path) -> None:
     from rich.console import Console
 
-    console = Console(width=200, color_system=None)
+    console = Console(width=80, color_system=None)
     with console.capture() as capture:
         show_demo(result, [tmp_path / "index.html"], console)
     text = capture.get()
-    for part in ("zero-shot", "4 demonstrations", "after GD", "after LCGD", "oracle", "random"):
+    assert "…" not in text  # nothing is cut in a terminal of 80 columns
+    for part in (
+        "zero-shot",
+        "ICL",
+        "4 demonstrations",
+        "after GD",
+        "after LCGD",
+        "oracle",
+        "random",
+    ):
         assert part in text
     for part in (*sentences(result), str(tmp_path / "index.html")):
         assert " ".join(part.split()) in " ".join(text.split())
