@@ -18,6 +18,8 @@ from iclgd_lens.embedded.scoring import (
     prefix_matching,
     untrained_twin,
 )
+from iclgd_lens.intervention import delta_hooks
+from tests import checks
 
 QUERIES = 60
 CHANCE = sum(chance(task) for task in TASKS) / len(TASKS)
@@ -74,17 +76,40 @@ def test_the_card_names_a_visible_induction_head() -> None:
     assert f"L{layer}H{head} ({float(scores.max()):.2f})" in card
 
 
-@pytest.mark.parametrize("host", ["hooked", "bridge"])
-def test_both_hosts_give_the_logits_of_transformers(host: str) -> None:
-    from iclgd_lens.host.loading import has_hooked_transformer
-
-    if host == "hooked" and not has_hooked_transformer():
-        pytest.skip("TransformerLens 4 has no HookedTransformer")
-    model = lens.load_model("embedded", host=host)  # type: ignore[arg-type]
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_both_hosts_give_the_logits_of_transformers(kind: str) -> None:
+    model = lens.load_model("embedded", host=kind)  # type: ignore[arg-type]
     tokens = torch.randint(4, 300, (2, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = trained().model(tokens).logits
         torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_gradients_and_deltas_at_hooks_are_those_of_the_weights(kind: str) -> None:
+    host = lens.Host(lens.load_model("embedded", host=kind))  # type: ignore[arg-type]
+    tokens = tuple(range(10, 30))
+    changes = checks.random_delta(host)
+    zero = {name: torch.zeros_like(value).requires_grad_(True) for name, value in changes.items()}
+    with host.hooked(delta_hooks(host, zero)):
+        loss = checks.mean_loss(host.model, tokens, tuple(range(1, 20)))
+    found = dict(zip(zero, torch.autograd.grad(loss, list(zero.values())), strict=True))
+    twin = checks.twin(host.model)
+    checks.mean_loss(twin, tokens, tuple(range(1, 20))).backward()
+    for name, gradient in found.items():
+        expected = checks.real(twin, name).grad
+        assert expected is not None
+        checks.close(checks.in_own_layout(twin, name, gradient), expected, 1e-5)
+    ids = torch.tensor([tokens])
+    other = lens.Host(twin)
+    with torch.no_grad():
+        with lens.ParameterDelta(changes).applied(host.model):
+            by_hooks = checks.logits(host.model, ids)
+        for name, change in changes.items():
+            value = other.parameter(name)
+            assert value is not None
+            other.write_parameter(name, value + change)
+        checks.close(by_hooks, checks.logits(other.model, ids), 1e-5)
 
 
 def test_the_untrained_twin_keeps_embeddings_and_loses_blocks() -> None:
