@@ -11,7 +11,6 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,15 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, nearest
+from iclgd_lens.host.hooking import Firings, Hook, attached
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-HookFunction = Callable[..., "Tensor | None"]
-"""`f(activation, hook)`, as TransformerLens calls it; a tensor returned replaces the activation."""
-
-Hook = tuple[str, HookFunction]
-"""A hook point's name and the function to call there."""
 
 
 def _identity(value: Tensor) -> Tensor:
@@ -143,26 +137,6 @@ class Run:
 
     residual: Float[Tensor, "batch pos d_model"]
     prefix: Prefix | None
-
-
-class Firings:
-    """Counts how often each of a set of hooks fired, so that none is silently dead."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
-        self.counts = [0] * len(self.names)
-
-    def check(self, forced: bool = True) -> None:
-        """Raise `HookError` if a hook never fired (unless `forced` is False and none did)."""
-        if not forced and not any(self.counts):
-            return
-        silent = [name for name, count in zip(self.names, self.counts, strict=True) if not count]
-        if silent:
-            raise HookError(
-                f"Hook point {silent[0]!r} did not fire during a forward pass"
-                + (f" (nor did {len(silent) - 1} more)" if len(silent) > 1 else "")
-                + ": its layer was skipped or the model does not run it."
-            )
 
 
 class Host(ABC):
@@ -282,17 +256,8 @@ class Host(ABC):
                 `forced=False` only if others did.
         """
         firings = Firings([name for name, _ in hooks])
-        attached: list[tuple[Any, Any]] = []
-        try:
-            for index, (name, function) in enumerate(hooks):
-                point = self.hook_point(name)
-                point.add_hook(partial(_counted, function, firings.counts, index))
-                attached.append((point, point.fwd_hooks[-1]))
+        with attached(self.hook_point, hooks, firings):
             yield firings
-        finally:
-            for point, handle in reversed(attached):
-                handle.hook.remove()
-                point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
         firings.check(forced)
 
     def hook_point(self, name: str) -> Any:
@@ -378,10 +343,3 @@ class Host(ABC):
         """Token ids as a batch on the model's device."""
         ids = torch.tensor(tokens, dtype=torch.long, device=self.device)
         return ids if ids.ndim == 2 else ids[None]
-
-
-def _counted(
-    function: HookFunction, counts: list[int], index: int, activation: Tensor, hook: Any
-) -> Tensor | None:
-    counts[index] += 1
-    return function(activation, hook=hook)

@@ -82,14 +82,8 @@ def frozen(model: nn.Module) -> Generator[None, None, None]:
         for name in ("_pattern", "_attn_scores")
         if name in module.__dict__
     ]
-    try:
-        for module in training:
-            module.__dict__["training"] = False
-        for parameter in parameters.values():
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False):
-            yield
-    finally:
+
+    def restore() -> None:
         for module in training:
             module.__dict__["training"] = True
         for parameter in parameters.values():
@@ -99,3 +93,17 @@ def frozen(model: nn.Module) -> Generator[None, None, None]:
             module._buffers.update(original)  # pyright: ignore[reportPrivateUsage]
         for attributes, name, value in kept:
             attributes[name] = value
+
+    try:
+        try:
+            for module in training:
+                module.__dict__["training"] = False
+            for parameter in parameters.values():
+                parameter.requires_grad_(False)
+            with torch.inference_mode(False):
+                yield
+        finally:
+            restore()
+    except BaseException:
+        restore()  # again: what came may have come while restoring
+        raise

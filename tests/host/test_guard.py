@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 
 import iclgd_lens as lens
 from iclgd_lens import controls, hypotheses
-from iclgd_lens.host import Host, copied, frozen
+from iclgd_lens.host import Host, copied, frozen, guard, hooking
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.oracle import oracle
@@ -320,6 +321,55 @@ def test_the_callers_autograd_mode_changes_no_number(kind: str, mode: Any) -> No
     doubled = (delta * 2)["blocks.0.attn.W_K"].clone().requires_grad_(True)
     doubled.sum().backward()
     assert not any(value.requires_grad or value.is_inference() for _, value in delta.items())
+
+
+@BY_KIND
+@pytest.mark.usefixtures("untyped")
+def test_an_interrupt_at_any_line_leaves_all_as_it_was(kind: str) -> None:
+    """Also at the lines that attach, detach, freeze and restore, on their first and last turn."""
+    model, fired = busy(kind)
+    host, tokens = Host(model), families.tokens(4)
+    hooks = [(host.z_hook(layer), lambda value, hook: None) for layer in range(2)]
+    add_hook = type(host.hook_point(hooks[0][0])).add_hook.__code__
+    before = checks.photograph(model)
+
+    def call(at: int) -> list[tuple[str, int]]:
+        """The lines that ran; before the `at`-th of them, an interrupt."""
+        lines: list[tuple[str, int]] = []
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            code = frame.f_code
+            if code.co_filename not in (hooking.__file__, guard.__file__) and code is not add_hook:
+                return None
+            if event == "line":
+                lines.append((code.co_filename, frame.f_lineno))
+                if len(lines) == at:
+                    raise KeyboardInterrupt
+            return trace
+
+        old = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with frozen(model), torch.no_grad(), host.hooked(hooks):
+                host.run(tokens)
+        finally:
+            sys.settrace(old)
+        return lines
+
+    lines = call(0)
+    before.assert_same(model)
+    numbered = list(enumerate(lines, start=1))
+    last = {line: stage for stage, line in numbered}
+    first = {line: stage for stage, line in reversed(numbered)}
+    stages = sorted({*first.values(), *last.values()})
+    assert len(stages) > 50
+    for stage in stages:
+        with pytest.raises(KeyboardInterrupt):
+            call(stage)
+        before.assert_same(model)
+    fired.clear()
+    checks.logits(model, tokens)
+    assert sorted(fired) == ["input", "module", "output", "z"]
 
 
 @BY_KIND
