@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from iclgd_lens.bench.cells import FORMAT, Cell
-from iclgd_lens.bench.measure import Measured
 from iclgd_lens.comparison import LABEL_SCORES, MOMENTS, Comparison
 from iclgd_lens.errors import RunError
 
@@ -59,16 +58,15 @@ class CellData:
 
     Attributes:
         table: A pyarrow table with the columns of the module's docstring.
-        facts: "key", "place", "failures", "errors", "provenance".
+        facts: "key", "place", "failures", "provenance".
     """
 
     table: Any
     facts: Mapping[str, Any]
 
 
-def encode(cell: Cell, measured: Measured) -> bytes:
+def encode(cell: Cell, comparison: Comparison) -> bytes:
     """Return the cell file's bytes; the same numbers give the same bytes."""
-    comparison = measured.comparison
     series = dict(_series(comparison))
     raw = dict(_raw(comparison))
     lines: list[dict[str, Any]] = []
@@ -82,7 +80,6 @@ def encode(cell: Cell, measured: Measured) -> bytes:
         "key": cell.key,
         "place": cell.place,
         "failures": dict(comparison.failures),
-        "errors": dict(measured.errors),
         "provenance": dict(comparison.provenance) | {"cell": dict(cell.facts)},
         "confidence": comparison.confidence,
     }

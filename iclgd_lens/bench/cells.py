@@ -30,6 +30,8 @@ from iclgd_lens.tasks import (
 
 FORMAT = "iclgd_lens.cell/1"
 """Part of every key: changes when what a cell file holds changes."""
+# NumPy draws rows and bootstrap samples; the others read and run the model.
+_LIBRARIES = ("numpy", "tokenizers", "torch", "transformers", "transformer-lens")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Cell:
             "seed": self.seed,
             "permutation": self.permutation,
         }
+
+    @property
+    def reading(self) -> tuple[str, str, str]:
+        """Model, task and evaluation rows: cells that share all three need ZS once."""
+        return self.model.label, self.task, json.dumps((self.facts["rows"] or [None])[-1])
 
     def __str__(self) -> str:
         return f"{self.model.label} · {self.task_name} · seed {self.seed}.{self.permutation}"
@@ -143,7 +150,7 @@ def _facts_of_plan(plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         "protocol": plan.protocol.hash,
         "hypotheses": {name: hypothesis_facts(spec) for name, spec in plan.hypotheses.items()},
-        "versions": {name: _version(name) for name in ("torch", "transformers", "transformer-lens")}
+        "versions": {name: _version(name) for name in _LIBRARIES}
         | {"iclgd-lens": __version__, "code": code_digest()},
     } | {name: fields[name] for name in kept}
 
@@ -201,7 +208,8 @@ class _Draws:
                 self._split(task, data, "validation"),
             )
             shown = self._drawn(train, seed, permutation)
-            every = draw_queries(validation, None, seed=plan.protocol.query_seed, exclude=shown)
+            repeated = shown if plan.protocol.skip_repeated else ()
+            every = draw_queries(validation, None, seed=plan.protocol.query_seed, exclude=repeated)
             asked = every[: plan.queries or len(every)]
             if "other_task" in shared["controls"] and task.name in (known := list_tasks()):
                 other = get_task(known[(known.index(task.name) + 1) % len(known)])

@@ -156,6 +156,6 @@ def _conclude(outcome: Any) -> None:
         f"Run: {outcome.where}"
     )
     for key, reason in outcome.failed.items():
-        print(f"failed: {key}: {reason}", file=sys.stderr)
+        print(f"failed: {outcome.places[key]}: {reason}", file=sys.stderr)
     if outcome.failed:
         print("--retry-failed measures them again.", file=sys.stderr)

@@ -52,8 +52,7 @@ def load_run(where: str | os.PathLike[str]) -> Run:
         key, place = planned["key"], {name: planned[name] for name in PLACE}
         record = store.failure(key)
         data = store.files.read(f"cells/{key}.parquet")
-        errors: Mapping[str, str] = record["errors"] if record is not None else {}
-        if record is not None and not errors:
+        if record is not None and not record["hypotheses"]:
             failures.append(place | {"hypothesis": None, "reason": record["reason"]})
             continue
         if data is None:
@@ -89,6 +88,10 @@ class Run:
     cells: tuple[CellData, ...]
     failed: Sequence[Mapping[str, Any]]
     missing: Sequence[Mapping[str, Any]]
+
+    def __repr__(self) -> str:
+        planned = len(self.facts["cells"])
+        return f"<Run {self.where}: {len(self.cells)} of {planned} cells of {self.plan['name']!r}>"
 
     @property
     def plan(self) -> dict[str, Any]:

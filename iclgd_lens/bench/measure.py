@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 from iclgd_lens.bench.cells import Cell, hypothesis_facts
@@ -20,7 +20,7 @@ from iclgd_lens.compare import compare
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.controls import untrained
 from iclgd_lens.episode import Episode, load_episode
-from iclgd_lens.errors import DivergedError, HypothesisError
+from iclgd_lens.errors import DivergedError, HypothesisError, RunError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.host.loading import load_model
 from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
@@ -34,19 +34,6 @@ UNTRAINED: Mapping[str, Literal["embeddings", "norms"]] = {
 """Controls that need an untrained copy, and what the copy keeps."""
 
 _TRAINED = ""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A cell's comparison.
-
-    Attributes:
-        comparison: Scores; those of a hypothesis that failed are NaN.
-        errors: Hypotheses that raised an error (rather than diverged), with the reason.
-    """
-
-    comparison: Comparison
-    errors: Mapping[str, str]
 
 
 class Session:
@@ -80,11 +67,14 @@ class Session:
             model = untrained(model, spec.untrained, self.plan.control_seed)
         return as_host(model)
 
-    def measure(self, cell: Cell, tell: Callable[[str], None] | None = None) -> Measured:
+    def measure(self, cell: Cell, tell: Callable[[str], None] | None = None) -> Comparison:
         """Run ZS and ICL once, then every hypothesis and control of the cell.
 
+        The scores of a hypothesis that diverged or raised an error are NaN; `failures` says why.
+
         Raises:
-            LensError: The episode cannot be made, or the model cannot read it.
+            LensError: The episode cannot be made or its rows changed meanwhile, or the model
+                cannot read it.
         """
         plan, asked = self.plan, self.plan.controls_of(self.model)
         episode = load_episode(
@@ -97,6 +87,9 @@ class Session:
             data=cell.data,
             protocol=plan.protocol,
         )
+        read = [episode.provenance[f"{part}_hash"] for part in ("demonstrations", "queries")]
+        if read != cell.facts["rows"]:
+            raise RunError("the rows changed after this run began; the same command starts anew")
         guards = {name: _Guard(name, spec.hypothesis) for name, spec in plan.hypotheses.items()}
         settings, rates = self._settings(episode, guards)
         plain = [control for control in asked if control not in UNTRAINED]
@@ -108,7 +101,6 @@ class Session:
                 twin = self._compare(control, episode, guards, settings, (), tell)
                 values |= {f"{name}@{control}": found for name, found in twin.values.items()}
                 failures |= {f"{name}@{control}": why for name, why in twin.failures.items()}
-        raised = {why for guard in guards.values() for why in guard.raised}
         facts = {name: hypothesis_facts(spec) for name, spec in plan.hypotheses.items()}
         provenance = dict(result.provenance) | {
             "hypotheses": {
@@ -118,10 +110,7 @@ class Session:
             "controls": list(asked),
             "rates": rates,
         }
-        return Measured(
-            replace(result, values=values, failures=failures, provenance=provenance),
-            {name: why for name, why in failures.items() if why in raised},
-        )
+        return replace(result, values=values, failures=failures, provenance=provenance)
 
     def _compare(
         self,
@@ -191,7 +180,6 @@ class _Guard:
     def __init__(self, name: str, registered: str) -> None:
         self.name = name
         self.hypothesis: Hypothesis = get_hypothesis(registered)
-        self.raised: list[str] = []
         self.diverged: str | None = None
 
         @functools.wraps(self.hypothesis.build)  # keeps the signature, hence the settings
@@ -213,9 +201,8 @@ class _Guard:
         except Exception as error:  # a user's function may fail in any way
             if is_out_of_memory(error):
                 raise
-            reason = f"{self.name} raised {type(error).__name__}: {error}"
-            self.raised.append(reason)
-            raise DivergedError(reason) from error
+            # `compare` records this exception for the hypothesis alone, and goes on.
+            raise DivergedError(f"{self.name} raised {type(error).__name__}: {error}") from error
         return found
 
 

@@ -112,8 +112,8 @@ class Lines(Counter):
     def advance(self, cell: Cell, outcome: CellOutcome) -> None:
         """Write failures at once, and the state of things at most every ten seconds."""
         self.count(outcome)
-        for text in complaints(cell, outcome):
-            self.say(text)
+        if outcome.state == "failed":
+            self.say(f"failed: {cell}: {outcome.reason}")
         finished = self.before + self.done + self.failed == self.total
         if finished or time.monotonic() - self.last > _EVERY:
             self.last = time.monotonic()
@@ -169,8 +169,8 @@ class Live(Counter):
     def advance(self, cell: Cell, outcome: CellOutcome) -> None:
         """Move the bar; failures stay above it."""
         self.count(outcome)
-        for text in complaints(cell, outcome):
-            self.say(text)
+        if outcome.state == "failed":
+            self.say(f"failed: {cell}: {outcome.reason}")
         self._show()
 
     def _show(self) -> None:
@@ -178,13 +178,6 @@ class Live(Counter):
             worked = self.before + self.done + self.failed
             text = f"{self.summary}  {self.now}"
             self.bar.update(self.task, completed=worked, description=text)
-
-
-def complaints(cell: Cell, outcome: CellOutcome) -> list[str]:
-    """Lines about what went wrong in a cell."""
-    if outcome.state == "failed":
-        return [f"failed: {cell}: {outcome.reason}"]
-    return [f"diverged: {cell}: {text}" for text in outcome.diverged]
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -119,7 +119,7 @@ class _Crew:
         while waiting or at_work:
             while waiting and idle:
                 actor, last = idle.pop(0)
-                cell = _next(waiting, last)
+                cell = _next(waiting, last, (job.cell for job in at_work.values()))
                 at_work[actor.do.remote(cell)] = _Job(cell, actor)
             ready, _ = self.ray.wait(list(at_work), num_returns=1)
             job = at_work.pop(ready[0])
@@ -189,16 +189,22 @@ def _python_path() -> str:
     return os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
 
 
-def _next(waiting: deque[Cell], last: Cell | None) -> Cell:
-    """Take the cell that best fits what a worker has loaded: its model, then its task."""
-    if last is None:
-        return waiting.popleft()
-    best = min(
-        range(len(waiting)),
-        key=lambda i: (
-            waiting[i].model != last.model, waiting[i].task != last.task, i
-        ),
-    )  # fmt: skip
+def _next(waiting: deque[Cell], last: Cell | None, at_work: Iterable[Cell]) -> Cell:
+    """Take the cell that best fits what a worker holds: its model, then its ZS readout.
+
+    Else one whose readout no other worker makes.
+    """
+    others = {cell.reading for cell in at_work}
+
+    def misfit(i: int) -> tuple[bool, bool, bool, int]:
+        cell = waiting[i]
+        held = (
+            last is not None and last.model != cell.model,
+            last is None or last.reading != cell.reading,
+        )
+        return *held, cell.reading in others, i
+
+    best = min(range(len(waiting)), key=misfit)
     cell = waiting[best]
     del waiting[best]
     return cell

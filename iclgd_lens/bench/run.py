@@ -53,6 +53,7 @@ class Outcome:
         found: Finished before.
         done: Measured now.
         failed: Keys and reasons of cells that failed, now or (where they were not retried) before.
+        places: Model, task, seed and order of the failed cells, in words, by key.
         quarantined: Damaged files that were moved aside.
         seconds: Wall-clock seconds.
     """
@@ -62,6 +63,7 @@ class Outcome:
     found: int
     done: int
     failed: dict[str, str]
+    places: dict[str, str]
     quarantined: tuple[Quarantined, ...]
     seconds: float
 
@@ -124,6 +126,10 @@ def run_plan(
         for cell in cells
         if fresh or found[cell.key] == "missing" or (retry_failed and found[cell.key] == "failed")
     ]
+    # A session keeps the last ZS readout, so cells that share one follow one another: a row that
+    # repeats a seed's demonstration is passed over, so seeds need not have the same queries.
+    first = {reading: i for i, reading in enumerate(dict.fromkeys(cell.reading for cell in cells))}
+    todo.sort(key=lambda cell: first[cell.reading])
     log = _Log(store, engine, shard_of)
     tell.begin(len(cells), len(cells) - len(todo))
     for cell, outcome in _engine(engine, ray, imports)(work, todo, store, fresh, tell):
@@ -131,7 +137,13 @@ def run_plan(
         tell.advance(cell, outcome)
     log.finish()
     _settle(store, plan, every)
-    return _outcome(store, cells, todo, log, time.monotonic() - start)
+    if others := store.strangers(every):
+        tell.say(
+            f"{others} more files in cells/ are of another plan or another version of the code; "
+            "load_run and the report leave them out."
+        )
+    known = 0 if fresh else sum(state == "done" for state in found.values())
+    return _outcome(store, cells, known, log, time.monotonic() - start)
 
 
 Engine = Callable[[Plan, Sequence[Cell], Store, bool, Progress], Iterator[tuple[Cell, CellOutcome]]]
@@ -226,20 +238,19 @@ class _Log:
         self.store.write_invocation(self.name, self.facts)
 
 
-def _outcome(
-    store: Store, cells: Sequence[Cell], todo: Sequence[Cell], log: _Log, seconds: float
-) -> Outcome:
-    failed: dict[str, str] = {}
-    for cell in cells:
-        record = store.failure(cell.key)
-        if record is not None:
-            failed[cell.key] = str(record["reason"])
+def _outcome(store: Store, cells: Sequence[Cell], known: int, log: _Log, seconds: float) -> Outcome:
+    failed = {
+        cell.key: str(record["reason"])
+        for cell in cells
+        if (record := store.failure(cell.key)) is not None
+    }
     return Outcome(
         where=open_files(store.where).where,
         cells=len(cells),
-        found=len(cells) - len(todo) + log.counts["found"],
+        found=known + log.counts["found"],
         done=log.counts["done"],
         failed=failed,
+        places={cell.key: str(cell) for cell in cells if cell.key in failed},
         quarantined=tuple(store.quarantined),
         seconds=seconds,
     )

@@ -1,8 +1,8 @@
 """The run directory: what is finished, what failed, what had to be set aside.
 
     run.json                    the plan, its cells, environment, hardware, timings
-    cells/<key>.parquet         a finished cell
-    cells/<key>.failed.json     why a cell, or a hypothesis in it, failed
+    cells/<key>.parquet         a finished cell; nothing else, so that the folder is a dataset
+    failed/<key>.json           why a cell, or a hypothesis in it, failed
     invocations/<id>.json       one a command that worked on the run: what it did and when
     quarantine/                 damaged files, moved aside
 
@@ -23,14 +23,13 @@ from typing import Any, Literal, cast
 from iclgd_lens.bench.cellfile import CellData, decode, encode
 from iclgd_lens.bench.cells import Cell
 from iclgd_lens.bench.files import open_files
-from iclgd_lens.bench.measure import Measured
 from iclgd_lens.bench.plan import Plan
+from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError
 
 RUN_FORMAT = "iclgd_lens.run/1"
 State = Literal["done", "failed", "missing"]
-_CELLS, _FAILED, _PARQUET = "cells", ".failed.json", ".parquet"
-_KNOWN = {"run.json", "cells", "invocations", "quarantine", "report"}
+_KNOWN = {"run.json", "cells", "failed", "invocations", "quarantine", "report"}
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,19 @@ class Store:
         """Whether a cell is finished, verified to the last byte; damaged files are moved aside."""
         failure = self.failure(key)
         found = self.cell(key)
-        if failure is not None:
+        # A record of single hypotheses without the cell's file is that of a process which ended
+        # between the two.
+        if failure is not None and (found is not None or not failure["hypotheses"]):
             return "failed"
         return "missing" if found is None else "done"
 
     def is_written(self, key: str) -> bool:
         """Whether the cell has a file and no failure; its content is not read."""
-        return self.files.exists(f"{_CELLS}/{key}{_PARQUET}") and not self.files.exists(
-            f"{_CELLS}/{key}{_FAILED}"
-        )
+        return self.files.exists(_cell(key)) and not self.files.exists(_failure(key))
 
     def cell(self, key: str) -> CellData | None:
         """Return a finished cell, or None; a damaged file is moved aside."""
-        name = f"{_CELLS}/{key}{_PARQUET}"
+        name = _cell(key)
         data = self.files.read(name)
         if data is None:
             return None
@@ -87,28 +86,42 @@ class Store:
             self.quarantine(name, str(error))
             return None
 
-    def save(self, cell: Cell, measured: Measured) -> None:
-        """Write a cell; if a hypothesis raised an error, record that first."""
-        if measured.errors:
-            self.fail(cell, "; ".join(measured.errors.values()), measured.errors)
-        self.files.write(f"{_CELLS}/{cell.key}{_PARQUET}", encode(cell, measured))
-        if not measured.errors:
-            self.files.remove(f"{_CELLS}/{cell.key}{_FAILED}")
+    def save(self, cell: Cell, measured: Comparison) -> str:
+        """Write a cell; if a hypothesis has no scores, record that first.
 
-    def fail(self, cell: Cell, reason: str, errors: Mapping[str, str] | None = None) -> None:
-        """Record why a cell (or the hypotheses named in `errors`) failed."""
+        Returns:
+            Which hypotheses have none, and why; empty where all have.
+        """
+        lost = measured.failures
+        names: dict[str, list[str]] = {}
+        for name, why in lost.items():
+            names.setdefault(why, []).append(name)
+        reason = "; ".join(f"{', '.join(those)}: {why}" for why, those in names.items())
+        if lost:
+            self.fail(cell, reason, lost)
+        self.files.write(_cell(cell.key), encode(cell, measured))
+        if not lost:
+            self.files.remove(_failure(cell.key))
+        return reason
+
+    def fail(self, cell: Cell, reason: str, hypotheses: Mapping[str, str] | None = None) -> None:
+        """Record why a cell (or only the `hypotheses`, each with its reason) failed."""
         facts = {
             "format": RUN_FORMAT,
             "key": cell.key,
             "place": cell.place,
             "reason": reason,
-            "errors": dict(errors or {}),
+            "hypotheses": dict(hypotheses or {}),
         }
-        self._write_json(f"{_CELLS}/{cell.key}{_FAILED}", facts)
+        self._write_json(_failure(cell.key), facts)
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """Return the record of a failed cell, or None; a damaged record is moved aside."""
-        return self._read_json(f"{_CELLS}/{key}{_FAILED}", {"key": key})
+        return self._read_json(_failure(key), {"key": key})
+
+    def strangers(self, cells: Iterable[Cell]) -> int:
+        """How many cell files are of none of these cells: of another plan, or of other code."""
+        return len(self.files.names("cells") - {f"{cell.key}.parquet" for cell in cells})
 
     # -- the run -------------------------------------------------------------------------------
 
@@ -120,7 +133,7 @@ class Store:
         """
         found = self.files.names()
         strangers = {name for name in found if not name.startswith(".")} - _KNOWN
-        is_run = "run.json" in found or self.files.names(_CELLS)
+        is_run = "run.json" in found or self.files.names("cells")
         if strangers and not is_run:
             raise RunError(
                 f"{self.files.where} holds other files ({min(strangers)}, ...) and is no run; give "
@@ -201,6 +214,14 @@ def run_facts(
         "environment": dict(environment),
         "timings": dict(timings),
     }
+
+
+def _cell(key: str) -> str:
+    return f"cells/{key}.parquet"
+
+
+def _failure(key: str) -> str:
+    return f"failed/{key}.json"
 
 
 def _digest(facts: Mapping[str, Any]) -> str:

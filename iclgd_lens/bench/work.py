@@ -29,14 +29,12 @@ class CellOutcome:
             another process finished it meanwhile.
         seconds: Wall-clock seconds.
         reason: Why it failed.
-        diverged: Hypotheses without scores, with the reason; no failure of the cell.
     """
 
     key: str
     state: Literal["done", "failed", "found"]
     seconds: float
     reason: str = ""
-    diverged: tuple[str, ...] = ()
 
 
 class Workbench:
@@ -62,13 +60,9 @@ class Workbench:
             reason = _reason(error)
             self.store.fail(cell, reason)
             return CellOutcome(cell.key, "failed", time.perf_counter() - start, reason)
-        self.store.save(cell, measured)
+        reason = self.store.save(cell, measured)
         seconds = time.perf_counter() - start
-        lost = tuple(f"{name}: {why}" for name, why in measured.comparison.failures.items())
-        if measured.errors:
-            reason = "; ".join(dict.fromkeys(measured.errors.values()))
-            return CellOutcome(cell.key, "failed", seconds, reason, lost)
-        return CellOutcome(cell.key, "done", seconds, "", lost)
+        return CellOutcome(cell.key, "failed" if reason else "done", seconds, reason)
 
     def _session_of(self, cell: Cell) -> Session:
         if self._session is None or self._session.model != cell.model:

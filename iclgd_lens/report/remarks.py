@@ -14,6 +14,9 @@ from iclgd_lens.tables import hypothesis_names
 
 Tone = Literal["yes", "partly", "no", "note", "caution"]
 _INSTRUMENT = 0.999  # what the oracle has to read
+# How often a 95 % bootstrap interval over so few draws holds the truth, where nothing but the draw
+# varies (normal values; simulated, tests/report/test_words.py does it again).
+_COVERAGE = {2: 51, 3: 72, 4: 79, 5: 83, 6: 86, 7: 87, 8: 88, 9: 89}
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,25 @@ def order(view: View, model: str) -> list[Finding]:
     rates = "; ".join(f"{name} up to {number(rate)}" for name, rate in worst.items())
     lead = "The order of the demonstrations changes predictions."
     return [Finding("note", lead, f"Pairs of orders that disagree about a query: {rates}.")]
+
+
+def draws(view: View, model: str) -> list[Finding]:
+    """Whether there are enough draws of demonstrations for the intervals to mean what they say."""
+    seeds = [
+        cell.seeds for key, cell in view.cells.items() if key[0] == model and key[3] in MAIN_SCORES
+    ]
+    fewest = min(seeds, default=0)
+    if fewest == 1:
+        lead = "One draw of demonstrations: the numbers say nothing about other draws."
+        return [Finding("caution", lead, "The intervals are over queries alone.")]
+    if fewest not in _COVERAGE:
+        return []
+    lead = f"Only {fewest} draws of demonstrations: intervals are too narrow where draws differ."
+    body = (
+        f"Over {fewest} draws, a 95 % interval holds the truth about {_COVERAGE[fewest]} times in "
+        "100 if nothing but the draw varies; more seeds are the remedy."
+    )
+    return [Finding("caution", lead, body)]
 
 
 def losses(view: View, model: str) -> list[Finding]:

@@ -14,6 +14,7 @@ from iclgd_lens.report.remarks import (
     behaviour,
     between,
     contrast,
+    draws,
     instrument,
     losses,
     order,
@@ -70,6 +71,7 @@ def findings(view: View, model: str) -> list[Finding]:
     found += instrument(view, model)
     found += behaviour(view, model)
     found += order(view, model)
+    found += draws(view, model)
     found += losses(view, model)
     return found
 

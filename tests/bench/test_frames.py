@@ -14,7 +14,6 @@ from iclgd_lens.bench.cellfile import CellData, decode, encode
 from iclgd_lens.bench.cells import Cell
 from iclgd_lens.bench.contrasts import advantage, contrasts
 from iclgd_lens.bench.frames import Run, load_run, measured_seconds
-from iclgd_lens.bench.measure import Measured
 from iclgd_lens.bench.order import flip_rates, predictions
 from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.comparison import Comparison
@@ -70,7 +69,7 @@ def cell(
         key, model, task, task, seed, permutation, "hub", QUERIES,
         {"query_rows": place, "model": "weights"},
     )  # fmt: skip
-    return decode(encode(one, Measured(comparison, {})), key)
+    return decode(encode(one, comparison), key)
 
 
 def run(*cells: CellData, hypotheses: tuple[str, ...] = ("gd", "lcgd")) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,12 +25,16 @@ from iclgd_lens.bench.measure import Session
 from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.bench.progress import Lines, Live, duration
 from iclgd_lens.bench.run import Outcome, run_plan
+from iclgd_lens.bench.store import Store
+from iclgd_lens.bench.work import Workbench
 from iclgd_lens.compare import compare
 from iclgd_lens.episode import load_episode
 from iclgd_lens.errors import DivergedError, PlanError, RunError
 from iclgd_lens.host.loading import load_model
 from iclgd_lens.hypotheses.registry import _REGISTERED, hypothesis
 from iclgd_lens.intervention import Intervention, ParameterDelta
+from iclgd_lens.protocol import REFERENCE
+from iclgd_lens.tasks import draw_demonstrations, get_task, load_rows
 from tests.bench.conftest import cells_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,6 +132,12 @@ def test_a_larger_plan_keeps_what_is_finished(small: Plan, tmp_path: Path) -> No
     outcome = run_plan(larger, tmp_path / "run")
     assert (outcome.found, outcome.done) == (2, 1)
     assert len(load_run(tmp_path / "run").cells) == 3
+    lines = StringIO()
+    run_plan(small, tmp_path / "run", progress=Lines(lines))
+    assert "1 more files in cells/ are of another plan" in lines.getvalue()
+    run = load_run(tmp_path / "run")
+    assert len(run.cells) == 2
+    assert repr(run).endswith("run: 2 of 2 cells of 'tiny'>")
 
 
 def test_a_cell_holds_what_compare_gives(
@@ -187,6 +198,33 @@ def test_nothing_is_computed_twice(plan: Plan, monkeypatch: pytest.MonkeyPatch) 
     assert len(read) == 2, "once on the model, once on its untrained copy"
 
 
+def test_zs_is_read_once_for_each_set_of_evaluation_rows(
+    small: Plan, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Seed 1 shows a prompt that is also a query, which its cells pass over: seeds 0 and 2 share
+    # their evaluation rows, seed 1 has others.
+    rows = shutil.copytree(data_folder, tmp_path / "rows") / "sst2"
+    changes = {"seeds": (0, 1, 2), "data": str(rows.parent), "queries": 8}
+    skipping = {"protocol": REFERENCE.replace(skip_repeated=True)}
+    plan = small.model_copy(update=changes | skipping)
+    shown = draw_demonstrations(load_rows(get_task("sst2"), "train", rows.parent), 4, seed=1)
+    lines = (rows / "validation.jsonl").read_text().splitlines()
+    text = (rows / "train.jsonl").read_text().splitlines()[shown[0].index]
+    (rows / "validation.jsonl").write_text("\n".join([text, *lines]) + "\n")
+    cells = list_cells(plan)
+    assert cells[0].reading == cells[2].reading != cells[1].reading
+    read: list[int] = []
+    real = measure.Reader.zs
+
+    def zs(reader: Any) -> Any:
+        read.append(1)
+        return real(reader)
+
+    monkeypatch.setattr(measure.Reader, "zs", zs)
+    assert run_plan(plan, tmp_path / "run").done == 3
+    assert len(read) == 2
+
+
 # -- failures ------------------------------------------------------------------------------------
 
 
@@ -207,7 +245,10 @@ def test_a_hypothesis_that_raises_costs_its_own_scores_alone(
     )
     outcome = run_plan(plan, tmp_path / "run")
     assert (outcome.exit_code, len(outcome.failed)) == (101, 1)
-    assert "shaky raised IndexError: my bug" in next(iter(outcome.failed.values()))
+    assert list(outcome.failed.values()) == [
+        "shaky, shaky@untrained: shaky raised IndexError: my bug"
+    ]
+    assert list(outcome.places.values()) == ["tiny · sst2 · seed 0.0"]
     run = load_run(tmp_path / "run")
     frame = run.frame().query("score == 'SimAOU' and layer.isna()").set_index("hypothesis")
     assert np.isfinite(frame.loc["gd", "value"])
@@ -243,7 +284,7 @@ def test_a_hypothesis_that_returns_nothing_usable(
     assert "not an Intervention" in next(iter(outcome.failed.values()))
 
 
-def test_divergence_is_recorded_and_fails_nothing(
+def test_divergence_is_a_failure_that_costs_nothing_else(
     fields: dict[str, Any], plugins: None, tmp_path: Path
 ) -> None:
     @hypothesis("wild")
@@ -257,8 +298,8 @@ def test_divergence_is_recorded_and_fails_nothing(
     )
     lines = StringIO()
     outcome = run_plan(plan, tmp_path / "run", progress=Lines(lines))
-    assert (outcome.done, outcome.exit_code) == (2, 0)
-    assert "diverged: tiny · sst2 · seed 0.0: wild: wild diverged: the loss" in lines.getvalue()
+    assert (outcome.done, outcome.exit_code) == (0, 102)
+    assert "failed: tiny · sst2 · seed 0.0: wild: wild diverged: the loss" in lines.getvalue()
     run = load_run(tmp_path / "run")
     failures = run.failures()
     assert failures["hypothesis"].tolist() == ["wild", "wild"]
@@ -307,9 +348,22 @@ def test_a_cell_that_cannot_be_measured_is_recorded_and_the_rest_goes_on(
     assert "no rows of task 'cb'" in failures.loc["cb", "reason"]
     assert "same tokens" in failures.loc["subj", "reason"]
     again = run_plan(plan, tmp_path / "run")
-    assert (again.done, again.found, again.exit_code) == (0, 3, 102)
+    assert (again.done, again.found, again.exit_code) == (0, 1, 102)
     retried = run_plan(plan, tmp_path / "run", retry_failed=True)
     assert (retried.done, retried.found, retried.exit_code) == (0, 1, 102)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_rows_that_change_during_a_run_are_not_measured_under_the_key_of_the_former(
+    small: Plan, data_folder: Path, tmp_path: Path, split: str
+) -> None:
+    rows = shutil.copytree(data_folder, tmp_path / "rows")
+    plan = small.model_copy(update={"data": str(rows)})
+    (cell, *_) = list_cells(plan)
+    path = rows / "sst2" / f"{split}.jsonl"
+    path.write_text(path.read_text().replace('"w', '"w1 w'), encoding="utf-8")
+    outcome = Workbench(plan, Store(tmp_path / "run")).do(cell)
+    assert (outcome.state, "the rows changed" in outcome.reason) == ("failed", True)
 
 
 def test_out_of_memory_fails_the_cell_and_can_be_retried(
@@ -358,7 +412,7 @@ def test_a_plan_that_cannot_run_leaves_nothing_behind(small: Plan, tmp_path: Pat
 def test_exit_codes_stay_clear_of_the_shells(small: Plan) -> None:
     def code(failed: int) -> int:
         reasons = {str(index): "why" for index in range(failed)}
-        return Outcome("run", 99, 0, 0, reasons, (), 1.0).exit_code
+        return Outcome("run", 99, 0, 0, reasons, {}, (), 1.0).exit_code
 
     assert [code(0), code(1), code(25), code(300)] == [0, 101, 125, 125]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -128,11 +129,11 @@ def test_damaged_records_of_failures_and_commands(small: Plan, run: Path, damage
     (run / "cells" / f"{cell.key}.parquet").unlink()
     store.fail(cell, "no memory")
     assert run_plan(small, run).failed == {cell.key: "no memory"}
-    damage(run / "cells" / f"{cell.key}.failed.json")
+    damage(run / "failed" / f"{cell.key}.json")
     damage(min((run / "invocations").iterdir()))
     outcome = run_plan(small, run)
     names = {each.name.split("/")[0] for each in outcome.quarantined}
-    assert names == {"cells", "invocations"}
+    assert names == {"failed", "invocations"}
     assert (outcome.done, outcome.failed) == (1, {})
 
 
@@ -172,9 +173,30 @@ def test_a_cell_file_is_plain_parquet_for_everyone(run: Path) -> None:
     assert len(frame.explode("values")) == sum(map(len, frame["values"]))
 
 
+def test_the_folder_of_cells_is_a_dataset_also_where_cells_failed(small: Plan, run: Path) -> None:
+    store, cells = Store(run), list_cells(small)
+    (run / "cells" / f"{cells[0].key}.parquet").unlink()
+    store.fail(cells[0], "no memory")
+    assert load_run(run).failures()["reason"].tolist() == ["no memory"]
+    frame = pd.read_parquet(run / "cells")
+    assert set(frame["seed"]) == {cells[1].seed}
+
+
+def test_a_process_that_ended_between_record_and_cell_has_measured_nothing(
+    small: Plan, run: Path
+) -> None:
+    store, cell = Store(run), list_cells(small)[0]
+    before = cells_of(run)
+    (run / "cells" / f"{cell.key}.parquet").unlink()
+    store.fail(cell, "gd: gd raised KeyError", {"gd": "gd raised KeyError"})
+    outcome = run_plan(small, run)
+    assert (outcome.found, outcome.done, outcome.failed) == (1, 1, {})
+    assert cells_of(run) == before
+
+
 def test_polars_and_duckdb_read_the_cells(run: Path) -> None:
     polars = pytest.importorskip("polars")
-    frame = polars.read_parquet(run / "cells" / "*.parquet")
+    frame = polars.read_parquet(run / "cells")
     assert frame.explode("values").height > frame.height
     duckdb = pytest.importorskip("duckdb")
     query = f"select count(distinct seed) from '{run}/cells/*.parquet' where score = 'SimAM'"

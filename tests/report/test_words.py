@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from iclgd_lens.bench.statistics import hierarchical_mean
+from iclgd_lens.report.remarks import _COVERAGE
 from iclgd_lens.report.view import view
 from iclgd_lens.report.words import Finding, findings, headline
-from tests.report.synthetic import DIFFERENCES, RunData, difference_line, frame, small
+from tests.report.synthetic import DIFFERENCES, RunData, difference_line, frame, small, typed
 
 
 def said(run: RunData, start: str) -> Finding:
@@ -137,3 +140,23 @@ def test_unfinished_runs_and_failures_are_part_of_the_summary() -> None:
     )
     assert said(run, "Without scores").lead == "Without scores: 2 whole cells."
     assert "3 cells of it not measured yet" in headline(view(run))
+
+
+@pytest.mark.parametrize(("seeds", "tone"), [(1, "caution"), (3, "caution"), (10, None)])
+def test_few_draws_are_said_to_be_few(seeds: int, tone: str | None) -> None:
+    run = small(0.2)
+    summary = run.summary().assign(seeds=seeds)
+    read = view(replace(run, summary_frame=typed(summary)))
+    found = [each for each in findings(read, "tiny") if "draw" in each.lead]
+    assert [each.tone for each in found] == ([tone] if tone else [])
+    if seeds == 3:
+        assert "about 72 times in 100" in found[0].body
+
+
+@pytest.mark.parametrize("draws", [2, 3, 5, 9])
+def test_the_coverage_that_the_page_names_is_that_of_the_intervals(draws: int) -> None:
+    values = np.random.default_rng(draws).normal(size=(draws, 2, 1500))
+    values[:, 1] = values[:, 0]  # the draw is all that varies
+    found = hierarchical_mean(values, resamples=500)
+    covered = ((found.low <= 0) & (found.high >= 0)).mean()
+    assert 100 * covered == pytest.approx(_COVERAGE[draws], abs=3)
