@@ -26,7 +26,7 @@ from iclgd_lens.tasks import list_tasks
 CONTROLS = {
     "random": "each head's update replaced by a random direction of the same norm",
     "oracle": "the demonstrations' keys and values injected: the instrument must read 1",
-    "zero": "no update at all: every score must be undefined",
+    "zero": "no update at all: SimAOU and SimAM must be undefined",
     "untrained": "the whole comparison on a copy with untrained blocks (embeddings kept)",
     "untrained_norms": "the same, with only the norms kept",
     "shuffled": "updates from the same demonstrations with wrong labels",
