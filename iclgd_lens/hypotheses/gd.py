@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.sgd import StepGradient, train
+from iclgd_lens.hypotheses.sgd import Learn, backward, train
 from iclgd_lens.intervention import ParameterDelta
 
 
@@ -48,7 +47,7 @@ def gd(
         DivergedError: The loss or the delta is not finite.
     """
     return train(
-        _gradient,
+        _step,
         "gd",
         model,
         demonstrations,
@@ -61,8 +60,10 @@ def gd(
     )
 
 
-def _gradient(host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence) -> StepGradient:
+def _step(
+    host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
+) -> Tensor:
     residual = host.run(host.tensor(sequence.tokens)).residual
     loss = sequence_loss(host, residual, sequence)
-    gradients = torch.autograd.grad(loss, list(delta.values()), materialize_grads=True)
-    return StepGradient(loss.detach(), dict(zip(delta, gradients, strict=True)))
+    backward(loss, delta, learn)
+    return loss.detach()

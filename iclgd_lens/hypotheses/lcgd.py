@@ -7,7 +7,7 @@ block alone. What layer l learns therefore depends on layers <= l only, as in in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,11 @@ from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Hook, Host
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.sgd import StepGradient, train
+from iclgd_lens.hypotheses.sgd import Learn, backward, train
 from iclgd_lens.intervention import ParameterDelta
+
+_ROWS = 128
+"""Rows of logits in memory at a time, unless one layer's sequence is longer."""
 
 
 @hypothesis("lcgd", description="layer-causal SGD: each layer learns from its own output")
@@ -37,8 +40,9 @@ def lcgd(
     """Return the weight changes that layer-causal gradient descent makes.
 
     The loss is the sum over layers (not the mean) of each layer's language-model loss, divided by
-    the predicted tokens. A layer's loss is back-propagated as soon as its block has run, so
-    activations of one layer are held at a time. The model is not changed.
+    the predicted tokens. A layer's loss is back-propagated as soon as its block has run (of short
+    sequences, those of a few layers together), so memory does not grow with the number of layers.
+    The model is not changed.
 
     Args:
         model: A HookedTransformer, TransformerBridge or host.
@@ -55,7 +59,7 @@ def lcgd(
         DivergedError: The loss or the delta is not finite.
     """
     return train(
-        _gradient,
+        _step,
         "lcgd",
         model,
         demonstrations,
@@ -68,28 +72,48 @@ def lcgd(
     )
 
 
-def _gradient(host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence) -> StepGradient:
-    gradients: dict[str, Tensor] = {}
-    losses: list[Tensor] = []
-    by_layer: dict[int, list[str]] = {}
-    for name in delta:
-        by_layer.setdefault(int(name.split(".")[1]), []).append(name)
+class _Learner:
+    """Collects block outputs until they fill `_ROWS` rows of logits, then learns from them.
 
-    def learn(layer: int, residual: Tensor) -> None:
-        names = by_layer[layer]
-        loss = sequence_loss(host, residual, sequence)
-        found = torch.autograd.grad(loss, [delta[name] for name in names], materialize_grads=True)
-        gradients.update(zip(names, found, strict=True))
-        losses.append(loss.detach())
+    Short sequences of several layers share one pass over the unembedding, whose weights are the
+    largest of the model; long ones learn layer by layer. Rows do not mix, so each layer's gradient
+    is that of its own loss.
+    """
 
+    def __init__(
+        self, host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
+    ) -> None:
+        self.host, self.sequence, self.learn = host, sequence, learn
+        self.names: dict[int, dict[str, Tensor]] = {}
+        for name, value in delta.items():
+            self.names.setdefault(int(name.split(".")[1]), {})[name] = value
+        self.at_once = max(1, _ROWS // len(sequence.targets))
+        self.waiting: dict[int, Tensor] = {}
+        self.losses: list[Tensor] = []
+
+    def __call__(self, layer: int, residual: Tensor) -> None:
+        if layer not in self.names:
+            return
+        self.waiting[layer] = residual
+        if len(self.waiting) == self.at_once or layer == max(self.names):
+            loss = sequence_loss(self.host, torch.cat(list(self.waiting.values())), self.sequence)
+            delta = {k: v for each in self.waiting for k, v in self.names[each].items()}
+            self.waiting.clear()
+            backward(loss, delta, self.learn)
+            self.losses.append(loss.detach())
+
+
+def _step(
+    host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
+) -> Tensor:
+    learner = _Learner(host, delta, sequence, learn)
     hooks: list[Hook] = []
     for layer in range(host.n_layers):
         hooks.append((host.block_input_hook(layer), _detach))
-        learner = learn if layer in by_layer else None
         hooks.append((host.block_output_hook(layer), partial(_learn_and_detach, learner, layer)))
     with host.hooked(hooks):
         host.run(host.tensor(sequence.tokens))
-    return StepGradient(torch.stack(losses).sum(), gradients)
+    return torch.stack(learner.losses).sum()
 
 
 def _detach(activation: Tensor, hook: Any) -> Tensor:
@@ -97,9 +121,6 @@ def _detach(activation: Tensor, hook: Any) -> Tensor:
     return activation.detach()
 
 
-def _learn_and_detach(
-    learn: Callable[[int, Tensor], None] | None, layer: int, activation: Tensor, hook: Any
-) -> Tensor:
-    if learn is not None:
-        learn(layer, activation)
+def _learn_and_detach(learner: _Learner, layer: int, activation: Tensor, hook: Any) -> Tensor:
+    learner(layer, activation)
     return activation.detach()

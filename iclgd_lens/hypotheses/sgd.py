@@ -2,13 +2,13 @@
 
 The loop trains the delta itself. Hooks add x ΔW + Δb to the outputs of the trained maps, so the
 gradient with respect to ΔW equals the gradient with respect to the weight, and the model is
-untouched. A rule supplies only the gradients of one sequence.
+untouched. A rule only runs one sequence and back-propagates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,20 +20,38 @@ from iclgd_lens.host import Host, as_host, frozen
 from iclgd_lens.intervention import ParameterDelta, delta_hooks
 from iclgd_lens.protocol import TRAINABLE
 
+Learn = Callable[[str, Tensor], None]
+"""Takes the gradient of one weight, by name."""
 
-@dataclass(frozen=True)
-class StepGradient:
-    """One sequence's summed loss and the gradient of that sum, by weight name."""
-
-    loss: Tensor
-    gradients: Mapping[str, Tensor]
+UpdateRule = Callable[[Host, Mapping[str, Tensor], TrainingSequence, Learn], Tensor]
+"""Runs one sequence, hands every weight's gradient of the summed loss on, and returns that loss."""
 
 
-GradientRule = Callable[[Host, Mapping[str, Tensor], TrainingSequence], StepGradient]
+def backward(loss: Tensor, delta: Mapping[str, Tensor], learn: Learn) -> None:
+    """Back-propagate `loss` and hand each gradient to `learn` as soon as it is there.
+
+    A gradient is freed before the next layer's is made: all of them together would be as large as
+    the delta itself.
+    """
+
+    def hand_on(name: str, value: Tensor) -> None:
+        gradient, value.grad = value.grad, None
+        if gradient is not None:
+            learn(name, gradient)
+
+    handles = [
+        value.register_post_accumulate_grad_hook(partial(hand_on, name))
+        for name, value in delta.items()
+    ]
+    try:
+        loss.backward(inputs=list(delta.values()))
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def train(
-    rule: GradientRule,
+    rule: UpdateRule,
     rule_name: str,
     model: Any,
     demonstrations: Demonstrations | Episode,
@@ -117,19 +135,30 @@ def _is_finite(value: float) -> bool:
 
 
 def _step(
-    rule: GradientRule,
+    rule: UpdateRule,
     host: Host,
     delta: Mapping[str, Tensor],
     batch: Sequence[TrainingSequence],
     lr: float,
 ) -> tuple[Tensor, int]:
-    steps = [rule(host, delta, sequence) for sequence in batch]
     count = sum(len(sequence.targets) for sequence in batch)
-    with torch.no_grad():
-        for step in steps:
-            for name, gradient in step.gradients.items():
-                delta[name].sub_(gradient, alpha=lr / count)
-    return torch.stack([step.loss for step in steps]).sum(), count
+
+    def update(name: str, gradient: Tensor) -> None:
+        with torch.no_grad():
+            delta[name].sub_(gradient, alpha=lr / count)
+
+    if len(batch) == 1:
+        # Back-propagation has passed a weight before its gradient is there: it may move at once.
+        return rule(host, delta, batch[0], update), count
+    sums: dict[str, Tensor] = {}
+
+    def add(name: str, gradient: Tensor) -> None:
+        sums[name] = gradient + sums[name] if name in sums else gradient
+
+    losses = [rule(host, delta, sequence, add) for sequence in batch]
+    for name, gradient in sums.items():
+        update(name, gradient)
+    return torch.stack(losses).sum(), count
 
 
 def _batches(
