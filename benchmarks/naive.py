@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclgd_lens import Episode
+from iclgd_lens import Episode, Host
+from iclgd_lens.hypotheses.sgd import trained_names
 
 Readout = dict[str, Any]
 
@@ -38,9 +39,7 @@ def fine_tune(model: Any, episode: Episode, lr: float, *, layer_causal: bool) ->
     """A copy of the model after one epoch of SGD on the demonstrations."""
     tuned = copy.deepcopy(model)
     tuned.requires_grad_(False)
-    trained: list[Tensor] = []
-    for block in tuned.blocks:
-        trained += [block.attn.b_K, block.attn.b_V, block.attn.W_K, block.attn.W_V]
+    trained = trained_parameters(tuned)
     for parameter in trained:
         parameter.requires_grad_(True)
     optimizer = torch.optim.SGD(trained, lr=lr)
@@ -51,6 +50,18 @@ def fine_tune(model: Any, episode: Episode, lr: float, *, layer_causal: bool) ->
         loss.backward()
         optimizer.step()
     return tuned
+
+
+def trained_parameters(model: Any) -> list[Tensor]:
+    """Weights and biases of keys and values; a grouped-query model keeps them as `_W_K`.
+
+    A bias that the checkpoint's family lacks is no parameter of it, though HookedTransformer holds
+    zeros in its place.
+    """
+    names = dict(model.named_parameters())
+    wanted = trained_names(Host(model), ("W_K", "b_K", "W_V", "b_V"))
+    grouped = [name.replace("attn.", "attn._") for name in wanted]
+    return [names[g] if g in names else names[n] for n, g in zip(wanted, grouped, strict=True)]
 
 
 def _layer_losses(model: Any, tokens: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import iclgd_lens as lens
+from benchmarks.naive import trained_parameters
 from iclgd_lens.host import frozen
 
 _BATCH_TOKENS = 8192
@@ -48,13 +48,7 @@ class TorchEpoch:
     def __init__(self, model: Any, episode: lens.Episode, lr: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.sequences = [torch.tensor([s.tokens]) for s in episode.demonstrations.sequences()]
-        self.trained: list[Tensor] = []
-        for block in self.model.blocks:
-            names = dict(block.attn.named_parameters(recurse=False))
-            self.trained += [
-                names[f"_{name}"] if f"_{name}" in names else names[name]
-                for name in ("W_K", "b_K", "W_V", "b_V")
-            ]
+        self.trained = trained_parameters(self.model)
         for parameter in self.trained:
             parameter.requires_grad_(True)
         self.optimizer = torch.optim.SGD(self.trained, lr=lr)
