@@ -106,6 +106,31 @@ def lcgd_operations(cfg: Any, lengths: Sequence[int]) -> int:
     return total
 
 
+def compare_operations(cfg: Any, episode: Any) -> int:
+    """Operations of a whole comparison: ZS, ICL, both FTZS, a GD and an LCGD epoch.
+
+    Readouts unembed one token a query; GD's backward pass counts as its forward pass, once more,
+    with the gradients of keys and values.
+    """
+    d, inner = cfg.d_model, cfg.n_heads * cfg.d_head
+    kv = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
+    block = 2 * d * (2 * inner + 2 * kv + 2 * cfg.d_mlp)
+
+    def read(tokens: int, prefix: int = 0) -> int:
+        attention = 4 * tokens * (tokens + prefix) * inner
+        return cfg.n_layers * (tokens * block + attention)
+
+    prompt = len(episode.demonstrations.prompt())
+    unembed = 2 * d * cfg.d_vocab
+    total = read(prompt)
+    for query in episode.queries:
+        own = len(query.content) + 1
+        total += 3 * read(own) + read(own, prompt) + 4 * unembed
+    lengths = [len(sequence.tokens) for sequence in episode.demonstrations.sequences()]
+    total += sum(2 * read(n) + cfg.n_layers * 8 * n * d * kv + 2 * n * unembed for n in lengths)
+    return total + lcgd_operations(cfg, lengths)
+
+
 def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
     """Least-squares slope of log(value) over log(size)."""
     x, y = torch.tensor(sizes).double().log(), torch.tensor(values).double().log()

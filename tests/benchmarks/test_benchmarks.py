@@ -1,0 +1,82 @@
+"""The speed benchmark measures what it says: equal numbers, counted memory. No test is timed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import iclgd_lens as lens
+from benchmarks import naive, plain
+from benchmarks.meters import compare_operations, lcgd_operations, peak_bytes, ratio, slope
+from benchmarks.shapes import Shape, random_model, synthetic_episode
+from benchmarks.speed import _same_numbers
+from tests import families
+
+needs_hooked = pytest.mark.skipif(
+    not families.has_hooked_transformer(), reason="TransformerLens 4 has no HookedTransformer"
+)
+LR = 1.0
+SHAPES = {
+    "absolute": Shape(2, 32, 4, 64, 128),
+    "grouped": Shape(2, 32, 4, 64, 128, kv=2, rotary=True),
+    "parallel": Shape(2, 32, 4, 64, 128, rotary=True, parallel=True),
+}
+
+
+@needs_hooked
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_naive_comparison_gives_the_same_numbers(name: str) -> None:
+    model = random_model(SHAPES[name])
+    episode = synthetic_episode(model, shots=3, queries=3, length=6)
+    ours = lens.compare(model, episode, controls=(), lr=LR, tok2attn_queries=0, resamples=2)
+    theirs = naive.compare(model, episode, LR)
+    _same_numbers(ours, theirs)
+    with pytest.raises(AssertionError):  # another learning rate is another update
+        _same_numbers(ours, naive.compare(model, episode, 20 * LR))
+
+
+@needs_hooked
+def test_the_hand_written_epoch_makes_the_update_of_gd() -> None:
+    model = random_model(SHAPES["absolute"])
+    episode = synthetic_episode(model, shots=3, queries=1, length=6)
+    epoch = plain.TorchEpoch(model, episode, LR)
+    epoch()
+    delta = lens.gd(model, episode, lr=LR)
+    name = "blocks.1.attn.W_V"
+    moved = epoch.model.state_dict()[name] - model.state_dict()[name]
+    torch.testing.assert_close(moved, delta[name], atol=1e-6, rtol=1e-4)
+
+
+@needs_hooked
+def test_lcgd_memory_does_not_grow_with_the_layers() -> None:
+    def beyond_delta(layers: int) -> int:
+        model = random_model(Shape(layers, 32, 4, 512, 128))
+        episode = synthetic_episode(model, shots=2, queries=1, length=40)
+        delta = sum(value.nbytes for _, value in lens.lcgd(model, episode, lr=LR).items())
+        return peak_bytes(lambda: lens.lcgd(model, episode, lr=LR)) - delta
+
+    assert beyond_delta(16) <= 1.05 * beyond_delta(8)
+
+
+def test_peak_memory_counts_what_lives_at_once() -> None:
+    def work() -> None:
+        first = torch.zeros(1000)  # 4,000 bytes
+        second = first + 1
+        del first
+        torch.zeros(500).add_(second[:500].view(500))
+
+    assert peak_bytes(work) == 8000
+
+
+def test_ratios_and_slopes() -> None:
+    assert ratio([2.0, 9.0, 4.0], [1.0, 3.0, 2.0]) == {"min": 2.0, "median": 2.0, "max": 3.0}
+    assert slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+
+
+@needs_hooked
+def test_counted_operations_grow_as_the_work_does() -> None:
+    model = random_model(SHAPES["absolute"])
+    small, large = (synthetic_episode(model, shots=n, queries=4, length=6) for n in (2, 4))
+    cfg = lens.Host(model).cfg
+    assert compare_operations(cfg, large) > compare_operations(cfg, small) > 0
+    assert lcgd_operations(cfg, [7, 7]) == 2 * lcgd_operations(cfg, [7])
