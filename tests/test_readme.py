@@ -12,10 +12,7 @@ from typer.main import get_command
 import iclgd_lens as lens
 from iclgd_lens import cli
 from iclgd_lens.compare import CONTROLS
-from iclgd_lens.embedded import embedded_model_folder
-from iclgd_lens.errors import ModelError
 from iclgd_lens.hypotheses import registry
-from tests.smallmodel import save_small_model
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +24,9 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.+?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def embedded_is_there() -> bool:
-    try:
-        return (embedded_model_folder() / "config.json").is_file()
-    except ModelError:
-        return False
-
-
 def commands(text: str) -> list[list[str]]:
     lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 @pytest.mark.slow
@@ -44,10 +34,13 @@ def test_the_python_runs_as_one_session(
     readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = "\n".join(blocks(readme, "python"))
-    if not embedded_is_there():
-        # Random weights show that the code runs; the embedded model, once it is there, the rest.
-        folder = save_small_model(tmp_path / "embedded")
-        code = code.replace('load_model("embedded")', f"load_model({str(folder)!r})")
+    plan = tmp_path / "tiny.yaml"
+    plan.write_text(
+        "models: [embedded]\ntasks: [sst2]\ndata: embedded\nshots: 2\nqueries: 2\nseeds: [0]\n"
+        "permutations: [0]\nhypotheses: [gd]\ncontrols: []\nlr: 0.1\n"
+    )
+    monkeypatch.chdir(tmp_path)  # the README reads runs/quick
+    assert cli.run(["bench", str(plan), "--out", "runs/quick"]) == 0
     monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
