@@ -1,4 +1,4 @@
-"""Means as a LaTeX table (booktabs), and the tables as CSV."""
+"""Means as LaTeX tables (booktabs), each small enough for a page of a paper."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from iclgd_lens.report.numbers import interval, number
-from iclgd_lens.report.view import Cell, View
+from iclgd_lens.report.view import Cell, View, rank
 
 SCORES = ("SimAOU", "SimAM", "Tok2Attn", "KL_ICL", "accuracy")
 _SPECIAL = {
@@ -23,30 +23,35 @@ def escape(text: str) -> str:
 
 
 def latex_table(view: View) -> str:
-    """One table a model: tasks and hypotheses by score. Needs booktabs."""
-    lines = ["% Written by iclgd_lens. Needs \\usepackage{booktabs}."]
+    """One table a model and score, hypotheses by task. Needs booktabs."""
+    lines = [
+        "% Written by iclgd_lens. Needs \\usepackage{booktabs}; six tasks take 14 cm of width, so",
+        "% that a paper of two columns wants table* in place of table.",
+    ]
     for model in view.models:
-        lines += _table(view, model)
+        for score in SCORES:
+            if view.measured(model, score):
+                lines += _table(view, model, score)
     return "\n".join(lines) + "\n"
 
 
-def _table(view: View, model: str) -> Iterator[str]:
-    scores = [score for score in SCORES if view.measured(model, score)]
+def _table(view: View, model: str, score: str) -> Iterator[str]:
+    tasks, names = view.tasks_of(model), view.measured(model, score)
     yield r"\begin{table}"
-    yield r"\centering\small"
-    yield (rf"\caption{{Means over seeds and queries with 95\,\% intervals, {escape(model)}.}}")
-    yield rf"\begin{{tabular}}{{ll{'r' * len(scores)}}}"
+    yield r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"
+    yield (
+        rf"\caption{{{escape(score)} of {escape(model)}: means over seeds and queries with "
+        r"95\,\% intervals.}"
+    )
+    yield rf"\begin{{tabular}}{{@{{}}l{'c' * len(tasks)}@{{}}}}"
     yield r"\toprule"
-    yield " & ".join(["Task", "Hypothesis", *map(escape, scores)]) + r" \\"
-    for task in view.tasks_of(model):
-        yield r"\midrule"
-        first = True
-        for name in view.hypotheses:
-            cells = [view.cell(model, task, name, score) for score in scores]
-            if any(cell is not None for cell in cells):
-                head = [escape(task) if first else "", escape(name)]
-                yield " & ".join([*head, *map(_cell, cells)]) + r" \\"
-                first = False
+    yield " & ".join(["Hypothesis", *map(escape, tasks)]) + r" \\"
+    yield r"\midrule"
+    for i, name in enumerate(names):
+        if i and rank(name) != rank(names[i - 1]):
+            yield r"\addlinespace"
+        cells = [_cell(view.cell(model, task, name, score)) for task in tasks]
+        yield " & ".join([escape(name), *cells]) + r" \\"
     yield r"\bottomrule"
     yield r"\end{tabular}"
     yield r"\end{table}"
@@ -61,4 +66,4 @@ def _cell(cell: Cell | None) -> str:
     if math.isnan(cell.low) or math.isnan(cell.high):
         return value
     between = interval(cell.low, cell.high, minus="-")
-    return rf"{value} {{\scriptsize ${between}$}}"
+    return rf"\shortstack{{{value}\\{{\tiny ${between}$}}}}"

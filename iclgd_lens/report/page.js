@@ -354,12 +354,13 @@
     data.tasks.forEach((task, t) => groups.forEach(([m, h]) => {
       if (whole.has(key(m, t, h, score))) labels.push(`${plain(task)} \u00b7 ${plain(names[h].name)}`);
     }));
-    const add = (m, h, group, label, look) => {
+    const add = (m, h, group, copy, label, look) => {
       const here = data.tasks.map((_, t) => t).filter((t) => whole.has(key(m, t, h, score)));
       const found = here.map((t) => whole.get(key(m, t, h, score)));
       found.forEach((c, i) => table.push([data.tasks[here[i]], label, estimate(c.value, c.low, c.high), String(c.n)]));
       traces.push({
-        type: "scatter", mode: "markers", name: plain(label), x: found.map((c) => c.value),
+        type: "scatter", mode: "markers", orientation: "h", offsetgroup: String(copy),
+        name: plain(label), x: found.map((c) => c.value),
         y: here.map((t) => `${plain(data.tasks[t])} \u00b7 ${plain(names[group].name)}`), marker: marker(look, pal, 10),
         error_x: { ...bars(found.map((c) => c.value), found.map((c) => c.low), found.map((c) => c.high)), color: colour(look, pal) },
         text: found.map((c, i) => `${plain(data.tasks[here[i]])}, ${plain(label)}<br>${plain(data.scores[score])} ${estimate(c.value, c.low, c.high)}<br>n = ${c.n}`),
@@ -367,14 +368,15 @@
       });
     };
     for (const [m, h, copies] of groups) {
-      add(m, h, h, names[h].name, names[h].look);
-      for (const [other, i] of copies) {
+      add(m, h, h, 0, names[h].name, names[h].look);
+      copies.forEach(([other, i], copy) => {
         const look = other === m ? names[i].look : { ...names[h].look, symbol: "diamond-open" };
-        add(other, i, h, other === m ? names[i].name : `${names[i].name} (${data.models[other]})`, look);
-      }
+        add(other, i, h, copy + 1, other === m ? names[i].name : `${names[i].name} (${data.models[other]})`, look);
+      });
     }
     draw("training", traces, {
-      height: 120 + 30 * labels.length,
+      scattermode: "group", scattergap: 0.3,
+      height: 120 + stacked(traces) + labels.length * Math.max(30, 15 * Math.max(...groups.map(([, , copies]) => copies.length + 1))),
       xaxis: { title: { text: plain(data.scores[score]) }, zeroline: true, rangemode: "tozero" },
       yaxis: { ...categories(labels.length), categoryarray: labels },
     });
@@ -405,7 +407,7 @@
     });
     draw("paired", traces, {
       height: 110 + 21 * Math.max(1, wanted.length),
-      xaxis: { title: { text: `difference in ${plain(score)}` }, zeroline: true, zerolinewidth: 2 },
+      xaxis: { title: { text: "difference" }, zeroline: true, zerolinewidth: 2 },
       yaxis: { ...categories(wanted.length), categoryarray: wanted.map(label), tickfont: { size: 11 } },
     });
     say("paired", `${wanted.length} differences in ${score}; filled marks are shown to differ (corrected p below 0.05 and an interval without 0).`);

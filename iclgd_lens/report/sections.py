@@ -24,7 +24,7 @@ TABLE_FILES = (
     ("tables.csv", "means by task, with intervals"),
     ("figures.csv", "the same by layer and head"),
     ("differences.csv", "paired differences"),
-    ("table.tex", "means as a LaTeX table"),
+    ("table.tex", "means as LaTeX tables, one a score"),
 )
 _TONES = {"yes": "Yes", "partly": "Partly", "no": "No", "note": "Note", "caution": "Caution"}
 _KINDS = (

@@ -7,6 +7,8 @@ import html.parser
 import json
 import math
 import re
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -231,13 +233,52 @@ def test_the_tables_of_page_and_latex_hold_the_summary(
     lines = summary[summary["layer"].isna() & (summary["score"] == "SimAOU")]
     row = lines[(lines["task"] == "mr") & (lines["hypothesis"] == "lcgd")].iloc[0]
     latex = (written.parent / "table.tex").read_text(encoding="utf-8")
-    block = latex.split("\nmr & ")[1].split("\\midrule")[0]
-    line = next(each for each in block.splitlines() if each.startswith(" & lcgd &"))
-    assert numbers_of(line)[:3] == [round(float(row[c]), 3) for c in ("value", "ci_low", "ci_high")]
+    block = latex.split(r"\caption{SimAOU of")[1].split(r"\end{table}")[0]
+    heads, *_, found = (
+        each.removesuffix(r" \\").split(" & ")
+        for each in block.splitlines()
+        if each.startswith(("Hypothesis &", "lcgd &"))
+    )
+    assert numbers_of(found[heads.index("mr")]) == [
+        round(float(row[c]), 3) for c in ("value", "ci_low", "ci_high")
+    ]
     assert r"random{[}gd{]}" in latex
     text = " ".join(page.text)
     shown = f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
     assert shown in re.sub(r"\s+", " ", text)
+
+
+def test_latex_tables_fit_a_page(written: Path) -> None:
+    """Six tasks side by side, and two lines a hypothesis, as far as a page goes."""
+    latex = (written.parent / "table.tex").read_text(encoding="utf-8")
+    tables = latex.split(r"\begin{table}")[1:]
+    assert len(tables) == 5  # SimAOU, SimAM, Tok2Attn, KL_ICL, accuracy
+    for each in tables:
+        rows = each.split(r"\midrule")[1].split(r"\bottomrule")[0]
+        lines = [line for line in rows.splitlines() if line.endswith(r" \\")]
+        assert 2 < len(lines) < 20
+        assert {line.count(" & ") for line in lines} == {6}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex here")
+def test_latex_compiles_without_anything_too_wide_or_tall(written: Path, tmp_path: Path) -> None:
+    for name, table in (("a", written.parent / "table.tex"), ("b", _evil_table(tmp_path))):
+        (tmp_path / f"{name}.tex").write_text(
+            "\\documentclass{article}\\usepackage[a4paper,margin=2.5cm]{geometry}"
+            "\\usepackage[T1]{fontenc}\\usepackage{booktabs}"
+            f"\\begin{{document}}\\input{{{table}}}\\end{{document}}",
+            encoding="utf-8",
+        )
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:]
+        if name == "a":
+            assert not re.search(r"Overfull|too large", done.stdout)
+
+
+def _evil_table(folder: Path) -> Path:
+    return write_report(evil(), folder / "evil", png=False).with_name("table.tex")
 
 
 def test_published_figures_stand_apart_and_say_whose_they_are(page: Page, written: Path) -> None:
