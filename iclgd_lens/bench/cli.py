@@ -76,7 +76,7 @@ def bench(
     if dry_run:
         import_modules(imports or ())
         check_plan(asked)
-        _describe(asked, where)
+        _describe(asked, where, share)
         return
     with _display() as progress:
         outcome = run_plan(
@@ -130,7 +130,7 @@ def _display() -> Any:
     return Live() if sys.stderr.isatty() else nullcontext(Lines())
 
 
-def _describe(plan: Any, where: str) -> None:
+def _describe(plan: Any, where: str, share: tuple[int, int] | None) -> None:
     from iclgd_lens.bench.estimate import estimate
     from iclgd_lens.bench.files import open_files
     from iclgd_lens.bench.frames import measured_seconds
@@ -142,7 +142,12 @@ def _describe(plan: Any, where: str) -> None:
     print(f"Hypotheses: {', '.join(plan.hypotheses)}")
     print(f"Controls: {', '.join(plan.controls) or 'none'}")
     print(f"Run directory: {where}")
-    print(str(estimate(plan, known)))
+    found = estimate(plan, known)
+    print(str(found))
+    if share is not None:
+        print(
+            f"Share {share[0]} of {share[1]}: {len(range(share[0] - 1, found.cells, share[1]))} cells"
+        )
 
 
 def _conclude(outcome: Any) -> None:

@@ -33,6 +33,10 @@ CALLS = 150
 """Assumed small operations of a layer, each of which takes time however small."""
 BATCH = 2
 """Assumed queries of equal length that run together."""
+BESIDE = 9
+"""Numbers of a query beside those by layer and head: accuracy, label scores and the like."""
+LINE, FACTS = 20, 15_000
+"""Bytes of a line's mean with its interval, and of a cell's facts."""
 _PASSES = {"random": 1, "shuffled": 2, "other_task": 2, "untrained": 0, "untrained_norms": 0}
 
 
@@ -81,7 +85,7 @@ def estimate(plan: Plan, measured: Mapping[str, float] | None = None) -> Estimat
     disk = None
     if not unknown:
         disk = sum(
-            each * _values(plan, model, cast("ModelSize", sizes[model.label])) * 4
+            each * _cell_bytes(plan, model, cast("ModelSize", sizes[model.label]))
             for model in plan.models
         )
     if measured:
@@ -164,15 +168,17 @@ def _cell_seconds(
     return operations + passes * size.layers * CALLS * call
 
 
-def _values(plan: Plan, model: ModelSpec, size: ModelSize) -> float:
-    """Per-query numbers in a cell's file."""
+def _cell_bytes(plan: Plan, model: ModelSpec, size: ModelSize) -> float:
+    """Size of a cell's file: numbers of every query, lines with their means, facts."""
     controls = plan.controls_of(model)
     models = 1 + sum(control in UNTRAINED for control in controls)
     rows = len(plan.hypotheses) * (models + sum(_PASSES.get(name, 0) > 0 for name in controls))
     rows += sum(name in ("oracle", "zero", "gaussian", "uniform") for name in controls)
     queries = plan.queries or QUERIES
     places = size.layers * (size.heads + 1) + 1
-    return float(rows * places * (2 * queries + min(queries, plan.tok2attn_queries)))
+    values = rows * places * (2 * queries + min(queries, plan.tok2attn_queries))
+    values += (rows + 2 * models) * BESIDE * queries
+    return 4.0 * values + LINE * rows * places * 3 + FACTS
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:

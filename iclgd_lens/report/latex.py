@@ -51,7 +51,7 @@ def _table(view: View, model: str, score: str) -> Iterator[str]:
         if i and rank(name) != rank(names[i - 1]):
             yield r"\addlinespace"
         cells = [_cell(view.cell(model, task, name, score)) for task in tasks]
-        yield " & ".join([escape(name), *cells]) + r" \\"
+        yield " & ".join([escape(name), *cells]) + r" \\[2pt]"
     yield r"\bottomrule"
     yield r"\end{tabular}"
     yield r"\end{table}"

@@ -55,6 +55,8 @@ def test_a_dry_run_prints_the_cost_and_touches_nothing(
     assert found.exit_code == 0, found.output
     assert "2 cells, about" in found.output
     assert "on disk" in found.output
+    shared = call(app, "bench", plan_file, "--shard", "2/3", "--dry-run")
+    assert "Share 2 of 3: 1 cells" in shared.output
     assert not (tmp_path / "run").exists()
 
 
@@ -108,16 +110,10 @@ def test_estimates_grow_with_the_work(fields: dict[str, Any]) -> None:
 
 
 def test_the_estimate_of_disk_is_near_the_truth(plan: Plan, finished: Path) -> None:
-    # Tiny cells are mostly headers; what is estimated are the numbers in them.
-    import pyarrow.parquet as pq
-
-    written = 0
-    for path in (finished / "cells").glob("*.parquet"):
-        values = pq.read_table(path, columns=["values"]).column("values")
-        written += 4 * len(values.combine_chunks().flatten())
+    written = sum(path.stat().st_size for path in (finished / "cells").iterdir())
     disk = estimate(plan).disk
     assert disk is not None
-    assert 0.5 < disk / written < 2
+    assert 0.7 < disk / written < 1.4
 
 
 def test_a_model_of_unknown_size_has_no_estimate() -> None:

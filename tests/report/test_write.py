@@ -235,7 +235,7 @@ def test_the_tables_of_page_and_latex_hold_the_summary(
     latex = (written.parent / "table.tex").read_text(encoding="utf-8")
     block = latex.split(r"\caption{SimAOU of")[1].split(r"\end{table}")[0]
     heads, *_, found = (
-        each.removesuffix(r" \\").split(" & ")
+        each.removesuffix("[2pt]").removesuffix(r" \\").split(" & ")
         for each in block.splitlines()
         if each.startswith(("Hypothesis &", "lcgd &"))
     )
@@ -255,7 +255,7 @@ def test_latex_tables_fit_a_page(written: Path) -> None:
     assert len(tables) == 5  # SimAOU, SimAM, Tok2Attn, KL_ICL, accuracy
     for each in tables:
         rows = each.split(r"\midrule")[1].split(r"\bottomrule")[0]
-        lines = [line for line in rows.splitlines() if line.endswith(r" \\")]
+        lines = [line for line in rows.splitlines() if line.endswith(r" \\[2pt]")]
         assert 2 < len(lines) < 20
         assert {line.count(" & ") for line in lines} == {6}
 
