@@ -145,9 +145,8 @@ def _describe(plan: Any, where: str, share: tuple[int, int] | None) -> None:
     found = estimate(plan, known)
     print(str(found))
     if share is not None:
-        print(
-            f"Share {share[0]} of {share[1]}: {len(range(share[0] - 1, found.cells, share[1]))} cells"
-        )
+        index, count = share
+        print(f"Share {index} of {count}: {len(range(index - 1, found.cells, count))} cells")
 
 
 def _conclude(outcome: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from iclgd_lens.bench import ray_engine
+from iclgd_lens.bench.cells import list_cells
 from iclgd_lens.bench.frames import load_run
 from iclgd_lens.bench.plan import parse_plan
 from iclgd_lens.bench.progress import Lines
@@ -44,7 +46,10 @@ def fragile(model, episode, *, lr=None):
 @pytest.fixture(scope="module")
 def cluster() -> Any:
     """Two workers' worth of this machine, for all tests of this file."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    # The GPU is one in the cluster's books alone, which is what fractions are taken of.
+    ray.init(
+        num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
     yield
     ray.shutdown()
 
@@ -94,5 +99,28 @@ def test_workers_that_do_not_fit_the_cluster(
     fields: dict[str, Any], tmp_path: Path, cluster: None
 ) -> None:
     plan = parse_plan(fields | {"tasks": ["sst2"], "controls": []})
-    with pytest.raises(RunError, match=r"each takes 1 CPUs and 0\.5 GPUs, and the cluster has 2"):
-        run_plan(plan, tmp_path / "run", engine="ray", ray=RayOptions(gpus=0.5))
+    with pytest.raises(RunError, match=r"each takes 1 CPUs and 1\.5 GPUs, and the cluster has 2"):
+        run_plan(plan, tmp_path / "run", engine="ray", ray=RayOptions(gpus=1.5))
+
+
+def test_workers_share_a_gpu(fields: dict[str, Any], tmp_path: Path, cluster: None) -> None:
+    plan, lines = parse_plan(fields | {"seeds": [0], "permutations": [0]}), StringIO()
+    outcome = run_plan(
+        plan, tmp_path / "run", engine="ray", ray=RayOptions(gpus=0.5), progress=Lines(lines)
+    )
+    assert "Ray: 2 workers" in lines.getvalue()
+    assert outcome.done == 2
+
+
+def test_a_worker_takes_what_it_holds_and_leaves_others_their_readouts(
+    fields: dict[str, Any],
+) -> None:
+    cells = list_cells(parse_plan(fields))  # four of sst2, four of mr
+    waiting = deque(cells)
+    first = ray_engine._next(waiting, None, [])
+    second = ray_engine._next(waiting, None, [first])
+    assert (first.task, second.task) == ("sst2", "mr")
+    assert ray_engine._next(waiting, second, [first]).task == "mr"
+    assert ray_engine._next(waiting, first, [second]).task == "sst2"
+    left = deque([cell for cell in waiting if cell.task == "sst2"])
+    assert ray_engine._next(left, second, [first]).task == "sst2", "no worker idles"
