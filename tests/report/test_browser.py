@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from iclgd_lens.bench.plan import parse_plan
+from iclgd_lens.bench.run import run_plan
 from iclgd_lens.report import write_report
+from tests import families
+from tests.bench.conftest import write_rows
 from tests.report.synthetic import EVIL, RunData, evil, paper
 
 pytestmark = pytest.mark.browser
@@ -71,6 +76,24 @@ class Opened:
 
     def choose(self, select: str, label: str) -> None:
         self.tab.select_option(f"#{select}", label=label)
+
+    def hover(self, layer: int, head: int) -> str:
+        """What the mouse shows over a head of the first heatmap."""
+        tab = self.tab
+        tab.locator("#heads-0").scroll_into_view_if_needed()
+        tab.wait_for_timeout(300)
+        x, y = tab.evaluate(
+            f"""(() => {{
+              const plot = document.getElementById('heads-0');
+              const drag = plot.querySelector('.nsewdrag').getBoundingClientRect();
+              const full = plot._fullLayout;
+              return [drag.left + full.xaxis.c2p({head}), drag.top + full.yaxis.c2p({layer})];
+            }})()"""
+        )
+        tab.mouse.move(x, y)
+        tab.wait_for_selector("#heads-0 .hoverlayer .hovertext")
+        text = tab.locator("#heads-0 .hoverlayer .hovertext").text_content()
+        return str(text).replace("−", "-")
 
 
 @pytest.fixture
@@ -132,21 +155,9 @@ def test_lines_are_shown_and_hidden(opened: Opened) -> None:
 
 
 def test_hover_shows_the_value_that_the_frame_holds(opened: Opened, grid: RunData) -> None:
-    tab, layer, head = opened.tab, 4, 5
+    layer, head = 4, 5
     opened.choose("place-task", "mr")
-    tab.locator("#heads-0").scroll_into_view_if_needed()
-    tab.wait_for_timeout(300)
-    x, y = tab.evaluate(
-        f"""(() => {{
-          const plot = document.getElementById('heads-0');
-          const drag = plot.querySelector('.nsewdrag').getBoundingClientRect();
-          const full = plot._fullLayout;
-          return [drag.left + full.xaxis.c2p({head}), drag.top + full.yaxis.c2p({layer})];
-        }})()"""
-    )
-    tab.mouse.move(x, y)
-    tab.wait_for_selector("#heads-0 .hoverlayer .hovertext")
-    text = tab.locator("#heads-0 .hoverlayer .hovertext").text_content().replace("−", "-")
+    text = opened.hover(layer, head)
     frame = grid.summary()
     row = frame[
         (frame["task"] == "mr") & (frame["hypothesis"] == "gd") & (frame["score"] == "SimAOU")
@@ -156,6 +167,38 @@ def test_hover_shows_the_value_that_the_frame_holds(opened: Opened, grid: RunDat
     shown = [float(each) for each in re.findall(r"-?\d+\.\d+", text)]
     assert shown == pytest.approx([row["value"], row["ci_low"], row["ci_high"]], abs=5.1e-5)
     assert "n = 6000" in text
+
+
+def test_hover_shows_the_mean_of_what_the_parquet_files_hold(browser: Any, tmp_path: Path) -> None:
+    plan = parse_plan(
+        {
+            "models": [str(families.save_folder("gpt2", tmp_path / "tiny"))],
+            "tasks": ["sst2"],
+            "data": str(write_rows(tmp_path / "rows", ("sst2",))),
+            "shots": 2,
+            "queries": 4,
+            "seeds": [0, 1],
+            "protocol": "reference",
+            "hypotheses": ["gd", "lcgd"],
+            "lr": 0.05,
+            "resamples": 20,
+        }
+    )
+    assert not run_plan(plan, tmp_path / "run").failed
+    page = Opened(browser, write_report(tmp_path / "run", png=False))
+    page.choose("place-score", "SimAM")
+    page.choose("heads-name", "lcgd")
+    text = page.hover(1, 2)
+    frame = pd.read_parquet(tmp_path / "run" / "cells").query(
+        "hypothesis == 'lcgd' and score == 'SimAM' and layer == 1 and head == 2"
+    )
+    assert len(frame) == 2, "a line a seed"
+    values = np.stack(frame["values"].to_list())
+    assert re.findall(r"n = (\d+)", text) == [str(values.size)]
+    shown = float(re.findall(r"-?\d+\.\d+", text)[0])
+    assert shown == pytest.approx(values.mean(), abs=5.1e-5)
+    assert page.trouble == []
+    page.context.close()
 
 
 def test_each_figure_is_also_a_table(opened: Opened, grid: RunData) -> None:
