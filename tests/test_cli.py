@@ -274,7 +274,9 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
 def test_an_interruption_is_one_line_and_exit_code_130(root: Path) -> None:
     code = (
-        "import sys, time\nfrom iclgd_lens import cli, cli_compare\n"
+        "import signal, sys, time\nfrom iclgd_lens import cli, cli_compare\n"
+        # A test run in the background inherits an ignored SIGINT, as no user's terminal has.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(*_):\n    print('started', flush=True)\n    time.sleep(60)\n"
         "cli_compare.run_request = wait\nsys.argv = ['iclgd', 'compare']\ncli.main()\n"
     )
