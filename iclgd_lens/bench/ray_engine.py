@@ -69,7 +69,8 @@ def _connect(ray: Any, options: RayOptions) -> bool:
             cores = max(options.workers * options.cpus, os.cpu_count() or 1)
             settings |= {"num_cpus": max(1, round(cores))}
     try:
-        ray.init(address=options.address, **settings)
+        # "local": without an address Ray would join any cluster that runs on this machine.
+        ray.init(address=options.address or "local", **settings)
     except Exception as error:  # Ray fails in many ways: no such cluster, no shared memory
         where = options.address or "a local cluster"
         raise RunError(f"Ray cannot use {where}: {' '.join(str(error).split())[:300]}") from error

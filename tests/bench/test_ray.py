@@ -48,8 +48,9 @@ def cluster() -> Any:
     """Two workers' worth of this machine, for all tests of this file."""
     # The GPU is one in the cluster's books alone, which is what fractions are taken of.
     ray.init(
-        num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-    )
+        address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False,
+        logging_level="ERROR",
+    )  # fmt: skip
     yield
     ray.shutdown()
 
