@@ -74,9 +74,11 @@ def test_every_file_that_is_named_exists(readme: str, root: Path) -> None:
     assert {name for name in named if not (root / name).exists()} <= own
 
 
-def test_the_picture_is_a_png(readme: str, root: Path) -> None:
-    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)
-    assert (root / picture).read_bytes().startswith(b"\x89PNG")
+def test_the_pictures_are_png(readme: str, root: Path) -> None:
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert (root / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_control_is_explained_and_no_other(readme: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from iclgd_lens.bench.check import check_plan
-from iclgd_lens.bench.plan import RateChoice, load_plan, parse_plan
+from iclgd_lens.bench.plan import ModelSpec, Plan, RateChoice, load_plan, parse_plan
+from iclgd_lens.compare import CONTROLS
 from iclgd_lens.errors import PlanError
 from iclgd_lens.protocol import DEFAULT, REFERENCE
 
@@ -176,3 +177,24 @@ def test_shipped_plans_are_valid(name: str) -> None:
     if name == "six_datasets":
         assert isinstance(plan.lr, RateChoice)
         assert len(plan.tasks) == 6
+
+
+def test_the_documentation_names_every_key_of_a_plan() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    keys = text.split("| key | meaning")[1].split("\n\n")[0]
+    for field in (*set(Plan.model_fields) - {"name"}, *ModelSpec.model_fields):
+        assert f"`{field}`" in keys, field
+    for plan in (ROOT / "benchmarks").glob("*.yaml"):
+        assert f"`benchmarks/{plan.name}`" in text
+
+
+def test_the_paper_and_default_plans_are_the_designs_that_they_say() -> None:
+    paper = load_plan(ROOT / "benchmarks" / "paper.yaml")
+    assert (paper.seeds, paper.permutations, paper.queries) == ("published", "published", None)
+    assert list(paper.hypotheses) == ["gd", "lcgd"]
+    assert {"untrained", "untrained_norms"} <= set(paper.controls)
+    six = load_plan(ROOT / "benchmarks" / "six_datasets.yaml")
+    assert six.protocol == DEFAULT
+    assert set(six.controls) == set(CONTROLS)
+    assert len(six.seeds) >= 10
+    assert len(six.permutations) > 1
