@@ -1,9 +1,10 @@
 """How much a plan will cost, before anything runs: cells, time, disk.
 
-Nothing is loaded. Operations are counted from the model's configuration and from an assumed length
-of the texts; what this machine does in a second is measured with a few matrix products. Small
-models spend most of their time between operations, so a floor for each pass is added, from small
-matrix products. Where cells of the run were measured before, their times are used instead.
+No model is loaded. Operations are counted from the model's configuration and the length of the
+texts: that of some rows where rows and tokenizer are on this machine, an assumed one elsewhere.
+What this machine does in a second is measured with a few matrix products. Small models spend most
+of their time between operations, so a floor for each pass is added, from small matrix products.
+Where cells of the run were measured before, their times are used instead.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from tokenizers import Tokenizer
 
-from iclgd_lens.bench.cells import count_cells
+from iclgd_lens.bench.cells import count_cells, data_of
 from iclgd_lens.bench.measure import UNTRAINED
 from iclgd_lens.bench.plan import ModelSpec, Plan, RateChoice
 from iclgd_lens.bench.progress import duration
+from iclgd_lens.errors import LensError
 from iclgd_lens.host.loading import ALIASES
+from iclgd_lens.tasks import get_task, load_rows
 
-TOKENS = 45
-"""Assumed tokens of a demonstration or query (the six tasks have 20 to 90 on GPT-2's tokens)."""
+SAMPLE = 50
+"""Rows of a task whose length is looked at."""
 QUERIES = 1000
 """Assumed queries where a plan asks for all."""
 EFFICIENCY = 0.3
 """Share of a matrix product's speed that a model reaches."""
-CALLS = 150
+CALLS = 250
 """Assumed small operations of a layer, each of which takes time however small."""
 BATCH = 2
 """Assumed queries of equal length that run together."""
@@ -37,6 +41,8 @@ BESIDE = 9
 """Numbers of a query beside those by layer and head: accuracy, label scores and the like."""
 LINE, FACTS = 20, 15_000
 """Bytes of a line's mean with its interval, and of a cell's facts."""
+AROUND = 0.3
+"""Seconds of a cell for its rows, intervals and file."""
 _PASSES = {"random": 1, "shuffled": 2, "other_task": 2, "untrained": 0, "untrained_norms": 0}
 
 
@@ -47,6 +53,21 @@ class ModelSize:
     parameters: int
     layers: int
     heads: int
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How long the texts are (assumed: the six tasks have 20 to 90 of GPT-2's tokens).
+
+    Attributes:
+        tokens: Of a demonstration or query, on average.
+        passes: Over a batch of queries: one, and one more for each label word of several tokens.
+        measured: Whether rows were looked at.
+    """
+
+    tokens: float = 45.0
+    passes: float = 1.0
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,20 +115,25 @@ def estimate(plan: Plan, measured: Mapping[str, float] | None = None) -> Estimat
     if unknown:
         return Estimate(cells, None, None, f"the size of {', '.join(unknown)} is not known here")
     speed, call = machine_speed()
+    texts = {model.label: texts_of(plan, model) for model in plan.models}
     seconds = sum(
-        each * _cell_seconds(plan, model, cast("ModelSize", sizes[model.label]), speed, call)
+        each
+        * _cell_seconds(plan, model, cast("ModelSize", sizes[label]), texts[label], speed, call)
         for model in plan.models
+        for label in [model.label]
     )
+    lengths = sorted({round(each.tokens) for each in texts.values()})
     basis = (
-        f"assuming texts of {TOKENS} tokens and {EFFICIENCY:.0%} of the {speed / 1e9:.0f} GFLOP/s "
-        "measured here"
+        f"{'' if all(each.measured for each in texts.values()) else 'assuming '}texts of "
+        f"{' to '.join(map(str, dict.fromkeys((lengths[0], lengths[-1]))))} tokens, "
+        f"{EFFICIENCY:.0%} of the {speed / 1e9:.0f} GFLOP/s measured here"
     )
     return Estimate(cells, seconds, disk, basis)
 
 
 def model_size(model: ModelSpec) -> ModelSize | None:
     """Read a model's size from its folder, or from the Hub's local cache; None if not there."""
-    folder = ALIASES[model.name]() if model.name in ALIASES else Path(model.name).expanduser()
+    folder = _folder(model)
     if folder.is_dir():
         path = folder / "config.json"
         files = list(folder.glob("*.safetensors"))
@@ -131,6 +157,36 @@ def model_size(model: ModelSpec) -> ModelSize | None:
     return ModelSize(weights or 12 * layers * width**2 + vocabulary * width, layers, heads)
 
 
+def texts_of(plan: Plan, model: ModelSpec) -> Texts:
+    """Look at some rows of each task, if they and the tokenizer are on this machine."""
+    path, data = _folder(model) / "tokenizer.json", data_of(plan, model)
+    if data == "hub" or not path.is_file():
+        return Texts()
+    tokenizer: Any = Tokenizer.from_file(str(path))
+    found: list[tuple[float, int]] = []
+    for name in plan.tasks:
+        try:
+            task = get_task(name)
+            rows = load_rows(task, "validation", data, strip=plan.protocol.strip).examples[:SAMPLE]
+        except LensError:
+            continue  # its cells will fail, and take no time
+        sizes = [len(tokenizer.encode(row.prompt, add_special_tokens=False)) for row in rows]
+        before = len(tokenizer.encode(task.labels[0], add_special_tokens=False))
+        both = [
+            tokenizer.encode(f"{task.labels[0]} {word}", add_special_tokens=False)
+            for word in task.labels
+        ]
+        found.append((sum(sizes) / len(sizes), sum(len(ids) > before + 1 for ids in both)))
+    if not found:
+        return Texts()
+    tokens, more = (sum(column) / len(found) for column in zip(*found, strict=True))
+    return Texts(tokens, 1 + more, measured=True)
+
+
+def _folder(model: ModelSpec) -> Path:
+    return ALIASES[model.name]() if model.name in ALIASES else Path(model.name).expanduser()
+
+
 def machine_speed() -> tuple[float, float]:
     """Operations a second of a large matrix product here, and seconds of a small one.
 
@@ -151,7 +207,7 @@ def _product_seconds(a: torch.Tensor) -> float:
 
 
 def _cell_seconds(
-    plan: Plan, model: ModelSpec, size: ModelSize, speed: float, call: float
+    plan: Plan, model: ModelSpec, size: ModelSize, texts: Texts, speed: float, call: float
 ) -> float:
     controls = plan.controls_of(model)
     queries = plan.queries or QUERIES
@@ -162,10 +218,10 @@ def _cell_seconds(
     readings = models * (2 + rules) + 1
     readings += rules * sum(_PASSES.get(name, 0) > 0 for name in controls)
     # Backward costs twice a forward; an update reads every demonstration once.
-    tokens = TOKENS * (3 * updates * plan.shots + readings * queries + plan.shots)
-    passes = 3 * updates * plan.shots + readings * queries / BATCH
+    tokens = texts.tokens * (3 * updates * plan.shots + readings * queries + plan.shots)
+    passes = 3 * updates * plan.shots + readings * queries / BATCH * texts.passes
     operations = 2.0 * size.parameters * tokens / (EFFICIENCY * speed)
-    return operations + passes * size.layers * CALLS * call
+    return operations + passes * size.layers * CALLS * call + AROUND
 
 
 def _cell_bytes(plan: Plan, model: ModelSpec, size: ModelSize) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from iclgd_lens.bench.cli import add_commands, parse_shard
-from iclgd_lens.bench.estimate import estimate, megabytes, model_size
+from iclgd_lens.bench.estimate import estimate, megabytes, model_size, texts_of
 from iclgd_lens.bench.plan import Plan, load_plan, parse_plan
 from iclgd_lens.errors import LensError, PlanError
 from tests.bench.conftest import cells_of
@@ -107,6 +108,27 @@ def test_estimates_grow_with_the_work(fields: dict[str, Any]) -> None:
         assert more.seconds > least.seconds
     measured = estimate(parse_plan(fields), {"a": 2.0, "b": 4.0})
     assert (measured.seconds, "2 measured cells" in str(measured)) == (24.0, True)
+
+
+def test_texts_are_as_long_as_the_rows_say(
+    fields: dict[str, Any], data_folder: Path, tmp_path: Path
+) -> None:
+    plan = parse_plan(fields)
+    own = texts_of(plan, plan.models[0])
+    # "Sentence: {text} Label:" around three or four words of one token each.
+    assert own.measured
+    assert 5 < own.tokens < 8
+    assert own.passes == 1
+    path = shutil.copytree(data_folder, tmp_path / "rows") / "sst2" / "validation.jsonl"
+    path.write_text(path.read_text().replace('"w', '"w1 w2 w3 w4 w5 w'), encoding="utf-8")
+    longer = plan.model_copy(update={"data": str(tmp_path / "rows"), "tasks": ("sst2",)})
+    known = plan.model_copy(update={"tasks": ("sst2",)})
+    more = texts_of(longer, plan.models[0]).tokens - texts_of(known, plan.models[0]).tokens
+    assert more == pytest.approx(5)
+    assert f"texts of {own.tokens:.0f} tokens" in str(estimate(plan))
+    assert not texts_of(plan.model_copy(update={"data": "hub"}), plan.models[0]).measured
+    nothing = plan.model_copy(update={"data": str(tmp_path)})
+    assert "assuming texts of 45 tokens" in str(estimate(nothing))
 
 
 def test_the_estimate_of_disk_is_near_the_truth(plan: Plan, finished: Path) -> None:
