@@ -177,13 +177,14 @@ class Job:
 
     def _undefined(self) -> dict[str, Tensor]:
         n, layers, heads = len(self.episode.queries), self.host.n_layers, self.host.n_heads
+        fp32: Any = {"dtype": torch.float32}
         found: dict[str, Tensor] = {}
         for score in LAYER_SCORES[:2]:
-            found[score] = torch.full((n, layers), torch.nan)
-            found[f"{score}/head"] = torch.full((n, layers, heads), torch.nan)
+            found[score] = torch.full((n, layers), torch.nan, **fp32)
+            found[f"{score}/head"] = torch.full((n, layers, heads), torch.nan, **fp32)
         for score in ("accuracy", "KL_ICL", "Rec2FTP"):
-            found[score] = torch.full((n,), torch.nan)
+            found[score] = torch.full((n,), torch.nan, **fp32)
         return found | {
-            MOMENTS: torch.full((n, 3), torch.nan),
-            LABEL_SCORES: torch.full((n, self.episode.n_labels), torch.nan),
+            MOMENTS: torch.full((n, 3), torch.nan, **fp32),
+            LABEL_SCORES: torch.full((n, self.episode.n_labels), torch.nan, **fp32),
         }

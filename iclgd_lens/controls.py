@@ -89,7 +89,9 @@ def random_directions(
 
     def like(values: Tensor) -> Tensor:
         draw = torch.randn if kind == "gaussian" else torch.rand
-        return draw(values.shape, generator=generator).to(values.device)
+        return draw(values.shape, generator=generator, dtype=torch.float32, device="cpu").to(
+            values.device
+        )
 
     def cosine(change: Tensor, direction: Tensor) -> Tensor:
         zero = torch.zeros_like(change)

@@ -29,19 +29,20 @@ class Taps:
         self, host: Host, episode: Episode, first: int, demonstration_positions: Sequence[int]
     ) -> None:
         n, layers, heads = len(episode.queries), host.n_layers, host.n_heads
-        device = host.device
+        # Whatever the caller's default dtype and the model's are.
+        fp32: dict[str, Any] = {"dtype": torch.float32, "device": host.device}
         self.host = host
-        self.attention_output = torch.empty(n, layers, host.d_model, device=device)
-        self.z = torch.empty(n, layers, heads, host.d_head, device=device)
-        self.scores = torch.zeros(n, layers, heads, max(episode.lengths()), device=device)
-        self.label_scores = torch.empty(n, episode.n_labels, device=device)
+        self.attention_output = torch.empty(n, layers, host.d_model, **fp32)
+        self.z = torch.empty(n, layers, heads, host.d_head, **fp32)
+        self.scores = torch.zeros(n, layers, heads, max(episode.lengths()), **fp32)
+        self.label_scores = torch.empty(n, episode.n_labels, **fp32)
         self.demonstration_scores: Tensor | None = None
         self.queries: Tensor | None = None
         self._first = first
-        self._positions = _index(demonstration_positions, device)
+        self._positions = _index(demonstration_positions, host.device)
         if first and len(self._positions):
             self.demonstration_scores = torch.empty(
-                first, layers, heads, len(self._positions), device=device
+                first, layers, heads, len(self._positions), **fp32
             )
         self._batch: Tensor | None = None
         self._own = 0
@@ -97,7 +98,7 @@ class Taps:
             return
         if self.queries is None:
             shape = (self._first, self.host.n_layers, *queries.shape[2:])
-            self.queries = torch.empty(shape, device=queries.device)
+            self.queries = torch.empty(shape, dtype=torch.float32, device=queries.device)
         places, rows = self._kept
         self.queries[rows, layer] = queries[places, -1].float()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from iclgd_lens.host.base import Host
 
 Untrained = Literal["embeddings", "norms"]
 """What stays as trained: the (un)embeddings and all norms, or the norms alone."""
+
+# What is drawn is the same whatever the caller's default dtype and device are.
+_DRAWN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 
 def reinitialise(host: Host, keep: Untrained = "embeddings", seed: int = 0) -> None:
@@ -34,7 +37,7 @@ def reinitialise(host: Host, keep: Untrained = "embeddings", seed: int = 0) -> N
         host.write_parameter(site.weight, _xavier(site.shape, fan_in, fan_out, seed, site.weight))
         drawn.add(_storage(host.parameter(site.weight)))
         if site.bias is not None:
-            host.write_parameter(site.bias, torch.zeros(site.bias_shape))
+            host.write_parameter(site.bias, torch.zeros(site.bias_shape, **_DRAWN))
             drawn.add(_storage(host.parameter(site.bias)))
     for name, parameter, is_embedding in _other_parameters(host.model):
         if _storage(parameter) in drawn or (is_embedding and keep == "embeddings"):
@@ -43,7 +46,7 @@ def reinitialise(host: Host, keep: Untrained = "embeddings", seed: int = 0) -> N
             if parameter.ndim < 2 or name.rsplit(".", 1)[1].lstrip("_").startswith("b_"):
                 parameter.zero_()
             elif is_embedding:
-                noise = torch.randn(parameter.shape, generator=_generator(seed, name))
+                noise = torch.randn(parameter.shape, generator=_generator(seed, name), **_DRAWN)
                 parameter.copy_(noise * host.d_model**-0.5)
             else:
                 fan_out, fan_in = parameter.shape[0], parameter[0].numel()
@@ -72,4 +75,4 @@ def _generator(seed: int, name: str) -> torch.Generator:
 
 def _xavier(shape: tuple[int, ...], fan_in: int, fan_out: int, seed: int, name: str) -> Tensor:
     bound = (6.0 / (fan_in + fan_out)) ** 0.5
-    return (2 * torch.rand(shape, generator=_generator(seed, name)) - 1) * bound
+    return (2 * torch.rand(shape, generator=_generator(seed, name), **_DRAWN) - 1) * bound

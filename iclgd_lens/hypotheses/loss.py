@@ -52,7 +52,7 @@ class _LinearLoss(torch.autograd.Function):
         targets: Int[Tensor, " pos"],
     ) -> Float[Tensor, ""]:
         logits = normalized @ weight if bias is None else torch.addmm(bias, normalized, weight)
-        loss = torch.zeros((), device=logits.device)
+        loss = torch.zeros((), dtype=torch.float32, device=logits.device)
         at_once = _ROWS_AT_ONCE if logits.device.type == "cpu" else len(logits)
         for rows, wanted in zip(
             logits.split(at_once), targets[:, None].split(at_once), strict=True

@@ -35,13 +35,17 @@ def random(
     return matched_random(matched, seed)
 
 
+# What is drawn is the same whatever the caller's default dtype and device are.
+_DRAWN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+
+
 def matched_random(like: ParameterDelta, seed: int) -> ParameterDelta:
     """Gaussian directions with `like`'s norm in every head of every weight."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for name in sorted(like):  # whatever order a file or a sum gave the weights
         value = like[name]
-        noise = torch.randn(value.shape, generator=generator).to(value.device)
+        noise = torch.randn(value.shape, generator=generator, **_DRAWN).to(value.device)
         by_head = ".attn." in name and value.ndim > 1
         flat, target = (noise.flatten(1), value.flatten(1)) if by_head else (noise, value)
         dims = -1 if by_head else tuple(range(value.ndim))

@@ -93,7 +93,9 @@ def train(
     with frozen(host.model), torch.enable_grad():
         for name in names:
             # Made here: a tensor made under the caller's inference mode could not be trained.
-            delta[name] = torch.zeros(_shape(host, name), device=host.device, requires_grad=True)
+            delta[name] = torch.zeros(
+                _shape(host, name), dtype=torch.float32, device=host.device, requires_grad=True
+            )
         with host.hooked(delta_hooks(host, delta), forced=False):
             for _ in range(epochs):
                 for batch in _batches(sequences, batch_size):

@@ -22,5 +22,5 @@ def zero(model: Any, demonstrations: Demonstrations | Episode) -> ParameterDelta
     for name in trained_names(host, shown.protocol.trained):
         site = host.site(name)
         shape = site.shape if name == site.weight else site.bias_shape
-        tensors[name] = torch.zeros(shape, device=host.device)
+        tensors[name] = torch.zeros(shape, dtype=torch.float32, device=host.device)
     return ParameterDelta(tensors, {"rule": "zero", "model": host.name})

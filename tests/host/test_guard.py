@@ -373,6 +373,30 @@ def test_an_interrupt_at_any_line_leaves_all_as_it_was(kind: str) -> None:
 
 
 @BY_KIND
+@pytest.mark.usefixtures("untyped")
+def test_the_callers_default_dtype_changes_no_number(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Deltas, readouts and what is drawn are fp32, whatever new tensors are by default."""
+    expected = undisturbed(kind)
+    delta = gd(checks.model(kind, "llama"), EPISODE)
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    torch.set_default_dtype(torch.float64)
+    found, again = everything(checks.model(kind, "llama")), gd(checks.model(kind, "llama"), EPISODE)
+    readout = Reader(checks.model(kind, "llama"), EPISODE, first=2).icl()
+    assert {value.dtype for value in vars(readout).values()} == {torch.float32}
+    for name, value in again.items():
+        torch.testing.assert_close(value, delta[name], rtol=1e-3, atol=1e-6)
+    assert found.hypotheses == expected.hypotheses
+    for name, values in expected.values.items():
+        for score, value in values.items():
+            assert found.values[name][score].dtype == value.dtype
+            torch.testing.assert_close(
+                found.values[name][score], value, rtol=1e-3, atol=1e-3, equal_nan=True
+            )
+
+
+@BY_KIND
 def test_frozen_nests_and_restores(kind: str) -> None:
     model, _ = busy(kind)
     before = checks.photograph(model)
