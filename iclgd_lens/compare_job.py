@@ -50,6 +50,7 @@ class Job:
         self.zs = zs
         self.tell("ICL: demonstrations once, then each query")
         self.icl = reader.icl()
+        reader.release()
         # What demonstrations leave unchanged, up to rounding, has no direction to compare with.
         dtype, zs, icl = self.host.dtype, self.zs, self.icl
         self.same_scores = scores.unchanged(zs.scores, icl.scores, dtype)

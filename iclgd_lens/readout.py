@@ -102,6 +102,13 @@ class Reader:
         """The intervened model, each query alone."""
         return self._read(intervention, intervention.prefix(self.host))
 
+    def release(self) -> None:
+        """Forget the demonstrations' keys and values, which otherwise live as long as the reader.
+
+        At a long prompt they outweigh what an update needs; `icl` reads them again.
+        """
+        self._prefix = None
+
     def _demonstrations(self) -> Prefix | None:
         prompt = self.episode.demonstrations.prompt()
         if self._prefix is None and prompt:

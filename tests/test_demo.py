@@ -15,7 +15,7 @@ import torch
 from iclgd_lens import cli
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.demo import DemoResult, beside, pooled, run_demo, sentences, stated_rates
-from iclgd_lens.demo_page import heatmap_figure, show_demo, write_demo
+from iclgd_lens.demo_page import _tables, heatmap_figure, show_demo, write_demo
 from iclgd_lens.errors import LensError
 from tests.smallmodel import save_small_model
 
@@ -104,7 +104,11 @@ def test_what_is_printed_names_every_number_and_file(result: DemoResult, tmp_pat
     with console.capture() as capture:
         show_demo(result, [tmp_path / "index.html"], console)
     text = capture.get()
-    assert "…" not in text  # nothing is cut in a terminal of 80 columns
+    printed = text.splitlines()
+    for title, rows in _tables(result, result.frame()).items():
+        assert title in text
+        for row in rows:  # each on one line of 80 columns, none wrapped or cut
+            assert any(all(cell in line for cell in row) for line in printed), row
     for part in (
         "zero-shot",
         "ICL",

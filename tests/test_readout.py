@@ -154,6 +154,10 @@ def test_demonstrations_run_once_and_nothing_is_padded(
     runs.clear()
     reader.zs()
     assert runs == [(count, own + 1) for own, count in lengths.items()]
+    runs.clear()
+    reader.release()
+    reader.icl()
+    assert runs == [(1, prompt), *once]
 
 
 @BY_KIND

@@ -93,17 +93,15 @@ def train(
     with frozen(host.model), torch.enable_grad():
         for name in names:
             # Made here: a tensor made under the caller's inference mode could not be trained.
-            delta[name] = torch.zeros(
-                _shape(host, name), dtype=torch.float32, device=host.device, requires_grad=True
-            )
+            delta[name] = _zeros(host, name).requires_grad_(True)
         with host.hooked(delta_hooks(host, delta), forced=False):
             for _ in range(epochs):
                 for batch in _batches(sequences, batch_size):
                     loss, count = _step(rule, host, delta, batch, lr)
                     losses.append(loss)
                     counts.append(count)
-    for value in delta.values():
-        value.requires_grad_(False)
+    for name, value in delta.items():
+        delta[name] = value.detach().contiguous()
     settings = {
         "rule": rule_name,
         "lr": lr,
@@ -212,6 +210,14 @@ def trained_names(
     return names
 
 
-def _shape(host: Host, name: str) -> tuple[int, ...]:
+def _zeros(host: Host, name: str) -> Tensor:
+    """A change of nothing, laid out as `LinearSite.apply` reads it.
+
+    Heads lie side by side in memory, so that no step copies a weight, and autograd keeps no copies.
+    """
     site = host.site(name)
-    return site.shape if name == site.weight else site.bias_shape
+    shape = site.shape if name == site.weight else site.bias_shape
+    by_head = len(shape) == 3 and site.kind != "W_O"
+    shape = (shape[1], shape[0], shape[2]) if by_head else shape
+    zeros = torch.zeros(shape, dtype=torch.float32, device=host.device)
+    return zeros.permute(1, 0, 2) if by_head else zeros

@@ -58,6 +58,32 @@ def test_lcgd_memory_does_not_grow_with_the_layers() -> None:
     assert beyond_delta(16) <= 1.05 * beyond_delta(8)
 
 
+@needs_hooked
+def test_a_comparison_does_not_hold_the_prompt_while_it_trains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from iclgd_lens import readout
+
+    readers: list[readout.Reader] = []
+    start = readout.Reader.__init__
+
+    def watched(self: readout.Reader, *args: object, **kwargs: object) -> None:
+        start(self, *args, **kwargs)  # type: ignore[arg-type]
+        readers.append(self)
+
+    monkeypatch.setattr(readout.Reader, "__init__", watched)
+    held: list[bool] = []
+
+    def rule(host: lens.Host, episode: lens.Episode) -> lens.Intervention:
+        held.append(readers[0]._prefix is not None)
+        return lens.gd(host, episode, lr=LR)
+
+    model = random_model(SHAPES["absolute"])
+    episode = synthetic_episode(model, shots=3, queries=2, length=6)
+    lens.compare(model, episode, {"mine": rule}, controls=())
+    assert held == [False]
+
+
 def test_peak_memory_counts_what_lives_at_once() -> None:
     def work() -> None:
         first = torch.zeros(1000)  # 4,000 bytes

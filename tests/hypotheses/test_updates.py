@@ -15,6 +15,7 @@ from iclgd_lens.errors import DivergedError, EpisodeError, HypothesisError, Prot
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
+from iclgd_lens.hypotheses.sgd import _zeros
 from iclgd_lens.intervention import ParameterDelta
 from iclgd_lens.protocol import DEFAULT
 from tests import checks, families
@@ -308,3 +309,26 @@ def test_half_precision_models_give_full_precision_deltas(kind: str, dtype: torc
     for name, value in exact.items():
         assert found[name].dtype == torch.float32
         assert torch.nn.functional.cosine_similarity(found[name].ravel(), value.ravel(), 0) > 0.97
+
+
+@pytest.mark.parametrize(("kind", "family"), checks.pairs("gpt2", "llama"))
+@pytest.mark.parametrize("weight", ["W_K", "W_V", "W_O", "W_in"])
+def test_no_step_copies_a_delta(kind: str, family: str, weight: str) -> None:
+    host = checks.host(kind, family)
+    name = f"blocks.1.{'mlp' if weight == 'W_in' else 'attn'}.{weight}"
+    site, delta = host.site(name), _zeros(host, name).requires_grad_(True)
+    assert delta.shape == site.shape
+    width = site.shape[0] * site.shape[1] if weight == "W_O" else site.shape[-2]
+    x = torch.ones(1, 3, width, requires_grad=True)
+    heads = site.shape[0] if weight in ("W_K", "W_V") else 1
+    like = torch.empty(1, 3, heads * site.shape[-1])
+    kept: list[int] = []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        kept.append(value.untyped_storage().data_ptr())
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        site.apply(x, delta, None, like=like)
+    assert set(kept) <= {value.untyped_storage().data_ptr() for value in (delta, x)}
+    assert delta.untyped_storage().data_ptr() in kept
