@@ -125,3 +125,19 @@ def test_a_worker_takes_what_it_holds_and_leaves_others_their_readouts(
     assert ray_engine._next(waiting, first, [second]).task == "sst2"
     left = deque([cell for cell in waiting if cell.task == "sst2"])
     assert ray_engine._next(left, second, [first]).task == "sst2", "no worker idles"
+
+
+@pytest.mark.parametrize(("given", "joined"), [(None, "local"), ("auto", "auto")])
+def test_a_cluster_that_nobody_named_is_not_joined(given: str | None, joined: str) -> None:
+    class Cluster:
+        asked: dict[str, Any]
+
+        def is_initialized(self) -> bool:
+            return False
+
+        def init(self, **settings: Any) -> None:
+            self.asked = settings
+
+    started = Cluster()
+    assert ray_engine._connect(started, RayOptions(address=given))
+    assert started.asked["address"] == joined  # None would join any cluster of this machine
