@@ -100,8 +100,8 @@ def train(
                     loss, count = _step(rule, host, delta, batch, lr)
                     losses.append(loss)
                     counts.append(count)
-    for name, value in delta.items():
-        delta[name] = value.detach().contiguous()
+        # Made here, too: in the caller's inference mode the result could never be trained again.
+        delta = {name: value.detach().contiguous() for name, value in delta.items()}
     settings = {
         "rule": rule_name,
         "lr": lr,
