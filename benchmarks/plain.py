@@ -9,29 +9,34 @@ import torch
 
 import iclgd_lens as lens
 from benchmarks.naive import trained_parameters
+from iclgd_lens.batching import batches
 from iclgd_lens.host import frozen
-
-_BATCH_TOKENS = 8192
+from iclgd_lens.readout import PASS_TOKENS, TOKENS_AT_ONCE
 
 
 def forward(host: lens.Host, episode: lens.Episode, *, icl: bool, unembed: bool) -> None:
-    """Demonstrations once (if `icl`), every query once, in batches of equal length; no hooks."""
+    """Demonstrations once (if `icl`), every query once, in the reader's own batches; no hooks."""
     bos = episode.demonstrations.bos
+    head = () if icl or bos is None else (bos,)
     with frozen(host.model), torch.no_grad():
         prefix = None
         if icl:
             prefix = host.run(host.tensor(episode.demonstrations.prompt()), keep=True).prefix
-        length = 0 if prefix is None else prefix.length
-        for own, indices in episode.lengths().items():
-            most = max(1, _BATCH_TOKENS // (length + own + 1))
-            for start in range(0, len(indices), most):
-                queries = [episode.queries[i].content for i in indices[start : start + most]]
-                head = () if icl or bos is None else (bos,)
-                tokens = host.tensor([(*head, *query) for query in queries])
-                shared = None if prefix is None else prefix.expand(len(queries))
-                residual = host.run(tokens, shared).residual
-                if unembed:
-                    host.logits(residual[:, -1])
+        queries = [(*head, *query.content) for query in episode.queries]
+        for indices in batches(
+            [len(query) for query in queries],
+            shared=0 if prefix is None else prefix.length,
+            tokens_at_once=TOKENS_AT_ONCE[host.device.type],
+            pass_tokens=PASS_TOKENS[host.device.type],
+        ):
+            batch = [queries[index] for index in indices]
+            longest = max(map(len, batch))
+            tokens = host.tensor([(*row, *[row[-1]] * (longest - len(row))) for row in batch])
+            shared = None if prefix is None else prefix.expand(len(batch))
+            residual = host.run(tokens, shared).residual
+            if unembed:
+                places = torch.tensor([len(row) - 1 for row in batch], device=host.device)
+                host.logits(residual[torch.arange(len(batch), device=host.device), places])
 
 
 def longest_prompt(host: lens.Host, episode: lens.Episode) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import einsum, repeat
 from torch import Tensor
 
 from iclgd_lens import scores
@@ -152,7 +153,11 @@ class Job:
         group = self.host.n_heads // self.host.n_key_value_heads
         trained = torch.stack(
             [
-                torch.einsum("qhd,thd->qht", ft.queries[:, layer], k.repeat_interleave(group, 1))
+                einsum(
+                    ft.queries[:, layer],
+                    repeat(k, "token kv_head d_head -> token (kv_head group) d_head", group=group),
+                    "query head d_head, token head d_head -> query head token",
+                )
                 for layer, k in enumerate(keys)
             ],
             dim=1,

@@ -1,7 +1,8 @@
 """Runs ZS, ICL and intervened passes and keeps only what the scores need, at the readout token.
 
-The demonstrations run once: their keys and values are shared by all queries. Queries of equal
-length run together and are never padded. The unembedding runs at the predicting token alone.
+The demonstrations run once: their keys and values are shared by all queries. Queries run together,
+the shorter ones continued to the longest one's length: attention is causal, so what stands after a
+query's own tokens is seen by none of them. The unembedding runs at the predicting token alone.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from iclgd_lens.batching import batches
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import EpisodeError, HookError, LensError
 from iclgd_lens.host import Host, Prefix, as_host, frozen
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.readout_taps import Taps
 
-_TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
+TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
+"""Tokens of a batch at most, by device; the shared prefix counts for each query."""
+PASS_TOKENS = {"cpu": 128, "cuda": 4096}
+"""What a pass costs beside its tokens, in tokens: 50 to 60 measured with GPT-2's weights on two
+cores; on a GPU, few tokens leave most of it idle."""
 
 
 class MemoryWarning(UserWarning):
@@ -65,8 +71,8 @@ class Reader:
     Args:
         model: The model, or its host.
         episode: What is read.
-        batch_size: Queries run together at most; None fits it to the prompt length. Halved, with a
-            warning, where memory does not suffice.
+        batch_size: Queries run together at most (1: each alone, none padded); None fits it to the
+            prompt length. Halved, with a warning, where memory does not suffice.
         first: For how many queries attention to demonstrations is kept (Tok2Attn).
 
     Raises:
@@ -159,57 +165,66 @@ class Reader:
         return shown.prompt_positions()
 
     def _chunks(self, prefix: Prefix | None) -> Iterator[tuple[list[int], _Budget]]:
-        length = 0 if prefix is None else prefix.length
-        tokens = _TOKENS_AT_ONCE.get(self.host.device.type, _TOKENS_AT_ONCE["cpu"])
+        device = self.host.device.type
         budget = _Budget(self._batch_size)
-        for own, indices in self.episode.lengths().items():
-            most = self._batch_size or max(1, tokens // (length + own + 1))
-            budget.pending.extend(
-                indices[start : start + most] for start in range(0, len(indices), most)
+        budget.pending.extend(
+            batches(
+                [self._head(prefix) + len(own) for own in self._own_tokens()],
+                shared=0 if prefix is None else prefix.length,
+                tokens_at_once=TOKENS_AT_ONCE.get(device, TOKENS_AT_ONCE["cpu"]),
+                most=self._batch_size,
+                pass_tokens=PASS_TOKENS.get(device, PASS_TOKENS["cpu"]) if self.host.can_pad else 0,
             )
+        )
         while budget.pending:
             yield budget.pending.popleft(), budget
+
+    def _own_tokens(self) -> list[tuple[int, ...]]:
+        return [self.episode.readout_tokens(query) for query in self.episode.queries]
+
+    def _head(self, prefix: Prefix | None) -> int:
+        """Tokens of a pass before a query's own: the BOS, where nothing is shared."""
+        return int(prefix is None and self.episode.demonstrations.bos is not None)
 
     def _read_batch(self, taps: Taps, indices: list[int], prefix: Prefix | None) -> None:
         host, episode = self.host, self.episode
         queries = [episode.queries[index] for index in indices]
         own = [episode.readout_tokens(query) for query in queries]
-        bos = episode.demonstrations.bos
-        head = () if prefix is not None or bos is None else (bos,)
-        tokens = host.tensor([head + ids for ids in own])
+        head = self._head(prefix)
+        longest = max(map(len, own))
+        # What is appended is read by no query; its last token is one that the model knows.
+        rows = [[*ids, *ids[-1:] * (longest - len(ids))] for ids in own]
+        if head:
+            rows = [[episode.demonstrations.bos or 0, *row] for row in rows]
         long_labels = any(len(label) > 1 for label in episode.label_tokens)
         shared = None if prefix is None else prefix.expand(len(indices))
-        with taps.reading(indices, own_length=len(own[0])):
-            run = host.run(tokens, shared, keep=long_labels)
+        with taps.reading(indices, head, [len(ids) for ids in own]):
+            run = host.run(host.tensor(rows), shared, keep=long_labels)
         # The predicting token is the last of the content, before any label word that was appended.
-        place = len(head) + len(queries[0].content) - 1
-        first = host.logits(run.residual[:, place]).float().log_softmax(-1)
-        taps.label_scores[indices] = torch.stack(
-            [
-                self._label_score(label, first, run.prefix, shared, place)
-                for label in episode.label_tokens
-            ],
-            dim=1,
-        )
+        places = host.tensor([head + len(query.content) - 1 for query in queries])[0]
+        each = torch.arange(len(indices), device=host.device)
+        first = host.logits(run.residual[each, places]).float().log_softmax(-1)
+        for label, tokens in enumerate(episode.label_tokens):
+            score = first[:, tokens[0]]
+            if len(tokens) > 1 and run.prefix is not None:
+                start = 0 if shared is None else shared.length
+                score = (score + self._later(tokens, run.prefix, start + places + 1)) / len(tokens)
+            taps.label_scores[indices, label] = score
 
-    def _label_score(
-        self,
-        label: tuple[int, ...],
-        first: Float[Tensor, "batch d_vocab"],
-        read: Prefix | None,
-        shared: Prefix | None,
-        place: int,
+    def _later(
+        self, label: tuple[int, ...], read: Prefix, lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, " batch"]:
-        """Mean log-probability of a label word's tokens; later ones are read after the first."""
-        total = first[:, label[0]]
-        if len(label) == 1 or read is None:
-            return total
-        before = read.crop((0 if shared is None else shared.length) + place + 1)
-        tokens = self.host.tensor([label[:-1]] * len(total))
-        logits = self.host.logits(self.host.run(tokens, before).residual).float().log_softmax(-1)
-        later = self.host.tensor(label[1:])[0]
-        total = total + logits[:, torch.arange(len(later)), later].sum(-1)
-        return total / len(label)
+        """Log-probability of a label word's tokens after the first, each row read to its length."""
+        total = torch.zeros(len(lengths), dtype=torch.float32, device=self.host.device)
+        wanted = self.host.tensor(label[1:])[0]
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero()[:, 0]
+            before = (read if len(rows) == len(lengths) else read.rows(rows)).crop(length)
+            tokens = self.host.tensor([label[:-1]] * len(rows))
+            logits = self.host.logits(self.host.run(tokens, before).residual)
+            log_p = logits.float().log_softmax(-1)
+            total[rows] = log_p[:, torch.arange(len(wanted)), wanted].sum(-1)
+        return total
 
     def training_keys(
         self, intervention: Intervention

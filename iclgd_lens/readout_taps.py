@@ -45,7 +45,7 @@ class Taps:
                 first, layers, heads, len(self._positions), **fp32
             )
         self._batch: Tensor | None = None
-        self._own = 0
+        self._last = self._inside = torch.empty(0)
         self._kept: tuple[Tensor, Tensor] | None = None
 
     @contextlib.contextmanager
@@ -66,11 +66,22 @@ class Taps:
             yield
 
     @contextlib.contextmanager
-    def reading(self, indices: Sequence[int], own_length: int) -> Generator[None, None, None]:
-        """Copy what passes during the context into the rows `indices`."""
+    def reading(
+        self, indices: Sequence[int], head: int, own_lengths: Sequence[int]
+    ) -> Generator[None, None, None]:
+        """Copy what passes during the context into the rows `indices`.
+
+        Args:
+            indices: Query indices of the batch's rows.
+            head: Tokens of the pass before each query's own.
+            own_lengths: Each query's own tokens; the last of them is the readout token. What
+                stands after them is not read.
+        """
         device = self.attention_output.device
         self._batch = _index(indices, device)
-        self._own = own_length
+        lengths = _index(own_lengths, device)
+        self._last = head + lengths - 1
+        self._inside = torch.arange(max(own_lengths), device=device) < lengths[:, None]
         inside = [(place, index) for place, index in enumerate(indices) if index < self._first]
         places, rows = [place for place, _ in inside], [index for _, index in inside]
         self._kept = (_index(places, device), _index(rows, device))
@@ -81,14 +92,20 @@ class Taps:
 
     def _keep_last(self, layer: int, into: Tensor, activation: Tensor, hook: Any) -> None:
         if self._batch is not None:
-            last = activation[:, -1].to(into.dtype)
+            last = activation[self._each, self._last].to(into.dtype)
             into[self._batch, layer] = last.reshape(len(self._batch), *into.shape[2:])
+
+    @property
+    def _each(self) -> Tensor:
+        return torch.arange(len(self._last), device=self._last.device)
 
     def _keep_scores(self, layer: int, scores: Tensor) -> None:
         if self._batch is None or self._kept is None:
             return
-        row = scores[:, :, -1].float()
-        self.scores[self._batch, layer, :, : self._own] = row[:, :, -self._own :]
+        row = scores[self._each, :, self._last].float()
+        longest = self._inside.shape[1]
+        own = row[:, :, -longest:].masked_fill(~self._inside[:, None], 0.0)
+        self.scores[self._batch, layer, :, :longest] = own
         if self.demonstration_scores is not None and len(self._kept[0]):
             places, rows = self._kept
             self.demonstration_scores[rows, layer] = row[places][:, :, self._positions]
@@ -100,7 +117,7 @@ class Taps:
             shape = (self._first, self.host.n_layers, *queries.shape[2:])
             self.queries = torch.empty(shape, dtype=torch.float32, device=queries.device)
         places, rows = self._kept
-        self.queries[rows, layer] = queries[places, -1].float()
+        self.queries[rows, layer] = queries[places, self._last[places]].float()
 
 
 def _index(values: Sequence[int], device: torch.device) -> Tensor:

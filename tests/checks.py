@@ -192,7 +192,7 @@ def photograph(model: Any) -> Photograph:
     }
     for name, parameter in _all(model, "parameters"):
         parts[f"value {name}"] = parameter.detach().clone()
-        parts[f"identity {name}"] = (id(parameter), parameter.data_ptr())
+        parts[f"identity {name}"] = (id(parameter), parameter.data_ptr(), parameter.stride())
         parts[f"flags {name}"] = (parameter.requires_grad, parameter.grad is None)
         if parameter.grad is not None:
             parts[f"gradient {name}"] = parameter.grad.clone()

@@ -75,8 +75,6 @@ def test_what_is_read_depends_on_the_protocol() -> None:
 def test_queries_are_grouped_by_length_and_keep_their_place() -> None:
     episode = make()
     assert episode.lengths() == {2: [0, 2], 3: [1]}
-    assert list(episode.batches(1)) == [[0], [2], [1]]
-    assert list(episode.batches(9)) == [[0, 2], [1]]
     assert (episode.n_labels, episode.gold, episode.task) == (2, (0, 1, 0), "custom")
 
 

@@ -26,7 +26,7 @@ ORDER = [
     {"episode"},
     {"delta_file"},
     {"intervention"},
-    {"readout_taps"},
+    {"batching", "readout_taps"},
     {"readout"},
     {"hypotheses", "controls"},
     {"tables"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import EpisodeError, LensError
 from iclgd_lens.host import Host, frozen
+from iclgd_lens.host.base import Run
 from iclgd_lens.hypotheses.oracle import oracle
 from iclgd_lens.intervention import Injection, Intervention, ParameterDelta
 from iclgd_lens.protocol import DEFAULT, REFERENCE
@@ -130,34 +132,98 @@ def test_the_same_call_gives_the_same_bytes(kind: str) -> None:
 
 
 @BY_KIND
-def test_demonstrations_run_once_and_nothing_is_padded(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_demonstrations_and_queries_run_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     host, episode = checks.host(kind, "gpt2"), checks.episode(queries=9)
-    runs: list[tuple[int, ...]] = []
+    runs: list[list[list[int]]] = []
     whole = type(host).run
 
     def run(self: Host, tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
-        runs.append(tuple(tokens.shape))
-        for row in tokens.tolist():
-            known = any(row[-len(q.content) :] == list(q.content) for q in episode.queries)
-            assert known or tuple(row) == episode.demonstrations.prompt()
+        runs.append(tokens.tolist())
         return whole(self, tokens, *args, **kwargs)
 
+    def read(head: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The queries that ran, each without what only repeats its last token."""
+        rows = [tuple(row) for tokens in runs for row in tokens]
+        starts = [
+            next(head + q.content for q in episode.queries if row[: len(head + q.content)] ==
+                 head + q.content and set(row[len(head + q.content) :]) <= {q.content[-1]})
+            for row in rows
+        ]  # fmt: skip
+        return sorted(starts)
+
     monkeypatch.setattr(type(host), "run", run)
+    prompt = episode.demonstrations.prompt()
     reader = Reader(host, episode)
     reader.icl(), reader.icl()
-    lengths = {own: len(indices) for own, indices in episode.lengths().items()}
-    prompt = len(episode.demonstrations.prompt())
-    once = [(count, own) for own, count in lengths.items()]
-    assert runs == [(1, prompt), *once, *once]
+    assert runs.pop(0) == [list(prompt)]
+    assert read(()) == sorted(2 * [query.content for query in episode.queries])
+    assert len(runs) < 2 * len(episode.lengths())
     runs.clear()
     reader.zs()
-    assert runs == [(count, own + 1) for own, count in lengths.items()]
+    assert read((families.BOS,)) == sorted((families.BOS, *q.content) for q in episode.queries)
     runs.clear()
     reader.release()
     reader.icl()
-    assert runs == [(1, prompt), *once]
+    assert runs[0] == [list(prompt)]
+
+
+@pytest.mark.parametrize("protocol", [DEFAULT, REFERENCE], ids=["default", "reference"])
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        *checks.pairs("gpt2", "neox", "mistral"),
+        *(pytest.param("bridge", name, id=f"bridge-{name}") for name in ("opt", "bloom", "gemma2")),
+    ],
+)
+def test_what_stands_after_a_query_changes_no_bit(
+    kind: str, family: str, protocol: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, episode = checks.host(kind, family), checks.episode(protocol, labels=LONG, queries=9)
+    delta = ParameterDelta(checks.random_delta(host))
+    reader = Reader(host, episode, first=3)
+    expected = [reader.zs(), reader.icl(), reader.ftzs(delta)]
+    whole, padded = type(host).run, []
+
+    def run(self: Host, tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
+        tokens = tokens.clone()
+        for row in tokens:
+            repeated = int((row.flip(0) != row[-1]).int().argmax())
+            if len(tokens) > 1 and repeated > 1:
+                padded.append(repeated - 1)
+                row[1 - repeated :] = (row[-1] + 3) % host.d_vocab
+        return whole(self, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(type(host), "run", run)
+    for before, after in zip(
+        expected, (reader.zs(), reader.icl(), reader.ftzs(delta)), strict=True
+    ):
+        for name, value in parts(before).items():
+            assert torch.equal(parts(after)[name], value), name
+    assert padded
+
+
+@BY_KIND
+def test_models_whose_positions_depend_on_the_length_pad_nothing(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, episode = checks.host(kind, "neox"), checks.episode(queries=9)
+    assert host.can_pad
+    if kind == "hooked":
+        monkeypatch.setattr(host.cfg, "use_dynamic_ntk_rope", True, raising=False)
+    else:
+        config = host.model.original_model.config
+        monkeypatch.setattr(config, "rope_parameters", {"full": {"rope_type": "dynamic"}})
+    assert not host.can_pad
+    shapes: list[tuple[int, ...]] = []
+
+    def run(self: Host, tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
+        shapes.append(tuple(tokens.shape))
+        return Run(torch.zeros(*tokens.shape, host.d_model), None)
+
+    monkeypatch.setattr(type(host), "run", run)
+    monkeypatch.setattr("iclgd_lens.readout.Taps.attached", lambda *_, **__: nullcontext())
+    Reader(host, episode).zs()
+    assert shapes == [(len(rows), own + 1) for own, rows in episode.lengths().items()]
 
 
 @BY_KIND

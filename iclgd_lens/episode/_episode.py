@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -210,12 +210,6 @@ class Episode:
         for index, query in enumerate(self.queries):
             groups.setdefault(len(self.readout_tokens(query)), []).append(index)
         return dict(sorted(groups.items()))
-
-    def batches(self, most: int) -> Iterator[list[int]]:
-        """Indices of queries of equal length, at most `most` at a time."""
-        for indices in self.lengths().values():
-            for start in range(0, len(indices), most):
-                yield indices[start : start + most]
 
     def check(self, host: Host) -> None:
         """Raise `EpisodeError` if `host` cannot read this episode whole.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -70,9 +71,11 @@ class LinearSite:
         if weight is not None:
             x = x.to(weight.dtype)
             if self.kind == "W_O":
-                total = x.reshape(*x.shape[:2], -1) @ weight.flatten(0, 1)
+                total = x.reshape(*x.shape[:2], -1) @ rearrange(
+                    weight, "head d_in d_out -> (head d_in) d_out"
+                )
             elif weight.ndim == 3:
-                total = x @ weight.permute(1, 0, 2).flatten(1)
+                total = x @ rearrange(weight, "head d_in d_head -> d_in (head d_head)")
             else:
                 total = x @ weight
         if bias is not None:
@@ -111,6 +114,15 @@ class Prefix:
             self.tokens.expand(batch, -1),
             tuple(k.expand(batch, *k.shape[1:]) for k in self.keys),
             tuple(v.expand(batch, *v.shape[1:]) for v in self.values),
+            self.axis,
+        )
+
+    def rows(self, index: Int[Tensor, " row"]) -> Prefix:
+        """Return a copy of some of the sequences."""
+        return Prefix(
+            self.tokens[index],
+            tuple(k[index] for k in self.keys),
+            tuple(v[index] for v in self.values),
             self.axis,
         )
 
@@ -308,6 +320,24 @@ class Host(ABC):
 
     # -- running -------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def laid_out(self) -> Generator[None, None, None]:
+        """Hold weights in memory as the forward pass reads them, where that saves copies.
+
+        For many short passes on a CPU. Values stay as they are; a HookedTransformer's attention
+        weights take twice their memory inside the context.
+        """
+        yield
+
+    @property
+    @abstractmethod
+    def can_pad(self) -> bool:
+        """Whether tokens at the end of a sequence leave all before them as they are.
+
+        True of causal attention, except where the length of the whole sequence scales its
+        positions (dynamic rotary embeddings).
+        """
+
     @abstractmethod
     def run(
         self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False
@@ -315,7 +345,7 @@ class Host(ABC):
         """Run the blocks on `tokens`, after `prefix` if given; the unembedding is not run.
 
         Args:
-            tokens: Token ids, all of one length: no padding, every token is attended to.
+            tokens: Token ids, all of one length; each is attended to by those after it.
             prefix: Keys and values already read, expanded to the batch.
             keep: Whether to return the keys and values of prefix and tokens together.
         """

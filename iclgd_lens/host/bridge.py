@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -87,10 +88,10 @@ class BridgeHost(Host):
             return bias.detach().view(-1, self.d_head) if letter in "QKV" else bias.detach()
         weight = _in_out(module).detach()
         if letter == "O":
-            return weight.reshape(self.n_heads, -1, weight.shape[1])
+            return rearrange(weight, "(head d_in) d_out -> head d_in d_out", head=self.n_heads)
         if letter in ("Q", "K", "V"):
             heads = self.n_heads if letter == "Q" else self.n_key_value_heads
-            return weight.reshape(weight.shape[0], heads, -1).permute(1, 0, 2)
+            return rearrange(weight, "d_in (head d_head) -> head d_in d_head", head=heads)
         return weight
 
     def write_parameter(self, name: str, value: Tensor) -> None:
@@ -101,9 +102,9 @@ class BridgeHost(Host):
                 module.bias.copy_(value.flatten())
                 return
             if letter == "O":
-                value = value.flatten(0, 1)
+                value = rearrange(value, "head d_in d_out -> (head d_in) d_out")
             elif letter in ("Q", "K", "V"):
-                value = value.permute(1, 0, 2).flatten(1)
+                value = rearrange(value, "head d_in d_head -> d_in (head d_head)")
             _in_out(module).copy_(value)
 
     # -- attention -----------------------------------------------------------------------------
@@ -166,6 +167,14 @@ class BridgeHost(Host):
             yield
 
     # -- running -------------------------------------------------------------------------------
+
+    @property
+    def can_pad(self) -> bool:
+        """See `Host.can_pad`."""
+        config = self._causal_lm.config
+        scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+        # One dictionary, or one for each kind of layer.
+        return not any(kind in str(scaling) for kind in ("dynamic", "longrope"))
 
     def run(
         self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False

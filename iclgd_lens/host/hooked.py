@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.base import Host, LinearSite, Prefix, Run
+from iclgd_lens.host.layout import laid_out
 from iclgd_lens.host.probe import check_model
 
 # HookedTransformer gives every attention layer bias tensors, zero where the architecture has none.
@@ -204,6 +205,25 @@ class HookedHost(Host):
             yield
 
     # -- running -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def laid_out(self) -> Generator[None, None, None]:
+        """See `Host.laid_out`."""
+        # Elsewhere a copy is short, and memory is scarce.
+        orders = {"Q": (0, 2, 1), "K": (0, 2, 1), "V": (0, 2, 1), "O": (2, 0, 1)}
+        parameters: dict[nn.Parameter, tuple[int, ...]] = {}
+        for block in self._blocks:
+            for letter, order in orders.items():
+                weight = _attribute(block.attn, f"W_{letter}")
+                if isinstance(weight, nn.Parameter) and weight.device.type == "cpu":
+                    parameters[weight] = order
+        with laid_out(parameters):
+            yield
+
+    @property
+    def can_pad(self) -> bool:
+        """See `Host.can_pad`."""
+        return not getattr(self.cfg, "use_dynamic_ntk_rope", False)
 
     def run(
         self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
-from iclgd_lens.host import Host
+from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.sgd import Learn, backward, train
@@ -46,18 +46,21 @@ def gd(
         HypothesisError: A setting is not allowed.
         DivergedError: The loss or the delta is not finite.
     """
-    return train(
-        _step,
-        "gd",
-        model,
-        demonstrations,
-        lr=lr,
-        epochs=epochs,
-        batch_size=batch_size,
-        loss_on=loss_on,
-        weights=weights,
-        layers=layers,
-    )
+    host = as_host(model)
+    # Back-propagation keeps every weight as the forward pass reads it in any case: no more memory.
+    with host.laid_out():
+        return train(
+            _step,
+            "gd",
+            host,
+            demonstrations,
+            lr=lr,
+            epochs=epochs,
+            batch_size=batch_size,
+            loss_on=loss_on,
+            weights=weights,
+            layers=layers,
+        )
 
 
 def _step(

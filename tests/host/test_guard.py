@@ -18,7 +18,7 @@ import torch
 
 import iclgd_lens as lens
 from iclgd_lens import controls, hypotheses
-from iclgd_lens.host import Host, copied, frozen, guard, hooking
+from iclgd_lens.host import Host, copied, frozen, guard, hooking, layout
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.oracle import oracle
@@ -180,6 +180,7 @@ def test_an_exception_at_any_run_leaves_all_as_it_was(
     kind: str, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = busy(kind)
+    Host(model)  # so that its class is there to be interrupted
     before = checks.photograph(model)
     with monkeypatch.context() as patch:
         count = interrupted(patch, 0, InjectedError())
@@ -326,11 +327,12 @@ def test_the_callers_autograd_mode_changes_no_number(kind: str, mode: Any) -> No
 @BY_KIND
 @pytest.mark.usefixtures("untyped")
 def test_an_interrupt_at_any_line_leaves_all_as_it_was(kind: str) -> None:
-    """Also at the lines that attach, detach, freeze and restore, on their first and last turn."""
+    """Also at the lines that lay out, attach, freeze and restore, on their first and last turn."""
     model, fired = busy(kind)
     host, tokens = Host(model), families.tokens(4)
     hooks = [(host.z_hook(layer), lambda value, hook: None) for layer in range(2)]
     add_hook = type(host.hook_point(hooks[0][0])).add_hook.__code__
+    files = (hooking.__file__, guard.__file__, layout.__file__)
     before = checks.photograph(model)
 
     def call(at: int) -> list[tuple[str, int]]:
@@ -339,7 +341,7 @@ def test_an_interrupt_at_any_line_leaves_all_as_it_was(kind: str) -> None:
 
         def trace(frame: Any, event: str, _: Any) -> Any:
             code = frame.f_code
-            if code.co_filename not in (hooking.__file__, guard.__file__) and code is not add_hook:
+            if code.co_filename not in files and code is not add_hook:
                 return None
             if event == "line":
                 lines.append((code.co_filename, frame.f_lineno))
@@ -350,7 +352,7 @@ def test_an_interrupt_at_any_line_leaves_all_as_it_was(kind: str) -> None:
         old = sys.gettrace()
         sys.settrace(trace)
         try:
-            with frozen(model), torch.no_grad(), host.hooked(hooks):
+            with host.laid_out(), frozen(model), torch.no_grad(), host.hooked(hooks):
                 host.run(tokens)
         finally:
             sys.settrace(old)
