@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import iclgd_lens as lens
 from benchmarks.naive import trained_parameters
 from iclgd_lens.batching import batches
 from iclgd_lens.host import frozen
+from iclgd_lens.hypotheses.lcgd import ROWS
 from iclgd_lens.readout import PASS_TOKENS, TOKENS_AT_ONCE
 
 
@@ -69,3 +71,56 @@ class TorchEpoch:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+
+
+class LcgdProducts:
+    """The matrix products of an LCGD epoch and nothing else, on the model's own weights.
+
+    What a library of products takes for these shapes: a few rows against every weight. Attention's
+    own products are left out; they are small beside these.
+    """
+
+    def __init__(self, model: Any, lengths: Sequence[int]) -> None:
+        self.lengths, self.unembedding = lengths, model.W_U.detach()
+        self._ones: dict[tuple[int, int], torch.Tensor] = {}
+        self.layers: list[dict[str, torch.Tensor]] = []
+        for block in model.blocks:
+            own = dict(block.attn.named_parameters(recurse=False))
+            own |= dict(block.mlp.named_parameters(recurse=False))
+            kinds = {name.lstrip("_"): value.detach() for name, value in own.items()}
+            weights = {
+                kind: value.permute(1, 0, 2).flatten(1) if kind != "W_O" else value.flatten(0, 1)
+                for kind, value in kinds.items()
+                if value.ndim == 3
+            }
+            weights |= {kind: kinds[kind].clone() for kind in ("W_in", "W_out")}
+            weights |= {f"delta {kind}": torch.zeros_like(weights[kind]) for kind in ("W_K", "W_V")}
+            self.layers.append(weights)
+
+    def __call__(self) -> None:
+        """Run the epoch's products."""
+        with torch.no_grad():
+            for length in self.lengths:
+                self._sequence(length)
+
+    def _sequence(self, length: int) -> None:
+        def rows(width: int, count: int = length) -> torch.Tensor:
+            if (count, width) not in self._ones:
+                ones = torch.ones(count, width, device=self.unembedding.device)
+                self._ones[count, width] = ones
+            return self._ones[count, width]
+
+        for weights in self.layers:
+            for weight in weights.values():
+                _ = rows(weight.shape[0]) @ weight
+        width, vocabulary = self.unembedding.shape
+        at_once = max(1, ROWS // (length - 1))
+        for start in range(0, len(self.layers), at_once):
+            count = min(at_once, len(self.layers) - start) * (length - 1)
+            _ = rows(width, count) @ self.unembedding
+            _ = rows(vocabulary, count) @ self.unembedding.T
+        for weights in self.layers:
+            for kind in ("W_O", "W_in", "W_out"):
+                _ = rows(weights[kind].shape[1]) @ weights[kind].T
+            for kind in ("W_K", "W_V"):
+                _ = rows(width).T @ rows(weights[kind].shape[1])

@@ -91,6 +91,7 @@ def phases(model: Any, episode: lens.Episode, repeats: int, rate: float) -> dict
     epoch = plain.TorchEpoch(model, episode, LR)
     lengths = [len(s.tokens) for s in episode.demonstrations.sequences()]
     operations = lcgd_operations(host.cfg, lengths)
+    products = plain.LcgdProducts(model, lengths)
     jobs = {
         "plain_icl": lambda: plain.forward(host, episode, icl=True, unembed=True),
         "icl": lambda: Reader(host, episode).icl(),
@@ -100,6 +101,7 @@ def phases(model: Any, episode: lens.Episode, repeats: int, rate: float) -> dict
         "torch_epoch": epoch,
         "gd": lambda: lens.gd(host, episode, lr=LR),
         "lcgd": lambda: lens.lcgd(host, episode, lr=LR),
+        "lcgd_products": products,
     }
     for job in jobs.values():
         job()
@@ -111,6 +113,8 @@ def phases(model: Any, episode: lens.Episode, repeats: int, rate: float) -> dict
         "ftzs_vs_plain": ratio(seconds["ftzs"], seconds["plain_zs"]),
         "gd_vs_torch": ratio(seconds["gd"], seconds["torch_epoch"]),
         "lcgd_vs_floor": ratio(seconds["lcgd"], floor),
+        "lcgd_vs_products": ratio(seconds["lcgd"], seconds["lcgd_products"]),
+        "products_vs_floor": ratio(seconds["lcgd_products"], floor),
         "seconds": {name: min(values) for name, values in seconds.items()},
         "floor_seconds": 3 * min(seconds["plain_zs"])
         + min(seconds["plain_icl"])
@@ -267,7 +271,9 @@ def _table(name: str, found: dict[str, Any]) -> Table:
     for column in ("what", "min", "median", "max", "target"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for key, value in found.items():
-        if key not in TARGETS and not key.startswith(("slope_", "floors_")):
+        if key not in TARGETS and not key.startswith(
+            ("slope_", "floors_", "products_", "lcgd_vs_")
+        ):
             continue
         sign, bound = TARGETS.get(key, ("", 0.0))
         values = (

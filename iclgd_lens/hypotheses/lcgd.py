@@ -21,7 +21,7 @@ from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.sgd import Learn, backward, train
 from iclgd_lens.intervention import ParameterDelta
 
-_ROWS = 128
+ROWS = 128
 """Rows of logits in memory at a time, unless one layer's sequence is longer."""
 
 
@@ -73,7 +73,7 @@ def lcgd(
 
 
 class _Learner:
-    """Collects block outputs until they fill `_ROWS` rows of logits, then learns from them.
+    """Collects block outputs until they fill `ROWS` rows of logits, then learns from them.
 
     Short sequences of several layers share one pass over the unembedding, whose weights are the
     largest of the model; long ones learn layer by layer. Rows do not mix, so each layer's gradient
@@ -87,7 +87,7 @@ class _Learner:
         self.names: dict[int, dict[str, Tensor]] = {}
         for name, value in delta.items():
             self.names.setdefault(int(name.split(".")[1]), {})[name] = value
-        self.at_once = max(1, _ROWS // len(sequence.targets))
+        self.at_once = max(1, ROWS // len(sequence.targets))
         self.waiting: dict[int, Tensor] = {}
         self.losses: list[Tensor] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import iclgd_lens as lens
 from benchmarks import naive, plain
@@ -45,6 +46,17 @@ def test_the_hand_written_epoch_makes_the_update_of_gd() -> None:
     name = "blocks.1.attn.W_V"
     moved = epoch.model.state_dict()[name] - model.state_dict()[name]
     torch.testing.assert_close(moved, delta[name], atol=1e-6, rtol=1e-4)
+
+
+@needs_hooked
+@pytest.mark.parametrize("kv", [None, 2])
+def test_bare_products_are_the_counted_operations(kv: int | None) -> None:
+    model = random_model(Shape(3, 16, 4, 50, 64, kv=kv, rotary=kv is not None))
+    lengths = [5, 9]
+    with FlopCounterMode(display=False) as counter:
+        plain.LcgdProducts(model, lengths)()
+    attention = sum(3 * 10 * n * n * 16 for n in lengths)
+    assert counter.get_total_flops() == lcgd_operations(model.cfg, lengths) - attention
 
 
 @needs_hooked
