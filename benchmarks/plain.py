@@ -106,7 +106,7 @@ class LcgdProducts:
     def _sequence(self, length: int) -> None:
         def rows(width: int, count: int = length) -> torch.Tensor:
             if (count, width) not in self._ones:
-                ones = torch.ones(count, width, device=self.unembedding.device)
+                ones = torch.ones_like(self.unembedding[:1, :1]).repeat(count, width)
                 self._ones[count, width] = ones
             return self._ones[count, width]
 

@@ -27,8 +27,8 @@ from iclgd_lens.readout_taps import Taps
 TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 """Tokens of a batch at most, by device; the shared prefix counts for each query."""
 PASS_TOKENS = {"cpu": 128, "cuda": 4096}
-"""What a pass costs beside its tokens, in tokens: 50 to 60 measured with GPT-2's weights on two
-cores; on a GPU, few tokens leave most of it idle."""
+"""What a pass costs beside its tokens, in tokens. With GPT-2's weights on two cores, 64 and 128 do
+alike; a GPU's is assumed: few tokens leave most of it idle."""
 
 
 class MemoryWarning(UserWarning):

@@ -101,7 +101,9 @@ def train(
                     losses.append(loss)
                     counts.append(count)
         # Made here, too: in the caller's inference mode the result could never be trained again.
-        delta = {name: value.detach().contiguous() for name, value in delta.items()}
+        # One at a time: a second delta is never in memory.
+        for name in names:
+            delta[name] = delta[name].detach().contiguous()
     settings = {
         "rule": rule_name,
         "lr": lr,
