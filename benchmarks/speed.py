@@ -34,7 +34,7 @@ from iclgd_lens import scores
 from iclgd_lens.readout import Reader
 
 LR = 1e-3
-LRS = {"embedded": 0.1}
+LRS = {"embedded": 0.1, "gpt2-small, AG News": 0.01}
 """Where the change of a smaller rate would be lost in rounding."""
 TARGETS = {
     "compare_vs_naive": (">=", 10.0),
