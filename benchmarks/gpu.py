@@ -41,7 +41,7 @@ def measure(
     seconds = min(timed(work) for _ in range(repeats))
     peak = torch.cuda.max_memory_allocated() - before if on_gpu else None
     operations = compare_operations(lens.Host(model).cfg, episode)
-    ratios = phases(model, episode, repeats, rate)
+    ratios = phases(model, episode, repeats, rate, pad=False)
     return {
         "queries": len(episode.queries),
         "seconds": seconds,

@@ -16,7 +16,9 @@ from iclgd_lens.hypotheses.lcgd import ROWS
 from iclgd_lens.readout import PASS_TOKENS, TOKENS_AT_ONCE
 
 
-def forward(host: lens.Host, episode: lens.Episode, *, icl: bool, unembed: bool) -> None:
+def forward(
+    host: lens.Host, episode: lens.Episode, *, icl: bool, unembed: bool, pad: bool = False
+) -> None:
     """Demonstrations once (if `icl`), every query once, in the reader's own batches; no hooks."""
     bos = episode.demonstrations.bos
     head = () if icl or bos is None else (bos,)
@@ -29,7 +31,7 @@ def forward(host: lens.Host, episode: lens.Episode, *, icl: bool, unembed: bool)
             [len(query) for query in queries],
             shared=0 if prefix is None else prefix.length,
             tokens_at_once=TOKENS_AT_ONCE[host.device.type],
-            pass_tokens=PASS_TOKENS[host.device.type],
+            pass_tokens=PASS_TOKENS[host.device.type] if pad else 0,
         ):
             batch = [queries[index] for index in indices]
             longest = max(map(len, batch))

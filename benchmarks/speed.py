@@ -52,7 +52,7 @@ TARGETS = {
 
 
 def against_naive(
-    model: Any, episode: lens.Episode, repeats: int, floor: float, lr: float
+    model: Any, episode: lens.Episode, repeats: int, floor: float, lr: float, pad: bool
 ) -> dict[str, dict[str, float]]:
     """Naive seconds over ours, and over the floors, for the whole comparison.
 
@@ -61,8 +61,9 @@ def against_naive(
 
     def ours() -> lens.Comparison:
         return lens.compare(
-            model, episode, ["gd", "lcgd"], controls=(), lr=lr, tok2attn_queries=0, resamples=2
-        )
+            model, episode, ["gd", "lcgd"], controls=(), lr=lr, pad_queries=pad,
+            tok2attn_queries=0, resamples=2,
+        )  # fmt: skip
 
     _same_numbers(ours(), naive.compare(model, episode, lr))
     seconds = paired({"naive": lambda: naive.compare(model, episode, lr), "ours": ours}, repeats)
@@ -83,19 +84,21 @@ def _same_numbers(mine: lens.Comparison, theirs: dict[str, dict[str, torch.Tenso
             )
 
 
-def phases(model: Any, episode: lens.Episode, repeats: int, rate: float) -> dict[str, Any]:
+def phases(
+    model: Any, episode: lens.Episode, repeats: int, rate: float, pad: bool
+) -> dict[str, Any]:
     """Each phase against its floor."""
     host = lens.Host(model)
     delta = lens.gd(host, episode, lr=LR)
-    reader = Reader(host, episode)
+    reader = Reader(host, episode, pad_queries=pad)
     epoch = plain.TorchEpoch(model, episode, LR)
     lengths = [len(s.tokens) for s in episode.demonstrations.sequences()]
     operations = lcgd_operations(host.cfg, lengths)
     products = plain.LcgdProducts(model, lengths)
     jobs = {
-        "plain_icl": lambda: plain.forward(host, episode, icl=True, unembed=True),
-        "icl": lambda: Reader(host, episode).icl(),
-        "plain_zs": lambda: plain.forward(host, episode, icl=False, unembed=False),
+        "plain_icl": lambda: plain.forward(host, episode, icl=True, unembed=True, pad=pad),
+        "icl": lambda: Reader(host, episode, pad_queries=pad).icl(),
+        "plain_zs": lambda: plain.forward(host, episode, icl=False, unembed=False, pad=pad),
         "zs": reader.zs,
         "ftzs": lambda: reader.ftzs(delta),
         "torch_epoch": epoch,
@@ -123,7 +126,7 @@ def phases(model: Any, episode: lens.Episode, repeats: int, rate: float) -> dict
     }
 
 
-def memory(model: Any, episode: lens.Episode) -> dict[str, float]:
+def memory(model: Any, episode: lens.Episode, pad: bool) -> dict[str, float]:
     """Peak live bytes of a whole comparison over those of one forward pass of the longest prompt.
 
     What a comparison keeps (deltas and readouts) is its result, and is not counted.
@@ -136,7 +139,9 @@ def memory(model: Any, episode: lens.Episode) -> dict[str, float]:
         if isinstance(part, torch.Tensor)
     )
     whole = peak_bytes(
-        lambda: lens.compare(host, episode, controls=(), lr=LR, tok2attn_queries=0, resamples=2)
+        lambda: lens.compare(
+            host, episode, controls=(), lr=LR, pad_queries=pad, tok2attn_queries=0, resamples=2
+        )
     )
     floor = peak_bytes(lambda: plain.longest_prompt(host, episode))
     return {
@@ -226,6 +231,9 @@ def main(
     queries: Annotated[int, typer.Option()] = 32,
     only: Annotated[list[str] | None, typer.Option(help="Shapes to run; default: all.")] = None,
     skip_growth: Annotated[bool, typer.Option()] = False,
+    pad_queries: Annotated[
+        bool, typer.Option("--pad-queries", help="Unequal queries together.")
+    ] = False,
 ) -> None:
     """Measure, print ratios beside their targets, and write the record."""
     warnings.simplefilter("ignore")
@@ -251,9 +259,10 @@ def main(
         else:
             model = random_model(SHAPES[shape])
             episode = episode_for(model, task, shots=shots, queries=queries, lr=LR)
-        found = phases(model, episode, repeats, rate)
-        found |= memory(model, episode)
-        found |= against_naive(model, episode, repeats, found["floor_seconds"], LRS.get(name, LR))
+        found = phases(model, episode, repeats, rate, pad_queries)
+        found |= memory(model, episode, pad_queries)
+        lr = LRS.get(name, LR)
+        found |= against_naive(model, episode, repeats, found["floor_seconds"], lr, pad_queries)
         found["prompt_tokens"] = len(episode.demonstrations.prompt())
         record["shapes"][name] = found
         console.print(_table(name, found))

@@ -115,6 +115,12 @@ def compare(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Queries run together.", show_default="what fits")
     ] = None,
+    pad_queries: Annotated[
+        bool,
+        typer.Option(
+            "--pad-queries", help="Run queries of unequal length together: faster, equal numbers."
+        ),
+    ] = False,
     imports: Annotated[
         list[str] | None,
         typer.Option("--import", help="Python module that registers hypotheses; repeatable."),
@@ -136,7 +142,8 @@ def compare(
         model=model, task=task, data=data, shots=shots, queries=queries, lr=lr, seed=seed,
         permutation=permutation, protocol=protocol, hypotheses=hypothesis or ["gd", "lcgd"],
         controls=control or [], host=host, dtype=dtype, device=device, revision=revision,
-        data_revision=data_revision, batch_size=batch_size, imports=imports or [], out=out,
+        data_revision=data_revision, batch_size=batch_size, pad_queries=pad_queries,
+        imports=imports or [], out=out,
     )  # fmt: skip
     with progress() as tell:
         comparison = cli_compare.run_request(request, tell)

@@ -48,6 +48,7 @@ class Request:
     revision: str | None
     data_revision: str | None
     batch_size: int | None
+    pad_queries: bool
     imports: Sequence[str]
     out: Path | None
 
@@ -93,7 +94,7 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     comparison = compare(
         model, episode, list(request.hypotheses), controls=controls,
         lr=lr if isinstance(lr, float) else None, settings=settings, seed=request.seed,
-        batch_size=request.batch_size, progress=tell,
+        batch_size=request.batch_size, pad_queries=request.pad_queries, progress=tell,
     )  # fmt: skip
     if request.out is not None:
         tell(f"writing {request.out}")

@@ -52,6 +52,7 @@ def compare(
     other: Episode | Demonstrations | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    pad_queries: bool = False,
     tok2attn_queries: int = 32,
     resamples: int = 1000,
     confidence: float = 0.95,
@@ -78,6 +79,7 @@ def compare(
             the same source.
         seed: Seed of random controls and of the bootstrap.
         batch_size: Queries run together at most; None fits it to the prompt.
+        pad_queries: Run queries of unequal length together too: faster, equal but for rounding.
         tok2attn_queries: Tok2Attn is measured on the first so many queries (it is the one score
             whose cost grows with queries times demonstrations); its `n` says so.
         resamples: Bootstrap resamples.
@@ -101,7 +103,9 @@ def compare(
             )
     named = resolve(hypotheses)
     job = Job(host, episode, named, _settings(named, lr, settings), tok2attn_queries, tell)
-    reader = Reader(host, episode, batch_size=batch_size, first=tok2attn_queries)
+    reader = Reader(
+        host, episode, batch_size=batch_size, pad_queries=pad_queries, first=tok2attn_queries
+    )
     job.read_settings(reader, zs)
     for name in named:
         job.run_hypothesis(reader, name, name, episode)
@@ -119,6 +123,7 @@ def compare(
                 controls=(),
                 settings={name: job.settings[name] for name in rules},
                 batch_size=batch_size,
+                pad_queries=pad_queries,
                 tok2attn_queries=tok2attn_queries,
                 progress=progress,
             )

@@ -1,8 +1,8 @@
 """Runs ZS, ICL and intervened passes and keeps only what the scores need, at the readout token.
 
-The demonstrations run once: their keys and values are shared by all queries. Queries run together,
-the shorter ones continued to the longest one's length: attention is causal, so what stands after a
-query's own tokens is seen by none of them. The unembedding runs at the predicting token alone.
+The demonstrations run once: their keys and values are shared by all queries. Queries of equal
+length run together, so nothing is padded; `pad_queries` continues shorter ones to a common length,
+which their own tokens do not see. The unembedding runs at the predicting token alone.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from iclgd_lens.readout_taps import Taps
 TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 """Tokens of a batch at most, by device; the shared prefix counts for each query."""
 PASS_TOKENS = {"cpu": 128, "cuda": 4096}
-"""What a pass costs beside its tokens, in tokens. With GPT-2's weights on two cores, 64 and 128 do
-alike; a GPU's is assumed: few tokens leave most of it idle."""
+"""What a pass costs beside its tokens, in tokens: how far `pad_queries` goes. With GPT-2's
+weights on two cores, 64 and 128 do alike; a GPU's is assumed: few tokens leave most of it idle."""
 
 
 class MemoryWarning(UserWarning):
@@ -71,8 +71,12 @@ class Reader:
     Args:
         model: The model, or its host.
         episode: What is read.
-        batch_size: Queries run together at most (1: each alone, none padded); None fits it to the
-            prompt length. Halved, with a warning, where memory does not suffice.
+        batch_size: Queries run together at most; None fits it to the prompt length. Halved, with a
+            warning, where memory does not suffice.
+        pad_queries: Run queries of unequal length together too, the shorter ones continued at their
+            end. Faster, since fewer passes read the weights. Attention is causal, so a query's own
+            tokens see nothing of it; numbers differ by rounding alone. Models whose positions
+            depend on the length (`Host.can_pad`) are never padded.
         first: For how many queries attention to demonstrations is kept (Tok2Attn).
 
     Raises:
@@ -85,6 +89,7 @@ class Reader:
         episode: Episode,
         *,
         batch_size: int | None = None,
+        pad_queries: bool = False,
         first: int = 0,
     ) -> None:
         self.host = as_host(model)
@@ -94,6 +99,7 @@ class Reader:
         if batch_size is not None and batch_size < 1:
             raise LensError(f"batch_size is {batch_size}; it must be at least 1.")
         self._batch_size = batch_size
+        self._pad = pad_queries and self.host.can_pad
         self._prefix: Prefix | None = None
 
     def zs(self) -> Readout:
@@ -173,7 +179,7 @@ class Reader:
                 shared=0 if prefix is None else prefix.length,
                 tokens_at_once=TOKENS_AT_ONCE.get(device, TOKENS_AT_ONCE["cpu"]),
                 most=self._batch_size,
-                pass_tokens=PASS_TOKENS.get(device, PASS_TOKENS["cpu"]) if self.host.can_pad else 0,
+                pass_tokens=PASS_TOKENS.get(device, PASS_TOKENS["cpu"]) if self._pad else 0,
             )
         )
         while budget.pending:

@@ -141,7 +141,8 @@ def test_json_is_one_document_with_nothing_beside_it(
 
 def test_options_reach_the_comparison(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--task", "subj", "--protocol", "reference", "--permutation", "2", "--host",
-               "bridge", "--dtype", "bfloat16", "--batch-size", "2", "--device", "cpu"]  # fmt: skip
+               "bridge", "--dtype", "bfloat16", "--batch-size", "2", "--pad-queries",
+               "--device", "cpu"]  # fmt: skip
     controls = ["-C", "zero", "-C", "gaussian"]
     assert run(["compare", "-m", model, *SMALL, *options, *controls, "--json"]) == 0
     facts = json.loads(words(capsys)[0])["provenance"]

@@ -243,15 +243,16 @@ def test_the_same_seed_gives_the_same_bytes(kind: str, tmp_path: Path) -> None:
 @BY_KIND
 def test_batches_change_no_number(kind: str) -> None:
     host = checks.host(kind, "gpt2")
-    one, many = (
-        compare(host, episode(), ["gd"], controls=("oracle",), batch_size=size)
-        for size in (1, None)
+    one, many, padded = (
+        compare(host, episode(), ["gd"], controls=("oracle",), batch_size=size, pad_queries=pad)
+        for size, pad in ((1, False), (None, False), (None, True))
     )
-    for name, found in one.values.items():
-        for score, value in found.items():
-            torch.testing.assert_close(
-                many.values[name][score], value, rtol=1e-3, atol=1e-4, equal_nan=True
-            )
+    for together in (many, padded):
+        for name, found in one.values.items():
+            for score, value in found.items():
+                torch.testing.assert_close(
+                    together.values[name][score], value, rtol=1e-3, atol=1e-4, equal_nan=True
+                )
 
 
 @pytest.mark.parametrize(("kind", "family"), checks.pairs("neox", "gptj"))

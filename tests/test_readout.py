@@ -114,14 +114,20 @@ def test_an_intervened_readout_is_the_changed_models(kind: str, family: str) -> 
 def test_batch_one_equals_batch_many(kind: str, family: str) -> None:
     host, episode = checks.host(kind, family), checks.episode(labels=LONG, queries=9)
     assert max(map(len, episode.lengths().values())) > 2
-    one, many = (Reader(host, episode, batch_size=size, first=3) for size in (1, None))
+    one, many, padded = (
+        Reader(host, episode, batch_size=size, pad_queries=pad, first=3)
+        for size, pad in ((1, False), (None, False), (None, True))
+    )
     delta = ParameterDelta(checks.random_delta(host))
-    for single, batched in (
-        (one.zs(), many.zs()), (one.icl(), many.icl()), (one.ftzs(delta), many.ftzs(delta)),
-    ):  # fmt: skip
-        assert parts(single).keys() == parts(batched).keys()
-        for name, value in parts(single).items():
-            torch.testing.assert_close(value, parts(batched)[name], rtol=1e-5, atol=1e-5)
+    for together in (many, padded):
+        for single, batched in (
+            (one.zs(), together.zs()),
+            (one.icl(), together.icl()),
+            (one.ftzs(delta), together.ftzs(delta)),
+        ):
+            assert parts(single).keys() == parts(batched).keys()
+            for name, value in parts(single).items():
+                torch.testing.assert_close(value, parts(batched)[name], rtol=1e-5, atol=1e-5)
 
 
 @BY_KIND
@@ -132,7 +138,39 @@ def test_the_same_call_gives_the_same_bytes(kind: str) -> None:
 
 
 @BY_KIND
-def test_demonstrations_and_queries_run_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demonstrations_run_once_and_nothing_is_padded(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, episode = checks.host(kind, "gpt2"), checks.episode(queries=9)
+    runs: list[tuple[int, ...]] = []
+    whole = type(host).run
+
+    def run(self: Host, tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
+        runs.append(tuple(tokens.shape))
+        for row in tokens.tolist():
+            known = any(row[-len(q.content) :] == list(q.content) for q in episode.queries)
+            assert known or tuple(row) == episode.demonstrations.prompt()
+        return whole(self, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(type(host), "run", run)
+    reader = Reader(host, episode)
+    reader.icl(), reader.icl()
+    lengths = {own: len(indices) for own, indices in episode.lengths().items()}
+    assert len(lengths) > 1
+    prompt = len(episode.demonstrations.prompt())
+    once = [(count, own) for own, count in lengths.items()]
+    assert runs == [(1, prompt), *once, *once]
+    runs.clear()
+    reader.zs()
+    assert runs == [(count, own + 1) for own, count in lengths.items()]
+    runs.clear()
+    reader.release()
+    reader.icl()
+    assert runs == [(1, prompt), *once]
+
+
+@BY_KIND
+def test_padded_queries_run_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     host, episode = checks.host(kind, "gpt2"), checks.episode(queries=9)
     runs: list[list[list[int]]] = []
     whole = type(host).run
@@ -152,19 +190,14 @@ def test_demonstrations_and_queries_run_once(kind: str, monkeypatch: pytest.Monk
         return sorted(starts)
 
     monkeypatch.setattr(type(host), "run", run)
-    prompt = episode.demonstrations.prompt()
-    reader = Reader(host, episode)
-    reader.icl(), reader.icl()
-    assert runs.pop(0) == [list(prompt)]
-    assert read(()) == sorted(2 * [query.content for query in episode.queries])
-    assert len(runs) < 2 * len(episode.lengths())
+    reader = Reader(host, episode, pad_queries=True)
+    reader.icl()
+    assert runs.pop(0) == [list(episode.demonstrations.prompt())]
+    assert read(()) == sorted(query.content for query in episode.queries)
+    assert len(runs) < len(episode.lengths())
     runs.clear()
     reader.zs()
     assert read((families.BOS,)) == sorted((families.BOS, *q.content) for q in episode.queries)
-    runs.clear()
-    reader.release()
-    reader.icl()
-    assert runs[0] == [list(prompt)]
 
 
 @pytest.mark.parametrize("protocol", [DEFAULT, REFERENCE], ids=["default", "reference"])
@@ -180,7 +213,7 @@ def test_what_stands_after_a_query_changes_no_bit(
 ) -> None:
     host, episode = checks.host(kind, family), checks.episode(protocol, labels=LONG, queries=9)
     delta = ParameterDelta(checks.random_delta(host))
-    reader = Reader(host, episode, first=3)
+    reader = Reader(host, episode, pad_queries=True, first=3)
     expected = [reader.zs(), reader.icl(), reader.ftzs(delta)]
     whole, padded = type(host).run, []
 
@@ -222,7 +255,7 @@ def test_models_whose_positions_depend_on_the_length_pad_nothing(
 
     monkeypatch.setattr(type(host), "run", run)
     monkeypatch.setattr("iclgd_lens.readout.Taps.attached", lambda *_, **__: nullcontext())
-    Reader(host, episode).zs()
+    Reader(host, episode, pad_queries=True).zs()
     assert shapes == [(len(rows), own + 1) for own, rows in episode.lengths().items()]
 
 

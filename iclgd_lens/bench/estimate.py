@@ -35,8 +35,8 @@ EFFICIENCY = 0.3
 """Share of a matrix product's speed that a model reaches."""
 CALLS = 250
 """Assumed small operations of a layer, each of which takes time however small."""
-BATCH = 8
-"""Assumed queries that run together."""
+BATCH = 2
+"""Assumed queries of equal length that run together."""
 BESIDE = 9
 """Numbers of a query beside those by layer and head: accuracy, label scores and the like."""
 LINE, FACTS = 20, 15_000
