@@ -21,8 +21,8 @@ from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.sgd import Learn, backward, train
 from iclgd_lens.intervention import ParameterDelta
 
-ROWS = 128
-"""Rows of logits in memory at a time, unless one layer's sequence is longer."""
+ROWS = 256
+"""Rows that wait to be unembedded together, unless one layer's sequence is longer."""
 
 
 @hypothesis("lcgd", description="layer-causal SGD: each layer learns from its own output")
@@ -73,7 +73,7 @@ def lcgd(
 
 
 class _Learner:
-    """Collects block outputs until they fill `ROWS` rows of logits, then learns from them.
+    """Collects block outputs until they fill `ROWS` rows, then learns from them.
 
     Short sequences of several layers share one pass over the unembedding, whose weights are the
     largest of the model; long ones learn layer by layer. Rows do not mix, so each layer's gradient

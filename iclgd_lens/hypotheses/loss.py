@@ -11,9 +11,9 @@ from torch import Tensor
 from iclgd_lens.episode import TrainingSequence
 from iclgd_lens.host import Host
 
-_ROWS_AT_ONCE = 8
-"""Rows of logits whose softmax is taken together on a CPU: they stay in its cache (1.6 MB with
-GPT-2's vocabulary), so that main memory is passed once."""
+_COLUMNS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
+"""Tokens of the vocabulary whose logits are in memory together. On a CPU those of a few hundred
+rows stay in its cache, and each weight is read from main memory once for both products."""
 
 
 def sequence_loss(
@@ -37,10 +37,11 @@ def sequence_loss(
 
 
 class _LinearLoss(torch.autograd.Function):
-    """Cross-entropy through a frozen linear unembedding.
+    """Cross-entropy through a frozen linear unembedding, a part of the vocabulary at a time.
 
-    Forward already holds the softmax, so the gradient (softmax minus one-hot, times W_U^T) is taken
-    there, in the logits' own memory: one row of logits a token, and nothing of that size is kept.
+    The gradient, softmax times W_U^T minus the target's column, is summed in the same pass as the
+    loss: exponentials are taken beside the largest logit so far, and what was summed is scaled down
+    when a larger one comes. All logits are never in memory, and nothing is kept for the way back.
     """
 
     @staticmethod
@@ -51,21 +52,32 @@ class _LinearLoss(torch.autograd.Function):
         bias: Float[Tensor, " d_vocab"] | None,
         targets: Int[Tensor, " pos"],
     ) -> Float[Tensor, ""]:
-        logits = normalized @ weight if bias is None else torch.addmm(bias, normalized, weight)
-        loss = torch.zeros((), dtype=torch.float32, device=logits.device)
-        at_once = _ROWS_AT_ONCE if logits.device.type == "cpu" else len(logits)
-        for rows, wanted in zip(
-            logits.split(at_once), targets[:, None].split(at_once), strict=True
-        ):
-            log_p = rows.float().log_softmax(-1)
-            loss -= log_p.gather(-1, wanted).sum()
-            if ctx.needs_input_grad[0]:
-                p = log_p.exp_()
-                p.scatter_add_(-1, wanted, -torch.ones_like(wanted, dtype=p.dtype))
-                rows.copy_(p)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(logits @ weight.T)
-        return loss
+        own = weight[:, targets].T
+        wanted = (normalized.float() * own.float()).sum(-1, keepdim=True)
+        if bias is not None:
+            wanted += bias[targets, None].float()
+        wants_gradient = ctx.needs_input_grad[0]
+        largest, total = wanted, torch.zeros_like(wanted)
+        change = torch.zeros_like(normalized, dtype=torch.float32)
+        step = _COLUMNS_AT_ONCE.get(weight.device.type, _COLUMNS_AT_ONCE["cpu"])
+        for start in range(0, weight.shape[1], step):
+            columns = weight[:, start : start + step]
+            logits = (normalized @ columns).float()
+            if bias is not None:
+                logits += bias[start : start + step]
+            previous, largest = largest, torch.maximum(largest, logits.amax(-1, keepdim=True))
+            shrink = (previous - largest).exp_()
+            exponentials = logits.sub_(largest).exp_()
+            total.mul_(shrink).add_(exponentials.sum(-1, keepdim=True))
+            if wants_gradient:
+                change.mul_(shrink)
+                if columns.dtype == torch.float32:
+                    change.addmm_(exponentials, columns.T)
+                else:
+                    change += exponentials.to(columns.dtype) @ columns.T
+        if wants_gradient:
+            ctx.save_for_backward((change.div_(total) - own).to(normalized.dtype))
+        return (largest + total.log() - wanted).sum()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
