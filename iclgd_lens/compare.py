@@ -106,10 +106,11 @@ def compare(
     reader = Reader(
         host, episode, batch_size=batch_size, pad_queries=pad_queries, first=tok2attn_queries
     )
-    job.read_settings(reader, zs)
-    for name in named:
-        job.run_hypothesis(reader, name, name, episode)
-    _run_controls(job, reader, asked, other, seed)
+    with host.laid_out():
+        job.read_settings(reader, zs)
+        for name in named:
+            job.run_hypothesis(reader, name, name, episode)
+        _run_controls(job, reader, asked, other, seed)
     values, failures = job.values, job.failures
     for control in asked:
         if control.startswith("untrained"):

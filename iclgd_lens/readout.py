@@ -2,7 +2,8 @@
 
 The demonstrations run once: their keys and values are shared by all queries. Queries of equal
 length run together, so nothing is padded; `pad_queries` continues shorter ones to a common length,
-which their own tokens do not see. The unembedding runs at the predicting token alone.
+which their own tokens do not see. The unembedding runs at the predicting token alone, for many
+queries at a time.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 PASS_TOKENS = {"cpu": 128, "cuda": 4096}
 """What a pass costs beside its tokens, in tokens: how far `pad_queries` goes. With GPT-2's
 weights on two cores, 64 and 128 do alike; a GPU's is assumed: few tokens leave most of it idle."""
+_LOGITS_AT_ONCE = 1 << 22
+"""Logits in memory together (16 MB): enough rows that the unembedding's weights are read seldom."""
 
 
 class MemoryWarning(UserWarning):
@@ -133,15 +136,20 @@ class Reader:
         with frozen(self.host.model), torch.no_grad():
             # Made here: a caller's inference mode would make tensors that cannot be filled.
             taps = Taps(self.host, self.episode, self.first, positions)
+            predicting = torch.empty(
+                len(self.episode.queries), self.host.d_model,
+                dtype=self.host.dtype, device=self.host.device,
+            )  # fmt: skip
             with (
                 self.host.hooked(intervention.hooks(self.host)),
                 taps.attached(want_queries=bool(self.first)),
             ):
                 for indices, most in self._chunks(prefix):
                     with _memory_limited(most, len(indices)) as outcome:
-                        self._read_batch(taps, indices, prefix)
+                        predicting[indices] = self._read_batch(taps, indices, prefix)
                     if outcome.failed:
                         most.halve(indices)
+                self._add_first_tokens(taps.label_scores, predicting)
         return Readout(
             taps.attention_output,
             taps.z,
@@ -192,7 +200,13 @@ class Reader:
         """Tokens of a pass before a query's own: the BOS, where nothing is shared."""
         return int(prefix is None and self.episode.demonstrations.bos is not None)
 
-    def _read_batch(self, taps: Taps, indices: list[int], prefix: Prefix | None) -> None:
+    def _read_batch(
+        self, taps: Taps, indices: list[int], prefix: Prefix | None
+    ) -> Float[Tensor, "batch d_model"]:
+        """Fill `taps` for `indices`, with label words' later tokens alone in its label scores.
+
+        Returns the residual stream at the predicting tokens.
+        """
         host, episode = self.host, self.episode
         queries = [episode.queries[index] for index in indices]
         own = [episode.readout_tokens(query) for query in queries]
@@ -208,14 +222,26 @@ class Reader:
             run = host.run(host.tensor(rows), shared, keep=long_labels)
         # The predicting token is the last of the content, before any label word that was appended.
         places = host.tensor([head + len(query.content) - 1 for query in queries])[0]
-        each = torch.arange(len(indices), device=host.device)
-        first = host.logits(run.residual[each, places]).float().log_softmax(-1)
         for label, tokens in enumerate(episode.label_tokens):
-            score = first[:, tokens[0]]
+            later: Tensor | float = 0.0
             if len(tokens) > 1 and run.prefix is not None:
                 start = 0 if shared is None else shared.length
-                score = (score + self._later(tokens, run.prefix, start + places + 1)) / len(tokens)
-            taps.label_scores[indices, label] = score
+                later = self._later(tokens, run.prefix, start + places + 1)
+            taps.label_scores[indices, label] = later
+        return run.residual[torch.arange(len(indices), device=host.device), places]
+
+    def _add_first_tokens(
+        self, label_scores: Float[Tensor, "query label"], predicting: Float[Tensor, "query d_model"]
+    ) -> None:
+        """Add log-probabilities of the label words' first tokens, and take means over tokens."""
+        labels = self.episode.label_tokens
+        first = self.host.tensor([tokens[0] for tokens in labels])[0]
+        lengths = self.host.tensor([len(tokens) for tokens in labels])[0]
+        rows = max(1, _LOGITS_AT_ONCE // self.host.d_vocab)
+        for scores, residual in zip(label_scores.split(rows), predicting.split(rows), strict=True):
+            logits = self.host.logits(residual).float()
+            log_p = logits[:, first] - logits.logsumexp(-1, keepdim=True)
+            scores.add_(log_p).div_(lengths)
 
     def _later(
         self, label: tuple[int, ...], read: Prefix, lengths: Int[Tensor, " batch"]

@@ -21,7 +21,7 @@ from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.sgd import Learn, backward, train
 from iclgd_lens.intervention import ParameterDelta
 
-ROWS = 256
+ROWS = 128
 """Rows that wait to be unembedded together, unless one layer's sequence is longer."""
 
 
