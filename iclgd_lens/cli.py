@@ -118,7 +118,8 @@ def compare(
     pad_queries: Annotated[
         bool,
         typer.Option(
-            "--pad-queries", help="Run queries of unequal length together: faster, equal numbers."
+            "--pad-queries",
+            help="Run queries of unequal length together: faster, equal up to rounding.",
         ),
     ] = False,
     imports: Annotated[

@@ -62,7 +62,8 @@ def compare(
     """Compare what hypotheses do to attention with what in-context learning does.
 
     ZS and ICL run once; each hypothesis is built from the demonstrations and run on the queries
-    alone (FTZS). The model is never changed.
+    alone (FTZS). The model is never changed. On a CPU a HookedTransformer's attention weights take
+    twice their memory meanwhile (`Host.laid_out`).
 
     Args:
         model: A HookedTransformer, TransformerBridge or host.

@@ -136,20 +136,20 @@ class Reader:
         with frozen(self.host.model), torch.no_grad():
             # Made here: a caller's inference mode would make tensors that cannot be filled.
             taps = Taps(self.host, self.episode, self.first, positions)
-            predicting = torch.empty(
-                len(self.episode.queries), self.host.d_model,
-                dtype=self.host.dtype, device=self.host.device,
-            )  # fmt: skip
+            read: list[int] = []
+            predicting: list[Tensor] = []
             with (
                 self.host.hooked(intervention.hooks(self.host)),
                 taps.attached(want_queries=bool(self.first)),
             ):
                 for indices, most in self._chunks(prefix):
                     with _memory_limited(most, len(indices)) as outcome:
-                        predicting[indices] = self._read_batch(taps, indices, prefix)
+                        predicting.append(self._read_batch(taps, indices, prefix))
+                        read += indices
                     if outcome.failed:
                         most.halve(indices)
-                self._add_first_tokens(taps.label_scores, predicting)
+                order = self.host.tensor(read)[0].argsort()
+                self._add_first_tokens(taps.label_scores, torch.cat(predicting)[order])
         return Readout(
             taps.attention_output,
             taps.z,
