@@ -20,6 +20,7 @@ import iclgd_lens as lens
 from iclgd_lens import cli, cli_compare, cli_console
 from iclgd_lens.cli import app, run
 from iclgd_lens.compare import CONTROLS
+from iclgd_lens.readout import Reader
 from tests.smallmodel import save_small_model
 
 SMALL = ("--data", "embedded", "--shots", "4", "--queries", "6", "--lr", "0.05")
@@ -139,12 +140,23 @@ def test_json_is_one_document_with_nothing_beside_it(
     assert [verdict["beats"] for verdict in document["verdicts"]] == [None, None]
 
 
-def test_options_reach_the_comparison(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_reach_the_comparison(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    start = Reader.__init__
+
+    def watched(reader: Reader, *args: Any, **kwargs: Any) -> None:
+        asked.append(kwargs)
+        start(reader, *args, **kwargs)
+
+    monkeypatch.setattr(Reader, "__init__", watched)
     options = ["--task", "subj", "--protocol", "reference", "--permutation", "2", "--host",
                "bridge", "--dtype", "bfloat16", "--batch-size", "2", "--pad-queries",
                "--device", "cpu"]  # fmt: skip
     controls = ["-C", "zero", "-C", "gaussian"]
     assert run(["compare", "-m", model, *SMALL, *options, *controls, "--json"]) == 0
+    assert asked[0] == {"batch_size": 2, "pad_queries": True, "first": 32}
     facts = json.loads(words(capsys)[0])["provenance"]
     assert facts["episode"]["task"] == "subj"
     assert facts["episode"]["permutation"] == 2

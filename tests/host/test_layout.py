@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from iclgd_lens.compare import compare
 from iclgd_lens.host import Host, frozen
+from iclgd_lens.host.hooked import HookedHost
 from iclgd_lens.hypotheses.gd import gd
+from iclgd_lens.hypotheses.lcgd import lcgd
 from tests import checks, families
 
 pytestmark = pytest.mark.skipif(
@@ -84,10 +87,11 @@ def test_the_callers_autograd_mode_is_no_matter(mode: Any) -> None:
     before.assert_same(model)
 
 
-@BY_FAMILY
-def test_gd_copies_weights_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    host, counts = checks.host("hooked", family), []
-    whole = type(host).run
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Copies of attention weights in every run that follows."""
+    counts: list[int] = []
+    whole = HookedHost.run
 
     def run(self: Host, *args: Any, **kwargs: Any) -> Any:
         with Copies(self) as counter:
@@ -95,6 +99,24 @@ def test_gd_copies_weights_once(family: str, monkeypatch: pytest.MonkeyPatch) ->
         counts.append(counter.count)
         return found
 
-    monkeypatch.setattr(type(host), "run", run)
+    monkeypatch.setattr(HookedHost, "run", run)
+    return counts
+
+
+@BY_FAMILY
+def test_gd_copies_weights_once(family: str, counts: list[int]) -> None:
+    host = checks.host("hooked", family)
+    counts.clear()  # a new host's own probes
     gd(host, checks.episode(shots=4), lr=0.01)
     assert counts == [0, 0, 0, 0]
+
+
+@BY_FAMILY
+def test_a_comparison_copies_weights_once(family: str, counts: list[int]) -> None:
+    host = checks.host("hooked", family)
+    counts.clear()
+    compare(host, checks.episode(), controls=("random", "shuffled"), resamples=2)
+    assert len(counts) > 20
+    assert not any(counts)
+    lcgd(host, checks.episode(shots=1), lr=0.01)
+    assert counts[-1], "LCGD alone holds no second layout"

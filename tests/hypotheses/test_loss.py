@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.meters import peak_bytes
 from iclgd_lens.hypotheses import loss
 from iclgd_lens.hypotheses.loss import sequence_loss
 from tests import checks
@@ -87,6 +88,34 @@ def test_what_is_not_finite_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     mine, change = found(rows.float(), weight.float(), own.float(), targets)
     torch.testing.assert_close(mine.double(), value, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(change.double(), gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [-3000.0, 3000.0])
+def test_only_differences_between_logits_count(
+    shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "_COLUMNS_AT_ONCE", {"cpu": 8})
+    rows, weight, own, targets = problem()
+    value, gradient = expected(rows, weight, own + shift, targets)
+    mine, change = found(rows.float(), weight.float(), own.float() + shift, targets)
+    torch.testing.assert_close(mine.double(), value, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(change.double(), gradient, rtol=1e-3, atol=1e-3)
+
+
+def test_all_logits_are_never_in_memory() -> None:
+    rows = torch.randn(32, 8, requires_grad=True)
+    weight, bias = torch.randn(8, 60_000), torch.randn(60_000)
+    targets = torch.arange(32)
+    logits = 4 * 32 * 60_000
+
+    def mine() -> None:
+        loss._LinearLoss.apply(rows, weight, bias, targets).backward()
+
+    def whole() -> None:
+        torch.nn.functional.cross_entropy(rows @ weight + bias, targets).backward()
+
+    assert peak_bytes(mine) < logits / 4
+    assert peak_bytes(whole) > logits
 
 
 @pytest.mark.parametrize("kind", checks.kinds())
