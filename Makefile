@@ -3,12 +3,12 @@
 #
 #   PYTHON=python3.12 make test     another interpreter (3.10 to 3.13)
 #   PIP_ARGS='--index-url URL'      anything pip takes, such as an index with CPU builds of torch
-#   EXTRAS=dev,ray,browser          more extras
+#   EXTRAS=dev,ray                  more extras
 #   WORKERS=4 make test             more test processes (each computes on one thread)
 #   TESTS='tests/host -x' make test part of the suite
 PYTHON   ?= python3
 PIP_ARGS ?=
-EXTRAS   ?= dev,ray,browser
+EXTRAS   ?= dev,figures,search,gguf,ray,browser
 WORKERS  ?= 2
 TESTS    ?=
 

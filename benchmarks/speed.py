@@ -30,7 +30,7 @@ from benchmarks.meters import (
     timed,
 )
 from benchmarks.shapes import SHAPES, Shape, episode_for, random_model, synthetic_episode
-from iclgd_lens import scores
+from iclgd_lens import measures
 from iclgd_lens.readout import Reader
 
 LR = 1e-3
@@ -212,12 +212,12 @@ def score_seconds() -> float:
     def three(*shape: int) -> list[torch.Tensor]:
         return [torch.randn(n, layers, *shape, generator=generator) for _ in range(3)]
 
-    factor = scores.head_factor(torch.randn(layers, heads, 64, 2048, generator=generator))
+    factor = measures.head_factor(torch.randn(layers, heads, 64, 2048, generator=generator))
     total = 0.0
     for work, shape in (
-        (lambda a: scores.sim_aou(*a), (2048,)),
-        (lambda a: scores.sim_aou_heads(*a, factor), (heads, 64)),
-        (lambda a: scores.sim_am(*a), (heads, 40)),
+        (lambda a: measures.sim_aou(*a), (2048,)),
+        (lambda a: measures.sim_aou_heads(*a, factor), (heads, 64)),
+        (lambda a: measures.sim_am(*a), (heads, 40)),
     ):
         tensors = three(*shape)
         total += min(timed(lambda w=work, t=tensors: w(t)) for _ in range(3))

@@ -15,8 +15,8 @@ from playwright.sync_api import sync_playwright
 
 from iclgd_lens.bench.plan import load_plan
 from iclgd_lens.bench.run import run_plan
-from iclgd_lens.demo import run_demo
-from iclgd_lens.demo_page import heatmap_figure
+from iclgd_lens.cli.demo import run_demo
+from iclgd_lens.cli.demo_page import heatmap_figure
 from iclgd_lens.report import write_report
 
 FOLDER = Path(__file__).resolve().parent

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iclgd_lens import scores
+from iclgd_lens import measures
 from iclgd_lens.errors import ComparisonError, nearest
-from iclgd_lens.intervals import Intervals, bootstrap_mean, bootstrap_ratio
+from iclgd_lens.statistics import Intervals, bootstrap_mean, bootstrap_ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,9 +32,9 @@ LABEL_SCORES = "label_scores"
 """Per-query facts that are no scores: what `logit_recovery` is computed from, and each label word's
 mean log-probability [query label], from which predictions follow."""
 _RECOVERY = {
-    "logit_recovery": scores.recovery_share,
-    "logit_scale": scores.recovery_scale,
-    "logit_recovery_unscaled": scores.recovery_unscaled,
+    "logit_recovery": measures.recovery_share,
+    "logit_scale": measures.recovery_scale,
+    "logit_recovery_unscaled": measures.recovery_unscaled,
 }
 By = Literal["query", "layer", "head"]
 
@@ -170,7 +170,7 @@ class Comparison:
         if any("accuracy" not in self.values.get(name, {}) for name in names):
             return None
         zs, icl, ft = (self.values[name]["accuracy"] == 1 for name in names)
-        return scores.f2t(zs, icl, ft)
+        return measures.f2t(zs, icl, ft)
 
     # -- showing -------------------------------------------------------------------------------
 

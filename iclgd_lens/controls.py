@@ -1,109 +1,182 @@
-"""Controls: what a score means is what it is when the hypothesis cannot be true.
+"""What a hypothesis is held against: one entry a control. Pure data: nothing here needs torch.
 
-Untrained models, random directions and incorrect demonstrations. (Random updates matched to a delta
-are the hypothesis `random`; the zero update and the oracle are hypotheses too.)
+What a score means is what it is where the hypothesis cannot be true. Add a control with the
+decorator, or from a package through the entry point group `iclgd_lens.controls`:
+
+    @lens.control("reversed", acts_on="demonstrations")
+    def reversed_order(episode, seed):
+        return episode.with_demonstrations(episode.demonstrations.examples[::-1])
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
-import numpy as np
-import torch
-from torch import Tensor
+from iclgd_lens.errors import ControlError
+from iclgd_lens.registry import Entry, Table
 
-from iclgd_lens import scores
-from iclgd_lens.episode import Demonstration, Episode
-from iclgd_lens.errors import ComparisonError, UnsupportedModelError, nearest
-from iclgd_lens.host import as_host, copied
-from iclgd_lens.host.untrained import Untrained, reinitialise
-from iclgd_lens.readout import Readout
+ActsOn = Literal["update", "demonstrations", "network", "change", "alone"]
+Kind = Literal["draw", "network", "check", "reference"]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
-    """Return an untrained copy of `model`; the model itself is not changed.
+@dataclass(frozen=True)
+class Control(Entry):
+    """One control.
 
-    Weight matrices are drawn Xavier-uniform, biases are zero. The same seed gives the same blocks
-    on a HookedTransformer and on a TransformerBridge of one model; embeddings, which
-    `keep="norms"` draws too, are laid out and tied differently on the two and differ.
+    Attributes:
+        name: What results call it.
+        function: How it is made, or "module:function"; what it takes follows from `acts_on`.
+        meaning: The question that it asks, in one sentence.
+        acts_on: What it puts in place of the hypothesis's own.
+            "update": `(delta, seed) -> Intervention`, another update of the same rule.
+            "demonstrations": `(episode, seed) -> Episode`, other demonstrations to learn from.
+            "network": `(model, seed) -> model`, another network for the whole comparison.
+            "change": `(zs, icl, seed, normalize) -> scores`, directions in place of a change.
+            "alone": `(host, episode) -> Intervention`, which belongs to no hypothesis.
+        kind: What varies with it. "draw": it is drawn with the demonstrations, and compared with
+            the hypothesis draw by draw. "network": its draws are networks, a population that one
+            trained model is held against. "check": it tells whether the instrument works.
+            "reference": a line to read scores by, which no verdict asks anything to beat.
+    """
+
+    name: str
+    function: Callable[..., Any] | str
+    meaning: str = ""
+    acts_on: ActsOn = "alone"
+    kind: Kind = "draw"
+
+    def made_by(self) -> Callable[..., Any] | str:
+        """The function behind it, or where that is."""
+        return self.function
+
+    @property
+    def is_rival(self) -> bool:
+        """Whether a verdict asks a hypothesis to beat it."""
+        return self.kind in ("draw", "network")
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it belongs to no single hypothesis."""
+        return self.acts_on in ("alone", "change")
+
+
+def _wrap(name: str, function: Callable[..., Any]) -> Control:
+    return Control(name, function, _first_line(function))
+
+
+CONTROLS: Table[Control] = Table(
+    "control", Control, "iclgd_lens.controls", _wrap, error=ControlError, load=lambda: _load()
+)
+"""Every control by name."""
+
+DEFAULT_CONTROLS = ("random", "shuffled", "untrained", "constant_shift", "oracle")
+
+
+def control(
+    name: str,
+    *,
+    acts_on: ActsOn = "alone",
+    kind: Kind | None = None,
+    meaning: str = "",
+    replace: bool = False,
+) -> Callable[[F], F]:
+    """Register the decorated function as a control; it is returned unchanged.
 
     Args:
-        model: A HookedTransformer, TransformerBridge or host.
-        keep: What stays as trained. "embeddings": token and position embeddings, all norms and the
-            unembedding (the paper's control). "norms": the norms alone.
-        seed: Seed of the weights; the global random state is not touched.
+        name: What results call it.
+        acts_on: What it puts in place of the hypothesis's own; see `Control`.
+        kind: What varies with it; default, "network" where it acts on the network, "reference"
+            where it stands alone, else "draw".
+        meaning: One sentence; default, the first line of the docstring.
+        replace: Take over a name that is taken.
 
     Raises:
-        ComparisonError: `keep` is neither.
-        UnsupportedModelError: A copy of this model does not compute with its own weights.
+        ControlError: The name is taken or not usable.
     """
-    if keep not in ("embeddings", "norms"):
-        raise ComparisonError(
-            f"keep is {keep!r}; allowed: embeddings, norms."
-            + nearest(str(keep), ("embeddings", "norms"))
-        )
-    host = as_host(model)
-    twin = copied(host.model)
-    try:
-        reinitialise(as_host(twin), keep, seed)
-        as_host(twin)  # asks anew whether every map computes with the weights just drawn
-    except UnsupportedModelError as error:
-        raise UnsupportedModelError(
-            f"A copy of {host.name} does not compute with weights of its own, so it has no "
-            f"untrained twin; leave out the controls that need one. ({error})"
-        ) from error
-    return twin
+    usual: dict[ActsOn, Kind] = {"network": "network", "alone": "reference"}
+
+    def register(function: F) -> F:
+        of = kind or usual.get(acts_on, "draw")
+        entry = Control(name, function, meaning or _first_line(function), acts_on, of)
+        CONTROLS.add(entry, replace=replace)
+        return function
+
+    return register
 
 
-def shuffled_labels(episode: Episode, seed: int = 0) -> Episode:
-    """Return the episode with every demonstration's label replaced by another, drawn at random."""
-    generator = np.random.default_rng(seed)
-    examples: list[Demonstration] = []
-    for example in episode.demonstrations.examples:
-        shift = int(generator.integers(1, episode.n_labels))
-        gold = (example.gold + shift) % episode.n_labels
-        examples.append(Demonstration(example.content, episode.label_tokens[gold], gold))
-    return episode.with_demonstrations(examples)
+def _first_line(function: Callable[..., Any]) -> str:
+    return (inspect.getdoc(function) or "").split("\n", 1)[0]
 
 
-Directions = Literal["gaussian", "uniform"]
+_NULLS = "iclgd_lens.nulls"
 
 
-def random_directions(
-    kind: Directions, zs: Readout, icl: Readout, seed: int = 0, *, normalize: bool = True
-) -> dict[str, Tensor]:
-    """SimAOU and SimAM of random directions in place of an intervention's change.
+def _load() -> None:
+    for entry in _BUILT_IN:
+        CONTROLS.add(entry)
 
-    Args:
-        kind: "gaussian" for isotropic directions; "uniform" for entries in [0, 1), which are not
-            zero-mean, as the reference implementation's baseline draws them.
-        zs: The ZS readout.
-        icl: The ICL readout.
-        seed: Seed of the directions.
-        normalize: Whether SimAOU normalises attention outputs first.
 
-    Returns:
-        "SimAOU" [query layer] and "SimAM" [query layer head].
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def like(values: Tensor) -> Tensor:
-        draw = torch.randn if kind == "gaussian" else torch.rand
-        return draw(values.shape, generator=generator, dtype=torch.float32, device="cpu").to(
-            values.device
-        )
-
-    def cosine(change: Tensor, direction: Tensor) -> Tensor:
-        zero = torch.zeros_like(change)
-        return scores.sim_am(zero, change, direction)
-
-    def unit(values: Tensor) -> Tensor:
-        return values / values.norm(dim=-1, keepdim=True) if normalize else values
-
-    change = unit(icl.attention_output) - unit(zs.attention_output)
-    own = icl.scores - zs.scores
-    mask = (zs.scores != 0) | (icl.scores != 0)
-    return {
-        "SimAOU": cosine(change[:, :, None], like(change)[:, :, None])[:, :, 0],
-        "SimAM": cosine(own, like(own) * mask),
-    }
+_BUILT_IN = (
+    Control(
+        "random", f"{_NULLS}:random_update",
+        "would any update of this size do? Directions at random, each head's norm matched",
+        "update", "draw",
+    ),
+    Control(
+        "shuffled", f"{_NULLS}:shuffled_labels",
+        "does it matter what the demonstrations say? Updates from wrong labels",
+        "demonstrations", "draw",
+    ),
+    Control(
+        "other_task", f"{_NULLS}:other_task",
+        "does the task matter? Updates from demonstrations of another task",
+        "demonstrations", "draw",
+    ),
+    Control(
+        "untrained", f"{_NULLS}:untrained",
+        "would a network that has learned nothing do the same? Blocks drawn by the architecture's "
+        "own initialiser, embeddings and norms kept",
+        "network", "network",
+    ),
+    Control(
+        "untrained_norms", f"{_NULLS}:untrained_norms",
+        "the same, with only the norms kept",
+        "network", "network",
+    ),
+    Control(
+        "permuted", f"{_NULLS}:permuted",
+        "is it the structure of the weights? Each matrix's trained entries in random places",
+        "network", "network",
+    ),
+    Control(
+        "gaussian", f"{_NULLS}:gaussian_directions",
+        "isotropic random directions in place of the hypothesis's change",
+        "change", "draw",
+    ),
+    Control(
+        "uniform", f"{_NULLS}:uniform_directions",
+        "random directions with entries in [0, 1), the reference implementation's baseline, which "
+        "is not centred at zero",
+        "change", "draw",
+    ),
+    Control(
+        "constant_shift", "iclgd_lens.hypotheses.constant_shift:constant_shift",
+        "how much is one vector, the same for every query? In-context learning's mean change on "
+        "the demonstrations, added to every head",
+        "alone", "reference",
+    ),
+    Control(
+        "oracle", "iclgd_lens.hypotheses.oracle:oracle",
+        "does the instrument work? The demonstrations' own keys and values injected: must read 1",
+        "alone", "check",
+    ),
+    Control(
+        "zero", "iclgd_lens.hypotheses.zero:zero",
+        "does nothing read as nothing? An update of zero: scores of a change must be undefined",
+        "alone", "check",
+    ),
+)  # fmt: skip

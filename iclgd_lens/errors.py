@@ -46,6 +46,14 @@ class HypothesisError(LensError):
     """A hypothesis is unknown, registered twice or misused."""
 
 
+class ScoreError(LensError):
+    """A score is unknown, registered twice or misused."""
+
+
+class ControlError(LensError):
+    """A control is unknown, registered twice, or cannot be built."""
+
+
 class DivergedError(LensError):
     """Training on the demonstrations gave a loss or a delta that is not finite."""
 

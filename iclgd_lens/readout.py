@@ -1,9 +1,9 @@
 """Runs ZS, ICL and intervened passes and keeps only what the scores need, at the readout token.
 
-The demonstrations run once: their keys and values are shared by all queries. Queries of equal
-length run together, so nothing is padded; `pad_queries` continues shorter ones to a common length,
-which their own tokens do not see. The unembedding runs at the predicting token alone, for many
-queries at a time.
+The demonstrations run once: their keys and values are shared by all queries. Queries of unequal
+length run together, the shorter ones continued at their end, which their own tokens do not see;
+each pass tells the intervention where its rows' readout tokens are (`Batch`). The unembedding runs
+at the predicting token alone, for many queries at a time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from iclgd_lens.batching import batches
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import EpisodeError, HookError, LensError
 from iclgd_lens.host import Host, Prefix, as_host, frozen
-from iclgd_lens.intervention import Intervention
-from iclgd_lens.readout_taps import Taps
+from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
+from iclgd_lens.taps import Taps
 
 TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 """Tokens of a batch at most, by device; the shared prefix counts for each query."""
@@ -76,10 +76,11 @@ class Reader:
         episode: What is read.
         batch_size: Queries run together at most; None fits it to the prompt length. Halved, with a
             warning, where memory does not suffice.
-        pad_queries: Run queries of unequal length together too, the shorter ones continued at their
+        pad_queries: Run queries of unequal length together, the shorter ones continued at their
             end. Faster, since fewer passes read the weights. Attention is causal, so a query's own
             tokens see nothing of it; numbers differ by rounding alone. Models whose positions
-            depend on the length (`Host.can_pad`) are never padded.
+            depend on the length (`Host.can_pad`) are never padded, nor are interventions whose
+            hooks are not told of their rows (`Intervention.hooks` of one argument).
         first: For how many queries attention to demonstrations is kept (Tok2Attn).
 
     Raises:
@@ -92,7 +93,7 @@ class Reader:
         episode: Episode,
         *,
         batch_size: int | None = None,
-        pad_queries: bool = False,
+        pad_queries: bool = True,
         first: int = 0,
     ) -> None:
         self.host = as_host(model)
@@ -138,18 +139,14 @@ class Reader:
             taps = Taps(self.host, self.episode, self.first, positions)
             read: list[int] = []
             predicting: list[Tensor] = []
-            with (
-                self.host.hooked(intervention.hooks(self.host)),
-                taps.attached(want_queries=bool(self.first)),
-            ):
-                for indices, most in self._chunks(prefix):
-                    with _memory_limited(most, len(indices)) as outcome:
-                        predicting.append(self._read_batch(taps, indices, prefix))
-                        read += indices
-                    if outcome.failed:
-                        most.halve(indices)
-                order = self.host.tensor(read)[0].argsort()
-                self._add_first_tokens(taps.label_scores, torch.cat(predicting)[order])
+            for indices, most in self._chunks(prefix, self._pad and can_be_padded(intervention)):
+                with _memory_limited(most, len(indices)) as outcome:
+                    predicting.append(self._read_batch(taps, indices, prefix, intervention))
+                    read += indices
+                if outcome.failed:
+                    most.halve(indices)
+            order = self.host.tensor(read)[0].argsort()
+            self._add_first_tokens(taps.label_scores, torch.cat(predicting)[order])
         return Readout(
             taps.attention_output,
             taps.z,
@@ -178,7 +175,7 @@ class Reader:
             return ()
         return shown.prompt_positions()
 
-    def _chunks(self, prefix: Prefix | None) -> Iterator[tuple[list[int], _Budget]]:
+    def _chunks(self, prefix: Prefix | None, pad: bool) -> Iterator[tuple[list[int], _Budget]]:
         device = self.host.device.type
         budget = _Budget(self._batch_size)
         budget.pending.extend(
@@ -187,7 +184,7 @@ class Reader:
                 shared=0 if prefix is None else prefix.length,
                 tokens_at_once=TOKENS_AT_ONCE.get(device, TOKENS_AT_ONCE["cpu"]),
                 most=self._batch_size,
-                pass_tokens=PASS_TOKENS.get(device, PASS_TOKENS["cpu"]) if self._pad else 0,
+                pass_tokens=PASS_TOKENS.get(device, PASS_TOKENS["cpu"]) if pad else 0,
             )
         )
         while budget.pending:
@@ -201,7 +198,7 @@ class Reader:
         return int(prefix is None and self.episode.demonstrations.bos is not None)
 
     def _read_batch(
-        self, taps: Taps, indices: list[int], prefix: Prefix | None
+        self, taps: Taps, indices: list[int], prefix: Prefix | None, intervention: Intervention
     ) -> Float[Tensor, "batch d_model"]:
         """Fill `taps` for `indices`, with label words' later tokens alone in its label scores.
 
@@ -218,7 +215,14 @@ class Reader:
             rows = [[episode.demonstrations.bos or 0, *row] for row in rows]
         long_labels = any(len(label) > 1 for label in episode.label_tokens)
         shared = None if prefix is None else prefix.expand(len(indices))
-        with taps.reading(indices, head, [len(ids) for ids in own]):
+        lengths = host.tensor([head + len(ids) for ids in own])[0]
+        batch = Batch(host.tensor(indices)[0], lengths, lengths - 1)
+        # What the intervention does comes before what is read of it.
+        with (
+            host.hooked(hooks_of(intervention, host, batch)),
+            taps.attached(want_queries=bool(self.first)),
+            taps.reading(indices, head, [len(ids) for ids in own]),
+        ):
             run = host.run(host.tensor(rows), shared, keep=long_labels)
         # The predicting token is the last of the content, before any label word that was appended.
         places = host.tensor([head + len(query.content) - 1 for query in queries])[0]
@@ -226,7 +230,9 @@ class Reader:
             later: Tensor | float = 0.0
             if len(tokens) > 1 and run.prefix is not None:
                 start = 0 if shared is None else shared.length
-                later = self._later(tokens, run.prefix, start + places + 1)
+                later = self._later(
+                    tokens, run.prefix, start + places + 1, intervention, batch.queries
+                )
             taps.label_scores[indices, label] = later
         return run.residual[torch.arange(len(indices), device=host.device), places]
 
@@ -244,7 +250,12 @@ class Reader:
             scores.add_(log_p).div_(lengths)
 
     def _later(
-        self, label: tuple[int, ...], read: Prefix, lengths: Int[Tensor, " batch"]
+        self,
+        label: tuple[int, ...],
+        read: Prefix,
+        lengths: Int[Tensor, " batch"],
+        intervention: Intervention,
+        queries: Int[Tensor, " batch"] | None,
     ) -> Float[Tensor, " batch"]:
         """Log-probability of a label word's tokens after the first, each row read to its length."""
         total = torch.zeros(len(lengths), dtype=torch.float32, device=self.host.device)
@@ -253,7 +264,14 @@ class Reader:
             rows = (lengths == length).nonzero()[:, 0]
             before = (read if len(rows) == len(lengths) else read.rows(rows)).crop(length)
             tokens = self.host.tensor([label[:-1]] * len(rows))
-            logits = self.host.logits(self.host.run(tokens, before).residual)
+            batch = Batch(
+                None if queries is None else queries[rows],
+                torch.full_like(rows, tokens.shape[1]),
+                torch.full_like(rows, tokens.shape[1] - 1),
+                reads=False,
+            )
+            with self.host.hooked(hooks_of(intervention, self.host, batch)):
+                logits = self.host.logits(self.host.run(tokens, before).residual)
             log_p = logits.float().log_softmax(-1)
             total[rows] = log_p[:, torch.arange(len(wanted)), wanted].sum(-1)
         return total
@@ -274,19 +292,35 @@ class Reader:
             layers[layer].append(keys[0, len(head) :].float())
 
         try:
-            context = self.host.query_key_hooks(None, keep)
-            with (
-                frozen(self.host.model),
-                torch.no_grad(),
-                self.host.hooked(intervention.hooks(self.host)),
-                context,
-            ):
+            with frozen(self.host.model), torch.no_grad():
                 for example in shown.examples:
-                    self.host.run(self.host.tensor(head + example.tokens))
+                    tokens = self.host.tensor(head + example.tokens)
+                    batch = demonstration_batch(self.host, len(head) + len(example.content), tokens)
+                    with (
+                        self.host.hooked(hooks_of(intervention, self.host, batch)),
+                        self.host.query_key_hooks(None, keep),
+                    ):
+                        self.host.run(tokens)
         except HookError:
             return None
         # Some bridges have the hook and never run it.
         return [torch.cat(keys) for keys in layers] if all(layers) else None
+
+
+def demonstration_batch(host: Host, content: int, tokens: Int[Tensor, "row pos"]) -> Batch:
+    """Rows of demonstrations read alone; their readout token is the last of their content.
+
+    Args:
+        host: The model.
+        content: Tokens up to and including the last of the content, BOS included.
+        tokens: The rows.
+    """
+    rows = tokens.shape[0]
+    return Batch(
+        torch.full((rows,), -1, device=host.device),
+        torch.full((rows,), tokens.shape[1], device=host.device),
+        torch.full((rows,), content - 1, device=host.device),
+    )
 
 
 class _Budget:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from iclgd_lens import scores
+from iclgd_lens import measures
 from iclgd_lens.comparison import COLUMNS, Comparison
 from iclgd_lens.errors import ComparisonError
 
@@ -46,7 +46,7 @@ def values(seed: int) -> dict[str, torch.Tensor]:
         "accuracy": (draw(Q) > 0).float(),
         "KL_ICL": draw(Q).abs(),
         "Rec2FTP": torch.where(draw(Q) > 0, 1.0, math.nan),
-        "recovery_moments": scores.recovery_moments(*labels),
+        "recovery_moments": measures.recovery_moments(*labels),
         "label_scores": labels[2],
     }
 

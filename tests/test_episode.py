@@ -10,18 +10,11 @@ from typing import Any
 import pytest
 
 import iclgd_lens as lens
-from iclgd_lens.episode import (
-    FOREIGN,
-    Demonstration,
-    Demonstrations,
-    Episode,
-    Query,
-    load_demonstrations,
-    load_episode,
-)
+from iclgd_lens.episode import FOREIGN, Demonstration, Demonstrations, Episode, Query
 from iclgd_lens.errors import EpisodeError, ProtocolError, RowsError, TaskError
 from iclgd_lens.host import Host
 from iclgd_lens.protocol import DEFAULT, REFERENCE
+from iclgd_lens.writing import load_demonstrations, load_episode
 from tests import checks, families
 
 TEXTS = DEFAULT.replace(separator=" w9", name="texts")

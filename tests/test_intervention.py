@@ -14,10 +14,11 @@ import torch
 from hypothesis import given, settings
 from safetensors.torch import save_file
 
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import DeltaError, HookError
 from iclgd_lens.host import Host, frozen
 from iclgd_lens.hypotheses.oracle import oracle
-from iclgd_lens.intervention import Injection, Intervention, ParameterDelta
+from iclgd_lens.intervention import Injection, Intervention
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import EpisodeError, LensError
 from iclgd_lens.host import Host, frozen
 from iclgd_lens.host.base import Run
 from iclgd_lens.hypotheses.oracle import oracle
-from iclgd_lens.intervention import Injection, Intervention, ParameterDelta
+from iclgd_lens.intervention import Injection, Intervention
 from iclgd_lens.protocol import DEFAULT, REFERENCE
 from iclgd_lens.readout import MemoryWarning, Reader, Readout
 from tests import checks, families

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iclgd_lens.bench.plan import PUBLISHED, ModelSpec, Plan, RateChoice
-from iclgd_lens.compare import CONTROLS, resolve
+from iclgd_lens.comparing import CONTROLS, resolve
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.host.loading import ALIASES, has_hooked_transformer, model_names
 from iclgd_lens.hypotheses.registry import get_hypothesis

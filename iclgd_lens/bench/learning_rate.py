@@ -21,7 +21,8 @@ from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import Host, as_host, frozen
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.intervention import Intervention
+from iclgd_lens.intervention import Intervention, hooks_of
+from iclgd_lens.readout import demonstration_batch
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,12 @@ def held_out_loss(host: Host, intervention: Intervention, held_out: Demonstratio
     if intervention.prefix(host) is not None:
         raise LensError("An intervention with a prefix has no loss on demonstrations read alone.")
     total, count = 0.0, 0
-    with frozen(host.model), torch.no_grad(), host.hooked(intervention.hooks(host)):
+    with frozen(host.model), torch.no_grad():
         for sequence in held_out.sequences():
-            residual = host.run(host.tensor(sequence.tokens)).residual
+            tokens = host.tensor(sequence.tokens)
+            batch = demonstration_batch(host, sequence.label_start, tokens)
+            with host.hooked(hooks_of(intervention, host, batch)):
+                residual = host.run(tokens).residual
             total += float(sequence_loss(host, residual, sequence))
             count += len(sequence.targets)
     return total / count

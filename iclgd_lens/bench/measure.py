@@ -16,16 +16,17 @@ from typing import Any, Literal, cast
 from iclgd_lens.bench.cells import Cell, hypothesis_facts
 from iclgd_lens.bench.learning_rate import choose_rate
 from iclgd_lens.bench.plan import ModelSpec, Plan, RateChoice
-from iclgd_lens.compare import compare
+from iclgd_lens.comparing import compare
 from iclgd_lens.comparison import Comparison
-from iclgd_lens.controls import untrained
-from iclgd_lens.episode import Episode, load_episode
+from iclgd_lens.episode import Episode
 from iclgd_lens.errors import DivergedError, HypothesisError, RunError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.host.loading import load_model
 from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
-from iclgd_lens.intervention import Intervention
+from iclgd_lens.intervention import UNCOUNTED, Intervention, hooks_of
+from iclgd_lens.nulls import untrained
 from iclgd_lens.readout import Reader, Readout
+from iclgd_lens.writing import load_episode
 
 UNTRAINED: Mapping[str, Literal["embeddings", "norms"]] = {
     "untrained": "embeddings",
@@ -195,7 +196,7 @@ class _Guard:
             found: Any = self.hypothesis.build(host, episode, **settings)
             if not isinstance(found, Intervention):
                 raise HypothesisError(f"it returned a {type(found).__name__}, not an Intervention")
-            found.hooks(host)
+            hooks_of(found, host, UNCOUNTED)
         except (DivergedError, MemoryError):
             raise
         except Exception as error:  # a user's function may fail in any way

@@ -22,10 +22,10 @@ from typing import Any, Literal, cast
 
 from iclgd_lens.bench.cellfile import CellData, decode, encode
 from iclgd_lens.bench.cells import Cell
-from iclgd_lens.bench.files import open_files
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError
+from iclgd_lens.files import open_files
 
 RUN_FORMAT = "iclgd_lens.run/1"
 State = Literal["done", "failed", "missing"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from iclgd_lens import scores
+from iclgd_lens import measures
 from iclgd_lens.bench.blocks import Block
 from iclgd_lens.bench.statistics import Estimate, hierarchical_mean
 
 _RECOVERY = {
-    "logit_recovery": scores.recovery_share,
-    "logit_scale": scores.recovery_scale,
-    "logit_recovery_unscaled": scores.recovery_unscaled,
+    "logit_recovery": measures.recovery_share,
+    "logit_scale": measures.recovery_scale,
+    "logit_recovery_unscaled": measures.recovery_unscaled,
 }
 
 

@@ -7,15 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.sgd import Learn, backward, train
-from iclgd_lens.intervention import ParameterDelta
 
 
-@hypothesis("gd", description="SGD on the demonstrations, backward through all layers")
+@hypothesis(
+    "gd",
+    description="SGD on the demonstrations, backward through all layers",
+    source="Dai et al. 2023; Deutch et al. 2024",
+)
 def gd(
     model: Any,
     demonstrations: Demonstrations | Episode,

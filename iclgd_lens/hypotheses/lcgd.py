@@ -14,18 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Hook, Host
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.sgd import Learn, backward, train
-from iclgd_lens.intervention import ParameterDelta
 
 ROWS = 128
 """Rows that wait to be unembedded together, unless one layer's sequence is longer."""
 
 
-@hypothesis("lcgd", description="layer-causal SGD: each layer learns from its own output")
+@hypothesis(
+    "lcgd",
+    description="layer-causal SGD: each layer learns from its own output",
+    source="Deutch et al. 2024, section 5",
+)
 def lcgd(
     model: Any,
     demonstrations: Demonstrations | Episode,

@@ -16,7 +16,11 @@ from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.intervention import Injection, Intervention
 
 
-@hypothesis("oracle", description="the demonstrations' keys and values injected: must score 1")
+@hypothesis(
+    "oracle",
+    description="the demonstrations' keys and values injected: must score 1",
+    kind="check",
+)
 def oracle(model: Any, demonstrations: Demonstrations | Episode) -> Intervention:
     """Return an intervention that shows each query the demonstrations' keys and values.
 

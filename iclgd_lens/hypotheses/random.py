@@ -7,13 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.intervention import ParameterDelta
 
 
-@hypothesis("random", description="random directions; each head's norm matched to a given delta")
+@hypothesis(
+    "random",
+    description="random directions; each head's norm matched to a given delta",
+    kind="control",
+)
 def random(
     model: Any,
     demonstrations: Demonstrations | Episode,

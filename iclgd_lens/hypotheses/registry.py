@@ -1,31 +1,49 @@
 """Hypotheses by name: the built-in ones, those of plugins, and those of a notebook.
 
 A hypothesis is a function `(host, episode, **settings) -> Intervention`. Register one with the
-decorator, or from a package of your own through the entry point group `iclgd_lens.hypotheses`.
+decorator, or from a package of your own through the entry point group `iclgd_lens.hypotheses`. A
+built-in one is a file of this folder: nothing else names it.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import warnings
-from collections.abc import Callable
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, get_args
 
 from iclgd_lens.errors import HypothesisError, nearest
 from iclgd_lens.intervention import Intervention
-
-ENTRY_POINTS = "iclgd_lens.hypotheses"
-_BUILT_IN = ("gd", "lcgd", "oracle", "random", "zero")
+from iclgd_lens.registry import Entry, PluginWarning, Table
 
 Build = Callable[..., Intervention]
+Kind = Literal["explanation", "fitted", "check", "control"]
+Need = Literal["demonstrations", "auxiliary", "queries"]
 _B = TypeVar("_B", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Hypothesis:
+class Setting:
+    """One setting of a hypothesis.
+
+    Attributes:
+        name: By which it is given.
+        default: Its value where it is not given.
+        annotation: Its type, as written.
+        meaning: What it does, from the docstring.
+    """
+
+    name: str
+    default: Any
+    annotation: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Hypothesis(Entry):
     """A named way to turn demonstrations into an intervention.
 
     Attributes:
@@ -33,22 +51,57 @@ class Hypothesis:
         build: `(host, episode, **settings) -> Intervention`.
         description: One line for listings.
         version: Changes whenever its numbers do; part of a benchmark cell's key.
+        kind: "explanation": a rule that could be what in-context learning does. "fitted": it was
+            fitted to in-context learning's own passes, so that a high score is no evidence.
+            "check": it tells whether the instrument works. "control": it cannot be true.
+        needs: What it reads: the "demonstrations"; "auxiliary" demonstrations of other tasks; the
+            "queries", which no explanation may.
+        source: The paper, or where it is from.
     """
 
     name: str
     build: Build
     description: str = ""
     version: str = "1"
+    kind: Kind = "explanation"
+    needs: tuple[Need, ...] = ("demonstrations",)
+    source: str = ""
+
+    def made_by(self) -> Build:
+        """The function behind it."""
+        return self.build
+
+    @property
+    def takes_rate(self) -> bool:
+        """Whether it has a learning rate."""
+        return "lr" in self.settings()
+
+    @property
+    def is_explanation(self) -> bool:
+        """Whether a verdict may be given on it."""
+        return self.kind == "explanation"
 
     def settings(self) -> dict[str, Any]:
         """Names and defaults of the settings that `build` takes by keyword."""
-        parameters = list(inspect.signature(self.build).parameters.values())[2:]
-        return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+        return {p.name: p.default for p in self._parameters() if p.kind is not p.VAR_KEYWORD}
 
-    def check_settings(self, settings: dict[str, Any]) -> None:
+    def described_settings(self) -> list[Setting]:
+        """Every setting with its type and meaning."""
+        meanings = _argument_meanings(inspect.getdoc(self.build) or "")
+        return [
+            Setting(
+                p.name,
+                None if p.default is p.empty else p.default,
+                "" if p.annotation is p.empty else str(p.annotation).strip("'"),
+                meanings.get(p.name, ""),
+            )
+            for p in self._parameters()
+            if p.kind is not p.VAR_KEYWORD
+        ]
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise `HypothesisError` for a setting that `build` does not take."""
-        parameters = inspect.signature(self.build).parameters.values()
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.build).parameters.values()):
             return
         allowed = self.settings()
         for key in settings:
@@ -58,16 +111,46 @@ class Hypothesis:
                     f"{', '.join(allowed) or 'none'}.{nearest(key, allowed)}"
                 )
 
+    def _parameters(self) -> list[inspect.Parameter]:
+        return list(inspect.signature(self.build).parameters.values())[2:]
 
-class HypothesisWarning(UserWarning):
+
+class HypothesisWarning(PluginWarning):
     """A plugin's hypothesis could not be loaded and is skipped."""
 
 
-_REGISTERED: dict[str, Hypothesis] = {}
+def _wrap(name: str, build: Callable[..., Any]) -> Hypothesis:
+    return Hypothesis(name, build, _first_line(build))
+
+
+def _scan() -> None:
+    import iclgd_lens.hypotheses as folder
+
+    for module in pkgutil.iter_modules(folder.__path__):
+        importlib.import_module(f"{folder.__name__}.{module.name}")
+
+
+HYPOTHESES: Table[Hypothesis] = Table(
+    "hypothesis",
+    Hypothesis,
+    "iclgd_lens.hypotheses",
+    _wrap,
+    error=HypothesisError,
+    warning=HypothesisWarning,
+    load=_scan,
+)
+"""Every hypothesis by name."""
 
 
 def hypothesis(
-    name: str, *, description: str = "", version: str = "1", replace: bool = False
+    name: str,
+    *,
+    description: str = "",
+    version: str = "1",
+    kind: Kind = "explanation",
+    needs: Need | tuple[Need, ...] = ("demonstrations",),
+    source: str = "",
+    replace: bool = False,
 ) -> Callable[[_B], _B]:
     """Register the decorated function under `name`; the function itself is returned unchanged.
 
@@ -75,66 +158,40 @@ def hypothesis(
         name: What results call it.
         description: One line for listings; default, the first line of the docstring.
         version: Change it whenever the numbers change.
-        replace: Allow the name to be taken over, as in a notebook cell run twice.
+        kind: "explanation", "fitted", "check" or "control"; see `Hypothesis`.
+        needs: What it reads: "demonstrations", "auxiliary", "queries".
+        source: The paper, or where it is from.
+        replace: Allow the name to be taken over. A notebook's cell that is run again needs none.
 
     Raises:
-        HypothesisError: The name is taken, or is not a usable name.
+        HypothesisError: The name is taken or not usable, `kind` or `needs` does not exist, or an
+            explanation asks for queries.
     """
+    needed = (needs,) if isinstance(needs, str) else tuple(needs)
+    if kind not in get_args(Kind):
+        raise HypothesisError(
+            f"{name}: kind is {kind!r}; allowed: {', '.join(get_args(Kind))}."
+            + nearest(str(kind), get_args(Kind))
+        )
+    for need in needed:
+        if need not in get_args(Need):
+            raise HypothesisError(
+                f"{name}: needs names {need!r}; allowed: {', '.join(get_args(Need))}."
+                + nearest(str(need), get_args(Need))
+            )
+    if kind == "explanation" and "queries" in needed:
+        raise HypothesisError(
+            f"{name}: an explanation never reads queries; use kind='fitted' or 'check'."
+        )
 
     def register(build: _B) -> _B:
-        if not name or any(character in name for character in "@[]|/ "):
-            raise HypothesisError(
-                f"{name!r} is no hypothesis name: no spaces, '@', '|', '/' or '[]'."
-            )
-        if name in _REGISTERED and not replace and not _is_same(_REGISTERED[name].build, build):
-            raise HypothesisError(
-                f"A hypothesis called {name!r} is registered already (by "
-                f"{_REGISTERED[name].build.__module__}). Choose another name, or replace=True."
-            )
-        first_line = (inspect.getdoc(build) or "").split("\n", 1)[0]
-        _REGISTERED[name] = Hypothesis(name, build, description or first_line, version)
+        entry = Hypothesis(
+            name, build, description or _first_line(build), version, kind, needed, source
+        )
+        HYPOTHESES.add(entry, replace=replace)
         return build
 
     return register
-
-
-def _is_same(one: Build, other: Callable[..., Any]) -> bool:
-    """Whether a module was loaded twice, which registers the same function again."""
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__) and (
-        one.__module__ != "__main__"
-    )
-
-
-def _load_built_in() -> None:
-    for name in _BUILT_IN:
-        importlib.import_module(f"iclgd_lens.hypotheses.{name}")
-
-
-def _load_plugin(point: EntryPoint) -> Hypothesis | None:
-    try:
-        found = point.load()
-    # A plugin may fail in any way, also by ending the program: it must not take the rest along.
-    except (Exception, SystemExit) as error:
-        warnings.warn(
-            f"The hypothesis plugin {point.name!r} ({point.value}) is skipped: {error!r}",
-            HypothesisWarning,
-            stacklevel=1,  # one place, so that a plugin is complained about once
-        )
-        return None
-    if isinstance(found, Hypothesis):
-        return found
-    if point.name in _REGISTERED and _REGISTERED[point.name].build is found:
-        return _REGISTERED[point.name]
-    if not callable(found):
-        warnings.warn(
-            f"The hypothesis plugin {point.name!r} ({point.value}) is skipped: it is a "
-            f"{type(found).__name__}, not a function (host, episode) -> Intervention.",
-            HypothesisWarning,
-            stacklevel=1,
-        )
-        return None
-    first_line = (inspect.getdoc(found) or "").split("\n", 1)[0]
-    return Hypothesis(point.name, cast(Build, found), first_line)
 
 
 def list_hypotheses() -> dict[str, Hypothesis]:
@@ -142,22 +199,7 @@ def list_hypotheses() -> dict[str, Hypothesis]:
 
     A plugin whose name is taken is refused with a warning; the one registered first stays.
     """
-    _load_built_in()
-    found = dict(_REGISTERED)
-    for point in entry_points(group=ENTRY_POINTS):
-        plugin = _load_plugin(point)
-        if plugin is None:
-            continue
-        if plugin.name in found and found[plugin.name].build is not plugin.build:
-            warnings.warn(
-                f"The hypothesis plugin {point.name!r} ({point.value}) is skipped: the name "
-                f"{plugin.name!r} is taken by {found[plugin.name].build.__module__}.",
-                HypothesisWarning,
-                stacklevel=1,
-            )
-            continue
-        found[plugin.name] = plugin
-    return found
+    return HYPOTHESES.all()
 
 
 def get_hypothesis(name: str) -> Hypothesis:
@@ -166,13 +208,23 @@ def get_hypothesis(name: str) -> Hypothesis:
     Raises:
         HypothesisError: There is none; the nearest name is given.
     """
-    _load_built_in()
-    if name in _REGISTERED:
-        return _REGISTERED[name]
-    known = list_hypotheses()
-    if name not in known:
-        raise HypothesisError(
-            f"No hypothesis is called {name!r}; known: {', '.join(sorted(known))}."
-            + nearest(name, known)
-        )
-    return known[name]
+    return HYPOTHESES[name]
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (inspect.getdoc(function) or "").split("\n", 1)[0]
+
+
+def _argument_meanings(text: str) -> dict[str, str]:
+    """Meanings by argument of a docstring's section "Args:"."""
+    match = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)+)", text, re.MULTILINE)
+    found: dict[str, str] = {}
+    name = ""
+    for line in (match[1] if match else "").splitlines():
+        start = re.match(r" {4}(\w+)(?: \([^)]*\))?: (.*)", line)
+        if start:
+            name = start[1]
+            found[name] = start[2].strip()
+        elif name and line.strip():
+            found[name] += f" {line.strip()}"
+    return found

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iclgd_lens.delta import ParameterDelta, delta_hooks
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import DivergedError, EpisodeError, HypothesisError, nearest
 from iclgd_lens.host import Host, as_host, frozen
-from iclgd_lens.intervention import ParameterDelta, delta_hooks
 from iclgd_lens.protocol import TRAINABLE
 
 Learn = Callable[[str, Tensor], None]

@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.sgd import trained_names
-from iclgd_lens.intervention import ParameterDelta
 
 
-@hypothesis("zero", description="an update of zero: every score of a change is undefined")
+@hypothesis(
+    "zero", description="an update of zero: every score of a change is undefined", kind="check"
+)
 def zero(model: Any, demonstrations: Demonstrations | Episode) -> ParameterDelta:
     """Return a delta of zeros on the weights that the protocol trains."""
     shown = demonstrations.demonstrations if isinstance(demonstrations, Episode) else demonstrations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from iclgd_lens.compare import CONTROLS
+from iclgd_lens.comparing import CONTROLS
 
 SCORES = {
     "SimAOU": "cosine of two changes of the attention output, ICL − ZS and updated − ZS; 1 is the "

@@ -15,7 +15,7 @@ from iclgd_lens.bench.frames import load_run
 from iclgd_lens.bench.learning_rate import choose_rate, held_out_loss, split
 from iclgd_lens.bench.plan import RateChoice, parse_plan
 from iclgd_lens.bench.run import run_plan
-from iclgd_lens.episode import Episode, Query, load_episode
+from iclgd_lens.episode import Episode, Query
 from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import as_host
 from iclgd_lens.host.loading import load_model
@@ -27,6 +27,7 @@ from iclgd_lens.hypotheses.registry import (
 )
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import REFERENCE
+from iclgd_lens.writing import load_episode
 
 CHOICE = RateChoice(grid=(1e-3, 1e-1, 1.0), held_out=0.25)
 

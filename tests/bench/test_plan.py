@@ -9,7 +9,7 @@ import pytest
 
 from iclgd_lens.bench.check import check_plan
 from iclgd_lens.bench.plan import ModelSpec, Plan, RateChoice, load_plan, parse_plan
-from iclgd_lens.compare import CONTROLS
+from iclgd_lens.comparing import CONTROLS
 from iclgd_lens.errors import PlanError
 from iclgd_lens.protocol import DEFAULT, REFERENCE
 

@@ -27,14 +27,15 @@ from iclgd_lens.bench.progress import Lines, Live, duration
 from iclgd_lens.bench.run import Outcome, run_plan
 from iclgd_lens.bench.store import Store
 from iclgd_lens.bench.work import Workbench
-from iclgd_lens.compare import compare
-from iclgd_lens.episode import load_episode
+from iclgd_lens.comparing import compare
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import DivergedError, PlanError, RunError
 from iclgd_lens.host.loading import load_model
 from iclgd_lens.hypotheses.registry import _REGISTERED, hypothesis
-from iclgd_lens.intervention import Intervention, ParameterDelta
+from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import REFERENCE
 from iclgd_lens.tasks import draw_demonstrations, get_task, load_rows
+from iclgd_lens.writing import load_episode
 from tests.bench.conftest import cells_of
 
 ROOT = Path(__file__).resolve().parents[2]

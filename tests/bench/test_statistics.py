@@ -8,7 +8,7 @@ import scipy.stats
 
 from iclgd_lens.bench.statistics import hierarchical_mean, holm, sign_flip
 from iclgd_lens.errors import LensError
-from iclgd_lens.scores import recovery_scale
+from iclgd_lens.measures import recovery_scale
 
 
 def naive(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from iclgd_lens.bench.cells import list_cells
-from iclgd_lens.bench.files import open_files
 from iclgd_lens.bench.frames import load_run
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.run import run_plan
 from iclgd_lens.bench.store import Store
 from iclgd_lens.errors import RunError
+from iclgd_lens.files import open_files
 from tests.bench.conftest import cells_of
 
 Damage = Callable[[Path], None]

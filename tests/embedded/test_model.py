@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import iclgd_lens as lens
+from iclgd_lens.delta import delta_hooks
 from iclgd_lens.embedded import embedded_model_folder
 from iclgd_lens.embedded.grammar import TASKS
 from iclgd_lens.embedded.scoring import (
@@ -18,7 +19,6 @@ from iclgd_lens.embedded.scoring import (
     prefix_matching,
     untrained_twin,
 )
-from iclgd_lens.intervention import delta_hooks
 from tests import checks
 
 QUERIES = 60

@@ -13,11 +13,11 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from iclgd_lens import scores
+from iclgd_lens import measures
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
-from iclgd_lens.intervention import ParameterDelta
 from iclgd_lens.protocol import REFERENCE
 from iclgd_lens.readout import Reader, Readout
 from tests import checks
@@ -194,10 +194,10 @@ def test_logits_at_the_recorded_token(kind: str) -> None:
 def test_similarity_of_attention_outputs(kind: str, rule: str) -> None:
     read, found = readouts(kind), pack()
     three = [read[name].attention_output for name in ("zs", "icl", f"ftzs_{rule}")]
-    per_query = scores.sim_aou(*three)
+    per_query = measures.sim_aou(*three)
     near(per_query, found[f"{rule}/SimAOU_per_query"], 1e-4)
     near(per_query.mean(0), found[f"{rule}/SimAOU"], 1e-4)
-    raw = scores.sim_aou(*three, normalize=False)
+    raw = measures.sim_aou(*three, normalize=False)
     near(raw.mean(0), found[f"{rule}/SimAOU_nonorm"], 1e-4)
 
 
@@ -205,14 +205,14 @@ def test_similarity_of_attention_outputs(kind: str, rule: str) -> None:
 @BY_RULE
 def test_similarity_of_attention_maps(kind: str, rule: str) -> None:
     read, found = readouts(kind), pack()
-    per_head = scores.sim_am(*(read[name].scores for name in ("zs", "icl", f"ftzs_{rule}")))
+    per_head = measures.sim_am(*(read[name].scores for name in ("zs", "icl", f"ftzs_{rule}")))
     near(per_head, found[f"{rule}/SimAM_per_query_head"], 1e-4)
     near(per_head.mean((0, 2)), found[f"{rule}/SimAM"], 1e-4)
 
 
 @KINDS
 def test_the_comparison_gives_the_same_means(kind: str) -> None:
-    from iclgd_lens.compare import compare
+    from iclgd_lens.comparing import compare
 
     result = compare(model(kind), episode(), lr=settings()["lr"], controls=(), resamples=50)
     frame, found = result.frame(), pack()

@@ -9,9 +9,9 @@ import torch
 import transformers
 from torch import Tensor
 
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import DeltaError
 from iclgd_lens.host import Host
-from iclgd_lens.intervention import ParameterDelta
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())

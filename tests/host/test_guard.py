@@ -18,11 +18,11 @@ import torch
 
 import iclgd_lens as lens
 from iclgd_lens import controls, hypotheses
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.host import Host, copied, frozen, guard, hooking, layout
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.oracle import oracle
-from iclgd_lens.intervention import ParameterDelta
 from iclgd_lens.readout import Reader
 from tests import checks, families
 

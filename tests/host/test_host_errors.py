@@ -153,7 +153,7 @@ def test_configurations_made_by_hand_are_served(changes: dict[str, Any]) -> None
     """Gradients at hooks equal weight gradients on what researchers build themselves."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-    from iclgd_lens.intervention import delta_hooks
+    from iclgd_lens.delta import delta_hooks
 
     fields = {
         "n_layers": 2, "d_model": 32, "n_heads": 4, "d_head": 8, "n_ctx": 32, "d_vocab": 50,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iclgd_lens.compare import compare
+from iclgd_lens.comparing import compare
 from iclgd_lens.host import Host, frozen
 from iclgd_lens.host.hooked import HookedHost
 from iclgd_lens.hypotheses.gd import gd

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from iclgd_lens.delta import ParameterDelta, delta_hooks
 from iclgd_lens.errors import HookError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
-from iclgd_lens.intervention import ParameterDelta, delta_hooks
 from tests import checks, families
 
 ALL = checks.pairs(*families.FAMILIES)

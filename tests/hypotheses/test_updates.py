@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import DivergedError, EpisodeError, HypothesisError, ProtocolError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.sgd import _zeros
-from iclgd_lens.intervention import ParameterDelta
 from iclgd_lens.protocol import DEFAULT
 from tests import checks, families
 

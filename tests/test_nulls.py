@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from iclgd_lens import controls
-from iclgd_lens.controls import random_directions, shuffled_labels, untrained
 from iclgd_lens.errors import ComparisonError, UnsupportedModelError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.random import random as random_delta
+from iclgd_lens.nulls import random_directions, shuffled_labels, untrained
 from iclgd_lens.readout import Reader
 from tests import checks, families
 

@@ -50,10 +50,13 @@ class TrainingSequence:
     Attributes:
         tokens: Token ids.
         targets: Positions whose token's negative log-likelihood is summed.
+        label_start: Position of the label word's first token; the one before it is the last of the
+            content, where a query is read.
     """
 
     tokens: Tokens
     targets: Tokens
+    label_start: int
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,12 @@ class Demonstrations:
         found: list[TrainingSequence] = []
         for example in examples:
             tokens = self._head + example.tokens
-            first = len(tokens) - len(example.label) if loss_on == "label" else 1
+            label_start = len(tokens) - len(example.label)
+            first = label_start if loss_on == "label" else 1
             targets = tuple(range(max(first, 1), len(tokens)))
             if not targets:
                 raise EpisodeError("A demonstration of one token, without BOS, predicts nothing.")
-            found.append(TrainingSequence(tokens, targets))
+            found.append(TrainingSequence(tokens, targets, label_start))
         return tuple(found)
 
 

@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 
-from iclgd_lens.compare_job import Job, Progress
 from iclgd_lens.comparison import Comparison
-from iclgd_lens.controls import shuffled_labels, untrained
-from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, load_demonstrations
+from iclgd_lens.episode import FOREIGN, Demonstrations, Episode
 from iclgd_lens.errors import ComparisonError, HypothesisError, nearest
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.host.provenance import model_provenance
 from iclgd_lens.hypotheses.random import matched_random
 from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.job import Job, Progress
+from iclgd_lens.nulls import shuffled_labels, untrained
 from iclgd_lens.readout import Reader, Readout
 from iclgd_lens.tasks import list_tasks
+from iclgd_lens.writing import load_demonstrations
 
 CONTROLS = {
     "random": "each head's update replaced by a random direction of the same norm",

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from iclgd_lens import cli
+from iclgd_lens.cli.demo import DemoResult, beside, pooled, run_demo, sentences, stated_rates
+from iclgd_lens.cli.demo_page import _tables, heatmap_figure, show_demo, write_demo
 from iclgd_lens.comparison import Comparison
-from iclgd_lens.demo import DemoResult, beside, pooled, run_demo, sentences, stated_rates
-from iclgd_lens.demo_page import _tables, heatmap_figure, show_demo, write_demo
 from iclgd_lens.errors import LensError
 from tests.smallmodel import save_small_model
 

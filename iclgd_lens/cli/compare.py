@@ -69,9 +69,9 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     task, protocol = get_task(request.task), get_protocol(request.protocol)
     tell("starting PyTorch and TransformerLens")
     from iclgd_lens.bench.work import import_modules
-    from iclgd_lens.compare import CONTROLS, DEFAULT_CONTROLS, compare, resolve
-    from iclgd_lens.episode import load_episode
+    from iclgd_lens.comparing import CONTROLS, DEFAULT_CONTROLS, compare, resolve
     from iclgd_lens.host.loading import load_model
+    from iclgd_lens.writing import load_episode
 
     import_modules(request.imports)
     resolve(request.hypotheses)

@@ -70,7 +70,7 @@ def bootstrap_ratio(
 ) -> Intervals:
     """A function of mean moments over queries, with a two-sided percentile interval.
 
-    For ratios of means, such as `iclgd_lens.scores.recovery_scale` of `recovery_moments`.
+    For ratios of means, such as `iclgd_lens.measures.recovery_scale` of `recovery_moments`.
 
     Args:
         moments: "query *rest moment". A query is undefined in a column where any of its moments

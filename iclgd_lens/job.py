@@ -10,14 +10,15 @@ import torch
 from einops import einsum, repeat
 from torch import Tensor
 
-from iclgd_lens import scores
+from iclgd_lens import measures
 from iclgd_lens.comparison import LABEL_SCORES, LAYER_SCORES, MOMENTS
-from iclgd_lens.controls import random_directions
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.intervention import Injection, Intervention, ParameterDelta
+from iclgd_lens.intervention import Injection, Intervention
+from iclgd_lens.nulls import random_directions
 from iclgd_lens.readout import Reader, Readout
 
 Progress = Callable[[str], None]
@@ -54,22 +55,22 @@ class Job:
         reader.release()
         # What demonstrations leave unchanged, up to rounding, has no direction to compare with.
         dtype, zs, icl = self.host.dtype, self.zs, self.icl
-        self.same_scores = scores.unchanged(zs.scores, icl.scores, dtype)
-        self.same_outputs = scores.unchanged(zs.attention_output, icl.attention_output, dtype)
-        self.same_z = scores.unchanged(zs.z, icl.z, dtype)
+        self.same_scores = measures.unchanged(zs.scores, icl.scores, dtype)
+        self.same_outputs = measures.unchanged(zs.attention_output, icl.attention_output, dtype)
+        self.same_z = measures.unchanged(zs.z, icl.z, dtype)
         sites = [self.host.parameter(f"blocks.{i}.attn.W_O") for i in range(self.host.n_layers)]
         weights = torch.stack([site.float() for site in sites if site is not None])
-        self.head_factor = scores.head_factor(weights)
+        self.head_factor = measures.head_factor(weights)
         gold = torch.tensor(self.episode.gold, device=self.host.device)
         for name, readout in (("ZS", self.zs), ("ICL", self.icl)):
-            prediction = scores.label_prediction(readout.label_scores)
+            prediction = measures.label_prediction(readout.label_scores)
             self.values[name] = {
-                "accuracy": scores.accuracy(prediction, gold).cpu(),
+                "accuracy": measures.accuracy(prediction, gold).cpu(),
                 LABEL_SCORES: readout.label_scores.float().cpu(),
             }
             if not readout.is_finite:
                 self.failures[name] = "Some of the model's activations are not finite."
-        self.values["ZS"]["KL_ICL"] = scores.label_kl(
+        self.values["ZS"]["KL_ICL"] = measures.label_kl(
             self.icl.label_scores, self.zs.label_scores
         ).cpu()
 
@@ -109,27 +110,29 @@ class Job:
             self.failures[shown_as] = "Some activations of the intervened model are not finite."
         zs, icl = self.zs, self.icl
         protocol = self.episode.protocol
-        by_head = scores.sim_am(zs.scores, icl.scores, ft.scores, raw=protocol.sim_am == "raw")
+        by_head = measures.sim_am(zs.scores, icl.scores, ft.scores, raw=protocol.sim_am == "raw")
         if protocol.sim_am == "difference":
             by_head = by_head.masked_fill(self.same_scores, torch.nan)
         gold = torch.tensor(self.episode.gold, device=ft.z.device)
-        right = [scores.label_prediction(readout.label_scores) == gold for readout in (zs, icl, ft)]
+        right = [
+            measures.label_prediction(readout.label_scores) == gold for readout in (zs, icl, ft)
+        ]
         found = {
-            "SimAOU": scores.sim_aou(
+            "SimAOU": measures.sim_aou(
                 zs.attention_output,
                 icl.attention_output,
                 ft.attention_output,
                 normalize=protocol.normalize_attention_output,
             ).masked_fill(self.same_outputs, torch.nan),
-            "SimAOU/head": scores.sim_aou_heads(zs.z, icl.z, ft.z, self.head_factor).masked_fill(
+            "SimAOU/head": measures.sim_aou_heads(zs.z, icl.z, ft.z, self.head_factor).masked_fill(
                 self.same_z, torch.nan
             ),
             "SimAM": by_head.nanmean(-1),
             "SimAM/head": by_head,
-            "accuracy": scores.accuracy(scores.label_prediction(ft.label_scores), gold),
-            "KL_ICL": scores.label_kl(icl.label_scores, ft.label_scores),
-            "Rec2FTP": scores.rec2ftp(*right),
-            MOMENTS: scores.recovery_moments(zs.label_scores, icl.label_scores, ft.label_scores),
+            "accuracy": measures.accuracy(measures.label_prediction(ft.label_scores), gold),
+            "KL_ICL": measures.label_kl(icl.label_scores, ft.label_scores),
+            "Rec2FTP": measures.rec2ftp(*right),
+            MOMENTS: measures.recovery_moments(zs.label_scores, icl.label_scores, ft.label_scores),
             LABEL_SCORES: ft.label_scores,
         }
         tau = self._tok2attn(reader, intervention, ft)
@@ -145,7 +148,7 @@ class Job:
             return (
                 None
                 if ft.demonstration_scores is None
-                else scores.tok2attn(icl, ft.demonstration_scores)
+                else measures.tok2attn(icl, ft.demonstration_scores)
             )
         keys = None if ft.queries is None else reader.training_keys(intervention)
         if keys is None or ft.queries is None:
@@ -162,7 +165,7 @@ class Job:
             ],
             dim=1,
         )
-        return scores.tok2attn(icl, trained)
+        return measures.tok2attn(icl, trained)
 
     def add_directions(self, kind: str, seed: int) -> None:
         """Score random directions in place of an intervention's change."""

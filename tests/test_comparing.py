@@ -13,13 +13,14 @@ import pytest
 import torch
 
 import iclgd_lens as lens
-from iclgd_lens import scores
-from iclgd_lens.compare import CONTROLS, DEFAULT_CONTROLS, compare, resolve
+from iclgd_lens import measures
+from iclgd_lens.comparing import CONTROLS, DEFAULT_CONTROLS, compare, resolve
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
-from iclgd_lens.intervention import Intervention, ParameterDelta
+from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import REFERENCE
 from iclgd_lens.readout import Reader
 from tests import checks, families
@@ -210,13 +211,13 @@ def test_random_controls_have_the_norms_of_their_rule(everything: Any) -> None:
 
 def test_controls_use_their_own_demonstrations(everything: Any) -> None:
     host, result = everything
-    from iclgd_lens.controls import shuffled_labels, untrained
+    from iclgd_lens.nulls import shuffled_labels, untrained
 
     reader = Reader(host, episode())
     zs, icl = reader.zs(), reader.icl()
     for shown, name in ((shuffled_labels(episode(), 3), "shuffled"), (OTHER, "other_task")):
         ft = reader.ftzs(gd(host, shown, lr=0.05))
-        expected = scores.sim_aou(*(r.attention_output for r in (zs, icl, ft)))
+        expected = measures.sim_aou(*(r.attention_output for r in (zs, icl, ft)))
         torch.testing.assert_close(result.tensor("SimAOU", f"gd@{name}"), expected)
     twin = untrained(host, "embeddings", 3)
     other = compare(twin, episode(), ["gd"], controls=(), tok2attn_queries=0)

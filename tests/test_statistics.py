@@ -11,7 +11,7 @@ from scipy import stats
 
 from iclgd_lens import intervals, scores
 from iclgd_lens.errors import LensError
-from iclgd_lens.intervals import bootstrap_mean, bootstrap_ratio
+from iclgd_lens.statistics import bootstrap_mean, bootstrap_ratio
 
 NAN = math.nan
 

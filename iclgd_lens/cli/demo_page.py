@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.demo import HYPOTHESES, LABELS, TWIN, DemoResult, sentences, stated_rates
+from iclgd_lens.cli.demo import HYPOTHESES, LABELS, TWIN, DemoResult, sentences, stated_rates
 from iclgd_lens.errors import LensError
 from iclgd_lens.tables import aggregate_cells, interval
 

@@ -11,9 +11,9 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from iclgd_lens.bench.cli import add_commands, parse_shard
 from iclgd_lens.bench.estimate import estimate, megabytes, model_size, texts_of
 from iclgd_lens.bench.plan import Plan, load_plan, parse_plan
+from iclgd_lens.cli.bench import add_commands, parse_shard
 from iclgd_lens.errors import LensError, PlanError
 from tests.bench.conftest import cells_of
 

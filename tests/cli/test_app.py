@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import iclgd_lens as lens
 from iclgd_lens import cli, cli_compare, cli_console
 from iclgd_lens.cli import app, run
-from iclgd_lens.compare import CONTROLS
+from iclgd_lens.comparing import CONTROLS
 from iclgd_lens.readout import Reader
 from tests.smallmodel import save_small_model
 
@@ -371,7 +371,7 @@ def test_quiet_ends_with_the_command(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_libraries_loaded_by_a_command_say_nothing_of_retries(root: Path) -> None:
     code = (
-        "from iclgd_lens.cli_console import quiet_libraries\n"
+        "from iclgd_lens.cli.console import quiet_libraries\n"
         "with quiet_libraries():\n"
         "    from huggingface_hub.utils import logging as hub\n"
         "    from datasets.utils import logging as rows\n"
@@ -386,14 +386,14 @@ def test_libraries_loaded_by_a_command_say_nothing_of_retries(root: Path) -> Non
 def test_the_help_of_compare_names_every_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", "--help"]) == 0
     out = " ".join(words(capsys)[0].replace("│", " ").split())
-    from iclgd_lens.compare import DEFAULT_CONTROLS
+    from iclgd_lens.comparing import DEFAULT_CONTROLS
 
     assert f"[default: ({', '.join(DEFAULT_CONTROLS)})]" in out
     assert "[default: (gd, lcgd)]" in out
 
 
 def test_other_rooms_add_their_commands() -> None:
-    if cli.importlib.util.find_spec("iclgd_lens.bench.cli") is None:
+    if cli.importlib.util.find_spec("iclgd_lens.cli.bench") is None:
         pytest.skip("the benchmark's commands are not there")
     names = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert "bench" in names

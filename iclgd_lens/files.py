@@ -1,6 +1,7 @@
-"""Files of a run directory: a local folder, or any place that fsspec reaches.
+"""Files that are there whole or not at all; and a run's files, in a folder or wherever fsspec goes.
 
-Writes are atomic: a file is there whole or not at all, under the name of its last writer.
+Every file of this package is written by `write_whole`: beside its place under a hidden name, then
+moved there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,28 @@ from typing import Any
 from iclgd_lens.errors import RunError
 
 _PARTIAL = ".partial-"
+"""How the names of files begin that are being written."""
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to `path`: the file is there whole, or as it was before.
+
+    Missing folders are made. A symbolic link is followed: its target is replaced, not the link.
+
+    Raises:
+        OSError: The place takes no files, or the disk is full; nothing is left behind.
+    """
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, place)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class Files(ABC):
@@ -77,17 +100,7 @@ class _LocalFiles(Files):
             return None
 
     def write(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(self.folder / name, data)
 
     def names(self, folder: str = "") -> set[str]:
         try:

@@ -6,14 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iclgd_lens.episode._episode import (
-    EMBEDDED,
-    Demonstration,
-    Demonstrations,
-    Episode,
-    Query,
-    Tokens,
-)
+from iclgd_lens.episode import EMBEDDED, Demonstration, Demonstrations, Episode, Query, Tokens
 from iclgd_lens.errors import EpisodeError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.protocol import DEFAULT, EOS, Protocol, get_protocol

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from iclgd_lens import __version__
-from iclgd_lens.cli_console import complain, output, progress, quiet_libraries
+from iclgd_lens.cli.console import complain, output, progress, quiet_libraries
 from iclgd_lens.errors import LensError
 
 INTERRUPTED = 130
@@ -137,7 +137,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare hypotheses with in-context learning, by layer, beside the controls."""
-    from iclgd_lens import cli_compare
+    from iclgd_lens.cli import compare as cli_compare
 
     request = cli_compare.Request(
         model=model, task=task, data=data, shots=shots, queries=queries, lr=lr, seed=seed,
@@ -187,7 +187,7 @@ def hypotheses(as_json: Json = False) -> None:
     """List the hypotheses and the controls."""
     with progress() as tell:
         tell("starting PyTorch")
-        from iclgd_lens.compare import CONTROLS, DEFAULT_CONTROLS
+        from iclgd_lens.comparing import CONTROLS, DEFAULT_CONTROLS
         from iclgd_lens.hypotheses.registry import list_hypotheses
 
         known = dict(sorted(list_hypotheses().items()))
@@ -276,8 +276,8 @@ def demo(
     """Show the whole point in a minute: a model that learns in context, and its untrained twin."""
     with progress() as tell:
         tell("starting PyTorch and TransformerLens")
-        from iclgd_lens.demo import run_demo
-        from iclgd_lens.demo_page import show_demo, write_demo
+        from iclgd_lens.cli.demo import run_demo
+        from iclgd_lens.cli.demo_page import show_demo, write_demo
 
         result = run_demo(model, shots=shots, queries=queries, seed=seed, progress=tell)
         written = write_demo(result, out)
@@ -306,8 +306,8 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _add_rooms() -> None:
     """Commands of rooms that bring their own, as `bench` and `report`."""
-    if importlib.util.find_spec("iclgd_lens.bench.cli") is not None:
-        importlib.import_module("iclgd_lens.bench.cli").add_commands(app)
+    if importlib.util.find_spec("iclgd_lens.cli.bench") is not None:
+        importlib.import_module("iclgd_lens.cli.bench").add_commands(app)
 
 
 _add_rooms()

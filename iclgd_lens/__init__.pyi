@@ -1,0 +1,54 @@
+"""The public names, for type checkers, editors and the lazy loader."""
+
+from .bench.frames import load_run as load_run
+from .bench.plan import load_plan as load_plan
+from .bench.run import run_plan as run_plan
+from .comparing import compare as compare
+from .comparison import Comparison as Comparison
+from .controls import CONTROLS as CONTROLS
+from .controls import Control as Control
+from .controls import control as control
+from .delta import ParameterDelta as ParameterDelta
+from .episode import Demonstration as Demonstration
+from .episode import Demonstrations as Demonstrations
+from .episode import Episode as Episode
+from .episode import Query as Query
+from .errors import LensError as LensError
+from .host import Host as Host
+from .host import LinearSite as LinearSite
+from .host.loading import load_model as load_model
+from .hypotheses.constant_shift import constant_shift as constant_shift
+from .hypotheses.gd import gd as gd
+from .hypotheses.lcgd import lcgd as lcgd
+from .hypotheses.oracle import oracle as oracle
+from .hypotheses.random import random as random
+from .hypotheses.registry import HYPOTHESES as HYPOTHESES
+from .hypotheses.registry import Hypothesis as Hypothesis
+from .hypotheses.registry import get_hypothesis as get_hypothesis
+from .hypotheses.registry import hypothesis as hypothesis
+from .hypotheses.registry import list_hypotheses as list_hypotheses
+from .hypotheses.zero import zero as zero
+from .intervention import Batch as Batch
+from .intervention import Injection as Injection
+from .intervention import Intervention as Intervention
+from .intervention import Patch as Patch
+from .intervention import Shift as Shift
+from .nulls import shuffled_labels as shuffled_labels
+from .nulls import untrained as untrained
+from .protocol import DEFAULT as DEFAULT
+from .protocol import EOS as EOS
+from .protocol import REFERENCE as REFERENCE
+from .protocol import Protocol as Protocol
+from .readout import Reader as Reader
+from .readout import Readout as Readout
+from .scores import SCORES as SCORES
+from .scores import Score as Score
+from .scores import score as score
+from .subjects import Subject as Subject
+from .tasks import Task as Task
+from .tasks import get_task as get_task
+from .tasks import list_tasks as list_tasks
+from .writing import load_demonstrations as load_demonstrations
+from .writing import load_episode as load_episode
+
+__version__: str

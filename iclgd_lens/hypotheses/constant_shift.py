@@ -1,0 +1,72 @@
+"""Constant shift: in-context learning adds the same vector to each head, whatever the query is.
+
+The vector is measured on the demonstrations alone: how much each head's output at the end of an
+example differs between the example in the prompt and the example by itself, averaged over all but
+the first (which has nothing before it). It is the last rung of the ladder of linearisation, and
+the family that function vectors belong to. It is fitted to in-context learning's own passes, so it
+is a line to read scores by, never evidence.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclgd_lens.episode import Demonstrations, Episode, Tokens
+from iclgd_lens.errors import HypothesisError
+from iclgd_lens.host import Host, as_host, frozen
+from iclgd_lens.hypotheses.registry import hypothesis
+from iclgd_lens.intervention import Intervention, Shift
+
+
+@hypothesis(
+    "constant_shift",
+    description="every head's mean change on the demonstrations, added to every query",
+    kind="fitted",
+    source="the simplest member of the vector family (Todd et al. 2024)",
+)
+def constant_shift(
+    model: Any, demonstrations: Demonstrations | Episode, *, strength: float = 1.0
+) -> Intervention:
+    """Return the shift of every head's output at the readout token.
+
+    Args:
+        model: A HookedTransformer, TransformerBridge or host.
+        demonstrations: The examples (or their episode), at least two.
+        strength: Factor on the shift.
+
+    Raises:
+        HypothesisError: Fewer than two demonstrations: the first has nothing before it.
+    """
+    shown = demonstrations.demonstrations if isinstance(demonstrations, Episode) else demonstrations
+    host = as_host(model)
+    if len(shown) < 2:
+        raise HypothesisError(f"constant_shift needs at least 2 demonstrations, not {len(shown)}.")
+    head = () if shown.bos is None else (shown.bos,)
+    ends: list[int] = []  # where each example's content ends in the prompt
+    start = len(head)
+    for example in shown.examples:
+        ends.append(start + len(example.content) - 1)
+        start += len(example.tokens) + len(shown.separator)
+    together = head_outputs(host, shown.prompt())[:, ends]
+    alone = [head_outputs(host, head + example.content)[:, -1] for example in shown.examples]
+    change = together - torch.stack(alone, dim=1)  # layer example head d_head
+    shift = strength * change[:, 1:].mean(1)
+    return Shift({host.z_hook(layer): vector for layer, vector in enumerate(shift)})
+
+
+def head_outputs(host: Host, tokens: Tokens) -> Float[Tensor, "layer pos head d_head"]:
+    """Every head's mixed values at every token of one sequence, in fp32."""
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int, activation: Tensor, hook: Any) -> None:
+        found[layer] = activation[0].float()
+
+    hooks = [(host.z_hook(layer), partial(keep, layer)) for layer in range(host.n_layers)]
+    with frozen(host.model), torch.no_grad(), host.hooked(hooks):
+        host.run(host.tensor(tokens))
+    return torch.stack([found[layer] for layer in range(host.n_layers)])

@@ -1,0 +1,211 @@
+"""Tables of named things that anybody may add to: hypotheses, scores, controls.
+
+An entry comes from this package, from a decorator in a script or notebook, or from an installed
+package through an entry point group. Names are taken once; an unknown one is answered with the
+nearest. A table reads like a mapping and cannot be assigned to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar, cast
+
+from iclgd_lens.errors import LensError, nearest
+
+
+class PluginWarning(UserWarning):
+    """Something that a plugin brings could not be loaded and is skipped."""
+
+
+class ReplacedWarning(UserWarning):
+    """A definition of a notebook or script took the place of its earlier version."""
+
+
+class Entry:
+    """What a table holds: a frozen dataclass with a name and a function."""
+
+    name: str
+
+    def made_by(self) -> Callable[..., Any] | str:
+        """The function behind it, or where that is ("package.module:function")."""
+        raise NotImplementedError
+
+
+E = TypeVar("E", bound=Entry)
+
+FORBIDDEN = "@[]()|/= "
+"""Characters that names in results cannot hold: they separate the parts of a label."""
+
+
+class Table(Mapping[str, E], Generic[E]):
+    """Named entries, in the order of display.
+
+    Args:
+        what: What an entry is called in messages, such as "hypothesis".
+        kind: The class of the entries.
+        group: The entry point group through which packages add to it.
+        wrap: Makes an entry of a function that a plugin names without one.
+        error: Raised for names that are unknown, unusable or taken.
+        warning: Given where a plugin is skipped.
+        load: Called once, before the table is first read, to fill in the package's own entries.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        kind: type[E],
+        group: str,
+        wrap: Callable[[str, Callable[..., Any]], E],
+        *,
+        error: type[LensError],
+        warning: type[Warning] = PluginWarning,
+        load: Callable[[], None] | None = None,
+    ) -> None:
+        self.what = what
+        self.group = group
+        self._kind = kind
+        self._wrap = wrap
+        self._error = error
+        self._warning = warning
+        self._load = load
+        self._entries: dict[str, E] = {}
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def known(self) -> dict[str, E]:
+        """The package's own entries and those of decorators, without plugins."""
+        self._fill()
+        return dict(self._entries)
+
+    def all(self) -> dict[str, E]:
+        """Every entry, plugins' included.
+
+        A plugin whose name is taken is skipped with a warning; the entry registered first stays.
+        """
+        found = self.known()
+        for point in entry_points(group=self.group):
+            plugin = self._plugin(point)
+            if plugin is None:
+                continue
+            if plugin.name in found and found[plugin.name].made_by() is not plugin.made_by():
+                self._skip(
+                    point,
+                    f"the name {plugin.name!r} is taken by {_home(found[plugin.name].made_by())}.",
+                )
+                continue
+            found[plugin.name] = plugin
+        return found
+
+    def __getitem__(self, name: str) -> E:
+        self._fill()
+        if name in self._entries:  # a plugin cannot take it, so none need be asked
+            return self._entries[name]
+        known = self.all()
+        if name not in known:
+            raise self._error(
+                f"No {self.what} is called {name!r}; known: {', '.join(sorted(known))}."
+                + nearest(name, known)
+            )
+        return known[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._fill()
+        return name in self._entries or name in self.all()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.all())
+
+    def __len__(self) -> int:
+        return len(self.all())
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise the table's error for the first name that it does not hold."""
+        for name in names:
+            _ = self[name]
+
+    # -- adding ----------------------------------------------------------------------------------
+
+    def add(self, entry: E, *, replace: bool = False) -> None:
+        """Add an entry.
+
+        A function of the same name and module `__main__` takes its earlier version's place with a
+        note: it is a notebook's cell that was run again.
+
+        Raises:
+            LensError: Of the table's class: the name is taken, or not usable.
+        """
+        name = entry.name
+        if not name or any(character in name for character in FORBIDDEN):
+            raise self._error(
+                f"{name!r} is no {self.what} name: no spaces, '@', '|', '/', '=', '()' or '[]'."
+            )
+        earlier = self._entries.get(name)
+        if earlier is not None and not replace:
+            if not _is_same(earlier.made_by(), entry.made_by()):
+                raise self._error(
+                    f"A {self.what} called {name!r} is registered already (by "
+                    f"{_home(earlier.made_by())}). Choose another name, or replace=True."
+                )
+            if _home(entry.made_by()) == "__main__":
+                warnings.warn(
+                    f"The {self.what} {name!r} was defined again and replaces its earlier version.",
+                    ReplacedWarning,
+                    stacklevel=4,
+                )
+        self._entries[name] = entry
+
+    def _fill(self) -> None:
+        if self._load is not None:
+            load, self._load = self._load, None
+            load()
+
+    # -- plugins ---------------------------------------------------------------------------------
+
+    def _plugin(self, point: EntryPoint) -> E | None:
+        try:
+            found = point.load()
+        # A plugin may fail in any way, also by ending the program: it must not take the rest along.
+        except (Exception, SystemExit) as error:
+            self._skip(point, repr(error))
+            return None
+        if isinstance(found, self._kind):
+            return found
+        known = self._entries.get(point.name)
+        if known is not None and known.made_by() is found:
+            return known
+        if not callable(found):
+            self._skip(point, f"it is a {type(found).__name__}, not a function or a {self.what}.")
+            return None
+        return self._wrap(point.name, cast("Callable[..., Any]", found))
+
+    def _skip(self, point: EntryPoint, why: str) -> None:
+        warnings.warn(
+            f"The {self.what} plugin {point.name!r} ({point.value}) is skipped: {why}",
+            self._warning,
+            stacklevel=1,  # one place, so that a plugin is complained about once
+        )
+
+
+def resolve(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    """Return the function itself, imported if it is given as "package.module:function"."""
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    return cast("Callable[..., Any]", getattr(importlib.import_module(module), name))
+
+
+def _home(function: Callable[..., Any] | str) -> str:
+    if isinstance(function, str):
+        return function.partition(":")[0]
+    return str(getattr(function, "__module__", "an unnamed module"))
+
+
+def _is_same(one: Callable[..., Any] | str, other: Callable[..., Any] | str) -> bool:
+    """Whether a module or notebook cell was run twice, which registers a function again."""
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    names = [(each.__module__, getattr(each, "__qualname__", None)) for each in (one, other)]
+    return names[0] == names[1]
