@@ -1,59 +1,65 @@
-"""The main job: in-context learning against hypotheses and controls, on one model and episode."""
+"""The main job: in-context learning against hypotheses and controls, on one model.
+
+Over draws of demonstrations: the model's own settings are read, each hypothesis is built from right
+and from wrong labels, and its controls are measured beside it. Then, for each control that is
+another network, the same on a few such networks.
+"""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-import torch
+import numpy as np
 
 from iclgd_lens.comparison import Comparison
-from iclgd_lens.episode import FOREIGN, Demonstrations, Episode
-from iclgd_lens.errors import ComparisonError, HypothesisError, nearest
+from iclgd_lens.controls import DEFAULT_CONTROLS, Control
+from iclgd_lens.episode import Demonstrations, Episode
+from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.host.provenance import model_provenance
-from iclgd_lens.hypotheses.random import matched_random
-from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
-from iclgd_lens.intervention import Intervention
-from iclgd_lens.job import Job, Progress
-from iclgd_lens.nulls import shuffled_labels, untrained
-from iclgd_lens.readout import Reader, Readout
-from iclgd_lens.tasks import list_tasks
-from iclgd_lens.writing import load_demonstrations
+from iclgd_lens.hypotheses.registry import Hypothesis
+from iclgd_lens.job import Job, reading_key
+from iclgd_lens.nulls import shuffled_labels, with_foreign
+from iclgd_lens.parts import Part
+from iclgd_lens.readout import Readout
+from iclgd_lens.registry import resolve
+from iclgd_lens.rules import (
+    HypothesisLike,
+    Options,
+    Progress,
+    Rule,
+    resolve_rules,
+    split_controls,
+)
+from iclgd_lens.subjects import TRAINED
 
-CONTROLS = {
-    "random": "each head's update replaced by a random direction of the same norm",
-    "oracle": "the demonstrations' keys and values injected: the instrument must read 1",
-    "zero": "no update at all: SimAOU and SimAM must be undefined",
-    "untrained": "the whole comparison on a copy with untrained blocks (embeddings kept)",
-    "untrained_norms": "the same, with only the norms kept",
-    "shuffled": "updates from the same demonstrations with wrong labels",
-    "other_task": "updates from demonstrations of another task",
-    "gaussian": "isotropic random directions in place of the intervention's change",
-    "uniform": "random directions with entries in [0, 1), as the reference's baseline",
-}
-"""Controls by name, and what each does."""
-
-DEFAULT_CONTROLS = ("random", "untrained", "oracle")
-
-HypothesisLike = str | Hypothesis | Intervention | Callable[..., Intervention]
+BudgetMode = Literal["matched", "published"]
+TWINS = 8
+TWIN_QUERIES = 16
+"""Queries that another network is asked: its spread is between networks, not between queries."""
+REALISATIONS = 20
+"""Of random controls where there is one draw alone, so that they have a spread of their own."""
 
 
 def compare(
     model: Any,
-    episode: Episode,
-    hypotheses: Sequence[str] | Mapping[str, HypothesisLike] = ("gd", "lcgd"),
+    episodes: Episode | Sequence[Episode],
+    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = ("gd", "lcgd"),
     *,
     controls: str | Iterable[str] = DEFAULT_CONTROLS,
     lr: float | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    budget: BudgetMode | None = None,
+    twins: int = TWINS,
+    twin_queries: int | None = TWIN_QUERIES,
+    trajectory: bool = False,
     other: Episode | Demonstrations | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    pad_queries: bool = False,
+    pad_queries: bool = True,
     tok2attn_queries: int = 32,
     resamples: int = 1000,
     confidence: float = 0.95,
@@ -62,200 +68,229 @@ def compare(
 ) -> Comparison:
     """Compare what hypotheses do to attention with what in-context learning does.
 
-    ZS and ICL run once; each hypothesis is built from the demonstrations and run on the queries
-    alone (FTZS). The model is never changed. On a CPU a HookedTransformer's attention weights take
-    twice their memory meanwhile (`Host.laid_out`).
+    The model is never changed. On a CPU a HookedTransformer's attention weights take twice their
+    memory meanwhile (`Host.laid_out`).
 
     Args:
         model: A HookedTransformer, TransformerBridge or host.
-        episode: Demonstrations and queries.
+        episodes: Demonstrations and queries: one episode, or several draws of demonstrations
+            (`load_episodes`). A verdict needs at least two.
         hypotheses: Registered names, or a mapping from a name of your choice to a registered name,
             a hypothesis, a function `(host, episode, **settings) -> Intervention`, or an
             intervention.
-        controls: Names from `CONTROLS`; `()` for none. "untrained" copies the model. Controls that
-            build an update anew (untrained, shuffled, other_task) leave out what is given as an
-            `Intervention`: it was built already, from this model and these demonstrations.
-        lr: Learning rate of every hypothesis that takes one; None for the task's published one.
+        controls: Names from `CONTROLS`; `()` for none. Controls that build an update anew (wrong
+            demonstrations, other networks) leave out what is given as an `Intervention`: it was
+            built already, from this model and these demonstrations.
+        lr: Learning rate of every hypothesis that takes one; None leaves the choice to `budget`.
         settings: Settings by hypothesis name, over `lr`.
+        budget: How rate, epochs and loss tokens are found where `lr` and `settings` do not give the
+            rate. "matched": by the label loss of left-out demonstrations, for each network and
+            draw by itself. "published": the task's published rate, one epoch, the protocol's loss.
+            None: "published" under the reference protocol, else "matched".
+        twins: Networks of each control that is another network (untrained twins, say).
+        twin_queries: Queries that each of these is asked at most; None for all.
+        trajectory: Also read scores along the training of each hypothesis that has epochs, on the
+            first draw and on the twins; see `Comparison.trajectory`.
         other: Demonstrations for the control "other_task"; None draws those of the next task from
             the same source.
-        seed: Seed of random controls and of the bootstrap.
+        seed: Seed of random controls, twins and the bootstrap; draw d uses seed + d.
         batch_size: Queries run together at most; None fits it to the prompt.
-        pad_queries: Run queries of unequal length together too: faster, equal but for rounding.
+        pad_queries: Run queries of unequal length together: faster, equal but for rounding.
         tok2attn_queries: Tok2Attn is measured on the first so many queries (it is the one score
             whose cost grows with queries times demonstrations); its `n` says so.
-        resamples: Bootstrap resamples.
+        resamples: Bootstrap resamples, where there is one draw.
         confidence: Coverage of the intervals.
         zs: The ZS readout of these queries on this model, where it was read before (by
             `Reader.zs` with `first=tok2attn_queries`); it is not read again.
         progress: Called with a short text at each stage.
 
     Raises:
-        ComparisonError: A control is unknown or cannot be built.
+        ComparisonError: There is no episode, episodes do not belong together, or a number is out of
+            range.
+        ControlError: A control is unknown or cannot be built.
         HypothesisError: A hypothesis or setting is unknown.
-        EpisodeError: The model cannot read the episode whole.
+        EpisodeError: The model cannot read an episode whole.
     """
-    host, tell = as_host(model), progress or _silent
-    asked = tuple(dict.fromkeys([controls] if isinstance(controls, str) else controls))
-    for control in asked:
-        if control not in CONTROLS:
-            raise ComparisonError(
-                f"No control is called {control!r}; controls: {', '.join(CONTROLS)}."
-                + nearest(control, CONTROLS)
-            )
-    named = resolve(hypotheses)
-    job = Job(host, episode, named, _settings(named, lr, settings), tok2attn_queries, tell)
-    reader = Reader(
-        host, episode, batch_size=batch_size, pad_queries=pad_queries, first=tok2attn_queries
-    )
+    host = as_host(model)
+    draws = (episodes,) if isinstance(episodes, Episode) else tuple(episodes)
+    check_draws(draws, twins, budget)
+    rules = resolve_rules(hypotheses, settings)
+    asked = split_controls(controls if isinstance(controls, str) else list(controls), rules)
+    plan = _Plan(
+        host, draws, _rated(rules, lr), asked, budget or default_budget(draws[0]), twins,
+        twin_queries, trajectory, None if other is None else with_foreign(draws[0], other), seed,
+        Options(batch_size, pad_queries, tok2attn_queries), progress or _silent,
+    )  # fmt: skip
+    readouts = {} if zs is None else {reading_key(draws[0]): zs}
     with host.laid_out():
-        job.read_settings(reader, zs)
-        for name in named:
-            job.run_hypothesis(reader, name, name, episode)
-        _run_controls(job, reader, asked, other, seed)
-    values, failures = job.values, job.failures
-    for control in asked:
-        if control.startswith("untrained"):
-            tell(f"control {control}: the whole comparison on an untrained copy")
-            keep = "norms" if control == "untrained_norms" else "embeddings"
-            rules = {name: each for name, each in named.items() if isinstance(each, Hypothesis)}
-            twin = compare(
-                untrained(host, keep, seed),
-                episode,
-                rules,
-                controls=(),
-                settings={name: job.settings[name] for name in rules},
-                batch_size=batch_size,
-                pad_queries=pad_queries,
-                tok2attn_queries=tok2attn_queries,
-                progress=progress,
+        parts = [part for d in range(len(draws)) for part in _measure_draw(plan, d, readouts)]
+    for control in asked["network"]:
+        parts += [part for j in range(twins) for part in _measure_twin(plan, control, j)]
+    names = [each.name for group in asked.values() for each in group]
+    facts = provenance(host, draws) | {
+        "hypotheses": dict(parts[0].facts.get("rules", {})),
+        "controls": names,
+        "twins": twins if asked["network"] else 0,
+        "seed": seed,
+        "tok2attn_queries": tok2attn_queries,
+    }
+    return Comparison(tuple(parts), facts, resamples, confidence, seed)
+
+
+def check_draws(draws: Sequence[Episode], twins: int, budget: str | None) -> None:
+    """Refuse draws that do not belong together.
+
+    Raises:
+        ComparisonError: There are none, or they differ in protocol or label words.
+    """
+    if not draws:
+        raise ComparisonError("There is no episode to compare on; give at least one.")
+    first = draws[0]
+    for number, episode in enumerate(draws):
+        if episode.protocol != first.protocol or episode.label_tokens != first.label_tokens:
+            raise ComparisonError(
+                f"Episode {number} has another protocol or other label words than the first: "
+                "episodes of one comparison differ in their demonstrations (and queries) alone."
             )
-            values |= {f"{name}@{control}": found for name, found in twin.values.items()}
-            failures |= {f"{name}@{control}": why for name, why in twin.failures.items()}
-    return Comparison(
-        values,
-        torch.tensor(episode.gold),
-        failures,
-        provenance(host, episode)
-        | {
-            "hypotheses": job.described,
-            "controls": list(asked),
-            "seed": seed,
-            "tok2attn_queries": tok2attn_queries,
-        },
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-    )
+    if twins < 0:
+        raise ComparisonError(f"twins is {twins}; it must be 0 or more.")
+    if budget not in (None, "matched", "published"):
+        allowed = ("matched", "published")
+        raise ComparisonError(
+            f"budget is {budget!r}; allowed: {', '.join(allowed)}." + nearest(str(budget), allowed)
+        )
+
+
+def default_budget(episode: Episode) -> BudgetMode:
+    """Published under the reference protocol, else matched."""
+    return "published" if episode.protocol.name == "reference" else "matched"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was asked for."""
+
+    host: Host
+    draws: Sequence[Episode]
+    rules: Mapping[str, Rule]
+    controls: Mapping[str, Sequence[Control]]
+    budget: BudgetMode
+    twins: int
+    twin_queries: int | None
+    trajectory: bool
+    other: Episode | None
+    seed: int
+    options: Options
+    tell: Progress
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether right labels are compared with wrong ones."""
+        return any(control.name == "shuffled" for control in self.controls["rule"])
+
+    def wrong(self, episode: Episode, draw: int) -> Episode | None:
+        """The same demonstrations with wrong labels, where they are asked for."""
+        return shuffled_labels(episode, self.seed + draw) if self.contrasted else None
+
+
+def _measure_draw(plan: _Plan, draw: int, readouts: dict[str, Readout]) -> list[Part]:
+    """The model itself on one draw: its settings, every hypothesis, and every draw control."""
+    episode = plan.draws[draw]
+    key = reading_key(episode)
+    job = Job(
+        plan.host, episode, plan.options, wrong=plan.wrong(episode, draw), zs=readouts.get(key),
+        tell=_numbered(plan, f"draw {draw + 1} of {len(plan.draws)}", len(plan.draws)),
+    )  # fmt: skip
+    job.measure_settings()
+    readouts.clear()  # one at a time: draws that share their queries follow one another
+    readouts[key] = job.frozen.zs
+    seed = plan.seed + draw
+    for rule in _budgeted(plan, job, plan.rules.values()):
+        job.run(rule, plan.controls["rule"], seed=seed, other=plan.other)
+    for control in plan.controls["alone"]:
+        job.run_alone(control, seed=seed)
+    return [_part(job, draw), *_realisations(plan, job, draw)]
+
+
+def _realisations(plan: _Plan, job: Job, draw: int) -> list[Part]:
+    """More random updates where there is one draw alone: they then have a spread of their own."""
+    repeated = [control for control in plan.controls["rule"] if control.acts_on == "update"]
+    if len(plan.draws) > 1 or not repeated or plan.twins == 0:
+        return []
+    found: list[Part] = []
+    built = dict(job.built)
+    for index in range(1, REALISATIONS):
+        again = Job(plan.host, job.episode, plan.options, wrong=job.wrong, frozen=job.frozen)
+        for name, pair in built.items():
+            for control in repeated:
+                again.measure_update_control(control, name, pair, plan.seed + index)
+        found.append(dataclasses.replace(_part(again, draw), index=index))
+    return found
+
+
+def _measure_twin(plan: _Plan, control: Control, index: int) -> list[Part]:
+    """Another network on one of the draws: at the model's budget, and at its own."""
+    draw = index % len(plan.draws)
+    tell = _numbered(plan, f"{control.name} network {index + 1} of {plan.twins}", 2)
+    tell("making it")
+    twin = as_host(resolve(control.function)(plan.host, plan.seed + index))
+    episode = first_queries(plan.draws[draw], plan.twin_queries)
+    job = Job(twin, episode, plan.options, wrong=plan.wrong(episode, draw), tell=tell)
+    with twin.laid_out():
+        job.measure_settings()
+        rules = [each for each in plan.rules.values() if isinstance(each.value, Hypothesis)]
+        for rule in _budgeted(plan, job, rules):
+            job.run(rule)
+    return [dataclasses.replace(_part(job, draw), network=control.name, index=index)]
+
+
+def _budgeted(plan: _Plan, job: Job, rules: Iterable[Rule]) -> list[Rule]:
+    """Rules with the rate, epochs and loss that they are to be given on this network and draw."""
+    return list(rules)
+
+
+def first_queries(episode: Episode, count: int | None) -> Episode:
+    """The episode with its first queries alone."""
+    if count is None or count >= len(episode.queries):
+        return episode
+    return replace(episode, queries=episode.queries[:count])
+
+
+def _rated(rules: Mapping[str, Rule], lr: float | None) -> dict[str, Rule]:
+    """Rules with the given learning rate, where they take one and have none yet."""
+    if lr is None:
+        return dict(rules)
+    return {
+        name: replace(rule, settings={"lr": lr, **rule.settings})
+        if isinstance(rule.value, Hypothesis) and rule.value.takes_rate
+        else rule
+        for name, rule in rules.items()
+    }
+
+
+def _part(job: Job, draw: int) -> Part:
+    values = {
+        label: {score: value.numpy() for score, value in found.items()}
+        for label, found in job.values.items()
+    }
+    facts = {"rules": job.described, "episode": dict(job.episode.provenance)}
+    gold = np.asarray(job.episode.gold, np.int64)
+    return Part(values, gold, draw, failures=dict(job.failures), facts=facts, network=TRAINED)
+
+
+def _numbered(plan: _Plan, where: str, count: int) -> Progress:
+    return plan.tell if count < 2 else lambda text: plan.tell(f"{where}: {text}")
 
 
 def _silent(stage: str) -> None:
     """Tell nobody."""
 
 
-def resolve(
-    hypotheses: Sequence[str] | Mapping[str, HypothesisLike],
-) -> dict[str, Hypothesis | Intervention]:
-    """Hypotheses by the name that results will use.
+def provenance(host: Host, draws: Sequence[Episode]) -> dict[str, Any]:
+    """Everything about model, episodes and libraries that the numbers depend on."""
+    from iclgd_lens.provenance import library_versions
 
-    Raises:
-        HypothesisError: A name is unknown or unusable, or a value is no hypothesis.
-    """
-    if isinstance(hypotheses, str):
-        hypotheses = [hypotheses]
-    pairs = hypotheses if isinstance(hypotheses, Mapping) else {name: name for name in hypotheses}
-    found: dict[str, Hypothesis | Intervention] = {}
-    for name, value in pairs.items():
-        if name in ("ZS", "ICL") or any(character in name for character in "@|[]"):
-            raise HypothesisError(f"A hypothesis cannot be called {name!r} in results.")
-        if isinstance(value, str):
-            found[name] = get_hypothesis(value)
-        elif isinstance(value, (Hypothesis, Intervention)):
-            found[name] = value
-        elif callable(value):
-            found[name] = Hypothesis(name, value)
-        else:
-            raise HypothesisError(
-                f"{name!r} is a {type(value).__name__}; expected a registered name, a function or "
-                "an Intervention."
-            )
-    return found
-
-
-def _settings(
-    named: Mapping[str, Hypothesis | Intervention],
-    lr: float | None,
-    settings: Mapping[str, Mapping[str, Any]] | None,
-) -> dict[str, dict[str, Any]]:
-    for name in settings or {}:
-        if name not in named:
-            raise HypothesisError(
-                f"Settings are given for {name!r}, which is not compared." + nearest(name, named)
-            )
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in named.items():
-        own = dict((settings or {}).get(name, {}))
-        if isinstance(value, Hypothesis):
-            if lr is not None and "lr" in value.settings():
-                own.setdefault("lr", lr)
-            value.check_settings(own)
-        found[name] = own
-    return found
-
-
-def _run_controls(
-    job: Job,
-    reader: Reader,
-    asked: Sequence[str],
-    other: Episode | Demonstrations | None,
-    seed: int,
-) -> None:
-    for control in asked:
-        if control in ("oracle", "zero") and control not in job.named:
-            job.measure(reader, control, get_hypothesis(control).build(job.host, job.episode))
-        elif control == "random":
-            for name, delta in list(job.deltas.items()):
-                job.measure(reader, f"random[{name}]", matched_random(delta, seed))
-        elif control == "shuffled":
-            wrong = shuffled_labels(job.episode, seed)
-            for name, value in job.named.items():
-                if isinstance(value, Hypothesis):
-                    job.run_hypothesis(reader, name, f"{name}@shuffled", wrong)
-        elif control == "other_task":
-            foreign = _other_demonstrations(job, other)
-            for name, value in job.named.items():
-                if isinstance(value, Hypothesis):
-                    job.run_hypothesis(reader, name, f"{name}@other_task", foreign)
-        elif control in ("gaussian", "uniform"):
-            job.add_directions(control, seed)
-
-
-def _other_demonstrations(job: Job, other: Episode | Demonstrations | None) -> Episode:
-    episode = job.episode
-    if other is None:
-        facts, known = episode.provenance, list_tasks()
-        if "data" not in facts or facts["task"] not in known:
-            raise ComparisonError(
-                "The control 'other_task' needs other=, an episode of another task: this episode "
-                "was not drawn from a named task."
-            )
-        other = load_demonstrations(
-            known[(known.index(facts["task"]) + 1) % len(known)],
-            job.host,
-            shots=len(episode.demonstrations),
-            seed=facts["seed"],
-            data=facts["data"],
-            protocol=episode.protocol,
-        )
-    shown = other.demonstrations if isinstance(other, Episode) else other
-    # The learning rate stays this task's: only the demonstrations are foreign.
-    return episode.with_demonstrations(
-        [replace(example, gold=FOREIGN) for example in shown.examples], shown.drawn
-    )
-
-
-def provenance(host: Host, episode: Episode) -> dict[str, Any]:
-    """Everything about model, episode and libraries that the numbers depend on."""
+    first = draws[0]
     dtype = str(host.dtype).removeprefix("torch.")
     return {
         "model": model_provenance(host.model)
@@ -267,18 +302,8 @@ def provenance(host: Host, episode: Episode) -> dict[str, Any]:
             "d_model": host.d_model,
         },
         "precision": f"activations {dtype}, deltas and scores fp32",
-        "protocol": episode.protocol.as_dict() | {"hash": episode.protocol.hash},
-        "episode": dict(episode.provenance)
-        | {"hash": episode.hash, "queries": len(episode.queries)},
-        "versions": _versions(),
+        "protocol": first.protocol.as_dict() | {"hash": first.protocol.hash},
+        "episode": dict(first.provenance) | {"hash": first.hash, "queries": len(first.queries)},
+        "draws": [dict(each.provenance) | {"hash": each.hash} for each in draws],
+        "versions": library_versions(),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("iclgd-lens", "torch", "transformer-lens", "transformers", "tokenizers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

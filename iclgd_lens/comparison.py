@@ -3,90 +3,127 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from iclgd_lens import measures
+from iclgd_lens.aggregates import COLUMNS, OVER_QUERIES, OVER_UNITS, Resampling, Row, rows
+from iclgd_lens.archive import read_archive, write_archive
 from iclgd_lens.errors import ComparisonError, nearest
-from iclgd_lens.statistics import Intervals, bootstrap_mean, bootstrap_ratio
+from iclgd_lens.parts import Part, Parts
+from iclgd_lens.scores import FACTS, SCORES
+from iclgd_lens.subjects import TRAINED
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
     from rich.table import Table
+    from torch import Tensor
 
-FORMAT = "iclgd_lens.Comparison/1"
-COLUMNS = ("hypothesis", "score", "layer", "head", "value", "ci_low", "ci_high", "n", "undefined")
-LAYER_SCORES = ("SimAOU", "SimAM", "Tok2Attn")
-"""Scores that exist for each layer and each head."""
-MOMENTS = "recovery_moments"
-LABEL_SCORES = "label_scores"
-"""Per-query facts that are no scores: what `logit_recovery` is computed from, and each label word's
-mean log-probability [query label], from which predictions follow."""
-_RECOVERY = {
-    "logit_recovery": measures.recovery_share,
-    "logit_scale": measures.recovery_scale,
-    "logit_recovery_unscaled": measures.recovery_unscaled,
-}
 By = Literal["query", "layer", "head"]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of `Comparison.frame()`."""
-
-    hypothesis: str
-    score: str
-    layer: int | None
-    head: int | None
-    value: float
-    ci_low: float
-    ci_high: float
-    n: int
-    undefined: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Scores of each hypothesis and control against in-context learning, query by query.
 
-    Settings ZS and ICL are rows of their own; `gd@untrained` is the hypothesis gd on the untrained
-    control, `random[gd]` a random delta with gd's norms. Undefined scores (0/0, zero changes) are
-    NaN and counted, never a number.
+    Settings ZS, ICL and ICL_shuffled (after wrong labels) are subjects of their own; `gd@untrained`
+    is the hypothesis gd on untrained networks, `random[gd]` random updates with gd's norms.
+    Undefined scores (0/0, zero changes) are NaN and counted, never a number.
 
     Attributes:
-        values: Hypothesis to score to tensor: "accuracy" [query], "SimAOU" [query layer],
-            "SimAOU/head" [query layer head], and so on. fp32, on the CPU.
-        gold: Gold label ids of the queries.
-        failures: Hypotheses that diverged or gave non-finite activations, with the reason.
+        parts: What was measured, one part for each network and draw of demonstrations.
         provenance: Everything that the numbers depend on.
-        resamples: Bootstrap resamples of each interval.
+        resamples: Bootstrap resamples of each interval over queries.
         confidence: Coverage of each interval.
         seed: Seed of the bootstrap.
     """
 
-    values: Mapping[str, Mapping[str, Tensor]]
-    gold: Tensor
-    failures: Mapping[str, str] = field(default_factory=dict[str, str])
+    parts: tuple[Part, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
     resamples: int = 1000
     confidence: float = 0.95
     seed: int = 0
 
+    @classmethod
+    def of(
+        cls, values: Mapping[str, Mapping[str, Any]], gold: Any, *,
+        failures: Mapping[str, str] | None = None, **fields: Any,
+    ) -> Comparison:  # fmt: skip
+        """Build a comparison of one draw from tensors or arrays by label and score.
+
+        A label under a control that is another network (`gd@untrained`) is that network's.
+        """
+        from iclgd_lens.subjects import Subject
+
+        lost = failures or {}
+        found: dict[str, tuple[dict[str, Any], dict[str, str]]] = {TRAINED: ({}, {})}
+        for label in dict.fromkeys((*values, *lost)):
+            subject = Subject.parse(label)
+            state = subject.model_state
+            own = str(subject if state == TRAINED else subject.bare)
+            there = found.setdefault(state, ({}, {}))
+            if label in values:
+                there[0][own] = {k: np.asarray(v, np.float32) for k, v in values[label].items()}
+            if label in lost:
+                there[1][own] = lost[label]
+        parts = tuple(
+            Part(values=own, gold=np.asarray(gold, np.int64), network=network, failures=why)
+            for network, (own, why) in found.items()
+        )
+        return cls(parts, **fields)
+
     # -- reading -------------------------------------------------------------------------------
+
+    @cached_property
+    def data(self) -> Parts:
+        """The parts by label and unit, with the layers that means are taken over."""
+        return Parts(self.parts)
 
     @property
     def hypotheses(self) -> tuple[str, ...]:
-        """Everything that was measured: settings ZS and ICL, hypotheses, then controls."""
-        return tuple(self.values)
+        """Labels of everything that was measured: settings, hypotheses, then controls."""
+        return tuple(self.data.subjects)
+
+    @property
+    def gold(self) -> Tensor:
+        """Gold label ids of the queries, draw after draw."""
+        import torch
+
+        own = [part.gold for part in self.parts if part.network == TRAINED and part.index == 0]
+        return torch.from_numpy(np.concatenate(own))
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """What diverged or gave non-finite activations, with the reason."""
+        several = len(self.data.draws) > 1
+        found: dict[str, str] = {}
+        for part in self.parts:
+            for own, why in part.failures.items():
+                where = f"draw {part.draw}: {why}" if several else why
+                found.setdefault(part.label(own), where)
+        return found
+
+    @property
+    def values(self) -> dict[str, dict[str, Tensor]]:
+        """Per-query values by label and score: "SimAOU" [query layer], "SimAOU/head" and so on.
+
+        Queries of several draws, or of several networks of a control, follow one another.
+        """
+        import torch
+
+        found: dict[str, dict[str, Tensor]] = {}
+        for label in self.data.subjects:
+            series = self.data.series[label]
+            names = dict.fromkeys(name for _, measured in series for name in measured)
+            for name in names:
+                arrays = [measured[name] for _, measured in series if name in measured]
+                found.setdefault(label, {})[name] = torch.from_numpy(np.concatenate(arrays))
+        return found
 
     def tensor(self, score: str, hypothesis: str, by: By = "layer") -> Tensor:
         """Return a score's per-query values: [query], [query layer] or [query layer head].
@@ -94,85 +131,138 @@ class Comparison:
         Raises:
             ComparisonError: There is no such score for that hypothesis.
         """
-        if hypothesis not in self.values:
-            raise ComparisonError(
-                f"This comparison has no {hypothesis!r}; it has {', '.join(self.values)}."
-                + nearest(hypothesis, self.values)
-            )
-        found = self.values[hypothesis]
+        import torch
+
+        arrays = self._arrays(score, hypothesis, by)
+        if by == "query" and arrays[0].ndim > 1:
+            arrays = [self.data.per_query(score, array).astype(np.float32) for array in arrays]
+        return torch.from_numpy(np.concatenate(arrays))
+
+    def _arrays(self, score: str, hypothesis: str, by: By) -> list[Any]:
+        series = self._series(hypothesis)
         key = f"{score}/head" if by == "head" else score
-        if key not in found:
-            have = sorted({name.split("/")[0] for name in found} - {MOMENTS, LABEL_SCORES})
+        found = [measured[key] for _, measured in series if key in measured]
+        if not found:
+            have = [name for name in self.data.scores(hypothesis) if name not in FACTS]
             raise ComparisonError(
                 f"{hypothesis} has no score {score!r} by {by}; it has {', '.join(have)}."
                 + nearest(score, have)
             )
-        value = found[key]
-        return value.nanmean(1) if by == "query" and value.ndim > 1 else value
+        return found
+
+    def _series(self, hypothesis: str) -> Sequence[tuple[Part, Mapping[str, Any]]]:
+        if hypothesis not in self.data.series:
+            raise ComparisonError(
+                f"This comparison has no {hypothesis!r}; it has {', '.join(self.hypotheses)}."
+                + nearest(hypothesis, self.hypotheses)
+            )
+        return self.data.series[hypothesis]
+
+    # -- tables ----------------------------------------------------------------------------------
+
+    @property
+    def how(self) -> Resampling:
+        """How intervals are made."""
+        return Resampling(self.confidence, self.resamples, self.seed)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the lines of `frame()`."""
+        yield from self._rows
+
+    @cached_property
+    def _rows(self) -> list[Row]:
+        return list(rows(self.data, self.how))
 
     def frame(self) -> pd.DataFrame:
         """Return a tidy table: one line a hypothesis, score, layer and head.
 
-        Columns: hypothesis, score, layer and head (missing for aggregates), value, ci_low, ci_high
-        (percentile bootstrap over queries), n (queries the value rests on), undefined (queries on
-        which the score does not exist).
+        Columns: hypothesis (the label), rule, control, model_state, settings, score, level ("all",
+        "layer" or "head"), layer, head, value, ci_low, ci_high, n (values it rests on), undefined
+        (values that do not exist). With several draws an interval is Student's t over draws (over
+        networks, for a control that is another network), with one a bootstrap over its queries;
+        `attrs` says which, and carries the provenance.
         """
         import pandas as pd
 
-        frame = pd.DataFrame([vars(row) for row in self.rows()], columns=list(COLUMNS))
+        frame = pd.DataFrame([row.as_dict() for row in self.rows()], columns=list(COLUMNS))
+        frame.attrs = {
+            "provenance": dict(self.provenance),
+            "interval": OVER_UNITS if len(self.data.draws) > 1 else OVER_QUERIES,
+            "draws": len(self.data.draws),
+        }
         return frame.astype({"layer": "Int64", "head": "Int64"})
 
-    def rows(self) -> Iterator[Row]:
-        """Yield the lines of `frame()`."""
-        for hypothesis, found in self.values.items():
-            for score, value in found.items():
-                if score == MOMENTS:
-                    for name, statistic in _RECOVERY.items():
-                        interval = bootstrap_ratio(value.numpy(), statistic, **self._settings)
-                        yield from _lines(hypothesis, name, interval)
-                elif "/" not in score and score != LABEL_SCORES:
-                    yield from self._score_rows(hypothesis, score, value)
-                    if (
-                        score in ("SimAOU", "SimAM")
-                        and (right := self._f2t(hypothesis)) is not None
-                    ):
-                        masked = torch.where(right[:, None], value, math.nan)
-                        yield from self._score_rows(hypothesis, f"{score}_f2t", masked)
+    def queries(self, score: str | None = None, hypothesis: str | None = None) -> pd.DataFrame:
+        """Return every query's own values, of all or of one score or hypothesis.
 
-    def _score_rows(self, hypothesis: str, score: str, value: Tensor) -> Iterator[Row]:
-        if value.ndim == 1:
-            yield from _lines(hypothesis, score, bootstrap_mean(value.numpy(), **self._settings))
-            return
-        head = self.values[hypothesis].get(f"{score}/head")
-        parts = [value.nanmean(1, keepdim=True), value]
-        if head is not None:
-            parts.append(head.flatten(1))
-        interval = bootstrap_mean(torch.cat(parts, dim=1).numpy(), **self._settings)
-        n_layers = value.shape[1]
-        n_heads = 0 if head is None else head.shape[2]
-        places: list[tuple[int | None, int | None]] = [(None, None)]
-        places += [(layer, None) for layer in range(n_layers)]
-        places += [(layer, index) for layer in range(n_layers) for index in range(n_heads)]
-        yield from _lines(hypothesis, score, interval, places)
+        Columns: hypothesis, score, layer, head, draw, network (which of a control's), query (its
+        place, or its row in the evaluation split), gold, value.
+        """
+        from iclgd_lens.tables import query_frame
 
-    @property
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "resamples": self.resamples,
-            "confidence": self.confidence,
-            "seed": self.seed,
-        }
+        return query_frame(self.data, score, hypothesis)
 
-    def _f2t(self, hypothesis: str) -> Tensor | None:
-        """Queries with ZS wrong, ICL right and FTZS right (the f2t subset)."""
-        suffix = hypothesis[hypothesis.index("@") :] if "@untrained" in hypothesis else ""
-        names = (f"ZS{suffix}", f"ICL{suffix}", hypothesis)
-        if any("accuracy" not in self.values.get(name, {}) for name in names):
-            return None
-        zs, icl, ft = (self.values[name]["accuracy"] == 1 for name in names)
-        return measures.f2t(zs, icl, ft)
+    def top_heads(
+        self,
+        score: str = "SimAOU",
+        hypothesis: str = "lcgd",
+        k: int = 5,
+        *,
+        control: str | None = None,
+    ) -> pd.DataFrame:
+        """Return the k heads that score highest on one half of the queries, scored on the other.
+
+        A head that was picked for its score has too high a score; the other half's is honest.
+
+        Args:
+            score: A score of heads.
+            hypothesis: Its label.
+            k: How many heads.
+            control: A control's label to set beside; None takes the first rival that was measured.
+
+        Returns:
+            Columns: layer, head, selected_on (its mean on the half that picked it), value (its mean
+            on the other half), control (the control's mean on that half), control_label.
+        """
+        from iclgd_lens.tables import top_heads
+
+        self._arrays(score, hypothesis, "head")
+        return top_heads(self.data, score, hypothesis, k, control)
+
+    def origin(self, score: str, hypothesis: str) -> str:
+        """Return where a number of `frame()` comes from, in three steps."""
+        self._series(hypothesis)
+        entry = SCORES[score]
+        how = entry.function or f"{entry.statistic} of {entry.fact}"
+        made = how if isinstance(how, str) else f"{how.__module__}:{how.__qualname__}"
+        count = len(self.data.series[hypothesis])
+        return (
+            f"1. frame(): the line hypothesis={hypothesis!r}, score={score!r}, made by "
+            f"iclgd_lens.aggregates:score_rows\n"
+            f"2. values[{hypothesis!r}][{entry.fact or score!r}], per query, in {count} part"
+            f"{'s' if count > 1 else ''} (network and draw), measured by iclgd_lens.job:Job\n"
+            f"3. {made}: {entry.meaning}"
+        )
 
     # -- showing -------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        facts = self.provenance.get("model", {}).get("name", "model")
+        task = self.provenance.get("episode", {}).get("task", "task")
+        draws = len(self.data.draws)
+        names = ", ".join(self.data.hypotheses[:8]) + (
+            ", ..." if len(self.data.hypotheses) > 8 else ""
+        )
+        queries = sum(len(p.gold) for p in self.parts if p.network == TRAINED and p.index == 0)
+        return (
+            f"<Comparison of {names} on {facts}, {task}: {draws} draw{'s' if draws != 1 else ''}, "
+            f"{queries} queries, {len(self.hypotheses)} subjects; .table(), .frame(), .verdicts()>"
+        )
+
+    def _repr_html_(self) -> str:
+        from iclgd_lens.tables import html_summary
+
+        return html_summary(self)
 
     def table(self) -> Table:
         """Return a Rich table: one line a hypothesis, with layers' SimAOU and SimAM."""
@@ -192,7 +282,7 @@ class Comparison:
         from iclgd_lens.figures import layer_profiles
 
         frame = self.frame()
-        frame = frame[(frame["score"] == score) & frame["head"].isna() & frame["layer"].notna()]
+        frame = frame[(frame["score"] == score) & (frame["level"] == "layer")]
         if frame.empty:
             raise ComparisonError(f"No hypothesis has a score {score!r} by layer.")
         return layer_profiles(
@@ -203,92 +293,37 @@ class Comparison:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file with every per-query value and the provenance, atomically."""
-        from safetensors.torch import save
-
-        tensors = {
-            f"{hypothesis}|{score}": value.contiguous()
-            for hypothesis, found in self.values.items()
-            for score, value in found.items()
-        }
-        facts = {
-            "failures": dict(self.failures),
-            "provenance": dict(self.provenance),
-            "order": list(tensors),
-            **self._settings,
-        }
-        # One entry: safetensors writes several in no fixed order, and the same comparison gives the
-        # same bytes.
-        data = save({**tensors, "gold": self.gold}, {FORMAT: json.dumps(facts)})
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        facts = {"provenance": dict(self.provenance), **self.how.as_dict()}
+        write_archive(Path(path), self.parts, facts)
 
     @classmethod
     def load(cls, path: str | Path) -> Comparison:
         """Read a file that `save` wrote.
 
         Raises:
-            ComparisonError: The file is missing, truncated, or not a comparison.
+            ComparisonError: The file is missing, truncated, changed, or not a comparison.
         """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        if not path.is_file():
-            raise ComparisonError(f"There is no comparison file {str(path)!r}.")
+        parts, facts = read_archive(Path(path))
         try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                if FORMAT not in header:
-                    raise ComparisonError(f"{path.name} is not a comparison (format {FORMAT}).")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError) as error:
-            raise ComparisonError(f"{path.name} is truncated or unreadable: {error}") from error
-        facts = json.loads(header[FORMAT])
-        values: dict[str, dict[str, Tensor]] = {}
-        for key in facts.pop("order"):
-            hypothesis, score = key.split("|")
-            values.setdefault(hypothesis, {})[score] = tensors[key]
-        return cls(values, tensors["gold"], **facts)
+            return cls(parts, **facts)
+        except TypeError as error:
+            raise ComparisonError(f"{Path(path).name} holds other facts: {error}") from error
 
     def to_parquet(self, path: str | Path) -> None:
         """Write `frame()` as parquet with the provenance in its metadata, atomically."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.Table.from_pandas(self.frame(), preserve_index=False)
+        from iclgd_lens.files import write_whole
+
+        frame = self.frame()
+        frame.attrs = {}
+        table = pa.Table.from_pandas(frame, preserve_index=False)
         facts = {"provenance": self.provenance, "failures": self.failures}
         metadata = cast(dict[bytes, bytes], dict(table.schema.metadata or {}))
         table = table.replace_schema_metadata(
             metadata | {b"iclgd_lens": json.dumps(facts).encode()}
         )
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            pq.write_table(table, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _lines(
-    hypothesis: str,
-    score: str,
-    interval: Intervals,
-    places: list[tuple[int | None, int | None]] | None = None,
-) -> Iterator[Row]:
-    parts = [
-        np.atleast_1d(part)
-        for part in (interval.value, interval.low, interval.high, interval.n, interval.undefined)
-    ]
-    for index, (layer, head) in enumerate(places or [(None, None)]):
-        value, low, high, n, undefined = (part[index] for part in parts)
-        yield Row(
-            hypothesis, score, layer, head, float(value), float(low), float(high), int(n),
-            int(undefined),
-        )  # fmt: skip
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        write_whole(path, cast("bytes", sink.getvalue().to_pybytes()))

@@ -4,7 +4,7 @@ What a score means is what it is where the hypothesis cannot be true. Add a cont
 decorator, or from a package through the entry point group `iclgd_lens.controls`:
 
     @lens.control("reversed", acts_on="demonstrations")
-    def reversed_order(episode, seed):
+    def reversed_order(host, episode, seed):
         return episode.with_demonstrations(episode.demonstrations.examples[::-1])
 """
 
@@ -33,7 +33,7 @@ class Control(Entry):
         meaning: The question that it asks, in one sentence.
         acts_on: What it puts in place of the hypothesis's own.
             "update": `(delta, seed) -> Intervention`, another update of the same rule.
-            "demonstrations": `(episode, seed) -> Episode`, other demonstrations to learn from.
+            "demonstrations": `(host, episode, seed) -> Episode`, others to learn from.
             "network": `(model, seed) -> model`, another network for the whole comparison.
             "change": `(zs, icl, seed, normalize) -> scores`, directions in place of a change.
             "alone": `(host, episode) -> Intervention`, which belongs to no hypothesis.
@@ -127,7 +127,7 @@ _BUILT_IN = (
         "update", "draw",
     ),
     Control(
-        "shuffled", f"{_NULLS}:shuffled_labels",
+        "shuffled", f"{_NULLS}:shuffled",
         "does it matter what the demonstrations say? Updates from wrong labels",
         "demonstrations", "draw",
     ),
@@ -137,7 +137,7 @@ _BUILT_IN = (
         "demonstrations", "draw",
     ),
     Control(
-        "untrained", f"{_NULLS}:untrained",
+        "untrained", f"{_NULLS}:untrained_twin",
         "would a network that has learned nothing do the same? Blocks drawn by the architecture's "
         "own initialiser, embeddings and norms kept",
         "network", "network",

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from iclgd_lens.errors import LensError
-from iclgd_lens.tables import is_control
+from iclgd_lens.subjects import Subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,7 @@ def layer_profiles(frame: pd.DataFrame, *, title: str = "", score: str = "") -> 
         raise LensError(f"layer_profiles draws one score, but the frame has {', '.join(named)}")
     figure = go.Figure()
     names = sorted(dict.fromkeys(rows["hypothesis"]), key=is_control)
-    controls = [name for name in names if is_control(name)]
+    controls = [name for name in names if Subject.parse(name).is_control]
     for index, name in enumerate(names):
         own = cast("pd.DataFrame", rows.loc[rows["hypothesis"] == name]).sort_values(by="layer")
         if name in controls:

@@ -1,199 +1,335 @@
-"""One comparison under way: what ZS and ICL left, and scores as they are measured."""
+"""One network on one draw of demonstrations: what it leaves, and every subject measured on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from einops import einsum, repeat
 from torch import Tensor
 
-from iclgd_lens import measures
-from iclgd_lens.comparison import LABEL_SCORES, LAYER_SCORES, MOMENTS
-from iclgd_lens.delta import ParameterDelta
+from iclgd_lens.controls import Control
 from iclgd_lens.episode import Episode
-from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError
+from iclgd_lens.errors import ComparisonError, ControlError, DivergedError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.intervention import Injection, Intervention
-from iclgd_lens.nulls import random_directions
+from iclgd_lens.intervention import UNCOUNTED, Injection, Intervention, hooks_of
+from iclgd_lens.readings import Frozen, Readings
 from iclgd_lens.readout import Reader, Readout
+from iclgd_lens.registry import resolve
+from iclgd_lens.rules import Options, Progress, Rule, is_out_of_memory
+from iclgd_lens.scores import SCORES
+from iclgd_lens.scoring import measured, measured_setting
+from iclgd_lens.subjects import Subject
 
-Progress = Callable[[str], None]
+Values = dict[str, dict[str, Tensor]]
+_APART = 1_000_003
+"""Between the seeds of random updates in place of right and of wrong demonstrations'."""
 
 
-@dataclass
 class Job:
-    """One comparison under way: readouts of ZS and ICL, and scores as they are measured."""
+    """Measures subjects on one network and one draw of demonstrations.
 
-    host: Host
-    episode: Episode
-    named: Mapping[str, Hypothesis | Intervention]
-    settings: Mapping[str, Mapping[str, Any]]
-    first: int
-    tell: Progress
-    values: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
-    failures: dict[str, str] = field(default_factory=dict[str, str])
-    deltas: dict[str, ParameterDelta] = field(default_factory=dict[str, ParameterDelta])
-    described: dict[str, Any] = field(default_factory=dict[str, Any])
+    Args:
+        host: The network.
+        episode: The draw's demonstrations, and the queries.
+        options: How queries are read.
+        wrong: The same demonstrations with wrong labels, for the label contrast; None for none.
+        zs: The ZS readout of these queries on this network, where it was read before.
+        frozen: All of the network's own readouts, where they were read before.
+        tell: Called with a short text at each stage.
 
-    def read_settings(self, reader: Reader, zs: Readout | None = None) -> None:
-        """Read ZS (unless it is given) and ICL, and what each leaves unchanged."""
+    Attributes:
+        values: What was measured, by label and score; on the CPU.
+        failures: Why a label has no scores.
+        described: Settings, metadata and version of each rule.
+        built: Each rule's interventions, from right and from wrong demonstrations.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        episode: Episode,
+        options: Options,
+        *,
+        wrong: Episode | None = None,
+        zs: Readout | None = None,
+        frozen: Frozen | None = None,
+        tell: Progress | None = None,
+    ) -> None:
+        self.host, self.episode, self.wrong, self.options = host, episode, wrong, options
+        self.tell: Progress = tell or _silent
+        self.values: Values = {}
+        self.failures: dict[str, str] = {}
+        self.described: dict[str, dict[str, Any]] = {}
+        self.built: dict[str, tuple[Intervention | None, Intervention | None]] = {}
+        self._zs, self._given = zs, frozen
+        if zs is not None and len(zs.label_scores) != len(episode.queries):
+            raise ComparisonError(
+                f"zs= holds {len(zs.label_scores)} queries; the episode has {len(episode.queries)}."
+            )
+        self._readers: dict[int, Reader] = {}
+
+    # -- the frozen model ------------------------------------------------------------------------
+
+    def _reader(self, episode: Episode) -> Reader:
+        options = self.options
+        return Reader(
+            self.host, episode, batch_size=options.batch_size, pad_queries=options.pad_queries,
+            first=options.tok2attn_queries,
+        )  # fmt: skip
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Reads this draw's queries."""
+        return self._reader(self.episode)
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        """What the network itself leaves: each query alone, and after the demonstrations."""
+        if self._given is not None:
+            return self._given
+        zs = self._zs
         if zs is None:
             self.tell("ZS: each query alone")
-            zs = reader.zs()
-        elif len(zs.label_scores) != len(self.episode.queries):
-            raise ComparisonError(
-                f"zs= holds {len(zs.label_scores)} queries; the episode has "
-                f"{len(self.episode.queries)}."
-            )
-        self.zs = zs
+            zs = self.reader.zs()
         self.tell("ICL: demonstrations once, then each query")
-        self.icl = reader.icl()
-        reader.release()
-        # What demonstrations leave unchanged, up to rounding, has no direction to compare with.
-        dtype, zs, icl = self.host.dtype, self.zs, self.icl
-        self.same_scores = measures.unchanged(zs.scores, icl.scores, dtype)
-        self.same_outputs = measures.unchanged(zs.attention_output, icl.attention_output, dtype)
-        self.same_z = measures.unchanged(zs.z, icl.z, dtype)
-        sites = [self.host.parameter(f"blocks.{i}.attn.W_O") for i in range(self.host.n_layers)]
-        weights = torch.stack([site.float() for site in sites if site is not None])
-        self.head_factor = measures.head_factor(weights)
-        gold = torch.tensor(self.episode.gold, device=self.host.device)
-        for name, readout in (("ZS", self.zs), ("ICL", self.icl)):
-            prediction = measures.label_prediction(readout.label_scores)
-            self.values[name] = {
-                "accuracy": measures.accuracy(prediction, gold).cpu(),
-                LABEL_SCORES: readout.label_scores.float().cpu(),
-            }
+        icl = self.reader.icl()
+        self.reader.release()
+        wrong: Readout | None = None
+        if self.wrong is not None:
+            self.tell("ICL with wrong labels")
+            wrong = self._reader(self.wrong).icl()
+        return Frozen.read(self.host, self.episode, zs, icl, wrong)
+
+    def measure_settings(self) -> None:
+        """Measure what the network itself answers: ZS, ICL, and ICL after wrong labels."""
+        frozen = self.frozen
+        settings = {"ZS": frozen.zs, "ICL": frozen.icl, "ICL_shuffled": frozen.icl_shuffled}
+        for name, readout in settings.items():
+            if readout is None:
+                continue
+            self.values[name] = measured_setting(frozen, readout)
             if not readout.is_finite:
                 self.failures[name] = "Some of the model's activations are not finite."
-        self.values["ZS"]["KL_ICL"] = measures.label_kl(
-            self.icl.label_scores, self.zs.label_scores
-        ).cpu()
 
-    def run_hypothesis(self, reader: Reader, name: str, shown_as: str, episode: Episode) -> None:
-        """Build hypothesis `name` from `episode`'s demonstrations and measure it on the queries."""
-        self.tell(f"{shown_as}: building the update, then each query alone")
-        value, own = self.named[name], self.settings[name]
-        facts: dict[str, Any] = {"settings": {key: repr(item) for key, item in own.items()}}
-        if shown_as == name:  # controls run the same rule on other demonstrations
-            self.described[name] = facts
+    # -- hypotheses ------------------------------------------------------------------------------
+
+    def run(
+        self, rule: Rule, controls: Sequence[Control] = (), *, seed: int = 0, own: bool = True,
+        other: Episode | None = None,
+    ) -> None:  # fmt: skip
+        """Build a rule from right and wrong demonstrations, and measure it and its controls.
+
+        Args:
+            rule: The hypothesis.
+            controls: Its controls that act on the update or on the demonstrations.
+            seed: Of the controls.
+            own: Whether the rule itself is measured, or its controls alone.
+            other: Demonstrations for the control "other_task"; None draws them.
+        """
+        self.tell(f"{rule.name}: building the update, then each query alone")
+        acting = {control.acts_on for control in controls}
+        right = wrong = None
+        if own or "update" in acting:
+            right = self.build(rule, self.episode, rule.name)
+        if self.wrong is not None:
+            wrong = self.build(rule, self.wrong, str(Subject(rule.name, "shuffled")))
+        self.built[rule.name] = right, wrong
+        if own:
+            self.measure(rule.name, right, wrong)
+        for control in controls:
+            label = str(Subject(rule.name, control.name))
+            if control.acts_on == "update":
+                self.measure_update_control(control, rule.name, (right, wrong), seed)
+            elif control.acts_on == "demonstrations":
+                if control.name == "shuffled" and self.wrong is not None:
+                    changed = wrong
+                else:
+                    self.tell(f"{label}: building the update, then each query alone")
+                    changed = self._from_other_demonstrations(rule, control, label, seed, other)
+                if changed is not None or label in self.failures:
+                    self.measure(label, changed)
+
+    def run_alone(self, control: Control, *, seed: int = 0) -> None:
+        """Measure a control that belongs to no hypothesis."""
+        if control.acts_on == "change":
+            self._measure_directions(control, seed)
+            return
+        self.tell(f"{control.name}: building it, then each query alone")
+        function = resolve(control.function)
+        rule = Rule(control.name, Hypothesis(control.name, function))
+        right = self.build(rule, self.episode, control.name)
+        wrong = None if self.wrong is None else self.build(rule, self.wrong, "")
+        self.measure(control.name, right, wrong)
+
+    def build(self, rule: Rule, episode: Episode, label: str) -> Intervention | None:
+        """Build a rule's intervention from an episode's demonstrations; None where it failed.
+
+        An intervention that exists already was built from this draw's own demonstrations.
+        """
+        value = rule.value
         if isinstance(value, Intervention):
-            self.measure(reader, shown_as, value)
-            return
-        facts |= {"version": value.version, "rule": value.name}
+            if episode is self.episode:
+                self.described[rule.name] = {"settings": {}, **rule.facts}
+            return value if episode is self.episode else None
         try:
-            intervention = value.build(self.host, episode, **own)
-        except DivergedError as error:
-            self.failures[shown_as] = str(error)
-            self.values[shown_as] = self._undefined()
-            return
-        if not isinstance(intervention, Intervention):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise HypothesisError(
-                f"{name} returned a {type(intervention).__name__}, not an Intervention."
-            )
-        if isinstance(intervention, ParameterDelta):
-            facts["delta"] = {
-                key: item for key, item in intervention.metadata.items() if key != "loss_sum"
-            }
-            if shown_as == name:
-                self.deltas[name] = intervention
-        self.measure(reader, shown_as, intervention)
-
-    def measure(self, reader: Reader, shown_as: str, intervention: Intervention) -> None:
-        """Run the intervened model on the queries and score it against ICL."""
-        ft = reader.ftzs(intervention)
-        if not ft.is_finite:
-            self.failures[shown_as] = "Some activations of the intervened model are not finite."
-        zs, icl = self.zs, self.icl
-        protocol = self.episode.protocol
-        by_head = measures.sim_am(zs.scores, icl.scores, ft.scores, raw=protocol.sim_am == "raw")
-        if protocol.sim_am == "difference":
-            by_head = by_head.masked_fill(self.same_scores, torch.nan)
-        gold = torch.tensor(self.episode.gold, device=ft.z.device)
-        right = [
-            measures.label_prediction(readout.label_scores) == gold for readout in (zs, icl, ft)
-        ]
-        found = {
-            "SimAOU": measures.sim_aou(
-                zs.attention_output,
-                icl.attention_output,
-                ft.attention_output,
-                normalize=protocol.normalize_attention_output,
-            ).masked_fill(self.same_outputs, torch.nan),
-            "SimAOU/head": measures.sim_aou_heads(zs.z, icl.z, ft.z, self.head_factor).masked_fill(
-                self.same_z, torch.nan
-            ),
-            "SimAM": by_head.nanmean(-1),
-            "SimAM/head": by_head,
-            "accuracy": measures.accuracy(measures.label_prediction(ft.label_scores), gold),
-            "KL_ICL": measures.label_kl(icl.label_scores, ft.label_scores),
-            "Rec2FTP": measures.rec2ftp(*right),
-            MOMENTS: measures.recovery_moments(zs.label_scores, icl.label_scores, ft.label_scores),
-            LABEL_SCORES: ft.label_scores,
-        }
-        tau = self._tok2attn(reader, intervention, ft)
-        if tau is not None:
-            found |= {"Tok2Attn": tau.nanmean(-1), "Tok2Attn/head": tau}
-        self.values[shown_as] = {name: value.float().cpu() for name, value in found.items()}
-
-    def _tok2attn(self, reader: Reader, intervention: Intervention, ft: Readout) -> Tensor | None:
-        icl = self.icl.demonstration_scores
-        if icl is None:
-            return None
-        if isinstance(intervention, Injection):
-            return (
-                None
-                if ft.demonstration_scores is None
-                else measures.tok2attn(icl, ft.demonstration_scores)
-            )
-        keys = None if ft.queries is None else reader.training_keys(intervention)
-        if keys is None or ft.queries is None:
-            return None
-        group = self.host.n_heads // self.host.n_key_value_heads
-        trained = torch.stack(
-            [
-                einsum(
-                    ft.queries[:, layer],
-                    repeat(k, "token kv_head d_head -> token (kv_head group) d_head", group=group),
-                    "query head d_head, token head d_head -> query head token",
+            found: Any = value.build(self.host, episode, **rule.settings)
+            if not isinstance(found, Intervention):
+                raise HypothesisError(
+                    f"{rule.name} returned a {type(found).__name__}, not an Intervention."
                 )
-                for layer, k in enumerate(keys)
-            ],
-            dim=1,
-        )
-        return measures.tok2attn(icl, trained)
+            hooks_of(found, self.host, UNCOUNTED) if self.options.forgiving else None
+        except (DivergedError, MemoryError) as error:
+            if isinstance(error, MemoryError):
+                raise
+            self.failures[label] = str(error)
+            found = None
+        except Exception as error:  # a user's function may fail in any way
+            if not self.options.forgiving or is_out_of_memory(error):
+                raise
+            self.failures[label] = f"{rule.name} raised {type(error).__name__}: {error}"
+            found = None
+        if episode is self.episode:
+            self._describe(rule, value, found)
+        return found
 
-    def add_directions(self, kind: str, seed: int) -> None:
+    def _describe(self, rule: Rule, value: Hypothesis, built: Intervention | None) -> None:
+        facts: dict[str, Any] = {
+            "settings": {key: repr(item) for key, item in rule.settings.items()},
+            "rule": value.name,
+            "version": value.version,
+            "kind": value.kind,
+            **rule.facts,
+        }
+        metadata: Any = getattr(built, "metadata", None)
+        if isinstance(metadata, Mapping):
+            known: Mapping[str, Any] = metadata
+            facts["delta"] = {key: item for key, item in known.items() if key != "loss_sum"}
+        self.described[rule.name] = facts
+
+    # -- measuring -------------------------------------------------------------------------------
+
+    def measure(
+        self, label: str, right: Intervention | None, wrong: Intervention | None = None
+    ) -> None:
+        """Run the changed model on the queries and score it against ICL.
+
+        Args:
+            label: What results call it.
+            right: The intervention; None where it could not be built.
+            wrong: The same rule's from wrong labels, for the label contrast.
+        """
+        if right is None:
+            self.values[label] = self.undefined()
+            return
+        ft = self.reader.ftzs(right)
+        if not ft.is_finite:
+            self.failures[label] = "Some activations of the intervened model are not finite."
+        changed = None if wrong is None else self.reader.ftzs(wrong)
+        readings = Readings(self.frozen, ft, changed, lambda: self._attention(right, ft))
+        self.values[label] = measured(readings)
+
+    def measure_update_control(
+        self, control: Control, name: str, pair: tuple[Intervention | None, ...], seed: int
+    ) -> None:
+        """Measure what a control puts in place of a rule's updates.
+
+        Args:
+            control: It acts on the update.
+            name: The rule's name.
+            pair: The rule's interventions from right and from wrong demonstrations.
+            seed: Of the control.
+        """
+        label = str(Subject(name, control.name))
+        right, wrong = pair
+        if right is None:
+            return
+        replace = resolve(control.function)
+        try:
+            first = replace(right, seed)
+            second = None if wrong is None else replace(wrong, seed + _APART)
+        except ControlError as error:
+            self.failures[label] = str(error)
+            self.values[label] = self.undefined()
+            return
+        self.measure(label, first, second)
+
+    def _from_other_demonstrations(
+        self, rule: Rule, control: Control, label: str, seed: int, other: Episode | None
+    ) -> Intervention | None:
+        if isinstance(rule.value, Intervention):
+            return None
+        if control.name == "other_task" and other is not None:
+            return self.build(rule, other, label)
+        episode = resolve(control.function)(self.host, self.episode, seed)
+        return self.build(rule, episode, label)
+
+    def _measure_directions(self, control: Control, seed: int) -> None:
         """Score random directions in place of an intervention's change."""
-        found = random_directions(
-            "gaussian" if kind == "gaussian" else "uniform",
-            self.zs,
-            self.icl,
-            seed,
-            normalize=self.episode.protocol.normalize_attention_output,
-        )
-        by_head = found["SimAM"].masked_fill(self.same_scores, torch.nan)
-        outputs = found["SimAOU"].masked_fill(self.same_outputs, torch.nan)
-        self.values[kind] = {
+        frozen = self.frozen
+        found = resolve(control.function)(frozen.zs, frozen.icl, seed, frozen.normalize)
+        by_head = found["SimAM"].masked_fill(frozen.same_scores, torch.nan)
+        outputs = found["SimAOU"].masked_fill(frozen.same_outputs, torch.nan)
+        self.values[control.name] = {
             "SimAOU": outputs.float().cpu(),
             "SimAM": by_head.nanmean(-1).float().cpu(),
             "SimAM/head": by_head.float().cpu(),
         }
 
-    def _undefined(self) -> dict[str, Tensor]:
+    def _attention(self, intervention: Intervention, ft: Readout) -> Tensor | None:
+        """The changed model's attention to the demonstrations' tokens as training text."""
+        if isinstance(intervention, Injection):
+            return ft.demonstration_scores
+        keys = None if ft.queries is None else self.reader.training_keys(intervention)
+        if keys is None or ft.queries is None:
+            return None
+        group = self.host.n_heads // self.host.n_key_value_heads
+        by_layer = [
+            einsum(
+                ft.queries[:, layer],
+                repeat(k, "token kv_head d_head -> token (kv_head group) d_head", group=group),
+                "query head d_head, token head d_head -> query head token",
+            )
+            for layer, k in enumerate(keys)
+        ]
+        return torch.stack(by_layer, dim=1)
+
+    def undefined(self) -> dict[str, Tensor]:
+        """The scores of what could not be built: NaN on every query, never missing."""
         n, layers, heads = len(self.episode.queries), self.host.n_layers, self.host.n_heads
-        fp32: Any = {"dtype": torch.float32}
+        shapes = {"query": (n,), "layer": (n, layers), "head": (n, layers)}
         found: dict[str, Tensor] = {}
-        for score in LAYER_SCORES[:2]:
-            found[score] = torch.full((n, layers), torch.nan, **fp32)
-            found[f"{score}/head"] = torch.full((n, layers, heads), torch.nan, **fp32)
-        for score in ("accuracy", "KL_ICL", "Rec2FTP"):
-            found[score] = torch.full((n,), torch.nan, **fp32)
-        return found | {
-            MOMENTS: torch.full((n, 3), torch.nan, **fp32),
-            LABEL_SCORES: torch.full((n, self.episode.n_labels), torch.nan, **fp32),
-        }
+        for name, score in SCORES.items():
+            if not score.function or (score.needs and self.wrong is None):
+                continue
+            if name.startswith("Tok2Attn"):
+                continue
+            found[name] = _nan(*shapes[score.level])
+            if score.by_head is not None:
+                found[f"{name}/head"] = _nan(n, layers, heads)
+        columns = {"label_scores": self.episode.n_labels, "recovery_moments": 3, "kl_moments": 2}
+        return found | {name: _nan(n, count) for name, count in columns.items()}
+
+
+def reading_key(episode: Episode) -> str:
+    """What a ZS readout depends on, beside the network: the demonstrations play no part in it."""
+    facts = [
+        [query.content for query in episode.queries],
+        episode.label_tokens,
+        episode.demonstrations.bos,
+        episode.protocol.readout,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _nan(*shape: int) -> Tensor:
+    return torch.full(shape, torch.nan, dtype=torch.float32)
+
+
+def _silent(stage: str) -> None:
+    """Tell nobody."""

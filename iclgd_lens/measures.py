@@ -42,6 +42,7 @@ __all__ = [
     "f2t",
     "head_factor",
     "kendall_tau",
+    "kl_removed",
     "label_kl",
     "label_prediction",
     "rec2ftp",
@@ -287,11 +288,13 @@ def recovery_scale(moments: Moments) -> Moments:
 def recovery_share(moments: Moments) -> Moments:
     """Share of the ICL label-logit change that the best-scaled intervention explains, in [0, 1].
 
-    `moments`: mean `recovery_moments`, "*batch 3" -> "*batch". It is the squared (uncentred)
-    correlation, so its sign is that of `recovery_scale`. NaN if either change is zero.
+    `moments`: mean `recovery_moments`, "*batch 3" -> "*batch". The scale is not negative: a change
+    in the opposite direction recovers nothing. Where it points the same way this is the squared
+    (uncentred) correlation. NaN if either change is zero.
     """
     ft_icl, ft_ft, icl_icl = _parts(moments)
-    return ((ft_icl / ft_ft) * (ft_icl / icl_icl)).clip(0, 1).squeeze(-1)
+    same_way = ft_icl.clip(0, None)
+    return ((same_way / ft_ft) * (same_way / icl_icl)).clip(0, 1).squeeze(-1)
 
 
 def recovery_unscaled(moments: Moments) -> Moments:
@@ -302,6 +305,16 @@ def recovery_unscaled(moments: Moments) -> Moments:
     """
     ft_icl, ft_ft, icl_icl = _parts(moments)
     return ((2 * ft_icl - ft_ft) / icl_icl).squeeze(-1)
+
+
+def kl_removed(moments: Moments) -> Moments:
+    """Share of ZS's KL divergence from ICL that the intervention removes: 1 - KL(ft) / KL(zs).
+
+    `moments`: mean (KL of ft, KL of zs), "*batch 2" -> "*batch". 1 is ICL's own distribution, 0
+    what doing nothing gives, negative is further away than ZS. NaN if ZS is ICL already.
+    """
+    ft, zs = moments[..., 0:1], moments[..., 1:2]
+    return (1 - ft / zs).squeeze(-1)
 
 
 def _check(axes: int, names: str, **tensors: Tensor) -> None:

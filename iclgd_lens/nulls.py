@@ -5,6 +5,7 @@ What each asks, and what varies with it, is in the table `iclgd_lens.controls`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +13,16 @@ import torch
 from torch import Tensor
 
 from iclgd_lens import measures
-from iclgd_lens.episode import Demonstration, Episode
-from iclgd_lens.errors import ComparisonError, UnsupportedModelError, nearest
+from iclgd_lens.delta import ParameterDelta
+from iclgd_lens.episode import FOREIGN, Demonstration, Demonstrations, Episode
+from iclgd_lens.errors import ComparisonError, ControlError, UnsupportedModelError, nearest
 from iclgd_lens.host import as_host, copied
 from iclgd_lens.host.untrained import Untrained, reinitialise
+from iclgd_lens.hypotheses.random import matched_random
+from iclgd_lens.intervention import Intervention, Shift
 from iclgd_lens.readout import Readout
+from iclgd_lens.tasks import list_tasks
+from iclgd_lens.writing import load_demonstrations
 
 
 def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
@@ -52,6 +58,30 @@ def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
             f"untrained twin; leave out the controls that need one. ({error})"
         ) from error
     return twin
+
+
+def untrained_norms(model: Any, seed: int = 0) -> Any:
+    """Return an untrained copy of `model` that keeps the norms alone; see `untrained`."""
+    return untrained(model, "norms", seed)
+
+
+def untrained_twin(model: Any, seed: int = 0) -> Any:
+    """Return an untrained copy of `model` that keeps embeddings and norms; see `untrained`."""
+    return untrained(model, "embeddings", seed)
+
+
+def permuted(model: Any, seed: int = 0) -> Any:
+    """Return a copy of `model` with each matrix's trained entries in random places.
+
+    Raises:
+        UnsupportedModelError: A copy of this model does not compute with its own weights.
+    """
+    raise UnsupportedModelError("permuted networks are not there yet")
+
+
+def shuffled(model: Any, episode: Episode, seed: int = 0) -> Episode:
+    """The control "shuffled": see `shuffled_labels`."""
+    return shuffled_labels(episode, seed)
 
 
 def shuffled_labels(episode: Episode, seed: int = 0) -> Episode:
@@ -106,3 +136,73 @@ def random_directions(
         "SimAOU": cosine(change[:, :, None], like(change)[:, :, None])[:, :, 0],
         "SimAM": cosine(own, like(own) * mask),
     }
+
+
+def gaussian_directions(
+    zs: Readout, icl: Readout, seed: int = 0, normalize: bool = True
+) -> dict[str, Tensor]:
+    """The control "gaussian": see `random_directions`."""
+    return random_directions("gaussian", zs, icl, seed, normalize=normalize)
+
+
+def uniform_directions(
+    zs: Readout, icl: Readout, seed: int = 0, normalize: bool = True
+) -> dict[str, Tensor]:
+    """The control "uniform": see `random_directions`."""
+    return random_directions("uniform", zs, icl, seed, normalize=normalize)
+
+
+def random_update(intervention: Intervention, seed: int = 0) -> Intervention:
+    """Another update of the same size: directions at random, each head's norm matched.
+
+    Args:
+        intervention: A weight change, or a shift of activations.
+        seed: Seed of the directions.
+
+    Raises:
+        ControlError: It is neither, so that no random update of its size is defined.
+    """
+    if isinstance(intervention, ParameterDelta):
+        return matched_random(intervention, seed)
+    if not isinstance(intervention, Shift):
+        raise ControlError(
+            f"There is no random update of the size of a {type(intervention).__name__}: it is "
+            "neither a change of weights nor a shift."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[str, Tensor] = {}
+    for name, vector in intervention.vectors.items():
+        noise = torch.randn(vector.shape, generator=generator, dtype=torch.float32, device="cpu")
+        noise = noise.to(vector.device)
+        drawn[name] = noise * (vector.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
+    return Shift(drawn)
+
+
+def other_task(model: Any, episode: Episode, seed: int = 0) -> Episode:
+    """The episode with demonstrations of the next task, drawn from the same source.
+
+    The learning rate stays this task's: only the demonstrations are foreign.
+
+    Raises:
+        ControlError: The episode was not drawn from a named task.
+    """
+    facts, known = episode.provenance, list_tasks()
+    if "data" not in facts or facts["task"] not in known:
+        raise ControlError(
+            "The control 'other_task' needs other=, an episode of another task: this episode was "
+            "not drawn from a named task."
+        )
+    other = load_demonstrations(
+        known[(known.index(facts["task"]) + 1) % len(known)], model,
+        shots=len(episode.demonstrations), seed=facts["seed"], data=facts["data"],
+        protocol=episode.protocol,
+    )  # fmt: skip
+    return with_foreign(episode, other)
+
+
+def with_foreign(episode: Episode, other: Episode | Demonstrations) -> Episode:
+    """The episode with another task's demonstrations, whose labels are none of its own."""
+    shown = other.demonstrations if isinstance(other, Episode) else other
+    return episode.with_demonstrations(
+        [replace(example, gold=FOREIGN) for example in shown.examples], shown.drawn
+    )

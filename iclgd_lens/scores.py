@@ -144,7 +144,7 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").split("\n", 1)[0]
 
 
-_READ = "iclgd_lens.readings"
+_READ = "iclgd_lens.scoring"
 _MEASURED = "iclgd_lens.measures"
 _DAI, _DEUTCH = "Dai et al. 2023, section 4.3", "Deutch et al. 2024"
 

@@ -165,3 +165,24 @@ def _percentiles(
         resampled = resampled[np.isfinite(resampled)]
         bounds[:, column] = np.quantile(resampled, levels) if resampled.size else np.nan
     return bounds[0], bounds[1]
+
+
+def t_interval(
+    values: ArrayLike, *, confidence: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean over units of "unit *rest", with Student's t interval.
+
+    Units that are not finite in a column are left out of it. NaN bounds: fewer than two are left.
+    """
+    from scipy.stats import t
+
+    array = np.asarray(values, np.float64)
+    defined = np.isfinite(array)
+    count = defined.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(defined, array, 0.0).sum(0) / count
+        squares = np.where(defined, (array - mean) ** 2, 0.0).sum(0)
+        spread = np.sqrt(squares / (count - 1) / count)
+        half = t.ppf((1 + confidence) / 2, np.maximum(count - 1, 1)) * spread
+    half = np.where(count < 2, np.nan, half)
+    return mean, mean - half, mean + half

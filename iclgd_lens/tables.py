@@ -6,23 +6,27 @@ a score that exists on no query, with the number of queries that it does not exi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from iclgd_lens.parts import Parts, nanmean_over
+from iclgd_lens.scores import FACTS
+from iclgd_lens.subjects import Subject, hypothesis_labels, rivals
+
 if TYPE_CHECKING:
     import pandas as pd
 
+    from iclgd_lens.comparison import Comparison
+
 SUMMARY_SCORES = (
-    "accuracy", "SimAOU", "SimAM", "Tok2Attn", "Rec2FTP", "logit_recovery", "KL_ICL",
+    "AUC", "accuracy", "KL_removed", "SimAOU_label", "SimAOU_label_centred", "SimAOU", "SimAM",
+    "Tok2Attn",
 )  # fmt: skip
-VERDICT_SCORES = ("SimAOU", "SimAM")
-_SETTINGS = ("ZS", "ICL")
-_CONTROLS = ("oracle", "zero", "random", "gaussian", "uniform")
+LAYER_SCORES = ("SimAOU_label", "SimAOU", "SimAM")
 
 
 @runtime_checkable
@@ -44,31 +48,15 @@ class Compared(Protocol):
         ...
 
 
-def is_control(name: str) -> bool:
-    """Whether a name in results is a control's: `oracle`, `random[gd]`, `gd@untrained`, ..."""
-    return "@" in name or "[" in name or name in _CONTROLS
+def is_control(label: str) -> bool:
+    """Whether a control is at work in what a label names."""
+    return Subject.parse(label).is_control
 
 
-def is_setting(name: str) -> bool:
-    """Whether a name in results is a setting of the frozen model: `ZS` or `ICL`."""
-    return name in _SETTINGS
-
-
-def hypothesis_names(names: Iterable[str]) -> list[str]:
-    """Those of `names` that are neither settings nor controls, once each, in order."""
-    unique = dict.fromkeys(names)
-    return [name for name in unique if not is_setting(name) and not is_control(name)]
-
-
-def controls_of(hypothesis: str, names: Iterable[str]) -> list[str]:
-    """Those of `names` that a hypothesis has to beat, once each, in order.
-
-    Its own controls (`random[gd]`, `gd@untrained`) and the random directions, which are shared;
-    neither the oracle, which has to score 1, nor the zero update, which scores nothing.
-    """
-    own = (f"random[{hypothesis}]", "random", "gaussian", "uniform")
-    unique = dict.fromkeys(names)
-    return [name for name in unique if name in own or name.startswith(f"{hypothesis}@")]
+def is_setting(label: str) -> bool:
+    """Whether a label names a setting of the frozen model itself."""
+    subject = Subject.parse(label)
+    return subject.is_setting and not subject.is_control
 
 
 def aggregates(frame: pd.DataFrame) -> pd.DataFrame:
@@ -131,7 +119,7 @@ def comparison_table(
 
 def layer_table(
     comparison: Compared,
-    scores: Sequence[str] = VERDICT_SCORES,
+    scores: Sequence[str] = LAYER_SCORES,
     *,
     hypothesis: str | None = None,
     frame: pd.DataFrame | None = None,
@@ -149,9 +137,9 @@ def layer_table(
     frame = comparison.frame() if frame is None else frame
     rows = _where(frame, frame["score"].isin(scores) & frame["head"].isna())
     everything = list(dict.fromkeys(rows["hypothesis"]))
-    names = hypothesis_names(everything) + [name for name in everything if is_control(name)]
+    names = hypothesis_labels(everything) + [name for name in everything if is_control(name)]
     if hypothesis is not None:
-        beside = {hypothesis, "oracle", *controls_of(hypothesis, everything)}
+        beside = {hypothesis, "oracle", *rivals(hypothesis, everything)}
         names = [name for name in names if name in beside]
     cells = {
         (row.score, _layer(row.layer), row.hypothesis): row
@@ -206,7 +194,7 @@ def _table(title: str | None) -> Table:
 def _groups(names: Sequence[str]) -> list[list[str]]:
     settings = [name for name in names if is_setting(name)]
     controls = [name for name in names if is_control(name)]
-    return [group for group in (settings, hypothesis_names(names), controls) if group]
+    return [group for group in (settings, hypothesis_labels(names), controls) if group]
 
 
 def _name(name: str, *, broken: bool = False) -> Text:
@@ -238,67 +226,100 @@ def _caption(comparison: Compared, rows: pd.DataFrame) -> Text:
     return Text(" ".join(parts))
 
 
-# -- words -----------------------------------------------------------------------------------------
+# -- frames ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a hypothesis beats its controls on a score.
+def query_frame(parts: Parts, score: str | None, hypothesis: str | None) -> pd.DataFrame:
+    """Every query's own values; see `Comparison.queries`."""
+    import pandas as pd
 
-    Attributes:
-        hypothesis: Its name in results.
-        score: The score, averaged over layers.
-        beats: True if its interval lies above that of every control; False if it overlaps one or
-            lies below; None if that cannot be told (no control, or an undefined score).
-        control: The control with the highest upper bound, if there is one.
-        text: One sentence.
-    """
-
-    hypothesis: str
-    score: str
-    beats: bool | None
-    control: str | None
-    text: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-
-def verdicts(frame: pd.DataFrame, scores: Sequence[str] = VERDICT_SCORES) -> list[Verdict]:
-    """Ask of each hypothesis and score whether it beats its controls; see `Verdict`.
-
-    Args:
-        frame: `Comparison.frame()`.
-        scores: Scores to ask about; their mean over layers is compared.
-    """
-    cells = aggregate_cells(frame)
-    names = list(dict.fromkeys(name for name, _ in cells))
-    return [
-        _verdict(cells[name, score], [cells[c, score] for c in controls if (c, score) in cells])
-        for name in hypothesis_names(names)
-        for controls in (controls_of(name, names),)
-        for score in scores
-        if (name, score) in cells
-    ]
+    lines: list[pd.DataFrame] = []
+    for label, series in parts.series.items():
+        if hypothesis not in (None, label):
+            continue
+        for part, measured in series:
+            names = part.queries or tuple(range(len(part.gold)))
+            for name, value in measured.items():
+                base, _, _ = name.partition("/")
+                if base in FACTS or score not in (None, base):
+                    continue
+                lines.append(
+                    _long(value).assign(
+                        hypothesis=label, score=base, draw=part.draw, network=part.index,
+                        query=lambda f, names=names: [names[i] for i in f["place"]],
+                        gold=lambda f, part=part: part.gold[f["place"]],
+                    )
+                )  # fmt: skip
+    columns = [
+        "hypothesis", "score", "layer", "head", "draw", "network", "query", "gold", "value",
+    ]  # fmt: skip
+    if not lines:
+        return pd.DataFrame(columns=columns)
+    frame = pd.concat(lines, ignore_index=True)[columns]
+    return frame.astype({"layer": "Int64", "head": "Int64"})
 
 
-def _verdict(own: Any, controls: Sequence[Any]) -> Verdict:
-    name, score = str(own.hypothesis), str(own.score)
-    head, reading = f"{name}, {score}:", interval(own.value, own.ci_low, own.ci_high)
-    if np.isnan(own.ci_low):
-        undefined = f"{head} cannot be told; it is defined on {own.n} queries, too few."
-        return Verdict(name, score, None, None, undefined)
-    known = [control for control in controls if not np.isnan(control.ci_low)]
-    if not known:
-        return Verdict(name, score, None, None, f"{head} untested, no control was measured.")
-    best = max(known, key=lambda control: control.ci_high)
-    against = f"{best.hypothesis} {interval(best.value, best.ci_low, best.ci_high)}"
-    beats = bool(own.ci_low > best.ci_high)
-    if beats:
-        text = f"{head} yes, {reading} is above every control; the nearest is {against}."
-    elif best.ci_low > own.ci_high:
-        text = f"{head} no, {reading} is below a control, {against}."
-    else:
-        text = f"{head} no, the interval of {reading} overlaps that of a control, {against}."
-    return Verdict(name, score, beats, str(best.hypothesis), text)
+def _long(value: Any) -> pd.DataFrame:
+    """[query], [query layer] or [query layer head] as lines."""
+    import pandas as pd
+
+    grid = np.indices(value.shape).reshape(value.ndim, -1)
+    missing = [None] * grid.shape[1]
+    return pd.DataFrame(
+        {
+            "place": grid[0],
+            "layer": grid[1] if value.ndim > 1 else missing,
+            "head": grid[2] if value.ndim > 2 else missing,
+            "value": value.ravel(),
+        }
+    )
+
+
+def top_heads(
+    parts: Parts, score: str, hypothesis: str, k: int, control: str | None
+) -> pd.DataFrame:
+    """Heads picked on one half of the queries and scored on the other; see `Comparison`."""
+    import pandas as pd
+
+    def halves(label: str) -> tuple[Any, Any]:
+        name = f"{score}/head"
+        arrays = [m[name].astype(np.float64) for _, m in parts.series[label] if name in m]
+        return tuple(
+            nanmean_over(np.stack([nanmean_over(a[half::2], 0) for a in arrays]), 0)
+            for half in (0, 1)
+        )
+
+    picked, scored = halves(hypothesis)
+    known = [label for label in rivals(hypothesis, parts.series) if score in parts.scores(label)]
+    beside = control or next(iter(known), None)
+    other = halves(beside)[1] if beside is not None else np.full_like(scored, np.nan)
+    order = np.argsort(np.where(np.isfinite(picked), -picked, np.inf), axis=None)[:k]
+    layers, heads = np.unravel_index(order, picked.shape)
+    return pd.DataFrame(
+        {
+            "layer": layers, "head": heads, "selected_on": picked[layers, heads],
+            "value": scored[layers, heads], "control": other[layers, heads],
+            "control_label": beside,
+        }
+    )  # fmt: skip
+
+
+def html_summary(comparison: Comparison) -> str:
+    """A notebook's view: what was compared, and each hypothesis's aggregates, as an HTML table."""
+    from html import escape
+
+    cells = aggregate_cells(comparison.frame())
+    names = [name for name in comparison.hypotheses if not is_control(name)]
+    shown = [s for s in SUMMARY_SCORES if any((name, s) in cells for name in names)]
+    head = "".join(f"<th>{escape(score)}</th>" for score in shown)
+    body = ""
+    for name in names:
+        texts = (
+            "" if (c := cells.get((name, s))) is None else interval(c.value, c.ci_low, c.ci_high)
+            for s in shown
+        )
+        body += f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(t)}</td>' for t in texts)}</tr>"
+    return (
+        f"<p>{escape(repr(comparison)[1:-1])}</p><table><thead><tr><th></th>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+    )

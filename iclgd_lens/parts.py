@@ -1,0 +1,236 @@
+"""The numbers behind a result: one part for each network and draw. NumPy alone, without torch.
+
+A *draw* is one set of demonstrations with everything random that goes with it. A part on another
+network than the model's (an untrained twin, say) belongs to the control of that name. *Units* are
+what a statistic counts: draws of the model, or networks of a control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iclgd_lens.registry import resolve
+from iclgd_lens.scores import FACTS, LABEL_SCORES, SCORES, Score
+from iclgd_lens.subjects import TRAINED, Subject
+
+Floats = NDArray[np.float64]
+Values = Mapping[str, Mapping[str, NDArray[np.float32]]]
+"""By label and score: [query], [query layer] or, of "score/head", [query layer head]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What was measured on one network and one draw.
+
+    Attributes:
+        values: By label (without the network) and score.
+        gold: Gold label ids of the queries.
+        draw: Which draw of demonstrations.
+        order: Which order of its demonstrations.
+        network: "trained", or the control that put another network in the model's place.
+        index: Which of that control's networks; of the model, which realisation of random controls.
+        budget: "own" where another network's update was given the budget that this network chose
+            for itself, "" where it is the model's.
+        failures: Why a label has no scores.
+        facts: Settings, budgets and costs of the rules, by name; the draw's seeds.
+        trajectory: Scores along the training, by label and number of passes.
+        queries: What tells queries of different draws apart: their rows in the evaluation split.
+    """
+
+    values: Values
+    gold: NDArray[np.int64]
+    draw: int = 0
+    order: int = 0
+    network: str = TRAINED
+    index: int = 0
+    budget: str = ""
+    failures: Mapping[str, str] = field(default_factory=dict[str, str])
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    trajectory: Mapping[str, Mapping[int, Mapping[str, NDArray[np.float32]]]] = field(
+        default_factory=dict[str, Mapping[int, Mapping[str, NDArray[np.float32]]]]
+    )
+    queries: tuple[int, ...] = ()
+
+    def label(self, own: str) -> str:
+        """A label of `values` as results show it: under this part's network."""
+        if self.network == TRAINED:
+            return own
+        subject = Subject.parse(own).under(self.network)
+        if self.budget:
+            subject = replace(subject, settings={**subject.settings, "budget": self.budget})
+        return str(subject)
+
+    @property
+    def unit(self) -> tuple[int, int]:
+        """What this part is a sample of: a draw, or a network."""
+        return (self.draw, self.index) if self.network == TRAINED else (-1, self.index)
+
+
+Measured = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """All parts of one model and task.
+
+    Attributes:
+        parts: The parts.
+    """
+
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def series(self) -> dict[str, list[tuple[Part, Measured]]]:
+        """Parts that hold each label, in order."""
+        found: dict[str, list[tuple[Part, Measured]]] = {}
+        for part in self.parts:
+            for own, measured in part.values.items():
+                found.setdefault(part.label(own), []).append((part, measured))
+        return found
+
+    @cached_property
+    def subjects(self) -> dict[str, Subject]:
+        """What was measured, by label: settings, then hypotheses, then controls."""
+        subjects = {label: Subject.parse(label) for label in self.series}
+        rank = {
+            label: 0 if subject.is_setting and not subject.is_control
+            else 1 if subject.is_hypothesis else 2
+            for label, subject in subjects.items()
+        }  # fmt: skip
+        return {label: subjects[label] for label in sorted(subjects, key=lambda each: rank[each])}
+
+    @cached_property
+    def hypotheses(self) -> list[str]:
+        """Labels of hypotheses on the model itself, under no control."""
+        return [label for label, subject in self.subjects.items() if subject.is_hypothesis]
+
+    @cached_property
+    def draws(self) -> list[int]:
+        """The draws that the model itself was measured on."""
+        return list(dict.fromkeys(part.draw for part in self.parts if part.network == TRAINED))
+
+    def scores(self, label: str) -> list[str]:
+        """Names of the scores that a label has, in the table's order."""
+        have = {name.split("/")[0] for _, found in self.series[label] for name in found}
+        known = [name for name in SCORES.all() if name in have or self._follows(name, have)]
+        return known + sorted(have - set(known) - set(FACTS))  # of a plugin that is not there now
+
+    def _follows(self, name: str, have: set[str]) -> bool:
+        fact = SCORES[name].fact
+        return fact is not None and fact in have
+
+    def units(self, label: str) -> list[list[tuple[Part, Measured]]]:
+        """Parts of a label, one list a unit: orders of a draw, or draws of a network, together."""
+        found: dict[tuple[int, int], list[tuple[Part, Measured]]] = {}
+        for part, measured in self.series[label]:
+            found.setdefault(part.unit, []).append((part, measured))
+        return list(found.values())
+
+    # -- layers ----------------------------------------------------------------------------------
+
+    def layers(self, score: str) -> list[int]:
+        """Layers over which a score is averaged: those where it exists for all that is compared.
+
+        Compared are the hypotheses and what they have to beat; what failed altogether counts in no
+        layer and takes none away.
+        """
+        return self._layers.get(score, ([], []))[0]
+
+    def left_out(self, score: str) -> list[int]:
+        """Layers in which the score exists for some of what is compared, but not for all."""
+        return self._layers.get(score, ([], []))[1]
+
+    @cached_property
+    def _layers(self) -> dict[str, tuple[list[int], list[int]]]:
+        there: dict[str, list[NDArray[np.bool_]]] = {}
+        for label, subject in self.subjects.items():
+            entry = subject.table_entry
+            if subject.is_setting or (entry is not None and not entry.is_rival):
+                continue
+            for _, measured in self.series[label]:
+                for name, value in measured.items():
+                    if "/" not in name and name not in FACTS and value.ndim == 2:
+                        exists = np.isfinite(value).any(0)
+                        if exists.any():
+                            there.setdefault(name, []).append(exists)
+        found: dict[str, tuple[list[int], list[int]]] = {}
+        for name, masks in there.items():
+            every, some = np.logical_and.reduce(masks), np.logical_or.reduce(masks)
+            found[name] = (np.flatnonzero(every).tolist(), np.flatnonzero(some & ~every).tolist())
+        return found
+
+    # -- one number a unit -----------------------------------------------------------------------
+
+    def per_unit(self, score: str, label: str) -> Floats:
+        """A score's aggregate in each unit of a label: [unit], NaN where it does not exist."""
+        return np.array([self.aggregate(score, unit) for unit in self.units(label)])
+
+    def aggregate(self, score: str, unit: Sequence[tuple[Part, Measured]]) -> float:
+        """A score over queries and layers, mean over the parts of one unit."""
+        return nanmean([self._of_part(score, part, measured) for part, measured in unit])
+
+    def _of_part(self, score: str, part: Part, measured: Measured) -> float:
+        entry = SCORES[score] if score in SCORES else Score(score)
+        if entry.fact is not None:
+            return statistic_of(entry, measured, part.gold)
+        if score not in measured:
+            return float("nan")
+        return nanmean(self.per_query(score, measured[score]))
+
+    def per_query(self, score: str, value: NDArray[np.float32]) -> Floats:
+        """A score of each query, averaged over its fixed layers: [query]."""
+        array = value.astype(np.float64)
+        if array.ndim == 1:
+            return array
+        # A score of what is compared by nothing (the oracle alone, say) has no fixed layers.
+        layers = self.layers(score)
+        return nanmean_over(array[:, layers] if layers else array, 1)
+
+    def by_place(self, score: str, unit: Sequence[tuple[Part, Measured]], level: str) -> Floats:
+        """A score of each layer, or each layer and head, over the queries of one unit."""
+        name = f"{score}/head" if level == "head" else score
+        having = [measured[name].astype(np.float64) for _, measured in unit if name in measured]
+        return nanmean_over(np.stack([nanmean_over(array, 0) for array in having]), 0)
+
+
+def statistic_of(score: Score, measured: Measured, gold: NDArray[np.int64]) -> float:
+    """A score that follows from per-query facts; NaN where they are missing or not finite."""
+    if score.fact is None or score.statistic is None or score.fact not in measured:
+        return float("nan")
+    facts = measured[score.fact].astype(np.float64)
+    function = resolve(score.statistic)
+    defined = np.isfinite(facts).all(-1)
+    if not defined.any():
+        return float("nan")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if score.fact == LABEL_SCORES:
+            # What diverged answers nothing: a number from the queries that are left would flatter.
+            return float(function(facts, gold)) if defined.all() else float("nan")
+        return float(function(facts[defined].mean(0)))
+
+
+def nanmean(values: Iterable[float] | Floats) -> float:
+    """Mean of the finite values; NaN where there is none."""
+    array = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, np.float64)
+    finite = array[np.isfinite(array)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def nanmean_over(array: Floats, axis: int) -> Floats:
+    """Mean of the finite values along an axis; NaN where there is none, without a warning."""
+    finite = np.isfinite(array)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(finite, array, 0.0).sum(axis) / finite.sum(axis))
+
+
+def concatenated(
+    series: Sequence[tuple[Part, Measured]], score: str
+) -> Iterator[NDArray[np.float32]]:
+    """A score's values in each part that has it."""
+    return (measured[score] for _, measured in series if score in measured)

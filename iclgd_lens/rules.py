@@ -1,0 +1,127 @@
+"""Hypotheses and controls as a comparison takes them: resolved, checked, with their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from iclgd_lens.controls import CONTROLS, Control
+from iclgd_lens.errors import HypothesisError, nearest
+from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
+from iclgd_lens.intervention import Intervention
+from iclgd_lens.subjects import check_name
+
+Progress = Callable[[str], None]
+HypothesisLike = str | Hypothesis | Intervention | Callable[..., Intervention]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A hypothesis as it is measured.
+
+    Attributes:
+        name: What results call it.
+        value: The hypothesis, or an intervention that exists already.
+        settings: What it is built with.
+        facts: How the settings came about, for the record.
+    """
+
+    name: str
+    value: Hypothesis | Intervention
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Options:
+    """How queries are read.
+
+    Attributes:
+        batch_size: Queries run together at most; None fits it to the prompt.
+        pad_queries: Run queries of unequal length together.
+        tok2attn_queries: On how many queries Tok2Attn is measured.
+        forgiving: Record whatever a hypothesis raises as its failure, and go on.
+    """
+
+    batch_size: int | None = None
+    pad_queries: bool = True
+    tok2attn_queries: int = 32
+    forgiving: bool = False
+
+
+def resolve_rules(
+    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike],
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Rule]:
+    """Rules by the name that results will use.
+
+    Args:
+        hypotheses: Registered names, or a mapping from a name of the caller's choice to a
+            registered name, a hypothesis, a function or an intervention.
+        settings: Settings by that name.
+
+    Raises:
+        HypothesisError: A name or setting is unknown, or a value is no hypothesis.
+        ComparisonError: A name would collide with something else in results.
+    """
+    if isinstance(hypotheses, str):
+        hypotheses = [hypotheses]
+    pairs = hypotheses if isinstance(hypotheses, Mapping) else {name: name for name in hypotheses}
+    for name in settings or {}:
+        if name not in pairs:
+            raise HypothesisError(
+                f"Settings are given for {name!r}, which is not compared." + nearest(name, pairs)
+            )
+    found: dict[str, Rule] = {}
+    for name, given in pairs.items():
+        value = _hypothesis(name, given)
+        check_name(name, value.name if isinstance(value, Hypothesis) else None)
+        own = dict((settings or {}).get(name, {}))
+        if isinstance(value, Hypothesis):
+            value.check_settings(own)
+        found[name] = Rule(name, value, own)
+    return found
+
+
+def _hypothesis(name: str, value: HypothesisLike) -> Hypothesis | Intervention:
+    if isinstance(value, str):
+        return get_hypothesis(value)
+    if isinstance(value, (Hypothesis, Intervention)):
+        return value
+    if callable(value):
+        return Hypothesis(name, value)
+    raise HypothesisError(
+        f"{name!r} is a {type(value).__name__}; expected a registered name, a function or an "
+        "Intervention."
+    )
+
+
+def split_controls(
+    names: str | Sequence[str], rules: Mapping[str, Rule]
+) -> dict[str, list[Control]]:
+    """Controls by what is done with them: "rule", "alone", "network".
+
+    A control that stands alone is left out where a hypothesis is measured under its name.
+
+    Raises:
+        ControlError: A control is unknown.
+    """
+    found: dict[str, list[Control]] = {"rule": [], "alone": [], "network": []}
+    for name in dict.fromkeys([names] if isinstance(names, str) else names):
+        control = CONTROLS[name]
+        if control.stands_alone and name in rules:
+            continue
+        place = "alone" if control.stands_alone else "network"
+        found["rule" if control.acts_on in ("update", "demonstrations") else place].append(control)
+    return found
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice: another machine may do better."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and "memory" in text and "alloc" in text)
+        or type(error).__name__ == "OutOfMemoryError"
+    )
