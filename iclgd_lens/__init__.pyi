@@ -1,7 +1,7 @@
 """The public names, for type checkers, editors and the lazy loader."""
 
-from .bench.frames import load_run as load_run
 from .bench.plan import load_plan as load_plan
+from .bench.results import load_run as load_run
 from .bench.run import run_plan as run_plan
 from .comparing import compare as compare
 from .comparison import Comparison as Comparison

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from iclgd_lens.budgeting import with_budget
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.controls import DEFAULT_CONTROLS, Control
 from iclgd_lens.episode import Demonstrations, Episode
@@ -55,6 +56,7 @@ def compare(
     budget: BudgetMode | None = None,
     twins: int = TWINS,
     twin_queries: int | None = TWIN_QUERIES,
+    realisations: int | None = None,
     trajectory: bool = False,
     other: Episode | Demonstrations | None = None,
     seed: int = 0,
@@ -89,6 +91,8 @@ def compare(
             None: "published" under the reference protocol, else "matched".
         twins: Networks of each control that is another network (untrained twins, say).
         twin_queries: Queries that each of these is asked at most; None for all.
+        realisations: Random updates in place of each update; None for one a draw, or 20 where there
+            is one draw alone, so that they have a spread of their own.
         trajectory: Also read scores along the training of each hypothesis that has epochs, on the
             first draw and on the twins; see `Comparison.trajectory`.
         other: Demonstrations for the control "other_task"; None draws those of the next task from
@@ -118,7 +122,8 @@ def compare(
     asked = split_controls(controls if isinstance(controls, str) else list(controls), rules)
     plan = _Plan(
         host, draws, _rated(rules, lr), asked, budget or default_budget(draws[0]), twins,
-        twin_queries, trajectory, None if other is None else with_foreign(draws[0], other), seed,
+        twin_queries, realisations, trajectory,
+        None if other is None else with_foreign(draws[0], other), seed,
         Options(batch_size, pad_queries, tok2attn_queries), progress or _silent,
     )  # fmt: skip
     readouts = {} if zs is None else {reading_key(draws[0]): zs}
@@ -177,6 +182,7 @@ class _Plan:
     budget: BudgetMode
     twins: int
     twin_queries: int | None
+    realisations: int | None
     trajectory: bool
     other: Episode | None
     seed: int
@@ -213,13 +219,12 @@ def _measure_draw(plan: _Plan, draw: int, readouts: dict[str, Readout]) -> list[
 
 
 def _realisations(plan: _Plan, job: Job, draw: int) -> list[Part]:
-    """More random updates where there is one draw alone: they then have a spread of their own."""
+    """More random updates in place of this draw's updates."""
     repeated = [control for control in plan.controls["rule"] if control.acts_on == "update"]
-    if len(plan.draws) > 1 or not repeated or plan.twins == 0:
-        return []
+    count = plan.realisations or (1 if len(plan.draws) > 1 else REALISATIONS)
     found: list[Part] = []
     built = dict(job.built)
-    for index in range(1, REALISATIONS):
+    for index in range(1, count if repeated else 1):
         again = Job(plan.host, job.episode, plan.options, wrong=job.wrong, frozen=job.frozen)
         for name, pair in built.items():
             for control in repeated:
@@ -246,7 +251,13 @@ def _measure_twin(plan: _Plan, control: Control, index: int) -> list[Part]:
 
 def _budgeted(plan: _Plan, job: Job, rules: Iterable[Rule]) -> list[Rule]:
     """Rules with the rate, epochs and loss that they are to be given on this network and draw."""
-    return list(rules)
+    if plan.budget == "published":
+        return list(rules)
+    found: list[Rule] = []
+    for rule in rules:
+        job.tell(f"{rule.name}: choosing rate, epochs and loss on left-out demonstrations")
+        found.append(with_budget(rule, job.host, job.episode))
+    return found
 
 
 def first_queries(episode: Episode, count: int | None) -> Episode:

@@ -50,16 +50,16 @@ class ScoreError(LensError):
     """A score is unknown, registered twice or misused."""
 
 
-class ControlError(LensError):
-    """A control is unknown, registered twice, or cannot be built."""
-
-
 class DivergedError(LensError):
     """Training on the demonstrations gave a loss or a delta that is not finite."""
 
 
 class ComparisonError(LensError):
     """A comparison was asked for, or read, in a way that has no meaning."""
+
+
+class ControlError(ComparisonError):
+    """A control is unknown, registered twice, or cannot be built."""
 
 
 class PlanError(LensError):

@@ -112,7 +112,9 @@ def layer_profiles(frame: pd.DataFrame, *, title: str = "", score: str = "") -> 
     if len(named) > 1:
         raise LensError(f"layer_profiles draws one score, but the frame has {', '.join(named)}")
     figure = go.Figure()
-    names = sorted(dict.fromkeys(rows["hypothesis"]), key=is_control)
+    names = sorted(
+        dict.fromkeys(rows["hypothesis"]), key=lambda name: Subject.parse(name).is_control
+    )
     controls = [name for name in names if Subject.parse(name).is_control]
     for index, name in enumerate(names):
         own = cast("pd.DataFrame", rows.loc[rows["hypothesis"] == name]).sort_values(by="layer")

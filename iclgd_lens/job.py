@@ -106,6 +106,11 @@ class Job:
             wrong = self._reader(self.wrong).icl()
         return Frozen.read(self.host, self.episode, zs, icl, wrong)
 
+    @property
+    def has_readouts(self) -> bool:
+        """Whether all of the network's own readouts were given."""
+        return self._given is not None
+
     def measure_settings(self) -> None:
         """Measure what the network itself answers: ZS, ICL, and ICL after wrong labels."""
         frozen = self.frozen

@@ -20,11 +20,9 @@ Shapes that disagree raise `LensError`; nothing is broadcast.
 
 import math
 from functools import partial
-from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from iclgd_lens.errors import LensError
@@ -35,6 +33,12 @@ from iclgd_lens.kernels import (
     map_cosine,
     over_queries,
     working_dtype,
+)
+from iclgd_lens.ratios import (
+    kl_removed,
+    recovery_scale,
+    recovery_share,
+    recovery_unscaled,
 )
 
 __all__ = [
@@ -56,8 +60,6 @@ __all__ = [
     "tok2attn",
     "unchanged",
 ]
-
-Moments = TypeVar("Moments", Tensor, NDArray[Any])
 
 
 def sim_aou(
@@ -275,56 +277,9 @@ def recovery_moments(
     return torch.stack([(x * y).sum(dim=-1) for x, y in products], dim=-1).float()
 
 
-def recovery_scale(moments: Moments) -> Moments:
-    """The scale s for which s d_ft is nearest to d_icl over all queries: any real number.
-
-    `moments`: mean `recovery_moments`, "*batch 3" -> "*batch". Negative if the intervention moves
-    the labels the other way; NaN if it does not move them at all.
-    """
-    ft_icl, ft_ft, _ = _parts(moments)
-    return (ft_icl / ft_ft).squeeze(-1)
-
-
-def recovery_share(moments: Moments) -> Moments:
-    """Share of the ICL label-logit change that the best-scaled intervention explains, in [0, 1].
-
-    `moments`: mean `recovery_moments`, "*batch 3" -> "*batch". The scale is not negative: a change
-    in the opposite direction recovers nothing. Where it points the same way this is the squared
-    (uncentred) correlation. NaN if either change is zero.
-    """
-    ft_icl, ft_ft, icl_icl = _parts(moments)
-    same_way = ft_icl.clip(0, None)
-    return ((same_way / ft_ft) * (same_way / icl_icl)).clip(0, 1).squeeze(-1)
-
-
-def recovery_unscaled(moments: Moments) -> Moments:
-    """Share of the ICL label-logit change explained as it is: 1 - |d_icl - d_ft|^2 / |d_icl|^2.
-
-    `moments`: mean `recovery_moments`, "*batch 3" -> "*batch". 1 is full recovery, 0 what doing
-    nothing gives, negative is worse than nothing. NaN if ICL changes nothing.
-    """
-    ft_icl, ft_ft, icl_icl = _parts(moments)
-    return ((2 * ft_icl - ft_ft) / icl_icl).squeeze(-1)
-
-
-def kl_removed(moments: Moments) -> Moments:
-    """Share of ZS's KL divergence from ICL that the intervention removes: 1 - KL(ft) / KL(zs).
-
-    `moments`: mean (KL of ft, KL of zs), "*batch 2" -> "*batch". 1 is ICL's own distribution, 0
-    what doing nothing gives, negative is further away than ZS. NaN if ZS is ICL already.
-    """
-    ft, zs = moments[..., 0:1], moments[..., 1:2]
-    return (1 - ft / zs).squeeze(-1)
-
-
 def _check(axes: int, names: str, **tensors: Tensor) -> None:
     """Refuse tensors that are not all of one shape with `axes` axes."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) != 1 or any(len(shape) != axes for shape in shapes.values()):
         given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise LensError(f"need one shape ({names}), but got {given}")
-
-
-def _parts(moments: Any) -> tuple[Any, Any, Any]:
-    """(ft . icl, ft . ft, icl . icl), each with a last axis of length 1."""
-    return moments[..., 0:1], moments[..., 1:2], moments[..., 2:3]

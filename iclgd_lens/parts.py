@@ -156,7 +156,7 @@ class Parts:
             for _, measured in self.series[label]:
                 for name, value in measured.items():
                     if "/" not in name and name not in FACTS and value.ndim == 2:
-                        exists = np.isfinite(value).any(0)
+                        exists = np.atleast_1d(np.isfinite(value).any(0))
                         if exists.any():
                             there.setdefault(name, []).append(exists)
         found: dict[str, tuple[list[int], list[int]]] = {}

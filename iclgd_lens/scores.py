@@ -145,7 +145,7 @@ def _first_line(function: Callable[..., Any]) -> str:
 
 
 _READ = "iclgd_lens.scoring"
-_MEASURED = "iclgd_lens.measures"
+_MEASURED = "iclgd_lens.ratios"
 _DAI, _DEUTCH = "Dai et al. 2023, section 4.3", "Deutch et al. 2024"
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from iclgd_lens.controls import CONTROLS, Control
-from iclgd_lens.errors import ComparisonError
+from iclgd_lens.errors import ComparisonError, HypothesisError
 from iclgd_lens.registry import FORBIDDEN
 
 SETTINGS = ("ZS", "ICL", "ICL_shuffled")
@@ -146,16 +146,16 @@ def check_name(name: str, registered: str | None = None) -> None:
         registered: The registered hypothesis behind it: `oracle` may be called `oracle`.
 
     Raises:
-        ComparisonError: It is reserved, a control's, or holds a character of the labels.
+        HypothesisError: It is reserved, a control's, or holds a character of the labels.
     """
     if not name or any(character in name for character in FORBIDDEN):
-        raise ComparisonError(
+        raise HypothesisError(
             f"A hypothesis cannot be called {name!r} in results: no spaces, none of @ | / = () []."
         )
     if name in _RESERVED:
-        raise ComparisonError(f"A hypothesis cannot be called {name!r}: results use it themselves.")
+        raise HypothesisError(f"A hypothesis cannot be called {name!r}: results use it themselves.")
     if name in CONTROLS and name != registered:
-        raise ComparisonError(
+        raise HypothesisError(
             f"A hypothesis cannot be called {name!r} in results: that is a control's name."
         )
 

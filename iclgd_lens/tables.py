@@ -284,10 +284,11 @@ def top_heads(
     def halves(label: str) -> tuple[Any, Any]:
         name = f"{score}/head"
         arrays = [m[name].astype(np.float64) for _, m in parts.series[label] if name in m]
-        return tuple(
+        first, second = (
             nanmean_over(np.stack([nanmean_over(a[half::2], 0) for a in arrays]), 0)
             for half in (0, 1)
         )
+        return first, second
 
     picked, scored = halves(hypothesis)
     known = [label for label in rivals(hypothesis, parts.series) if score in parts.scores(label)]

@@ -14,7 +14,9 @@ import torch
 
 import iclgd_lens as lens
 from iclgd_lens import measures
-from iclgd_lens.comparing import CONTROLS, DEFAULT_CONTROLS, compare, resolve
+from iclgd_lens import comparing
+from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
+from iclgd_lens.rules import resolve_rules
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError
 from iclgd_lens.host import Host
@@ -36,7 +38,13 @@ def untyped() -> Iterator[None]:
 
 
 LABELS = ((5,), (6, 9), (8,))
+ALL = [name for name in CONTROLS if name != "permuted"]
 OTHER = checks.episode(seed=11, labels=((20, 21), (22,)), shots=3)
+
+
+def compare(*arguments: Any, **named: Any) -> Any:
+    """The comparison at published budgets, with one network of each kind: what is tested is it."""
+    return comparing.compare(*arguments, **{"budget": "published", "twins": 1, "realisations": 1} | named)
 
 
 def episode(**changes: Any) -> Any:
@@ -47,7 +55,7 @@ def episode(**changes: Any) -> Any:
 def everything(request: pytest.FixtureRequest) -> Any:
     host = checks.host(request.param, "llama")
     result = compare(
-        host, episode(), controls=list(CONTROLS), other=OTHER, resamples=50, seed=3,
+        host, episode(), controls=ALL, other=OTHER, resamples=50, seed=3,
         tok2attn_queries=4,
     )  # fmt: skip
     return host, result
@@ -56,15 +64,16 @@ def everything(request: pytest.FixtureRequest) -> Any:
 def test_every_control_is_measured(everything: Any) -> None:
     _, result = everything
     both = ("gd", "lcgd")
-    expected = ["ZS", "ICL", *both, "random[gd]", "random[lcgd]", "oracle", "zero"]
+    expected = ["ZS", "ICL", "ICL_shuffled", *both, "random[gd]", "random[lcgd]"]
+    expected += ["oracle", "zero", "constant_shift"]
     expected += [f"{rule}@{control}" for control in ("shuffled", "other_task") for rule in both]
     expected += ["gaussian", "uniform"]
     for control in ("untrained", "untrained_norms"):
-        expected += [f"{name}@{control}" for name in ("ZS", "ICL", *both)]
+        expected += [f"{name}@{control}" for name in ("ZS", "ICL", "ICL_shuffled", *both)]
     assert sorted(result.hypotheses) == sorted(expected)
-    assert result.hypotheses[:4] == ("ZS", "ICL", "gd", "lcgd")
+    assert result.hypotheses[:5] == ("ZS", "ICL", "ICL_shuffled", "gd", "lcgd")
     assert not result.failures
-    assert result.provenance["controls"] == list(CONTROLS)
+    assert set(result.provenance["controls"]) == set(ALL)
 
 
 def test_the_oracle_reads_one(everything: Any) -> None:
@@ -360,7 +369,7 @@ def test_progress_is_told() -> None:
         (
             {"controls": ["oracel"]},
             ComparisonError,
-            r"'oracel'; controls: .* Did you mean 'oracle'",
+            r"'oracel'; known: .* Did you mean 'oracle'",
         ),
         ({"hypotheses": ["gdd"]}, HypothesisError, r"No hypothesis is called 'gdd'"),
         ({"hypotheses": {"ZS": "gd"}}, HypothesisError, "cannot be called 'ZS'"),
@@ -388,12 +397,12 @@ def test_values_that_are_no_hypotheses_are_refused() -> None:
         checks.untyped(),
         pytest.raises(HypothesisError, match="'x' is a int; expected a registered"),
     ):
-        resolve({"x": 3})  # type: ignore[dict-item]
+        resolve_rules({"x": 3})  # type: ignore[dict-item]
     host = checks.host(checks.kinds()[0], "gpt2")
     with pytest.raises(HypothesisError, match="wrong returned a dict, not an Intervention"):
         compare(host, episode(), {"wrong": lambda host, shown: {}}, controls=())
     with checks.untyped():
-        assert list(resolve("gd")) == ["gd"]
+        assert list(resolve_rules("gd")) == ["gd"]
 
 
 def test_results_have_the_controls_a_reader_expects_by_default() -> None:
@@ -401,7 +410,8 @@ def test_results_have_the_controls_a_reader_expects_by_default() -> None:
     host = checks.host(checks.kinds()[0], "gpt2")
     result = compare(host, episode(queries=2), ["gd"], resamples=10)
     assert set(result.hypotheses) == {
-        "ZS", "ICL", "gd", "random[gd]", "oracle", "ZS@untrained", "ICL@untrained", "gd@untrained",
+        "ZS", "ICL", "ICL_shuffled", "gd", "random[gd]", "gd@shuffled", "constant_shift", "oracle",
+        *(f"{name}@untrained" for name in ("ZS", "ICL", "ICL_shuffled", "gd")),
     }  # fmt: skip
     twice = compare(host, episode(queries=2), ["oracle"], controls=("oracle", "oracle", "zero"))
     assert twice.hypotheses == ("ZS", "ICL", "oracle", "zero")
@@ -421,8 +431,8 @@ def test_controls_that_build_anew_leave_out_what_was_built_already() -> None:
         controls=("untrained", "shuffled"), settings={"rule": {"lr": 0.3}}, resamples=10,
     )  # fmt: skip
     assert set(result.hypotheses) == {
-        "ZS", "ICL", "fixed", "rule", "rule@shuffled",
-        "ZS@untrained", "ICL@untrained", "rule@untrained",
+        "ZS", "ICL", "ICL_shuffled", "fixed", "rule", "rule@shuffled",
+        *(f"{name}@untrained" for name in ("ZS", "ICL", "ICL_shuffled", "rule")),
     }  # fmt: skip
     assert result.provenance["hypotheses"]["rule"]["delta"]["lr"] == 0.3
 

@@ -56,7 +56,9 @@ def comparison() -> Comparison:
         "gd@untrained": measured(0.2, 4),
         "lcgd@untrained": measured(0.3, 5),
     }
-    return Comparison(values, torch.zeros(N, dtype=torch.int64), {"lcgd": "it diverged [here]"})
+    return Comparison.of(
+        values, torch.zeros(N, dtype=torch.int64), failures={"lcgd": "it diverged [here]"}
+    )
 
 
 @pytest.fixture(scope="module")

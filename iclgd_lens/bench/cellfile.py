@@ -1,9 +1,9 @@
-"""A cell's parquet file: its tidy table, with the per-query values, checksummed.
+"""A cell's parquet file: one subject's per-query values in one setting, checksummed.
 
-One line a hypothesis, score, layer and head. `values` lists one number a query (NaN: undefined),
-so that pandas, Polars and DuckDB can explode it; `value`, `ci_low` and `ci_high` summarise it.
-Lines of kind "raw" hold per-query facts that are no scores: gold labels, label scores, recovery
-moments. Nothing in a file depends on when or where it was written.
+One line a score, layer and head. `values` lists one number a query (NaN: undefined), so that
+pandas, Polars and DuckDB can explode it; `value` is their mean. Lines of kind "raw" hold per-query
+facts that are no scores: gold labels, label scores, moments. Intervals are not kept: they are over
+cells. Nothing in a file depends on when or where it was written.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from iclgd_lens.bench.cells import FORMAT, Cell
-from iclgd_lens.comparison import LABEL_SCORES, MOMENTS, Comparison
 from iclgd_lens.errors import RunError
+from iclgd_lens.scores import FACTS
 
+FORMAT = "iclgd_lens.cell/2"
+_OLDER = "iclgd_lens.cell/"
 GOLD = "gold"
-PLACE = ("model", "task", "seed", "permutation")
+PLACE = ("model", "task", "seed", "permutation", "network", "index", "budget")
 _METADATA, _DIGEST = b"iclgd_lens", b"sha256"
 # A file cannot hold its own hash, so the hash is that of the file with this in its place.
 _UNSEALED = b"sha256 of this file, with this text where the sum now stands".ljust(64, b".")
@@ -35,56 +36,75 @@ _SCHEMA = pa.schema(
         ("task", pa.string()),
         ("seed", pa.int64()),
         ("permutation", pa.int64()),
+        ("network", pa.string()),
+        ("index", pa.int64()),
+        ("budget", pa.string()),
         ("hypothesis", pa.string()),
         ("score", pa.string()),
         ("layer", pa.int32()),
         ("head", pa.int32()),
         ("value", pa.float64()),
-        ("ci_low", pa.float64()),
-        ("ci_high", pa.float64()),
         ("n", pa.int64()),
         ("undefined", pa.int64()),
         ("values", pa.list_(pa.float32())),
     ]
 )
 
-Place = tuple[str, str, "int | None", "int | None"]
-"""Hypothesis, score, layer, head."""
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured of a cell.
+
+    Attributes:
+        values: By score: [query], [query layer], or of "score/head" [query layer head].
+        gold: Gold label ids of the queries.
+        failure: Why the subject has no scores, or None.
+        described: Settings, budget, cost and metadata of its rule.
+    """
+
+    values: Mapping[str, NDArray[np.float32]]
+    gold: ArrayLike
+    failure: str | None = None
+    described: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CellData:
     """What a cell file holds.
 
     Attributes:
-        table: A pyarrow table with the columns of the module's docstring.
-        facts: "key", "place", "failures", "provenance".
+        values: By score, as of `Measured`.
+        gold: Gold label ids of the queries.
+        facts: "key", "place", "failure", "described", "setting", "cell".
     """
 
-    table: Any
+    values: Mapping[str, NDArray[np.float32]]
+    gold: NDArray[np.int64]
     facts: Mapping[str, Any]
 
 
-def encode(cell: Cell, comparison: Comparison) -> bytes:
-    """Return the cell file's bytes; the same numbers give the same bytes."""
-    series = dict(_series(comparison))
-    raw = dict(_raw(comparison))
-    lines: list[dict[str, Any]] = []
-    for row in comparison.rows():
-        place = (row.hypothesis, row.score, row.layer, row.head)
-        lines.append({"kind": "score", **vars(row), "values": series.get(place)})
-    for (hypothesis, score, _, _), values in raw.items():
-        lines.append({"kind": "raw", "hypothesis": hypothesis, "score": score, "values": values})
-    facts = {
-        "format": FORMAT,
-        "key": cell.key,
-        "place": cell.place,
-        "failures": dict(comparison.failures),
-        "provenance": dict(comparison.provenance) | {"cell": dict(cell.facts)},
-        "confidence": comparison.confidence,
+def encode(
+    key: str, place: Mapping[str, Any], measured: Measured, facts: Mapping[str, Any]
+) -> bytes:
+    """Return the cell file's bytes; the same numbers give the same bytes.
+
+    Args:
+        key: The cell's key.
+        place: Where it lies in the grid, with its label under "subject".
+        measured: Its numbers.
+        facts: What else is kept: the facts behind the key.
+    """
+    lines = list(_lines(measured))
+    whole = {
+        "format": FORMAT, "key": key, "place": dict(place), "failure": measured.failure,
+        "described": dict(measured.described),
+        "shapes": {name: list(np.shape(value)) for name, value in measured.values.items()}, **facts,
+    }  # fmt: skip
+    metadata = {
+        _METADATA: json.dumps(whole, sort_keys=True, default=repr).encode(),
+        _DIGEST: _UNSEALED,
     }
-    table = _table(lines, cell.place)
-    metadata = {_METADATA: json.dumps(facts, sort_keys=True).encode(), _DIGEST: _UNSEALED}
+    table = _table(lines, place)
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
     return _seal(cast("bytes", sink.getvalue().to_pybytes()))
@@ -103,40 +123,80 @@ def decode(data: bytes, key: str) -> CellData:
             raise RunError("it is a parquet file of something else")
         if not _is_sealed(data, metadata.get(_DIGEST, b"")):
             raise RunError("its checksum does not match its content")
-        table = file.read()
         facts: Any = json.loads(metadata[_METADATA])
         if facts.get("format") != FORMAT:
-            raise RunError(f"its format is {facts.get('format')!r}, not {FORMAT!r}")
+            raise RunError(_other_format(str(facts.get("format"))))
         if facts.get("key") != key:
             raise RunError("it belongs to another cell")
+        return _arrays(file.read(columns=["score", "values"]), facts)
     except RunError:
         raise
     except Exception as error:  # a damaged file makes pyarrow fail in many ways
         reason = " ".join(str(error).split())[:120]
         raise RunError(f"it is truncated or damaged ({type(error).__name__}: {reason})") from error
-    return CellData(table, facts)
+
+
+def _other_format(found: str) -> str:
+    if found.startswith(_OLDER):
+        return f"an earlier version wrote it (format {found}; this version reads {FORMAT})"
+    return f"its format is {found!r}, not {FORMAT!r}"
+
+
+def _arrays(table: Any, facts: Mapping[str, Any]) -> CellData:
+    """Values by score, put together from the lines of their places."""
+    column: Any = table.column("values").combine_chunks()
+    flat = np.asarray(column.flatten(), np.float32)
+    ends = np.cumsum(np.asarray(column.value_lengths()))
+    names: list[str] = table.column("score").to_pylist()
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for name, part in zip(names, np.split(flat, ends[:-1]), strict=True):
+        found.setdefault(name, []).append(part)
+    gold = found.pop(GOLD)[0].astype(np.int64)
+    values = {
+        name: np.stack(parts, axis=-1).reshape(facts["shapes"][name])
+        for name, parts in found.items()
+    }
+    return CellData(values, gold, facts)
+
+
+def _lines(measured: Measured) -> Iterator[dict[str, Any]]:
+    gold = np.asarray(measured.gold, np.float32)
+    yield {"kind": "raw", "score": GOLD, "values": gold}
+    for name, value in measured.values.items():
+        array = np.ascontiguousarray(value, np.float32)
+        kind = "raw" if name in FACTS else "score"
+        flat = array.reshape(len(array), -1)
+        for index, place in enumerate(np.ndindex(array.shape[1:])):
+            layer, head = (*place, None, None)[:2] if kind == "score" else (None, None)
+            column = flat[:, index]
+            defined = column[np.isfinite(column)]
+            yield {
+                "kind": kind, "score": name, "layer": layer, "head": head, "values": column,
+                "value": float(defined.mean(dtype=np.float64)) if defined.size else None,
+                "n": int(defined.size), "undefined": int(column.size - defined.size),
+            }  # fmt: skip
 
 
 def _table(lines: list[dict[str, Any]], place: Mapping[str, Any]) -> Any:
+    constant = {name: place[name] for name in PLACE} | {"hypothesis": place["subject"]}
     columns: list[Any] = []
-    for field in _SCHEMA:
-        if field.name in place:
-            columns.append(pa.array([place[field.name]] * len(lines), field.type))
-        elif field.name == "values":
+    for each in _SCHEMA:
+        if each.name in constant:
+            columns.append(pa.array([constant[each.name]] * len(lines), each.type))
+        elif each.name == "values":
             columns.append(_lists([line["values"] for line in lines]))
         else:
-            columns.append(pa.array([line.get(field.name) for line in lines], field.type))
+            columns.append(pa.array([line.get(each.name) for line in lines], each.type))
     return pa.Table.from_arrays(columns, schema=_SCHEMA)
 
 
-def _lists(values: list[NDArray[np.float32] | None]) -> Any:
-    empty = np.empty(0, np.float32)
-    parts = [empty if value is None else value for value in values]
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+def _lists(values: list[NDArray[np.float32]]) -> Any:
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in values])])
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()),
-        pa.array(np.concatenate([empty, *parts]), pa.float32(), from_pandas=False),
-        mask=pa.array([value is None for value in values]),
+        pa.array(
+            np.concatenate([np.empty(0, np.float32), *values]), pa.float32(), from_pandas=False
+        ),
     )
 
 
@@ -150,35 +210,3 @@ def _is_sealed(data: bytes, digest: bytes) -> bool:
     if len(digest) != len(_UNSEALED) or data.count(digest) != 1:
         return False
     return hashlib.sha256(data.replace(digest, _UNSEALED)).hexdigest().encode() == digest
-
-
-def _series(comparison: Comparison) -> Iterator[tuple[Place, NDArray[np.float32]]]:
-    """Per-query values of every score: over all layers, of each layer, of each head."""
-    for hypothesis, found in comparison.values.items():
-        for name, tensor in found.items():
-            score, _, level = name.partition("/")
-            if score in (MOMENTS, LABEL_SCORES):
-                continue
-            values = np.ascontiguousarray(tensor.numpy(), np.float32)
-            if level == "head":
-                for layer in range(values.shape[1]):
-                    for head in range(values.shape[2]):
-                        yield (hypothesis, score, layer, head), values[:, layer, head]
-            elif values.ndim == 1:
-                yield (hypothesis, score, None, None), values
-            else:
-                overall = comparison.tensor(score, hypothesis, by="query")
-                yield (hypothesis, score, None, None), overall.numpy().astype(np.float32)
-                for layer in range(values.shape[1]):
-                    yield (hypothesis, score, layer, None), values[:, layer]
-
-
-def _raw(comparison: Comparison) -> Iterator[tuple[Place, NDArray[np.float32]]]:
-    gold = comparison.gold.numpy().astype(np.float32)
-    yield (GOLD, GOLD, None, None), gold
-    for hypothesis, found in comparison.values.items():
-        for name in (LABEL_SCORES, MOMENTS):
-            if name in found:
-                values = found[name].numpy().astype(np.float32)
-                for column in range(values.shape[1]):
-                    yield (hypothesis, f"{name}/{column}", None, None), values[:, column]

@@ -1,42 +1,39 @@
-"""Cells: the units of a benchmark, each named by a hash of everything that changes its numbers."""
+"""Cells: a setting and a subject, named by a hash of everything that changes their numbers.
+
+A *setting* is a network and a draw of demonstrations: the model's own, or another network that a
+control puts in its place. A *cell* is one subject in one setting. A new hypothesis, control or
+value of a setting is new cells, and no other's key changes.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from iclgd_lens import __version__
-from iclgd_lens.bench.code import code_digest
-from iclgd_lens.bench.plan import HypothesisSpec, ModelSpec, Plan
-from iclgd_lens.episode import EMBEDDED
+from iclgd_lens.bench.digests import core_digest, function_digest
+from iclgd_lens.bench.draws import Draws
+from iclgd_lens.bench.plan import MATCHED, PUBLISHED, HypothesisSpec, ModelSpec, Plan
+from iclgd_lens.controls import CONTROLS, Control
 from iclgd_lens.errors import LensError
 from iclgd_lens.host.loading import ALIASES, identify_model
 from iclgd_lens.hypotheses.registry import get_hypothesis
-from iclgd_lens.tasks import (
-    Rows,
-    Task,
-    draw_demonstrations,
-    draw_queries,
-    get_task,
-    hash_rows,
-    list_tasks,
-    load_rows,
-)
+from iclgd_lens.subjects import SETTINGS, TRAINED, Subject
+from iclgd_lens.tasks import Task, get_task
 
-FORMAT = "iclgd_lens.cell/1"
+FORMAT = "iclgd_lens.cell/2"
 """Part of every key: changes when what a cell file holds changes."""
-# NumPy draws rows and bootstrap samples; the others read and run the model.
+# NumPy draws rows; the others read and run the model.
 _LIBRARIES = ("numpy", "tokenizers", "torch", "transformers", "transformer-lens")
+OWN = "own"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One model, task and draw of demonstrations, with every hypothesis and control.
+class Setting:
+    """One network and one draw of demonstrations.
 
     Attributes:
         key: 32 hexadecimal digits over `facts`.
@@ -47,8 +44,12 @@ class Cell:
         permutation: Order of the draw.
         data: Where rows come from.
         queries: How many evaluation rows there are to measure; 0 where they could not be read.
-        facts: Everything that changes the cell's numbers.
-        problem: Why the cell cannot be measured (its rows are missing or malformed).
+        network: "trained", or the control that puts another network in the model's place.
+        index: Which of that control's networks.
+        facts: Everything that changes what the network leaves on the queries.
+        problem: Why it cannot be measured (its rows are missing or malformed).
+        trained: The model's own setting of the same draw, for another network's.
+        other: The rows of the control "other_task", where they are asked for.
     """
 
     key: str
@@ -59,189 +60,252 @@ class Cell:
     permutation: int
     data: str
     queries: int
+    network: str
+    index: int
     facts: Mapping[str, Any] = field(repr=False)
     problem: str | None = None
+    trained: Setting | None = field(default=None, repr=False)
+    other: tuple[str, ...] = ()
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where the cell lies in the grid: model, task, seed, permutation."""
+        """Where it lies in the grid."""
         return {
             "model": self.model.label,
             "task": self.task_name,
             "seed": self.seed,
             "permutation": self.permutation,
+            "network": self.network,
+            "index": self.index,
         }
 
     @property
-    def reading(self) -> tuple[str, str, str]:
-        """Model, task and evaluation rows: cells that share all three need ZS once."""
-        return self.model.label, self.task, json.dumps((self.facts["rows"] or [None])[-1])
+    def reading(self) -> tuple[str, str, str, int, str]:
+        """Settings that share all of this need ZS once: network, task and evaluation rows."""
+        rows = json.dumps((self.facts["rows"] or [None])[-1])
+        return self.model.label, self.task, self.network, self.index, rows
 
     def __str__(self) -> str:
-        return f"{self.model.label} · {self.task_name} · seed {self.seed}.{self.permutation}"
+        where = f"{self.model.label}, {self.task_name}, seed {self.seed}, order {self.permutation}"
+        return where if self.network == TRAINED else f"{where}, {self.network} {self.index}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One subject in one setting.
+
+    Attributes:
+        key: 32 hexadecimal digits over `facts` and the setting's.
+        setting: The setting.
+        subject: What is measured in it, without the setting's network.
+        budget: "own" where another network's update gets the budget that it chooses itself.
+        facts: Everything that changes its numbers, beside the setting's.
+    """
+
+    key: str
+    setting: Setting
+    subject: Subject
+    budget: str
+    facts: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where it lies in the grid, with its label."""
+        return {**self.setting.place, "budget": self.budget, "subject": str(self.subject)}
+
+    def __str__(self) -> str:
+        own = f" ({self.budget} budget)" if self.budget else ""
+        return f"{self.setting}: {self.subject}{own}"
 
 
 def list_cells(plan: Plan, *, tell: Callable[[str], None] | None = None) -> list[Cell]:
-    """Return the plan's cells: by model, task, seed, permutation.
+    """Return the plan's cells, setting by setting.
 
     Models are identified and rows read (both once), but no model is loaded.
 
     Raises:
         LensError: A model cannot be identified.
     """
-    draws = _Draws(plan)
+    draws = Draws(plan)
     found: list[Cell] = []
     for model in plan.models:
         if tell is not None:
             tell(f"identifying {model.label}")
-        shared = _facts_of_plan(plan) | _facts_of_model(plan, model)
-        data = data_of(plan, model)
+        shared = _facts_of_plan(plan) | _facts_of_model(model)
         for name in plan.tasks:
             task = get_task(name)
-            for seed, permutation in plan.draws(task.seeds):
-                own, queries, problem = draws.facts(task, data, seed, permutation, shared)
-                facts = shared | own
-                found.append(
-                    Cell(
-                        _hash(facts)[:32], model, name, task.name, seed, permutation, data,
-                        queries, facts, problem,
-                    )
-                )  # fmt: skip
+            for setting in _settings(plan, model, name, task, draws, shared):
+                found += _cells(plan, setting, task)
     return found
 
 
 def count_cells(plan: Plan) -> int:
     """Number of cells, without looking at models or rows."""
-    return len(plan.models) * sum(
-        len(list(plan.draws(get_task(name).seeds))) for name in plan.tasks
-    )
+    total = 0
+    for model in plan.models:
+        for name in plan.tasks:
+            task = get_task(name)
+            count = len(list(plan.draws(task.seeds)))
+            own = len(list(_subjects(plan, model, TRAINED)))
+            other = len(list(_subjects(plan, model, "other")))
+            total += count * own + len(_networks(plan, model)) * plan.twins * other
+    return total
+
+
+def settings_of(cells: list[Cell]) -> list[Setting]:
+    """The settings of some cells, once each, in order."""
+    return list({cell.setting.key: cell.setting for cell in cells}.values())
 
 
 def data_of(plan: Plan, model: ModelSpec) -> str:
     """Where the plan's rows come from for a model; see `Plan.data`."""
     if plan.data is not None:
         return plan.data
-    embedded = model.name in ALIASES or model.name.startswith(EMBEDDED)
-    return "embedded" if embedded else "hub"
+    return "embedded" if model.name in ALIASES else "hub"
 
 
 def shard(cells: list[Cell], index: int, count: int) -> list[Cell]:
     """Return share `index` of `count` (from 1), in the given order.
 
-    Shares are dealt by key, so they are disjoint and together complete on any machine.
+    Shares are dealt by setting, so they are disjoint and together complete on any machine, and no
+    two of them read the same setting.
 
     Raises:
         LensError: There is no such share.
     """
     if not 1 <= index <= count:
         raise LensError(f"shard {index}/{count} does not exist; they count from 1/{count}")
-    mine = set(sorted(cell.key for cell in cells)[index - 1 :: count])
-    return [cell for cell in cells if cell.key in mine]
+    mine = set(sorted({cell.setting.key for cell in cells})[index - 1 :: count])
+    return [cell for cell in cells if cell.setting.key in mine]
 
 
-def _hash(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+# -- settings --------------------------------------------------------------------------------------
+
+
+def _settings(
+    plan: Plan, model: ModelSpec, name: str, task: Task, draws: Draws, shared: Mapping[str, Any]
+) -> Iterator[Setting]:
+    data = data_of(plan, model)
+    trained: list[Setting] = []
+    for seed, permutation in plan.draws(task.seeds):
+        own, queries, problem = draws.facts(task, data, seed, permutation)
+        facts = {**shared, **own}
+        trained.append(
+            Setting(
+                _key(facts), model, name, task.name, seed, permutation, data, queries, TRAINED, 0,
+                facts, problem, other=draws.other(task, data, seed),
+            )
+        )  # fmt: skip
+    yield from trained
+    for control in _networks(plan, model):
+        for index in range(plan.twins):
+            one = trained[index % len(trained)]
+            queries = one.queries if plan.twin_queries is None else plan.twin_queries
+            facts = {
+                **one.facts,
+                "network": [control.name, function_digest(control.function), index],
+                "asked": min(queries, one.queries),
+            }
+            yield Setting(
+                _key(facts), model, name, task.name, one.seed, one.permutation, data,
+                min(queries, one.queries), control.name, index, facts, one.problem, one,
+            )  # fmt: skip
 
 
 def _facts_of_plan(plan: Plan) -> dict[str, Any]:
-    fields = plan.as_dict()
-    kept = ("shots", "lr", "tok2attn_queries", "resamples", "control_seed")
     return {
         "format": FORMAT,
         "protocol": plan.protocol.hash,
-        "hypotheses": {name: hypothesis_facts(spec) for name, spec in plan.hypotheses.items()},
-        "versions": {name: _version(name) for name in _LIBRARIES}
-        | {"iclgd-lens": __version__, "code": code_digest()},
-    } | {name: fields[name] for name in kept}
+        "versions": {name: _version(name) for name in _LIBRARIES} | {"core": core_digest()},
+        "shots": plan.shots,
+        "tok2attn_queries": plan.tok2attn_queries,
+        "control_seed": plan.control_seed,
+        "wrong_labels": function_digest(CONTROLS["shuffled"].function),
+    }
 
 
-def _facts_of_model(plan: Plan, model: ModelSpec) -> dict[str, Any]:
+def _facts_of_model(model: ModelSpec) -> dict[str, Any]:
     return {
         "model": identify_model(model.name, model.revision),
         "dtype": model.dtype,
         "host": model.host,
         "untrained": model.untrained,
-        "controls": list(plan.controls_of(model)),
     }
 
 
-def hypothesis_facts(spec: HypothesisSpec) -> dict[str, Any]:
-    """What changes a hypothesis's numbers: name, version, settings and, of a plugin, its source."""
+def _networks(plan: Plan, model: ModelSpec) -> list[Control]:
+    every = (CONTROLS[name] for name in plan.controls_of(model))
+    return [control for control in every if control.acts_on == "network"]
+
+
+# -- subjects --------------------------------------------------------------------------------------
+
+
+def _cells(plan: Plan, setting: Setting, task: Task) -> Iterator[Cell]:
+    for subject, budget, spec in _subjects(plan, setting.model, setting.network):
+        facts: dict[str, Any] = {"subject": str(subject), "budget": budget}
+        if spec is not None:
+            facts |= {"rule": rule_facts(spec, subject), **_rate_facts(plan, task, spec, subject)}
+        control = subject.table_entry
+        if control is not None:
+            facts["control"] = [control.name, control.acts_on, function_digest(control.function)]
+            facts["other"] = setting.other if control.name == "other_task" else None
+        key = _key({"setting": setting.facts, "cell": facts})
+        yield Cell(key, setting, subject, budget, facts)
+
+
+def _subjects(
+    plan: Plan, model: ModelSpec, network: str
+) -> Iterator[tuple[Subject, str, HypothesisSpec | None]]:
+    """Subjects of a setting, each with its budget and (of a rule) its entry in the plan."""
+    for name in SETTINGS:
+        yield Subject(name), "", None
+    controls = [CONTROLS[name] for name in plan.controls_of(model)]
+    for name, spec in plan.hypotheses.items():
+        for variant in spec.variants():
+            subject = Subject(name, None, variant)
+            yield subject, "", spec
+            if network == TRAINED:
+                yield from ((subject.under(c.name), "", spec) for c in controls if _acts(c))
+            elif plan.budget == MATCHED and _chooses(spec, variant):
+                yield subject, OWN, spec
+    if network == TRAINED:
+        alone = (c for c in controls if c.stands_alone and c.name not in plan.hypotheses)
+        yield from ((Subject(control.name, control.name), "", None) for control in alone)
+
+
+def _acts(control: Control) -> bool:
+    """Whether it is a hypothesis's own control on the model itself."""
+    return control.acts_on in ("update", "demonstrations")
+
+
+def _chooses(spec: HypothesisSpec, variant: Mapping[str, Any]) -> bool:
+    """Whether the rule takes a rate that the plan does not give."""
+    return get_hypothesis(spec.hypothesis).takes_rate and "lr" not in {**spec.settings, **variant}
+
+
+def rule_facts(spec: HypothesisSpec, subject: Subject) -> dict[str, Any]:
+    """What changes a rule's numbers: name, version, settings, and what its module does."""
     hypothesis = get_hypothesis(spec.hypothesis)
-    facts: dict[str, Any] = {
+    settings = {**spec.settings, **subject.settings}
+    return {
         "hypothesis": hypothesis.name,
         "version": hypothesis.version,
-        "settings": {key: repr(value) for key, value in sorted(spec.settings.items())},
+        "settings": {key: repr(value) for key, value in sorted(settings.items())},
+        "code": function_digest(hypothesis.build),
     }
-    # A plugin's author may forget to raise the version; our own files have the package's.
-    if not hypothesis.build.__module__.startswith("iclgd_lens."):
-        try:
-            source = inspect.getsource(hypothesis.build)
-        except (OSError, TypeError):
-            source = "unknown"
-        facts["source"] = hashlib.sha256(source.encode()).hexdigest()[:16]
-    return facts
 
 
-class _Draws:
-    """Hashes of the rows that each draw shows; every split is read once."""
+def _rate_facts(plan: Plan, task: Task, spec: HypothesisSpec, subject: Subject) -> dict[str, Any]:
+    if not _chooses(spec, subject.settings):
+        return {}
+    if plan.budget == PUBLISHED:
+        return {"lr": [PUBLISHED, task.learning_rate]}
+    return {"lr": plan.budget or plan.lr}
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.rows: dict[tuple[str, str, str], Rows | LensError] = {}
 
-    def facts(
-        self, task: Task, data: str, seed: int, permutation: int, shared: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], int, str | None]:
-        """A draw's facts, its number of queries and why it cannot be measured, if so."""
-        plan = self.plan
-        facts: dict[str, Any] = {
-            "task": task.name,
-            "prompt": task.prompt_hash,
-            "task_lr": task.learning_rate,
-            "seed": seed,
-            "permutation": permutation,
-        }
-        try:
-            train, validation = (
-                self._split(task, data, "train"),
-                self._split(task, data, "validation"),
-            )
-            shown = self._drawn(train, seed, permutation)
-            repeated = shown if plan.protocol.skip_repeated else ()
-            every = draw_queries(validation, None, seed=plan.protocol.query_seed, exclude=repeated)
-            asked = every[: plan.queries or len(every)]
-            if "other_task" in shared["controls"] and task.name in (known := list_tasks()):
-                other = get_task(known[(known.index(task.name) + 1) % len(known)])
-                foreign = self._drawn(self._split(other, data, "train"), seed, 0)
-                facts["other"] = [other.prompt_hash, hash_rows(foreign)]
-        except LensError as error:
-            return facts | {"rows": None}, 0, str(error)
-        rows = [hash_rows(shown), hash_rows(asked)]
-        # The indices tell which query is which where seeds were measured on different ones.
-        places = [row.index for row in asked]
-        return facts | {"rows": rows, "query_rows": places}, len(asked), None
-
-    def _drawn(self, train: Rows, seed: int, permutation: int) -> tuple[Any, ...]:
-        return draw_demonstrations(
-            train,
-            self.plan.shots,
-            seed=seed,
-            permutation=permutation,
-            balanced=self.plan.protocol.balanced,
-        )
-
-    def _split(self, task: Task, data: str, split: Any) -> Rows:
-        place = (task.name, data, split)
-        if place not in self.rows:
-            try:
-                self.rows[place] = load_rows(task, split, data, strip=self.plan.protocol.strip)
-            except LensError as error:
-                self.rows[place] = error
-        found = self.rows[place]
-        if isinstance(found, LensError):
-            raise found
-        return found
+def _key(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
 
 
 def _version(name: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from iclgd_lens.bench.plan import PUBLISHED, ModelSpec, Plan, RateChoice
-from iclgd_lens.comparing import CONTROLS, resolve
+from iclgd_lens.bench.plan import MATCHED, PUBLISHED, HypothesisSpec, ModelSpec, Plan
+from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.host.loading import ALIASES, has_hooked_transformer, model_names
 from iclgd_lens.hypotheses.registry import get_hypothesis
+from iclgd_lens.rules import resolve_rules
 from iclgd_lens.tasks import Task, get_task
 
 
@@ -35,12 +36,10 @@ def check_plan(plan: Plan) -> None:
     for task in plan.tasks:
         attempt(lambda task=task: _check_task(plan, get_task(task)))
     for name, spec in plan.hypotheses.items():
-        attempt(
-            lambda name=name, spec=spec: _check_hypothesis(name, spec.hypothesis, spec.settings)
-        )
+        attempt(lambda name=name, spec=spec: _check_hypothesis(name, spec))
     attempt(lambda: _check_data(plan))
-    if isinstance(plan.lr, RateChoice) and plan.shots < 2:
-        faults.append("`lr: demonstrations` holds some out, so it needs at least 2 shots")
+    if plan.budget == MATCHED and plan.shots < 2:
+        faults.append("`lr: matched` leaves demonstrations out, so it needs at least 2 shots")
     if faults:
         raise PlanError("; ".join(dict.fromkeys(faults)))
 
@@ -73,30 +72,24 @@ def _check_model(model: ModelSpec) -> None:
 
 
 def _check_controls(plan: Plan, model: ModelSpec) -> None:
-    for control in plan.controls_of(model):
-        if control not in CONTROLS:
-            raise PlanError(
-                f"no control is called {control!r}; controls: {', '.join(CONTROLS)}."
-                + nearest(control, CONTROLS)
-            )
+    CONTROLS.check(plan.controls_of(model))
 
 
 def _check_task(plan: Plan, task: Task) -> None:
     if plan.seeds == PUBLISHED and not task.seeds:
         raise PlanError(f"task {task.name!r} has no published seeds: list `seeds:`")
-    if plan.lr == PUBLISHED and task.learning_rate is None:
+    if plan.budget == PUBLISHED and task.learning_rate is None:
         for name, spec in plan.hypotheses.items():
             takes_rate = "lr" in get_hypothesis(spec.hypothesis).settings()
             if takes_rate and "lr" not in spec.settings:
                 raise PlanError(
                     f"task {task.name!r} has no published learning rate for {name!r}: give `lr:` "
-                    "a number or 'demonstrations'"
+                    "a number or 'matched'"
                 )
 
 
-def _check_hypothesis(name: str, registered: str, settings: dict[str, object]) -> None:
-    resolve({name: registered})
-    get_hypothesis(registered).check_settings(settings)
+def _check_hypothesis(name: str, spec: HypothesisSpec) -> None:
+    resolve_rules({name: spec.hypothesis}, {name: {**spec.settings, **spec.vary}})
 
 
 def _check_data(plan: Plan) -> None:

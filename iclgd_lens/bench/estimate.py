@@ -14,15 +14,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
 from iclgd_lens.bench.cells import count_cells, data_of
-from iclgd_lens.bench.measure import UNTRAINED
-from iclgd_lens.bench.plan import ModelSpec, Plan, RateChoice
+from iclgd_lens.bench.plan import MATCHED, ModelSpec, Plan
 from iclgd_lens.bench.progress import duration
+from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError
 from iclgd_lens.host.loading import ALIASES
 from iclgd_lens.tasks import get_task, load_rows
@@ -39,11 +39,12 @@ BATCH = 2
 """Assumed queries of equal length that run together."""
 BESIDE = 9
 """Numbers of a query beside those by layer and head: accuracy, label scores and the like."""
-LINE, FACTS = 20, 15_000
-"""Bytes of a line's mean with its interval, and of a cell's facts."""
+LINE, FACTS = 20, 5_000
+"""Bytes of a line's mean, and of a cell's facts."""
 AROUND = 0.3
 """Seconds of a cell for its rows, intervals and file."""
-_PASSES = {"random": 1, "shuffled": 2, "other_task": 2, "untrained": 0, "untrained_norms": 0}
+SEARCH = 2.5
+"""Trainings that the choice of a budget costs at most."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,10 @@ def estimate(plan: Plan, measured: Mapping[str, float] | None = None) -> Estimat
         measured: Seconds of cells measured before, by key.
     """
     cells = count_cells(plan)
-    each = cells / max(1, len(plan.models))
     sizes = {model.label: model_size(model) for model in plan.models}
     unknown = [label for label, size in sizes.items() if size is None]
-    disk = None
-    if not unknown:
-        disk = sum(
-            each * _cell_bytes(plan, model, cast("ModelSize", sizes[model.label]))
-            for model in plan.models
-        )
+    known = [(model, size) for model in plan.models if (size := sizes[model.label]) is not None]
+    disk = None if unknown else sum(_plan_bytes(plan, model, size) for model, size in known)
     if measured:
         seconds = cells * sum(measured.values()) / len(measured)
         return Estimate(cells, seconds, disk, f"from {len(measured)} measured cells of this run")
@@ -117,10 +113,7 @@ def estimate(plan: Plan, measured: Mapping[str, float] | None = None) -> Estimat
     speed, call = machine_speed()
     texts = {model.label: texts_of(plan, model) for model in plan.models}
     seconds = sum(
-        each
-        * _cell_seconds(plan, model, cast("ModelSize", sizes[label]), texts[label], speed, call)
-        for model in plan.models
-        for label in [model.label]
+        _plan_seconds(plan, model, size, texts[model.label], speed, call) for model, size in known
     )
     lengths = sorted({round(each.tokens) for each in texts.values()})
     basis = (
@@ -206,35 +199,53 @@ def _product_seconds(a: torch.Tensor) -> float:
     return elapsed / count
 
 
-def _cell_seconds(
+@dataclass(frozen=True)
+class Work:
+    """What is done in one setting, in units of one update and of one reading of the queries."""
+
+    updates: float
+    readings: float
+
+    @classmethod
+    def of(cls, plan: Plan, model: ModelSpec, network: bool) -> Work:
+        """The work of the model's own setting, or of another network's."""
+        rules = sum(len(list(spec.variants())) for spec in plan.hypotheses.values())
+        chosen = SEARCH if plan.budget == MATCHED else 0.0
+        if network:
+            own = 2 if plan.budget == MATCHED else 1
+            return cls(rules * (2 * own + chosen), 3 + 2 * rules * own)
+        controls = [CONTROLS[name] for name in plan.controls_of(model)]
+        acting = sum(control.acts_on == "update" for control in controls)
+        other = sum(control.acts_on == "demonstrations" for control in controls) - 1
+        alone = sum(control.acts_on == "alone" for control in controls)
+        return cls(rules * (2 + max(0, other) + chosen), 3 + rules * (2 + 2 * acting) + 2 * alone)
+
+
+def _plan_seconds(
     plan: Plan, model: ModelSpec, size: ModelSize, texts: Texts, speed: float, call: float
 ) -> float:
-    controls = plan.controls_of(model)
+    """Seconds of all settings of a model."""
+    draws = sum(len(list(plan.draws(get_task(name).seeds))) for name in plan.tasks)
+    networks = sum(CONTROLS[n].acts_on == "network" for n in plan.controls_of(model))
     queries = plan.queries or QUERIES
-    models = 1 + sum(control in UNTRAINED for control in controls)
-    rates = len(plan.lr.grid) if isinstance(plan.lr, RateChoice) else 0
-    rules = len(plan.hypotheses)
-    updates = rules * (models + sum(_PASSES.get(name, 0) > 1 for name in controls) + rates)
-    readings = models * (2 + rules) + 1
-    readings += rules * sum(_PASSES.get(name, 0) > 0 for name in controls)
+    asked = min(queries, plan.twin_queries or queries)
+    own, other = Work.of(plan, model, False), Work.of(plan, model, True)
+    twins = networks * plan.twins * len(plan.tasks)
+    updates = draws * own.updates + twins * other.updates
+    read = draws * own.readings * queries + twins * other.readings * asked
     # Backward costs twice a forward; an update reads every demonstration once.
-    tokens = texts.tokens * (3 * updates * plan.shots + readings * queries + plan.shots)
-    passes = 3 * updates * plan.shots + readings * queries / BATCH * texts.passes
+    tokens = texts.tokens * (3 * updates * plan.shots + read + (draws + twins) * plan.shots)
+    passes = 3 * updates * plan.shots + read / BATCH * texts.passes
     operations = 2.0 * size.parameters * tokens / (EFFICIENCY * speed)
-    return operations + passes * size.layers * CALLS * call + AROUND
+    return operations + passes * size.layers * CALLS * call + AROUND * (draws + twins)
 
 
-def _cell_bytes(plan: Plan, model: ModelSpec, size: ModelSize) -> float:
-    """Size of a cell's file: numbers of every query, lines with their means, facts."""
-    controls = plan.controls_of(model)
-    models = 1 + sum(control in UNTRAINED for control in controls)
-    rows = len(plan.hypotheses) * (models + sum(_PASSES.get(name, 0) > 0 for name in controls))
-    rows += sum(name in ("oracle", "zero", "gaussian", "uniform") for name in controls)
+def _plan_bytes(plan: Plan, model: ModelSpec, size: ModelSize) -> float:
+    """Size of all files of a model: numbers of every query, lines, facts."""
     queries = plan.queries or QUERIES
-    places = size.layers * (size.heads + 1) + 1
-    values = rows * places * (2 * queries + min(queries, plan.tok2attn_queries))
-    values += (rows + 2 * models) * BESIDE * queries
-    return 4.0 * values + LINE * rows * places * 3 + FACTS
+    places = size.layers * (size.heads + 1)
+    values = 5 * places * queries + BESIDE * queries
+    return count_cells(plan) / max(1, len(plan.models)) * (4.0 * values + LINE * places + FACTS)
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:

@@ -1,65 +1,69 @@
-"""Measuring cells: a session holds one loaded model, its untrained copies and the last ZS readouts.
+"""Measuring cells: a session holds one loaded model, its other networks and the last ZS readouts.
 
-Nothing is computed twice: an untrained copy is built once a model, and ZS is read once for each
-set of evaluation rows, whatever the number of seeds and hypotheses.
+Nothing is computed twice: a network is made once, ZS is read once for each set of evaluation rows,
+a network's own readouts are kept beside the cells, and a rule is built once for itself and its
+controls.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
-from iclgd_lens.bench.cells import Cell, hypothesis_facts
-from iclgd_lens.bench.learning_rate import choose_rate
-from iclgd_lens.bench.plan import ModelSpec, Plan, RateChoice
-from iclgd_lens.comparing import compare
-from iclgd_lens.comparison import Comparison
+from iclgd_lens.bench.cells import OWN, Cell, Setting
+from iclgd_lens.bench.kept import decode_readings, encode_readings
+from iclgd_lens.bench.plan import MATCHED, HypothesisSpec, ModelSpec, Plan
+from iclgd_lens.bench.store import Measured, Store
+from iclgd_lens.budgeting import with_budget, with_settings_of
+from iclgd_lens.controls import CONTROLS
 from iclgd_lens.episode import Episode
-from iclgd_lens.errors import DivergedError, HypothesisError, RunError
+from iclgd_lens.errors import RunError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.host.loading import load_model
-from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
-from iclgd_lens.intervention import UNCOUNTED, Intervention, hooks_of
-from iclgd_lens.nulls import untrained
-from iclgd_lens.readout import Reader, Readout
+from iclgd_lens.hypotheses.registry import get_hypothesis
+from iclgd_lens.job import Job, reading_key
+from iclgd_lens.nulls import shuffled_labels, untrained
+from iclgd_lens.readings import Frozen
+from iclgd_lens.readout import Readout
+from iclgd_lens.registry import resolve
+from iclgd_lens.rules import Options, Rule
+from iclgd_lens.subjects import TRAINED
 from iclgd_lens.writing import load_episode
 
-UNTRAINED: Mapping[str, Literal["embeddings", "norms"]] = {
-    "untrained": "embeddings",
-    "untrained_norms": "norms",
-}
-"""Controls that need an untrained copy, and what the copy keeps."""
-
-_TRAINED = ""
+Tell = Callable[[str], None]
 
 
 class Session:
-    """One model of a plan, loaded once, for any number of cells.
+    """One model of a plan, loaded once, for any number of settings.
 
     Args:
         plan: The plan.
-        model: Which of its models; loaded when the first cell needs it.
+        model: Which of its models; loaded when the first setting needs it.
+        store: Where readouts are kept.
     """
 
-    def __init__(self, plan: Plan, model: ModelSpec) -> None:
-        self.plan = plan
-        self.model = model
-        self._hosts: dict[str, Host] = {}
-        self._zs: dict[str, tuple[str, Readout]] = {}
+    def __init__(self, plan: Plan, model: ModelSpec, store: Store) -> None:
+        self.plan, self.model, self.store = plan, model, store
+        self._trained: Host | None = None
+        self._other: tuple[tuple[str, int], Host] | None = None
+        self._zs: tuple[str, str, Readout] | None = None
+        self._rules: dict[tuple[str, str], Rule] = {}
 
-    def host(self, variant: str = _TRAINED) -> Host:
-        """The model's host, or that of an untrained copy (a name of `UNTRAINED`)."""
-        if variant not in self._hosts:
-            self._hosts[variant] = (
-                self._load()
-                if variant == _TRAINED
-                else as_host(untrained(self.host(), UNTRAINED[variant], self.plan.control_seed))
-            )
-        return self._hosts[variant]
+    # -- networks --------------------------------------------------------------------------------
+
+    def host(self, setting: Setting) -> Host:
+        """The setting's network; the last one that is not the model's own is held."""
+        if self._trained is None:
+            self._trained = self._load()
+        if setting.network == TRAINED:
+            return self._trained
+        name = (setting.network, setting.index)
+        if self._other is None or self._other[0] != name:
+            self._other = None  # frees it before the next is made
+            make = resolve(CONTROLS[setting.network].function)
+            twin = as_host(make(self._trained, self.plan.control_seed + setting.index))
+            self._other = (name, twin)
+        return self._other[1]
 
     def _load(self) -> Host:
         spec = self.model
@@ -68,150 +72,134 @@ class Session:
             model = untrained(model, spec.untrained, self.plan.control_seed)
         return as_host(model)
 
-    def measure(self, cell: Cell, tell: Callable[[str], None] | None = None) -> Comparison:
-        """Run ZS and ICL once, then every hypothesis and control of the cell.
+    # -- measuring -------------------------------------------------------------------------------
 
-        The scores of a hypothesis that diverged or raised an error are NaN; `failures` says why.
+    def measure(
+        self, setting: Setting, cells: Sequence[Cell], tell: Tell | None = None
+    ) -> Iterator[tuple[Cell, Measured]]:
+        """Measure some cells of one setting, rule by rule; yields each as soon as it is there.
+
+        What a hypothesis raises is that cell's failure alone.
 
         Raises:
             LensError: The episode cannot be made or its rows changed meanwhile, or the model
                 cannot read it.
         """
-        plan, asked = self.plan, self.plan.controls_of(self.model)
+        episode = self._episode(setting)
+        job = self._job(setting, episode, tell)
+        by_label = {(str(cell.subject), cell.budget): cell for cell in cells}
+        if any(cell.subject.is_setting for cell in cells):
+            job.measure_settings()
+        yield from self._taken(job, by_label, "")
+        for name in dict.fromkeys(self._rule_name(cell) for cell in cells):
+            if name is None:
+                continue
+            for budget in ("", OWN):
+                mine = [c for c in cells if self._rule_name(c) == name and c.budget == budget]
+                if mine:
+                    self._run(job, setting, mine, budget)
+                    yield from self._taken(job, by_label, budget)
+        for cell in cells:
+            if cell.subject.control == cell.subject.rule:
+                control = CONTROLS[cell.subject.rule]
+                job.run_alone(control, seed=self.plan.control_seed + setting.seed)
+                yield from self._taken(job, by_label, "")
+
+    def _rule_name(self, cell: Cell) -> str | None:
+        subject = cell.subject
+        if subject.is_setting or subject.control == subject.rule:
+            return None
+        return str(subject.bare)
+
+    def _run(self, job: Job, setting: Setting, cells: Sequence[Cell], budget: str) -> None:
+        """Measure a rule, its controls, or both: as many as are missing."""
+        bare = cells[0].subject.bare
+        rule = self._rule(job, setting, bare.rule, dict(bare.settings), budget)
+        controls = [CONTROLS[c.subject.control] for c in cells if c.subject.control is not None]
+        job.run(
+            Rule(str(bare), rule.value, rule.settings, rule.facts), controls,
+            seed=self.plan.control_seed + setting.seed,
+            own=any(cell.subject.control is None for cell in cells),
+        )  # fmt: skip
+
+    def _rule(
+        self, job: Job, setting: Setting, name: str, varied: dict[str, Any], budget: str
+    ) -> Rule:
+        """A rule with its settings; another network's has the model's unless it has its own."""
+        spec: HypothesisSpec = self.plan.hypotheses[name]
+        rule = Rule(name, get_hypothesis(spec.hypothesis), {**spec.settings, **varied})
+        if isinstance(self.plan.lr, float):
+            return with_settings_of(rule, {"lr": self.plan.lr})
+        if self.plan.budget != MATCHED:
+            return rule
+        if setting.trained is not None and budget != OWN:
+            return self._model_rule(setting.trained, rule)
+        return with_budget(rule, job.host, job.episode)
+
+    def _model_rule(self, trained: Setting, rule: Rule) -> Rule:
+        """The rule at the budget that the model itself has on this draw."""
+        known = (trained.key, f"{rule.name}{sorted(rule.settings.items(), key=str)}")
+        if known not in self._rules:
+            episode = self._episode(trained)
+            self._rules[known] = with_budget(rule, self.host(trained), episode)
+        return self._rules[known]
+
+    def _taken(
+        self, job: Job, wanted: dict[tuple[str, str], Cell], budget: str
+    ) -> Iterator[tuple[Cell, Measured]]:
+        """Hand on what the job has measured of what is wanted, and forget it."""
+        for label in list(job.values):
+            values = job.values.pop(label)
+            cell = wanted.get((label, budget))
+            if cell is None:
+                continue
+            facts = job.described.get(str(cell.subject.bare), {})
+            arrays = {name: value.numpy() for name, value in values.items()}
+            yield (
+                cell,
+                Measured(
+                    arrays, job.episode.gold, job.failures.get(label), cast("dict[str, Any]", facts)
+                ),
+            )
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def _episode(self, setting: Setting) -> Episode:
+        plan = self.plan
+        host = self.host(setting if setting.trained is None else setting.trained)
         episode = load_episode(
-            cell.task,
-            self.host(),
-            shots=plan.shots,
-            queries=cell.queries,
-            seed=cell.seed,
-            permutation=cell.permutation,
-            data=cell.data,
-            protocol=plan.protocol,
-        )
-        read = [episode.provenance[f"{part}_hash"] for part in ("demonstrations", "queries")]
-        if read != cell.facts["rows"]:
+            setting.task, host, shots=plan.shots, queries=setting.queries, seed=setting.seed,
+            permutation=setting.permutation, data=setting.data, protocol=plan.protocol,
+        )  # fmt: skip
+        shown = episode.provenance["demonstrations_hash"]
+        same = shown == setting.facts["rows"][0]
+        if setting.trained is None:
+            same = same and episode.provenance["queries_hash"] == setting.facts["rows"][1]
+        if not same:
             raise RunError("the rows changed after this run began; the same command starts anew")
-        guards = {name: _Guard(name, spec.hypothesis) for name, spec in plan.hypotheses.items()}
-        settings, rates = self._settings(episode, guards)
-        plain = [control for control in asked if control not in UNTRAINED]
-        result = self._compare(_TRAINED, episode, guards, settings, plain, tell)
-        values, failures = dict(result.values), dict(result.failures)
-        for control in asked:
-            if control in UNTRAINED:
-                # The trained model's rates: the weights are all that differs.
-                twin = self._compare(control, episode, guards, settings, (), tell)
-                values |= {f"{name}@{control}": found for name, found in twin.values.items()}
-                failures |= {f"{name}@{control}": why for name, why in twin.failures.items()}
-        facts = {name: hypothesis_facts(spec) for name, spec in plan.hypotheses.items()}
-        provenance = dict(result.provenance) | {
-            "hypotheses": {
-                name: cast("dict[str, Any]", result.provenance["hypotheses"].get(name, {})) | own
-                for name, own in facts.items()
-            },
-            "controls": list(asked),
-            "rates": rates,
-        }
-        return replace(result, values=values, failures=failures, provenance=provenance)
+        return episode
 
-    def _compare(
-        self,
-        variant: str,
-        episode: Episode,
-        guards: Mapping[str, _Guard],
-        settings: Mapping[str, Mapping[str, Any]],
-        controls: Any,
-        tell: Callable[[str], None] | None,
-    ) -> Comparison:
-        plan, host = self.plan, self.host(variant)
-        return compare(
-            host,
-            episode,
-            {name: guard.build for name, guard in guards.items()},
-            controls=controls,
-            settings=settings,
-            seed=plan.control_seed,
-            tok2attn_queries=plan.tok2attn_queries,
-            resamples=plan.resamples,
-            zs=self._read_zs(variant, episode),
-            progress=tell,
-        )
+    def _job(self, setting: Setting, episode: Episode, tell: Tell | None) -> Job:
+        host = self.host(setting)
+        wrong = shuffled_labels(episode, self.plan.control_seed + setting.seed)
+        options = Options(tok2attn_queries=self.plan.tok2attn_queries, forgiving=True)
+        zs = self._zs
+        key = reading_key(episode)
+        shared = zs[2] if zs is not None and zs[:2] == (key, str(setting.reading[2:4])) else None
+        job = Job(
+            host, episode, options, wrong=wrong, zs=shared, tell=tell,
+            frozen=self._kept(setting, host, episode),
+        )  # fmt: skip
+        fresh = job.has_readouts
+        frozen = job.frozen
+        self._zs = (key, str(setting.reading[2:4]), frozen.zs)
+        if not fresh:
+            self.store.keep_readings(setting.key, encode_readings(frozen))
+        return job
 
-    def _read_zs(self, variant: str, episode: Episode) -> Readout:
-        """ZS of the episode's queries: the demonstrations play no part in it."""
-        facts = [
-            [query.content for query in episode.queries],
-            episode.label_tokens,
-            episode.demonstrations.bos,
-            episode.protocol.readout,
-        ]
-        name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        if variant not in self._zs or self._zs[variant][0] != name:
-            reader = Reader(self.host(variant), episode, first=self.plan.tok2attn_queries)
-            self._zs[variant] = (name, reader.zs())
-        return self._zs[variant][1]
-
-    def _settings(
-        self, episode: Episode, guards: Mapping[str, _Guard]
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Each hypothesis's settings with its learning rate, and how that was chosen."""
-        settings: dict[str, dict[str, Any]] = {}
-        rates: dict[str, Any] = {}
-        for name, spec in self.plan.hypotheses.items():
-            own, guard = dict(spec.settings), guards[name]
-            takes_rate = "lr" in guard.hypothesis.settings() and "lr" not in own
-            if takes_rate and isinstance(self.plan.lr, float):
-                own["lr"] = self.plan.lr
-            elif takes_rate and isinstance(self.plan.lr, RateChoice):
-                try:
-                    chosen = choose_rate(
-                        self.host(), episode, guard.hypothesis, self.plan.lr, spec.settings
-                    )
-                    own["lr"] = chosen.lr
-                    losses = {f"{rate:g}": loss for rate, loss in chosen.losses.items()}
-                    rates[name] = {"lr": chosen.lr, "held_out_loss": losses}
-                except DivergedError as error:
-                    guard.diverged = str(error)
-            settings[name] = own
-        return settings, rates
-
-
-class _Guard:
-    """A hypothesis whose errors cost its own scores alone, not those of the whole cell."""
-
-    def __init__(self, name: str, registered: str) -> None:
-        self.name = name
-        self.hypothesis: Hypothesis = get_hypothesis(registered)
-        self.diverged: str | None = None
-
-        @functools.wraps(self.hypothesis.build)  # keeps the signature, hence the settings
-        def build(host: Host, episode: Episode, **settings: Any) -> Intervention:
-            return self._build(host, episode, **settings)
-
-        self.build = build
-
-    def _build(self, host: Host, episode: Episode, **settings: Any) -> Intervention:
-        if self.diverged is not None:
-            raise DivergedError(self.diverged)
-        try:
-            found: Any = self.hypothesis.build(host, episode, **settings)
-            if not isinstance(found, Intervention):
-                raise HypothesisError(f"it returned a {type(found).__name__}, not an Intervention")
-            hooks_of(found, host, UNCOUNTED)
-        except (DivergedError, MemoryError):
-            raise
-        except Exception as error:  # a user's function may fail in any way
-            if is_out_of_memory(error):
-                raise
-            # `compare` records this exception for the hypothesis alone, and goes on.
-            raise DivergedError(f"{self.name} raised {type(error).__name__}: {error}") from error
-        return found
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice: another machine may do better."""
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or (isinstance(error, RuntimeError) and "memory" in text and "alloc" in text)
-        or type(error).__name__ == "OutOfMemoryError"
-    )
+    def _kept(self, setting: Setting, host: Host, episode: Episode) -> Frozen | None:
+        data = self.store.readings(setting.key)
+        found = None if data is None else decode_readings(data, host.device)
+        if found is None or len(found) < 3:
+            return None
+        return Frozen.read(host, episode, found["zs"], found["icl"], found["icl_shuffled"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iclgd_lens.bench.blocks import Block, Floats, nanmean
-from iclgd_lens.bench.statistics import hierarchical_mean
+from iclgd_lens.comparison import Comparison
+from iclgd_lens.parts import Floats, Part, nanmean, nanmean_over
+from iclgd_lens.scores import LABEL_SCORES
+from iclgd_lens.statistics import t_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,41 +22,39 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def order_sensitivity(blocks: Sequence[Block], *, resamples: int) -> pd.DataFrame:
+def order_sensitivity(comparisons: Mapping[tuple[str, str], Comparison]) -> pd.DataFrame:
     """Return how often predictions flip between orders; see `Run.order_sensitivity`."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for block in blocks:
-        for hypothesis in block.hypotheses:
-            if hypothesis.split("@")[0] == "ZS":
+    for (model, task), comparison in comparisons.items():
+        for label, subject in comparison.data.subjects.items():
+            if subject.rule == "ZS":
                 continue  # it sees no demonstrations
-            orders = {
-                seed: found
-                for seed, found in block.label_scores(hypothesis).items()
-                if len(found) > 1
-            }
+            orders = [
+                found
+                for unit in comparison.data.units(label)
+                if len(found := [(p, m) for p, m in unit if LABEL_SCORES in m]) > 1
+                and len({part.order for part, _ in found}) > 1
+            ]
             if orders:
-                rows.append(_row(block, hypothesis, orders, resamples))
+                rows.append({"model": model, "task": task, "hypothesis": label, **_row(orders)})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _row(
-    block: Block, hypothesis: str, orders: dict[int, list[Floats]], resamples: int
-) -> dict[str, Any]:
-    flips = np.stack([flip_rates(found) for found in orders.values()])
-    found = hierarchical_mean(flips[..., None], resamples=resamples)
+def _row(orders: Sequence[Sequence[tuple[Part, Mapping[str, Any]]]]) -> dict[str, Any]:
+    rates = [flip_rates([m[LABEL_SCORES].astype(np.float64) for _, m in each]) for each in orders]
+    by_draw = np.array([nanmean(each) for each in rates])
+    value, low, high = t_interval(by_draw[:, None])
+    right = [[nanmean(m["accuracy"].astype(np.float64)) for _, m in each] for each in orders]
     return {
-        "model": block.model,
-        "task": block.task,
-        "hypothesis": hypothesis,
-        "flip_rate": float(found.value[0]),
-        "ci_low": float(found.low[0]),
-        "ci_high": float(found.high[0]),
-        "accuracy_range": _accuracy_range(block, hypothesis, set(orders)),
-        "permutations": max(len(each) for each in orders.values()),
+        "flip_rate": float(value[0]),
+        "ci_low": float(low[0]),
+        "ci_high": float(high[0]),
+        "accuracy_range": float(np.mean([max(each) - min(each) for each in right])),
+        "permutations": max(len(each) for each in orders),
         "seeds": len(orders),
-        "n": int(found.n[0]),
+        "n": int(sum(np.isfinite(each).sum() for each in rates)),
     }
 
 
@@ -78,16 +78,4 @@ def flip_rates(orders: Sequence[Floats]) -> Floats:
         np.where(np.isnan(one) | np.isnan(other), np.nan, (one != other).astype(np.float64))
         for one, other in combinations(said, 2)
     ]
-    return nanmean(np.stack(pairs), 0)
-
-
-def _accuracy_range(block: Block, hypothesis: str, seeds: set[int]) -> float:
-    """Highest minus lowest accuracy over a seed's orders, averaged over the seeds."""
-    by_seed: dict[int, list[float]] = {}
-    for cell in block.cells:
-        right = cell.values.get((hypothesis, "accuracy", None, None))
-        if right is not None and cell.place["seed"] in seeds:
-            value = float(nanmean(right.astype(np.float64), 0))
-            by_seed.setdefault(cell.place["seed"], []).append(value)
-    ranges = [max(values) - min(values) for values in by_seed.values()]
-    return float(np.mean(ranges)) if ranges else float("nan")
+    return nanmean_over(np.stack(pairs), 0)

@@ -6,6 +6,7 @@ A plan is a YAML file (or a mapping). Unknown keys are refused with the nearest 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,9 +17,8 @@ from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.protocol import Protocol, get_protocol
 
 PUBLISHED = "published"
+MATCHED = "matched"
 UNTRAINED_SUFFIX = "-untrained"
-GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-"""Learning rates among which `lr: demonstrations` chooses."""
 
 
 class _Strict(BaseModel):
@@ -64,29 +64,31 @@ class ModelSpec(_Strict):
 
 
 class HypothesisSpec(_Strict):
-    """A hypothesis under the name that results use, with its settings."""
+    """A hypothesis under the name that results use, with its settings.
+
+    Attributes:
+        hypothesis: Its registered name.
+        settings: What it is built with.
+        vary: Values of settings to go through, each a subject of its own: {lr: [0.001, 0.01]}.
+    """
 
     hypothesis: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    vary: dict[str, list[Any]] = Field(default_factory=dict)
 
-
-class RateChoice(_Strict):
-    """How `lr: demonstrations` chooses: the rate with the lowest loss on held-out demonstrations.
-
-    Attributes:
-        grid: The rates tried.
-        held_out: Share of the demonstrations that is held out (at least one).
-    """
-
-    grid: tuple[float, ...] = GRID
-    held_out: float = Field(default=0.25, gt=0, lt=1)
-
-    @field_validator("grid")
+    @field_validator("vary")
     @classmethod
-    def _positive(cls, grid: tuple[float, ...]) -> tuple[float, ...]:
-        if not grid or any(not 0 < rate < float("inf") for rate in grid):
-            raise ValueError("the grid needs at least one rate, all of them positive numbers")
-        return grid
+    def _has_values(cls, vary: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for name, values in vary.items():
+            if not values:
+                raise ValueError(f"{name} has no values to go through")
+        return vary
+
+    def variants(self) -> Iterator[dict[str, Any]]:
+        """Yield the varied settings of each subject: one empty mapping where nothing varies."""
+        names = sorted(self.vary)
+        for values in product(*(self.vary[name] for name in names)):
+            yield dict(zip(names, values, strict=True))
 
 
 class Plan(_Strict):
@@ -108,9 +110,13 @@ class Plan(_Strict):
         protocol: A preset's name or its fields (with `preset:` for those not given).
         hypotheses: By the name that results use.
         controls: Names from `iclgd_lens.CONTROLS`.
-        lr: "published", a number, or how to choose it on demonstrations.
+        lr: A number, "published" (the task's, one epoch), or "matched": rate, epochs and loss
+            tokens chosen by the label loss of left-out demonstrations, for each network and draw.
+            None: "published" under the reference protocol, else "matched".
+        twins: Networks of each control that is another network.
+        twin_queries: Queries that each of them is asked at most; None for all.
         tok2attn_queries: Queries on which Tok2Attn is measured.
-        resamples: Bootstrap resamples of each interval.
+        resamples: Bootstrap resamples of intervals over queries.
         control_seed: Seed of random controls and untrained copies.
     """
 
@@ -125,7 +131,9 @@ class Plan(_Strict):
     protocol: Protocol = Field(default_factory=Protocol)
     hypotheses: dict[str, HypothesisSpec] = Field(min_length=1)
     controls: tuple[str, ...] = ()
-    lr: float | Literal["published"] | RateChoice = PUBLISHED
+    lr: float | Literal["published", "matched"] | None = None
+    twins: int = Field(default=8, ge=0)
+    twin_queries: int | None = Field(default=16, ge=1)
     tok2attn_queries: int = Field(default=32, ge=0)
     resamples: int = Field(default=1000, ge=1)
     control_seed: int = Field(default=0, ge=0)
@@ -171,13 +179,13 @@ class Plan(_Strict):
     @field_validator("lr", mode="before")
     @classmethod
     def _rate(cls, value: Any) -> Any:
-        if value == "demonstrations":
-            return RateChoice()
-        if isinstance(value, str) and value != PUBLISHED:
+        if value == "demonstrations":  # what the choice was called before it chose more than rates
+            return MATCHED
+        if isinstance(value, str) and value not in (PUBLISHED, MATCHED):
             try:
                 return float(value)  # YAML 1.1 reads 5e-4 as text
             except ValueError:
-                hint = nearest(value, (PUBLISHED, "demonstrations"))
+                hint = nearest(value, (PUBLISHED, MATCHED))
                 raise ValueError(f"{value!r} is no number.{hint}") from None
         return value
 
@@ -202,6 +210,15 @@ class Plan(_Strict):
             if any(isinstance(value, int) and value < 0 for value in values):
                 raise ValueError(f"{what}: {min(cast('tuple[int, ...]', values))} is negative")
         return self
+
+    @property
+    def budget(self) -> Literal["published", "matched"] | None:
+        """How a rate that is not given is found; None where the plan gives it."""
+        if isinstance(self.lr, (float, int)):
+            return None
+        if self.lr is None:
+            return PUBLISHED if self.protocol.name == "reference" else MATCHED
+        return self.lr
 
     def draws(self, published: tuple[int, ...]) -> Iterator[tuple[int, int]]:
         """Yield (seed, permutation) pairs for a task whose published seeds are given."""
@@ -281,9 +298,7 @@ def parse_plan(fields: Mapping[str, Any], where: str = "") -> Plan:
         raise PlanError(f"{where}{error}") from None
 
 
-_KEYS: dict[str, type[BaseModel]] = {
-    "models": ModelSpec, "hypotheses": HypothesisSpec, "lr": RateChoice,
-}  # fmt: skip
+_KEYS: dict[str, type[BaseModel]] = {"models": ModelSpec, "hypotheses": HypothesisSpec}
 
 
 def _fault(item: Mapping[str, Any]) -> str:
@@ -304,4 +319,6 @@ def _fault(item: Mapping[str, Any]) -> str:
     return f"{place}: {message if ours else message[0].lower() + message[1:]}{said}"
 
 
-_BRANCHES = {"float", "int", "RateChoice", "literal['published']", "tuple[int, ...]"}
+_BRANCHES = {
+    "float", "int", "literal['published']", "literal['published','matched']", "tuple[int, ...]",
+}  # fmt: skip

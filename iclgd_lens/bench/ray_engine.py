@@ -1,8 +1,9 @@
-"""Cells on a Ray cluster: each actor holds a loaded model, the driver deals the cells.
+"""Settings on a Ray cluster: each actor holds a loaded model, the driver deals the settings.
 
 An actor writes its results through the store itself, so only names and seconds travel. The run
 directory must therefore be one that every machine sees: a shared file system, or a URL for fsspec.
-A cell whose worker dies goes to a new worker; the third death is recorded as the cell's failure.
+A setting whose worker dies goes to a new worker; the third death is recorded as the failure of its
+cells.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.bench.cells import Cell
+from iclgd_lens.bench.cells import Cell, Setting
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.progress import Progress
 from iclgd_lens.bench.store import Store
-from iclgd_lens.bench.work import CellOutcome, Workbench, import_modules
+from iclgd_lens.bench.work import CellOutcome, Workbench, by_setting, import_modules
 from iclgd_lens.errors import RunError
 
 if TYPE_CHECKING:
     from iclgd_lens.bench.run import Engine, RayOptions
 
 DEATHS = 3
-"""Workers that may die of one cell before it counts as failed."""
+"""Workers that may die of one setting before its cells count as failed."""
 
 
 def ray_engine(options: RayOptions, imports: Sequence[str]) -> Engine:
@@ -85,17 +86,22 @@ class _Worker:
         self.bench = Workbench(plan, Store(where))
         self.fresh = fresh
 
-    def do(self, cell: Cell) -> CellOutcome:
-        """Measure a cell and write it."""
-        return self.bench.do(cell, fresh=self.fresh)
+    def do(self, cells: list[Cell]) -> list[CellOutcome]:
+        """Measure the cells of a setting and write them."""
+        return [outcome for _, outcome in self.bench.do(cells, fresh=self.fresh)]
 
 
 @dataclass
 class _Job:
-    """A cell at work."""
+    """A setting's cells at work."""
 
-    cell: Cell
+    cells: list[Cell]
     actor: Any
+
+    @property
+    def setting(self) -> Setting:
+        """The setting."""
+        return self.cells[0].setting
 
 
 @dataclass
@@ -111,36 +117,40 @@ class _Crew:
     tell: Progress
 
     def work(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, CellOutcome]]:
-        """Deal all cells and yield what became of each."""
-        waiting, deaths = deque(cells), Counter[str]()
-        count = min(len(cells), self._size())
+        """Deal all settings and yield what became of each cell."""
+        waiting, deaths = deque(by_setting(cells)), Counter[str]()
+        count = min(len(waiting), self._size())
         self.tell.say(f"Ray: {count} workers")
-        idle: list[tuple[Any, Cell | None]] = [(self._hire(), None) for _ in range(count)]
+        idle: list[tuple[Any, Setting | None]] = [(self._hire(), None) for _ in range(count)]
         at_work: dict[Any, _Job] = {}
         while waiting or at_work:
             while waiting and idle:
                 actor, last = idle.pop(0)
-                cell = _next(waiting, last, (job.cell for job in at_work.values()))
-                at_work[actor.do.remote(cell)] = _Job(cell, actor)
+                group = _next(waiting, last, (job.setting for job in at_work.values()))
+                at_work[actor.do.remote(group)] = _Job(group, actor)
             ready, _ = self.ray.wait(list(at_work), num_returns=1)
             job = at_work.pop(ready[0])
             try:
-                outcome: CellOutcome = self.ray.get(ready[0])
+                outcomes: list[CellOutcome] = self.ray.get(ready[0])
             except self.ray.exceptions.RayActorError as error:
                 if getattr(error, "actor_init_failed", False):
                     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                     raise RunError(f"a Ray worker cannot start: {lines[-1]}") from error
-                deaths[job.cell.key] += 1
+                deaths[job.setting.key] += 1
                 idle.append((self._hire(), None))
-                if deaths[job.cell.key] < DEATHS:
-                    self.tell.say(f"a worker died at {job.cell}; another takes the cell")
-                    waiting.appendleft(job.cell)
+                if deaths[job.setting.key] < DEATHS:
+                    self.tell.say(f"a worker died at {job.setting}; another takes the setting")
+                    waiting.appendleft(job.cells)
                     continue
-                outcome = self._died(job.cell, error)
+                outcomes = [self._died(cell, error) for cell in job.cells]
             else:
-                idle.append((job.actor, job.cell))
-                self._check_shared(job.cell, outcome)
-            yield job.cell, outcome
+                idle.append((job.actor, job.setting))
+                by_key = {cell.key: cell for cell in job.cells}
+                for outcome in outcomes:
+                    self._check_shared(by_key[outcome.key], outcome)
+            by_key = {cell.key: cell for cell in job.cells}
+            for outcome in outcomes:
+                yield by_key[outcome.key], outcome
 
     def _size(self) -> int:
         """Workers that the cluster's processors (or accelerators) hold."""
@@ -190,22 +200,24 @@ def _python_path() -> str:
     return os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
 
 
-def _next(waiting: deque[Cell], last: Cell | None, at_work: Iterable[Cell]) -> Cell:
-    """Take the cell that best fits what a worker holds: its model, then its ZS readout.
+def _next(
+    waiting: deque[list[Cell]], last: Setting | None, at_work: Iterable[Setting]
+) -> list[Cell]:
+    """Take the setting that best fits what a worker holds: its model, then its ZS readout.
 
     Else one whose readout no other worker makes.
     """
-    others = {cell.reading for cell in at_work}
+    others = {setting.reading for setting in at_work}
 
     def misfit(i: int) -> tuple[bool, bool, bool, int]:
-        cell = waiting[i]
+        setting = waiting[i][0].setting
         held = (
-            last is not None and last.model != cell.model,
-            last is None or last.reading != cell.reading,
+            last is not None and last.model != setting.model,
+            last is None or last.reading != setting.reading,
         )
-        return *held, cell.reading in others, i
+        return *held, setting.reading in others, i
 
     best = min(range(len(waiting)), key=misfit)
-    cell = waiting[best]
+    group = waiting[best]
     del waiting[best]
-    return cell
+    return group

@@ -12,13 +12,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from iclgd_lens.bench.cells import Cell, list_cells, shard
+from iclgd_lens.bench.cells import Cell, Setting, list_cells, shard
 from iclgd_lens.bench.check import check_plan
 from iclgd_lens.bench.environment import environment
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.progress import Progress, Silent
 from iclgd_lens.bench.store import Quarantined, Store, run_facts, states
-from iclgd_lens.bench.work import CellOutcome, Workbench, import_modules
+from iclgd_lens.bench.work import CellOutcome, Workbench, by_setting, import_modules
 from iclgd_lens.errors import RunError, nearest
 from iclgd_lens.files import open_files
 
@@ -126,10 +126,6 @@ def run_plan(
         for cell in cells
         if fresh or found[cell.key] == "missing" or (retry_failed and found[cell.key] == "failed")
     ]
-    # A session keeps the last ZS readout, so cells that share one follow one another: a row that
-    # repeats a seed's demonstration is passed over, so seeds need not have the same queries.
-    first = {reading: i for i, reading in enumerate(dict.fromkeys(cell.reading for cell in cells))}
-    todo.sort(key=lambda cell: first[cell.reading])
     log = _Log(store, engine, shard_of)
     tell.begin(len(cells), len(cells) - len(todo))
     for cell, outcome in _engine(engine, ray, imports)(work, todo, store, fresh, tell):
@@ -160,14 +156,16 @@ def _engine(name: str, ray: RayOptions | None, imports: Sequence[str]) -> Engine
 def run_local(
     plan: Plan, cells: Sequence[Cell], store: Store, fresh: bool, tell: Progress
 ) -> Iterator[tuple[Cell, CellOutcome]]:
-    """Measure cells one after the other in this process."""
+    """Measure settings one after the other in this process."""
     bench = Workbench(plan, store)
-    for cell in cells:
+    # A session keeps the last ZS readout, so settings that share one follow one another: a row that
+    # repeats a seed's demonstration is passed over, so seeds need not have the same queries.
+    for group in by_setting(cells):
 
-        def stage(text: str, cell: Cell = cell) -> None:
-            tell.stage(f"{cell}: {text}")
+        def stage(text: str, setting: Setting = group[0].setting) -> None:
+            tell.stage(f"{setting}: {text}")
 
-        yield cell, bench.do(cell, fresh=fresh, tell=stage)
+        yield from bench.do(group, fresh=fresh, tell=stage)
 
 
 def resolved(plan: Plan) -> Plan:
@@ -239,11 +237,7 @@ class _Log:
 
 
 def _outcome(store: Store, cells: Sequence[Cell], known: int, log: _Log, seconds: float) -> Outcome:
-    failed = {
-        cell.key: str(record["reason"])
-        for cell in cells
-        if (record := store.failure(cell.key)) is not None
-    }
+    failed = {cell.key: why for cell in cells if (why := store.why(cell.key)) is not None}
     return Outcome(
         where=open_files(store.where).where,
         cells=len(cells),

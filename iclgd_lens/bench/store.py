@@ -1,8 +1,9 @@
 """The run directory: what is finished, what failed, what had to be set aside.
 
     run.json                    the plan, its cells, environment, hardware, timings
-    cells/<key>.parquet         a finished cell; nothing else, so that the folder is a dataset
-    failed/<key>.json           why a cell, or a hypothesis in it, failed
+    cells/<key>.parquet         a measured cell; nothing else, so that the folder is a dataset
+    failed/<key>.json           why a cell could not be measured at all
+    readings/<key>.safetensors  what a setting's own network leaves: ZS and ICL
     invocations/<id>.json       one a command that worked on the run: what it did and when
     quarantine/                 damaged files, moved aside
 
@@ -18,18 +19,20 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from iclgd_lens.bench.cellfile import CellData, decode, encode
-from iclgd_lens.bench.cells import Cell
+from iclgd_lens.bench.cellfile import CellData, Measured, decode, encode
 from iclgd_lens.bench.plan import Plan
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError
+
+if TYPE_CHECKING:
+    from iclgd_lens.bench.cells import Cell
 from iclgd_lens.files import open_files
 
-RUN_FORMAT = "iclgd_lens.run/1"
+RUN_FORMAT = "iclgd_lens.run/2"
+_OLDER = "iclgd_lens.run/"
 State = Literal["done", "failed", "missing"]
-_KNOWN = {"run.json", "cells", "failed", "invocations", "quarantine", "report"}
+_KNOWN = {"run.json", "cells", "failed", "invocations", "quarantine", "readings", "report"}
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,22 @@ class Store:
     # -- cells ---------------------------------------------------------------------------------
 
     def state(self, key: str) -> State:
-        """Whether a cell is finished, verified to the last byte; damaged files are moved aside."""
-        failure = self.failure(key)
+        """Whether a cell is measured, verified to the last byte; damaged files are moved aside.
+
+        What was measured decides: a cell whose own facts name a failure has failed, whatever became
+        of the record beside it.
+        """
         found = self.cell(key)
-        # A record of single hypotheses without the cell's file is that of a process which ended
-        # between the two.
-        if failure is not None and (found is not None or not failure["hypotheses"]):
-            return "failed"
-        return "missing" if found is None else "done"
+        if found is not None:
+            return "failed" if found.facts["failure"] else "done"
+        return "missing" if self.failure(key) is None else "failed"
 
     def is_written(self, key: str) -> bool:
-        """Whether the cell has a file and no failure; its content is not read."""
+        """Whether the cell has a file and no record of a failure; its content is not read."""
         return self.files.exists(_cell(key)) and not self.files.exists(_failure(key))
 
     def cell(self, key: str) -> CellData | None:
-        """Return a finished cell, or None; a damaged file is moved aside."""
+        """Return a measured cell, or None; a damaged file is moved aside."""
         name = _cell(key)
         data = self.files.read(name)
         if data is None:
@@ -86,38 +90,45 @@ class Store:
             self.quarantine(name, str(error))
             return None
 
-    def save(self, cell: Cell, measured: Comparison) -> str:
-        """Write a cell; if a hypothesis has no scores, record that first.
-
-        Returns:
-            Which hypotheses have none, and why; empty where all have.
-        """
-        lost = measured.failures
-        names: dict[str, list[str]] = {}
-        for name, why in lost.items():
-            names.setdefault(why, []).append(name)
-        reason = "; ".join(f"{', '.join(those)}: {why}" for why, those in names.items())
-        if lost:
-            self.fail(cell, reason, lost)
-        self.files.write(_cell(cell.key), encode(cell, measured))
-        if not lost:
+    def save(self, cell: Cell, measured: Measured) -> str:
+        """Write a cell; returns why it has no scores, empty where it has."""
+        facts = {"setting": dict(cell.setting.facts), "cell": dict(cell.facts)}
+        self.files.write(_cell(cell.key), encode(cell.key, cell.place, measured, facts))
+        reason = measured.failure or ""
+        if reason:
+            self.fail(cell, reason)
+        else:
             self.files.remove(_failure(cell.key))
         return reason
 
-    def fail(self, cell: Cell, reason: str, hypotheses: Mapping[str, str] | None = None) -> None:
-        """Record why a cell (or only the `hypotheses`, each with its reason) failed."""
-        facts = {
-            "format": RUN_FORMAT,
-            "key": cell.key,
-            "place": cell.place,
-            "reason": reason,
-            "hypotheses": dict(hypotheses or {}),
-        }
+    def fail(self, cell: Cell, reason: str) -> None:
+        """Record why a cell failed."""
+        facts = {"format": RUN_FORMAT, "key": cell.key, "place": cell.place, "reason": reason}
         self._write_json(_failure(cell.key), facts)
+
+    def why(self, key: str) -> str | None:
+        """Why a cell failed, or None: its own facts decide, then the record beside them."""
+        found = self.cell(key)
+        if found is not None:
+            return found.facts["failure"] or None
+        record = self.failure(key)
+        return None if record is None else str(record["reason"])
+
+    def readings(self, key: str) -> bytes | None:
+        """What is kept of a setting's own readouts, or None."""
+        return self.files.read(f"readings/{key}.safetensors")
+
+    def keep_readings(self, key: str, data: bytes) -> None:
+        """Keep a setting's own readouts."""
+        self.files.write(f"readings/{key}.safetensors", data)
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """Return the record of a failed cell, or None; a damaged record is moved aside."""
-        return self._read_json(_failure(key), {"key": key})
+        found = self._read_json(_failure(key), {"key": key})
+        if found is not None and not isinstance(found.get("reason"), str):
+            self.quarantine(_failure(key), "it tells no reason")
+            return None
+        return found
 
     def strangers(self, cells: Iterable[Cell]) -> int:
         """How many cell files are of none of these cells: of another plan, or of other code."""
@@ -129,15 +140,35 @@ class Store:
         """Refuse a directory that holds something else.
 
         Raises:
-            RunError: It is not empty and is no run directory.
+            RunError: It is not empty and is no run directory, or an earlier version's.
         """
         found = self.files.names()
+        self.check_version()
         strangers = {name for name in found if not name.startswith(".")} - _KNOWN
         is_run = "run.json" in found or self.files.names("cells")
         if strangers and not is_run:
             raise RunError(
                 f"{self.files.where} holds other files ({min(strangers)}, ...) and is no run; give "
                 "an empty or new directory"
+            )
+
+    def check_version(self) -> None:
+        """Refuse a run of an earlier version; nothing of it is touched.
+
+        Raises:
+            RunError: An earlier version wrote it.
+        """
+        data = self.files.read("run.json")
+        try:
+            facts: Any = json.loads(data) if data is not None else {}
+        except (ValueError, RecursionError):
+            return
+        known = str(facts.get("format")) if isinstance(facts, dict) else ""
+        if known.startswith(_OLDER) and known != RUN_FORMAT:
+            raise RunError(
+                f"{self.files.where} was written by an earlier version of iclgd_lens (format "
+                f"{known}; this version writes {RUN_FORMAT}). Give a new directory; nothing of the "
+                "old one was touched."
             )
 
     def write_run(self, facts: Mapping[str, Any]) -> None:
@@ -210,7 +241,9 @@ def run_facts(
     """What run.json holds."""
     return {
         "plan": plan.as_dict(),
-        "cells": [{"key": cell.key, **cell.place, "queries": cell.queries} for cell in cells],
+        "cells": [
+            {"key": cell.key, **cell.place, "queries": cell.setting.queries} for cell in cells
+        ],
         "environment": dict(environment),
         "timings": dict(timings),
     }

@@ -1,22 +1,23 @@
-"""One cell's work, the same in this process and on a Ray worker."""
+"""One setting's work, the same in this process and on a Ray worker."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from iclgd_lens.bench.cells import Cell
-from iclgd_lens.bench.measure import Session, is_out_of_memory
+from iclgd_lens.bench.cells import Cell, Setting
+from iclgd_lens.bench.measure import Session
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.store import Store
 from iclgd_lens.errors import PlanError
+from iclgd_lens.rules import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class CellOutcome:
 
 
 class Workbench:
-    """Measures cells into a store, holding the model of the last cell."""
+    """Measures cells into a store, holding the model of the last setting."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan = plan
@@ -46,31 +47,60 @@ class Workbench:
         self._session: Session | None = None
 
     def do(
-        self, cell: Cell, *, fresh: bool = False, tell: Callable[[str], None] | None = None
-    ) -> CellOutcome:
-        """Measure a cell and write it; whatever goes wrong with it is written instead."""
-        start = time.perf_counter()
-        if not fresh and self.store.is_written(cell.key):
-            return CellOutcome(cell.key, "found", 0.0)
-        try:
-            if cell.problem is not None:
-                raise PlanError(cell.problem)
-            measured = self._session_of(cell).measure(cell, tell)
-        except Exception as error:  # of the model, the rows, a hypothesis, the machine
-            reason = _reason(error)
-            self.store.fail(cell, reason)
-            return CellOutcome(cell.key, "failed", time.perf_counter() - start, reason)
-        reason = self.store.save(cell, measured)
-        seconds = time.perf_counter() - start
-        return CellOutcome(cell.key, "failed" if reason else "done", seconds, reason)
+        self,
+        cells: Sequence[Cell],
+        *,
+        fresh: bool = False,
+        tell: Callable[[str], None] | None = None,
+    ) -> Iterator[tuple[Cell, CellOutcome]]:
+        """Measure some cells of one setting and write each as soon as it is there.
 
-    def _session_of(self, cell: Cell) -> Session:
-        if self._session is None or self._session.model != cell.model:
+        Whatever goes wrong with the setting as a whole is written for each cell that is left.
+        """
+        start = time.perf_counter()
+        left: dict[str, Cell] = {}
+        for cell in cells:
+            if not fresh and self.store.is_written(cell.key):
+                yield cell, CellOutcome(cell.key, "found", 0.0)
+            else:
+                left[cell.key] = cell
+        if not left:
+            return
+        setting = cells[0].setting
+        try:
+            if setting.problem is not None:
+                raise PlanError(setting.problem)
+            session = self._session_of(setting)
+            for cell, measured in session.measure(setting, list(left.values()), tell):
+                del left[cell.key]
+                reason = self.store.save(cell, measured)
+                seconds, start = time.perf_counter() - start, time.perf_counter()
+                yield cell, CellOutcome(cell.key, "failed" if reason else "done", seconds, reason)
+            problem = "it was not measured: its rule or control gave nothing"
+        except Exception as error:  # of the model, the rows, the machine
+            problem = _reason(error)
+        for cell in left.values():
+            self.store.fail(cell, problem)
+            yield cell, CellOutcome(cell.key, "failed", time.perf_counter() - start, problem)
+            start = time.perf_counter()
+
+    def _session_of(self, setting: Setting) -> Session:
+        if self._session is None or self._session.model != setting.model:
             self._session = None  # frees the last model before the next is loaded
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._session = Session(self.plan, cell.model)
+            self._session = Session(self.plan, setting.model, self.store)
         return self._session
+
+
+def by_setting(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells in groups of one setting, those that share a ZS readout after one another."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.setting.key, []).append(cell)
+    readings = dict.fromkeys(group[0].setting.reading for group in groups.values())
+    first = {reading: place for place, reading in enumerate(readings)}
+    return sorted(groups.values(), key=lambda group: first[group[0].setting.reading])
 
 
 def import_modules(names: Iterable[str]) -> None:

@@ -132,7 +132,7 @@ def _display() -> Any:
 
 def _describe(plan: Any, where: str, share: tuple[int, int] | None) -> None:
     from iclgd_lens.bench.estimate import estimate
-    from iclgd_lens.bench.frames import measured_seconds
+    from iclgd_lens.bench.results import measured_seconds
     from iclgd_lens.files import open_files
 
     known = measured_seconds(where) if open_files(where).exists("run.json") else {}

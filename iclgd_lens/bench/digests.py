@@ -1,0 +1,147 @@
+"""Digests of the code that computes a cell's numbers, so that a key changes when they could.
+
+Three of them. The *core* reads and scores whatever the hypothesis is. A *rule's* digest covers its
+own module and what that imports besides the core; so does a *control's*. Comments, docstrings,
+layout and sentences count nowhere; nor do modules that only show numbers. (The same code has
+another digest under another minor version of Python, whose syntax trees differ.)
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from iclgd_lens.registry import resolve
+from iclgd_lens.scores import SCORES
+
+PACKAGE = "iclgd_lens"
+_ROOT = Path(__file__).resolve().parents[1]
+SHOWING = frozenset(
+    {
+        "__init__", "__main__", "aggregates", "archive", "behaviour", "bench", "calibration", "cli",
+        "comparing", "comparison", "controls", "embedded", "errors", "figures", "gate",
+        "mediation", "parts", "ratios", "report", "resampling", "scores", "statistics", "sweeps",
+        "tables", "trajectories", "verdicts", "words", "worlds",
+    }
+)  # fmt: skip
+"""Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of
+scores and controls say counts entry by entry.) A new room counts until it is listed here."""
+_RULES = "hypotheses"
+
+
+@cache
+def core_digest(root: Path = _ROOT) -> str:
+    """Return sixteen hexadecimal digits over what the package's computing modules do."""
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        place = file.relative_to(root)
+        if is_core(place):
+            text = file.read_text(encoding="utf-8")
+            digest.update(f"{place.as_posix()}\0{meaning(text)}\0".encode())
+    for name, score in sorted(SCORES.known().items()):
+        made = [_known_as(each) for each in (score.function, score.by_head)]
+        digest.update(f"{(name, score.level, score.needs, score.fact, *made)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _known_as(function: Callable[..., Any] | str | None) -> str:
+    """The name of one of the core's functions, or the digest of somebody's own."""
+    return function_digest(function) if callable(function) else str(function)
+
+
+def is_core(place: Path) -> bool:
+    """Whether a module (by its place in the package) computes for every hypothesis alike."""
+    room = place.parts[0].removesuffix(".py")
+    return room not in SHOWING and room != _RULES
+
+
+def function_digest(function: Callable[..., Any] | str) -> str:
+    """Return sixteen hexadecimal digits over what a function's module does, and its imports.
+
+    The core is left out, since every key holds its digest. A function of another package, or of a
+    script or notebook, is known by its own source.
+    """
+    found = resolve(function)
+    module = str(getattr(found, "__module__", ""))
+    if not module.startswith(f"{PACKAGE}."):
+        try:
+            source = inspect.getsource(found)
+        except (OSError, TypeError):
+            source = "unknown"
+        return hashlib.sha256(source.encode()).hexdigest()[:16]
+    return module_digest(module)
+
+
+def module_digest(module: str) -> str:
+    """The digest of one of the package's modules and of what it imports besides the core."""
+    digest = hashlib.sha256()
+    for name in sorted(_reached(module)):
+        file = _file(name)
+        if file is not None and (name == module or not is_core(file.relative_to(_root()))):
+            digest.update(f"{name}\0{meaning(file.read_text(encoding='utf-8'))}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _reached(module: str) -> set[str]:
+    """A module and those hypotheses' modules that it imports, directly or not."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        file = _file(name)
+        if file is not None:
+            wanted = (each for each in _imports(file) if each.startswith(f"{PACKAGE}.{_RULES}."))
+            waiting += [each for each in wanted if _file(each) is not None]
+    return found - {f"{PACKAGE}.{_RULES}.registry"}
+
+
+def _root() -> Path:
+    """Where the package that is running lies."""
+    return Path(str(sys.modules[PACKAGE].__file__)).resolve().parent
+
+
+def _file(module: str) -> Path | None:
+    path = _root().joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return path if path.is_file() else None
+
+
+def _imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def meaning(source: str) -> str:
+    """A module's syntax tree as text, without docstrings, sentences for people, and positions."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.body = [statement for statement in node.body if not _is_text(statement)]
+        elif isinstance(node, ast.Call):
+            node.keywords = [each for each in node.keywords if each.arg not in _PROSE]
+    return ast.dump(tree)
+
+
+_PROSE = frozenset({"description", "meaning", "source"})
+"""Arguments of registrations that are read by people alone."""
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """A docstring, of a definition or (by custom) of an attribute."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

@@ -1,0 +1,82 @@
+"""Which rows each draw of a plan shows and asks: read once, known by their hashes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iclgd_lens.bench.plan import Plan
+from iclgd_lens.errors import LensError
+from iclgd_lens.tasks import (
+    Rows,
+    Task,
+    draw_demonstrations,
+    draw_queries,
+    get_task,
+    hash_rows,
+    list_tasks,
+    load_rows,
+)
+
+
+class Draws:
+    """Hashes of the rows that each draw shows; every split is read once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.rows: dict[tuple[str, str, str], Rows | LensError] = {}
+
+    def facts(
+        self, task: Task, data: str, seed: int, permutation: int
+    ) -> tuple[dict[str, Any], int, str | None]:
+        """A draw's facts, its number of queries and why it cannot be measured, if so."""
+        plan = self.plan
+        facts: dict[str, Any] = {
+            "task": task.name, "prompt": task.prompt_hash, "seed": seed, "permutation": permutation,
+        }  # fmt: skip
+        try:
+            train = self._split(task, data, "train")
+            validation = self._split(task, data, "validation")
+            shown = self._drawn(train, seed, permutation)
+            repeated = shown if plan.protocol.skip_repeated else ()
+            every = draw_queries(validation, None, seed=plan.protocol.query_seed, exclude=repeated)
+            asked = every[: plan.queries or len(every)]
+        except LensError as error:
+            return facts | {"rows": None}, 0, str(error)
+        rows = [hash_rows(shown), hash_rows(asked)]
+        # The indices tell which query is which where seeds were measured on different ones.
+        places = [row.index for row in asked]
+        return facts | {"rows": rows, "query_rows": places}, len(asked), None
+
+    def other(self, task: Task, data: str, seed: int) -> tuple[str, ...]:
+        """The rows of the control "other_task", where the plan asks for it and has them."""
+        asked = {name for model in self.plan.models for name in self.plan.controls_of(model)}
+        known = list_tasks()
+        if "other_task" not in asked or task.name not in known:
+            return ()
+        other = get_task(known[(known.index(task.name) + 1) % len(known)])
+        try:
+            drawn = self._drawn(self._split(other, data, "train"), seed, 0)
+        except LensError as error:
+            return (other.prompt_hash, str(error))
+        return (other.prompt_hash, hash_rows(drawn))
+
+    def _drawn(self, train: Rows, seed: int, permutation: int) -> tuple[Any, ...]:
+        return draw_demonstrations(
+            train,
+            self.plan.shots,
+            seed=seed,
+            permutation=permutation,
+            balanced=self.plan.protocol.balanced,
+        )
+
+    def _split(self, task: Task, data: str, split: Any) -> Rows:
+        place = (task.name, data, split)
+        if place not in self.rows:
+            try:
+                self.rows[place] = load_rows(task, split, data, strip=self.plan.protocol.strip)
+            except LensError as error:
+                self.rows[place] = error
+        found = self.rows[place]
+        if isinstance(found, LensError):
+            raise found
+        return found

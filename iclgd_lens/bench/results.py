@@ -1,0 +1,276 @@
+"""`load_run`: a run directory as tidy tables. Opening one needs no torch.
+
+A run is one comparison for each model and task, and says of it what a comparison says: the same
+frame, the same gate, the same verdicts, with model and task in front.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from iclgd_lens.bench.cellfile import PLACE, CellData, decode
+from iclgd_lens.bench.order import order_sensitivity
+from iclgd_lens.bench.store import Quarantined, Store
+from iclgd_lens.comparison import Comparison
+from iclgd_lens.errors import RunError
+from iclgd_lens.parts import Part
+from iclgd_lens.subjects import TRAINED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Where = tuple[str, str]
+"""Model and task."""
+
+
+def load_run(where: str | os.PathLike[str]) -> Run:
+    """Open a run directory; nothing in it is changed.
+
+    Args:
+        where: A local folder, or a URL that fsspec opens.
+
+    Raises:
+        RunError: There is no run there, an earlier version wrote it, or its run.json is damaged.
+    """
+    store = _ReadOnly(where)
+    store.check_version()
+    facts = store.read_run()
+    if facts is None:
+        damaged = "; ".join(f"{each.name} {each.reason}" for each in store.quarantined)
+        raise RunError(
+            f"{os.fspath(where)} holds no run"
+            + (f": {damaged}. The command that made it repairs it" if damaged else " (no run.json)")
+        )
+    cells: list[CellData] = []
+    failures: list[dict[str, Any]] = []
+    missing: list[dict[str, Any]] = []
+    for planned in facts["cells"]:
+        key, place = planned["key"], {name: planned[name] for name in (*PLACE, "subject")}
+        data = store.files.read(f"cells/{key}.parquet")
+        if data is None:
+            record = store.failure(key)
+            if record is None:
+                missing.append(place)
+            else:
+                failures.append(place | {"reason": record["reason"]})
+            continue
+        try:
+            cell = decode(data, key)
+        except RunError as error:
+            reason = f"damaged file: {error}; the command that made the run repairs it"
+            failures.append(place | {"reason": reason})
+            continue
+        if cell.facts["failure"]:
+            failures.append(place | {"reason": cell.facts["failure"]})
+        cells.append(cell)
+    return Run(os.fspath(where), facts, tuple(cells), failures, missing)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a benchmark measured.
+
+    Attributes:
+        where: The run directory.
+        facts: What run.json holds: plan, cells, environment, timings.
+        cells: The measured cells.
+        failed: Cells without scores, each with its reason.
+        missing: Cells that are planned and neither measured nor failed.
+    """
+
+    where: str
+    facts: Mapping[str, Any]
+    cells: tuple[CellData, ...]
+    failed: Sequence[Mapping[str, Any]]
+    missing: Sequence[Mapping[str, Any]]
+
+    def __repr__(self) -> str:
+        planned = len(self.facts["cells"])
+        return f"<Run {self.where}: {len(self.cells)} of {planned} cells of {self.plan['name']!r}>"
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan, as plain values."""
+        return self.facts["plan"]
+
+    @property
+    def hypotheses(self) -> list[str]:
+        """The plan's hypotheses, without settings and controls."""
+        return list(self.plan["hypotheses"])
+
+    @cached_property
+    def comparisons(self) -> dict[Where, Comparison]:
+        """One comparison for each model and task, over draws and networks."""
+        groups: dict[Where, list[CellData]] = {}
+        for cell in self.cells:
+            place = cell.facts["place"]
+            groups.setdefault((place["model"], place["task"]), []).append(cell)
+        resamples = int(self.plan["resamples"])
+        return {
+            where: Comparison(tuple(_parts(cells)), _provenance(cells), resamples)
+            for where, cells in groups.items()
+        }
+
+    def _together(self, make: Callable[[Comparison], pd.DataFrame]) -> pd.DataFrame:
+        """A table of each comparison, one under the other, with model and task in front."""
+        import pandas as pd
+
+        parts: list[pd.DataFrame] = []
+        for (model, task), comparison in self.comparisons.items():
+            table = make(comparison)
+            table.attrs = {}
+            table.insert(0, "task", task)
+            table.insert(0, "model", model)
+            parts.append(table)
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    def frame(self) -> pd.DataFrame:
+        """Return every aggregate: model and task, then the columns of `Comparison.frame()`."""
+        frame = self._together(lambda comparison: comparison.frame())
+        frame.attrs = {"provenance": self.provenance}
+        return frame
+
+    def queries(self, score: str | None = None, hypothesis: str | None = None) -> pd.DataFrame:
+        """Return per-query values, one line a query; all of them, or of one score or hypothesis.
+
+        Columns: model, task, then those of `Comparison.queries()`; `query` is the row in the
+        evaluation split. Large for large runs: name a score.
+        """
+        return self._together(lambda comparison: comparison.queries(score, hypothesis))
+
+    def verdicts(self) -> pd.DataFrame:
+        """Return the verdicts of every model and task; see `Comparison.verdicts`."""
+        return self._together(lambda comparison: comparison.verdict_frame())
+
+    def gate(self) -> pd.DataFrame:
+        """Return whether there is in-context learning at all, by model and task."""
+        return self._together(lambda comparison: comparison.gate_frame())
+
+    def behaviour(self) -> pd.DataFrame:
+        """Return what each hypothesis does to the answers, by model and task."""
+        return self._together(lambda comparison: comparison.behaviour_frame())
+
+    def differences(self) -> pd.DataFrame:
+        """Return paired differences of hypotheses, and of each with its controls."""
+        return self._together(lambda comparison: comparison.differences())
+
+    def cost(self) -> pd.DataFrame:
+        """Return what building each hypothesis took, counted."""
+        return self._together(lambda comparison: comparison.cost())
+
+    @cached_property
+    def _order(self) -> pd.DataFrame:
+        return order_sensitivity(self.comparisons)
+
+    def order_sensitivity(self) -> pd.DataFrame:
+        """Return how predictions change when the same demonstrations are permuted.
+
+        Columns: model, task, hypothesis, flip_rate (share of the pairs of orders that disagree
+        about a query), ci_low, ci_high (over draws), accuracy_range (highest minus lowest over
+        orders), permutations, seeds, n. Empty where no seed was run in several orders (as in the
+        published design, which pairs each seed with an order of its own).
+        """
+        return self._order.copy()
+
+    def failures(self) -> pd.DataFrame:
+        """Return what has no scores: the cell's place, subject and reason."""
+        import pandas as pd
+
+        columns = [*PLACE, "subject", "reason"]
+        return pd.DataFrame([dict(row) for row in self.failed], columns=columns)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Everything about plan, models, rows, libraries and machines behind the numbers."""
+        models: dict[str, Any] = {}
+        tasks: dict[str, Any] = {}
+        rules: dict[str, Any] = {}
+        for cell in self.cells:
+            place, setting = cell.facts["place"], cell.facts["setting"]
+            models.setdefault(place["model"], setting["model"])
+            tasks.setdefault(place["task"], {"prompt_hash": setting["prompt"]})
+            if cell.facts["described"] and place["network"] == TRAINED:
+                rules.setdefault(place["subject"], cell.facts["described"])
+        first = self.cells[0].facts["setting"] if self.cells else {}
+        return {
+            "name": self.plan["name"],
+            "cells": {
+                "planned": len(self.facts["cells"]),
+                "finished": len(self.cells),
+                "failed": len(self.failed),
+                "missing": len(self.missing),
+            },
+            "plan": self.plan,
+            "protocol": self.plan["protocol"],
+            "models": models,
+            "tasks": tasks,
+            "hypotheses": rules,
+            "versions": first.get("versions", {}),
+            "environment": self.facts["environment"],
+            "timings": self.facts["timings"],
+        }
+
+
+def _parts(cells: Sequence[CellData]) -> list[Part]:
+    """Cells of one model and task, put together setting by setting."""
+    groups: dict[tuple[Any, ...], list[CellData]] = {}
+    for cell in cells:
+        place = cell.facts["place"]
+        groups.setdefault(tuple(place[name] for name in PLACE), []).append(cell)
+    draws = {
+        seed: number
+        for number, seed in enumerate(dict.fromkeys(c.facts["place"]["seed"] for c in cells))
+    }
+    found: list[Part] = []
+    for group in groups.values():
+        place = group[0].facts["place"]
+        rules = {c.facts["place"]["subject"]: c.facts["described"] for c in group}
+        rows = group[0].facts["setting"]["query_rows"][: len(group[0].gold)]
+        found.append(
+            Part(
+                values={cell.facts["place"]["subject"]: cell.values for cell in group},
+                gold=group[0].gold,
+                draw=draws[place["seed"]],
+                order=place["permutation"],
+                network=place["network"],
+                index=place["index"],
+                budget=place["budget"],
+                failures={
+                    cell.facts["place"]["subject"]: cell.facts["failure"]
+                    for cell in group
+                    if cell.facts["failure"]
+                },
+                facts={"rules": rules, "seed": place["seed"]},
+                queries=tuple(rows),
+            )
+        )
+    return found
+
+
+def _provenance(cells: Sequence[CellData]) -> dict[str, Any]:
+    place, setting = cells[0].facts["place"], cells[0].facts["setting"]
+    return {
+        "model": {"name": place["model"], "identity": setting["model"], "dtype": setting["dtype"]},
+        "episode": {"task": place["task"], "shots": setting["shots"]},
+        "versions": setting["versions"],
+    }
+
+
+class _ReadOnly(Store):
+    """A store that notes damaged files and leaves them where they are."""
+
+    def quarantine(self, name: str, reason: str) -> None:
+        self.quarantined.append(Quarantined(name, reason, name))
+
+
+def measured_seconds(where: str | os.PathLike[str]) -> dict[str, float]:
+    """Return the seconds that measured cells of a run took, by key."""
+    return {
+        key: float(seconds)
+        for facts in _ReadOnly(where).invocations()
+        for key, seconds in facts["cells"].items()
+    }
