@@ -104,7 +104,9 @@ def _part(number: int, facts: Mapping[str, Any], tensors: Mapping[str, NDArray[A
             trajectory.setdefault(label, {}).setdefault(int(passes), {})[score] = value
         else:
             values.setdefault(label, {})[score] = value
-    fields: dict[str, Any] = {name: facts[name] for name in _FIELDS} | {"queries": tuple(facts["queries"])}
+    fields: dict[str, Any] = {name: facts[name] for name in _FIELDS} | {
+        "queries": tuple(facts["queries"])
+    }
     gold = tensors[f"{number}|gold"]
     return Part(values=values, gold=gold, trajectory=trajectory, **fields)
 

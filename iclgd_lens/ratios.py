@@ -19,7 +19,7 @@ def recovery_scale(moments: Moments) -> Moments:
     `moments`: mean `recovery_moments`, "*batch 3" -> "*batch". Negative if the intervention moves
     the labels the other way; NaN if it does not move them at all.
     """
-    ft_icl, ft_ft, _ = _parts(moments)
+    ft_icl, ft_ft, _ = _columns(moments, 3)
     return (ft_icl / ft_ft).squeeze(-1)
 
 
@@ -30,7 +30,7 @@ def recovery_share(moments: Moments) -> Moments:
     in the opposite direction recovers nothing. Where it points the same way this is the squared
     (uncentred) correlation. NaN if either change is zero.
     """
-    ft_icl, ft_ft, icl_icl = _parts(moments)
+    ft_icl, ft_ft, icl_icl = _columns(moments, 3)
     same_way = ft_icl.clip(0, None)
     return ((same_way / ft_ft) * (same_way / icl_icl)).clip(0, 1).squeeze(-1)
 
@@ -41,7 +41,7 @@ def recovery_unscaled(moments: Moments) -> Moments:
     `moments`: mean `recovery_moments`, "*batch 3" -> "*batch". 1 is full recovery, 0 what doing
     nothing gives, negative is worse than nothing. NaN if ICL changes nothing.
     """
-    ft_icl, ft_ft, icl_icl = _parts(moments)
+    ft_icl, ft_ft, icl_icl = _columns(moments, 3)
     return ((2 * ft_icl - ft_ft) / icl_icl).squeeze(-1)
 
 
@@ -51,10 +51,10 @@ def kl_removed(moments: Moments) -> Moments:
     `moments`: mean (KL of ft, KL of zs), "*batch 2" -> "*batch". 1 is ICL's own distribution, 0
     what doing nothing gives, negative is further away than ZS. NaN if ZS is ICL already.
     """
-    ft, zs = moments[..., 0:1], moments[..., 1:2]
+    ft, zs = _columns(moments, 2)
     return (1 - ft / zs).squeeze(-1)
 
 
-def _parts(moments: Any) -> tuple[Any, Any, Any]:
-    """(ft . icl, ft . ft, icl . icl), each with a last axis of length 1."""
-    return moments[..., 0:1], moments[..., 1:2], moments[..., 2:3]
+def _columns(moments: Any, count: int) -> tuple[Any, ...]:
+    """The moments one by one, each with a last axis of length 1."""
+    return tuple(moments[..., place : place + 1] for place in range(count))

@@ -72,6 +72,7 @@ class Table(Mapping[str, E], Generic[E]):
         self._warning = warning
         self._load = load
         self._entries: dict[str, E] = {}
+        self._plugins: list[tuple[EntryPoint, E]] | None = None
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -86,10 +87,10 @@ class Table(Mapping[str, E], Generic[E]):
         A plugin whose name is taken is skipped with a warning; the entry registered first stays.
         """
         found = self.known()
-        for point in entry_points(group=self.group):
-            plugin = self._plugin(point)
-            if plugin is None:
-                continue
+        if self._plugins is None:  # looking through what is installed is slow, so it is done once
+            loaded = ((point, self._plugin(point)) for point in entry_points(group=self.group))
+            self._plugins = [(point, plugin) for point, plugin in loaded if plugin is not None]
+        for point, plugin in self._plugins:
             if plugin.name in found and found[plugin.name].made_by() is not plugin.made_by():
                 self._skip(
                     point,

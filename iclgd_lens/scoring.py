@@ -84,8 +84,9 @@ def sim_aou_label_heads(readings: Readings) -> Tensor | None:
     """The label contrast of each head's output: [query layer head]."""
     if readings.pairs is None:
         return None
-    parts = [each.z for each in readings.pairs]
-    found = contrast.label_contrast_heads(*parts, readings.frozen.head_factor)
+    icl, wrong, ft, changed = parts = [each.z for each in readings.pairs]
+    factor = readings.frozen.head_factor
+    found = contrast.label_contrast_heads(icl, wrong, ft, changed, factor)
     return where_labels_matter(found, parts, readings.frozen.dtype)
 
 

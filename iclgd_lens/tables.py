@@ -246,8 +246,7 @@ def query_frame(parts: Parts, score: str | None, hypothesis: str | None) -> pd.D
                 lines.append(
                     _long(value).assign(
                         hypothesis=label, score=base, draw=part.draw, network=part.index,
-                        query=lambda f, names=names: [names[i] for i in f["place"]],
-                        gold=lambda f, part=part: part.gold[f["place"]],
+                        query=np.asarray(names)[_places(value)], gold=part.gold[_places(value)],
                     )
                 )  # fmt: skip
     columns = [
@@ -259,6 +258,11 @@ def query_frame(parts: Parts, score: str | None, hypothesis: str | None) -> pd.D
     return frame.astype({"layer": "Int64", "head": "Int64"})
 
 
+def _places(value: Any) -> Any:
+    """The query of each line of `_long`."""
+    return np.indices(value.shape).reshape(value.ndim, -1)[0]
+
+
 def _long(value: Any) -> pd.DataFrame:
     """[query], [query layer] or [query layer head] as lines."""
     import pandas as pd
@@ -267,7 +271,6 @@ def _long(value: Any) -> pd.DataFrame:
     missing = [None] * grid.shape[1]
     return pd.DataFrame(
         {
-            "place": grid[0],
             "layer": grid[1] if value.ndim > 1 else missing,
             "head": grid[2] if value.ndim > 2 else missing,
             "value": value.ravel(),

@@ -8,7 +8,7 @@ controls.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 from iclgd_lens.bench.cells import OWN, Cell, Setting
 from iclgd_lens.bench.kept import decode_readings, encode_readings
@@ -157,9 +157,7 @@ class Session:
             arrays = {name: value.numpy() for name, value in values.items()}
             yield (
                 cell,
-                Measured(
-                    arrays, job.episode.gold, job.failures.get(label), cast("dict[str, Any]", facts)
-                ),
+                Measured(arrays, job.episode.gold, job.failures.get(label), facts),
             )
 
     # -- reading ---------------------------------------------------------------------------------
