@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from jaxtyping import Int
+from torch import Tensor
+
 from iclgd_lens.errors import EpisodeError, ProtocolError, nearest
 from iclgd_lens.host import Host
 from iclgd_lens.protocol import DEFAULT, LossOn, Protocol, get_protocol
@@ -52,11 +55,17 @@ class TrainingSequence:
         targets: Positions whose token's negative log-likelihood is summed.
         label_start: Position of the label word's first token; the one before it is the last of the
             content, where a query is read.
+        copies: How many rows of a batch read it, side by side.
     """
 
     tokens: Tokens
     targets: Tokens
     label_start: int
+    copies: int = 1
+
+    def rows(self, host: Host) -> Int[Tensor, "copy pos"]:
+        """The tokens as a batch on the model's device."""
+        return host.tensor(self.tokens).expand(self.copies, -1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Data flows from left to right: a room imports only rooms of a smaller number.
 ORDER = [
-    {"registry", "kernels", "statistics", "files", "provenance"},
+    {"registry", "kernels", "statistics", "files", "provenance", "ratios", "behaviour", "defaults"},
     {"controls", "scores"},
     {"subjects", "measures", "protocol"},
     {"contrast"},
@@ -34,12 +34,14 @@ ORDER = [
     {"readings"},
     {"scoring"},
     {"hypotheses"},
+    {"budget"},
     {"nulls"},
     {"rules"},
-    {"job"},
+    {"budgeting", "job"},
     {"parts"},
     {"aggregates", "archive"},
-    {"tables", "figures"},
+    {"tables"},
+    {"figures"},
     {"comparison"},
     {"comparing"},
     {"bench"},

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from iclgd_lens import __version__
-from iclgd_lens.cli.console import complain, output, progress, quiet_libraries
+from iclgd_lens import __version__, defaults
+from iclgd_lens.cli import bench, listing
+from iclgd_lens.cli.console import complain, output, print_json, progress, quiet_libraries
+from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.errors import LensError
 
 INTERRUPTED = 130
@@ -66,17 +65,31 @@ def compare(
             show_default="embedded rows for an embedded model, else hub",
         ),
     ] = None,
-    shots: Annotated[int, typer.Option(min=1, help="Demonstrations.")] = 16,
-    queries: Annotated[int, typer.Option(min=1, help="Queries.")] = 64,
+    shots: Annotated[int, typer.Option(min=1, help="Demonstrations.")] = defaults.SHOTS,
+    queries: Annotated[int, typer.Option(min=1, help="Queries.")] = defaults.QUERIES,
+    draws: Annotated[
+        int, typer.Option(help="Draws of demonstrations; a verdict needs at least 2.")
+    ] = defaults.DRAWS,
+    twins: Annotated[
+        int,
+        typer.Option(help="Networks of each control that is another one; a verdict needs 3."),
+    ] = defaults.TWINS,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One draw and no other networks: scores, no verdict.")
+    ] = False,
     lr: Annotated[
         str | None,
         typer.Option(
-            help="Learning rate of the updates, or 'demonstrations' to choose it on held-out "
-            "demonstrations.",
-            show_default="the task's published one",
+            help="Learning rate of the updates; 'matched' chooses rate, epochs and loss on "
+            "left-out demonstrations, 'published' takes the task's.",
+            show_default="matched; published under the reference protocol",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of demonstrations and controls.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME.KEY=VALUE: a hypothesis's setting; repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first draw and of controls.")] = 0,
     permutation: Annotated[
         int, typer.Option(min=0, help="Order of the demonstrations; 0 is as drawn.")
     ] = 0,
@@ -89,7 +102,7 @@ def compare(
             "--hypothesis",
             "-H",
             help="A name of `iclgd hypotheses`; repeatable.",
-            show_default="gd, lcgd",
+            show_default=", ".join(defaults.HYPOTHESES),
         ),
     ] = None,
     control: Annotated[
@@ -97,8 +110,8 @@ def compare(
         typer.Option(
             "--control",
             "-C",
-            help="A control of `iclgd hypotheses`, or 'none'; repeatable.",
-            show_default="random, untrained, oracle",
+            help="A control of `iclgd controls`, or 'none'; repeatable.",
+            show_default=", ".join(DEFAULT_CONTROLS),
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="'auto', 'hooked' or 'bridge'.")] = "auto",
@@ -118,13 +131,13 @@ def compare(
     pad_queries: Annotated[
         bool,
         typer.Option(
-            "--pad-queries",
+            "--pad-queries/--no-pad-queries",
             help="Run queries of unequal length together: faster, equal up to rounding.",
         ),
-    ] = False,
+    ] = True,
     imports: Annotated[
         list[str] | None,
-        typer.Option("--import", help="Python module that registers hypotheses; repeatable."),
+        typer.Option("--import", help="Module or FILE.py that registers hypotheses; repeatable."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -140,11 +153,12 @@ def compare(
     from iclgd_lens.cli import compare as cli_compare
 
     request = cli_compare.Request(
-        model=model, task=task, data=data, shots=shots, queries=queries, lr=lr, seed=seed,
-        permutation=permutation, protocol=protocol, hypotheses=hypothesis or ["gd", "lcgd"],
-        controls=control or [], host=host, dtype=dtype, device=device, revision=revision,
-        data_revision=data_revision, batch_size=batch_size, pad_queries=pad_queries,
-        imports=imports or [], out=out,
+        model=model, task=task, data=data, shots=shots, queries=queries,
+        draws=1 if quick else draws, twins=0 if quick else twins, lr=lr, settings=set_ or [],
+        seed=seed, permutation=permutation, protocol=protocol,
+        hypotheses=hypothesis or list(defaults.HYPOTHESES), controls=control or [], host=host,
+        dtype=dtype, device=device, revision=revision, data_revision=data_revision,
+        batch_size=batch_size, pad_queries=pad_queries, imports=imports or [], out=out,
     )  # fmt: skip
     with progress() as tell:
         comparison = cli_compare.run_request(request, tell)
@@ -155,111 +169,6 @@ def compare(
     cli_compare.show(comparison, console)
     if out is not None:
         console.print(f"Written: {out}", markup=False, soft_wrap=True)
-
-
-@app.command()
-def tasks(as_json: Json = False) -> None:
-    """List the tasks."""
-    from iclgd_lens.tasks import get_task, list_tasks
-
-    known = [get_task(name) for name in list_tasks()]
-    if as_json:
-        _print_json(
-            {
-                task.name: {
-                    "description": task.description, "prompt": task.prompt,
-                    "labels": list(task.labels), "hub_id": task.hub_id,
-                    "learning_rate": task.learning_rate, "prompt_hash": task.prompt_hash,
-                }
-                for task in known
-            }
-        )  # fmt: skip
-        return
-    rows = [
-        (task.name, task.description, ", ".join(task.labels), f"{task.learning_rate:g}")
-        for task in known
-    ]
-    _print_table(("task", "what is classified", "label words", "published lr"), rows)
-
-
-@app.command()
-def hypotheses(as_json: Json = False) -> None:
-    """List the hypotheses and the controls."""
-    with progress() as tell:
-        tell("starting PyTorch")
-        from iclgd_lens.comparing import CONTROLS, DEFAULT_CONTROLS
-        from iclgd_lens.hypotheses.registry import list_hypotheses
-
-        known = dict(sorted(list_hypotheses().items()))
-    if as_json:
-        _print_json(
-            {
-                "hypotheses": {
-                    name: {
-                        "description": found.description, "version": found.version,
-                        "settings": list(found.settings()),
-                    }
-                    for name, found in known.items()
-                },
-                "controls": CONTROLS,
-            }
-        )  # fmt: skip
-        return
-    _print_table(
-        ("hypothesis", "what it does", "settings"),
-        [(name, one.description, ", ".join(one.settings())) for name, one in known.items()],
-    )
-    _print_table(
-        ("control", "what it does", ""),
-        [(n, text, "default" if n in DEFAULT_CONTROLS else "") for n, text in CONTROLS.items()],
-    )
-
-
-@app.command()
-def models(
-    search: Annotated[
-        str | None, typer.Argument(help="List the known names that contain this text.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List the models that can be named, and the families that are served."""
-    with progress() as tell:
-        tell("asking TransformerLens for its models")
-        from iclgd_lens.host.conversion import FAMILIES
-        from iclgd_lens.host.loading import ALIASES, UNTRAINED, model_names
-
-        known = model_names()
-    found = [name for name in known if search is not None and search.lower() in name.lower()]
-    if as_json:
-        families = [_family(name) for name in FAMILIES]
-        _print_json({"embedded": [*ALIASES, *UNTRAINED], "names": found if search else known,
-                     "hooked_families": families})  # fmt: skip
-    elif search is not None:
-        if not found:
-            raise LensError(f"no known model's name contains {search!r}; of {len(known)}")
-        typer.echo("\n".join(found))
-    else:
-        _print_table(
-            ("--model", "what it is"),
-            _kinds_of_models([*ALIASES, *UNTRAINED], FAMILIES, len(known)),
-        )
-
-
-def _family(architecture: str) -> str:
-    return architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
-
-
-def _kinds_of_models(
-    aliases: Sequence[str], families: dict[str, Any], count: int
-) -> list[tuple[str, str]]:
-    shipped = [(name, "travels with the package; needs no network") for name in aliases]
-    hooked = ", ".join(_family(name) for name in families)
-    return [
-        *shipped,
-        ("FOLDER", f"a Hugging Face folder with safetensors; as a HookedTransformer: {hooked}"),
-        ("NAME", f"a Hub name, or one of TransformerLens's {count - len(shipped)} names "
-         "(`iclgd models gpt2` searches them)"),
-    ]  # fmt: skip
 
 
 @app.command()
@@ -282,35 +191,13 @@ def demo(
         result = run_demo(model, shots=shots, queries=queries, seed=seed, progress=tell)
         written = write_demo(result, out)
     if as_json:
-        _print_json(result.as_dict() | {"files": [str(path) for path in written]})
+        print_json(result.as_dict() | {"files": [str(path) for path in written]})
     else:
         show_demo(result, written, output())
 
 
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=column == columns[0])
-    for first, *rest in rows:
-        table.add_row(Text(first, style="bold"), *(Text(cell) for cell in rest))
-    output().print(table)
-
-
-def _add_rooms() -> None:
-    """Commands of rooms that bring their own, as `bench` and `report`."""
-    if importlib.util.find_spec("iclgd_lens.cli.bench") is not None:
-        importlib.import_module("iclgd_lens.cli.bench").add_commands(app)
-
-
-_add_rooms()
+bench.add_commands(app)
+listing.add_commands(app)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -6,12 +6,13 @@ Results go to standard output, everything else to standard error.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -131,3 +132,22 @@ def _escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column is never broken."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column == columns[0])
+    for first, *rest in rows:
+        table.add_row(Text(first, style="bold"), *(Text(cell) for cell in rest))
+    output().print(table)

@@ -15,9 +15,19 @@ from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.sgd import Learn, backward, train
 
 
+def _step(
+    host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
+) -> Tensor:
+    residual = host.run(sequence.rows(host)).residual
+    loss = sequence_loss(host, residual, sequence)
+    backward(loss, delta, learn)
+    return loss.detach()
+
+
 @hypothesis(
     "gd",
     description="SGD on the demonstrations, backward through all layers",
+    rows=_step,
     source="Dai et al. 2023; Deutch et al. 2024",
 )
 def gd(
@@ -65,12 +75,3 @@ def gd(
             weights=weights,
             layers=layers,
         )
-
-
-def _step(
-    host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
-) -> Tensor:
-    residual = host.run(host.tensor(sequence.tokens)).residual
-    loss = sequence_loss(host, residual, sequence)
-    backward(loss, delta, learn)
-    return loss.detach()

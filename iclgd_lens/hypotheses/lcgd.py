@@ -25,9 +25,64 @@ ROWS = 128
 """Rows that wait to be unembedded together, unless one layer's sequence is longer."""
 
 
+class _Learner:
+    """Collects block outputs until they fill `ROWS` rows, then learns from them.
+
+    Short sequences of several layers share one pass over the unembedding, whose weights are the
+    largest of the model; long ones learn layer by layer. Rows do not mix, so each layer's gradient
+    is that of its own loss.
+    """
+
+    def __init__(
+        self, host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
+    ) -> None:
+        self.host, self.sequence, self.learn = host, sequence, learn
+        self.names: dict[int, dict[str, Tensor]] = {}
+        for name, value in delta.items():
+            self.names.setdefault(int(name.split(".")[1]), {})[name] = value
+        self.at_once = max(1, ROWS // len(sequence.targets))
+        self.waiting: dict[int, Tensor] = {}
+        self.losses: list[Tensor] = []
+
+    def __call__(self, layer: int, residual: Tensor) -> None:
+        if layer not in self.names:
+            return
+        self.waiting[layer] = residual
+        if len(self.waiting) == self.at_once or layer == max(self.names):
+            loss = sequence_loss(self.host, torch.cat(list(self.waiting.values())), self.sequence)
+            delta = {k: v for each in self.waiting for k, v in self.names[each].items()}
+            self.waiting.clear()
+            backward(loss, delta, self.learn)
+            self.losses.append(loss.detach())
+
+
+def _step(
+    host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
+) -> Tensor:
+    learner = _Learner(host, delta, sequence, learn)
+    hooks: list[Hook] = []
+    for layer in range(host.n_layers):
+        hooks.append((host.block_input_hook(layer), _detach))
+        hooks.append((host.block_output_hook(layer), partial(_learn_and_detach, learner, layer)))
+    with host.hooked(hooks):
+        host.run(sequence.rows(host))
+    return torch.stack(learner.losses).sum()
+
+
+def _detach(activation: Tensor, hook: Any) -> Tensor:
+    """Freeze the backward flow into earlier layers."""
+    return activation.detach()
+
+
+def _learn_and_detach(learner: _Learner, layer: int, activation: Tensor, hook: Any) -> Tensor:
+    learner(layer, activation)
+    return activation.detach()
+
+
 @hypothesis(
     "lcgd",
     description="layer-causal SGD: each layer learns from its own output",
+    rows=_step,
     source="Deutch et al. 2024, section 5",
 )
 def lcgd(
@@ -74,57 +129,3 @@ def lcgd(
         weights=weights,
         layers=layers,
     )
-
-
-class _Learner:
-    """Collects block outputs until they fill `ROWS` rows, then learns from them.
-
-    Short sequences of several layers share one pass over the unembedding, whose weights are the
-    largest of the model; long ones learn layer by layer. Rows do not mix, so each layer's gradient
-    is that of its own loss.
-    """
-
-    def __init__(
-        self, host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
-    ) -> None:
-        self.host, self.sequence, self.learn = host, sequence, learn
-        self.names: dict[int, dict[str, Tensor]] = {}
-        for name, value in delta.items():
-            self.names.setdefault(int(name.split(".")[1]), {})[name] = value
-        self.at_once = max(1, ROWS // len(sequence.targets))
-        self.waiting: dict[int, Tensor] = {}
-        self.losses: list[Tensor] = []
-
-    def __call__(self, layer: int, residual: Tensor) -> None:
-        if layer not in self.names:
-            return
-        self.waiting[layer] = residual
-        if len(self.waiting) == self.at_once or layer == max(self.names):
-            loss = sequence_loss(self.host, torch.cat(list(self.waiting.values())), self.sequence)
-            delta = {k: v for each in self.waiting for k, v in self.names[each].items()}
-            self.waiting.clear()
-            backward(loss, delta, self.learn)
-            self.losses.append(loss.detach())
-
-
-def _step(
-    host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
-) -> Tensor:
-    learner = _Learner(host, delta, sequence, learn)
-    hooks: list[Hook] = []
-    for layer in range(host.n_layers):
-        hooks.append((host.block_input_hook(layer), _detach))
-        hooks.append((host.block_output_hook(layer), partial(_learn_and_detach, learner, layer)))
-    with host.hooked(hooks):
-        host.run(host.tensor(sequence.tokens))
-    return torch.stack(learner.losses).sum()
-
-
-def _detach(activation: Tensor, hook: Any) -> Tensor:
-    """Freeze the backward flow into earlier layers."""
-    return activation.detach()
-
-
-def _learn_and_detach(learner: _Learner, layer: int, activation: Tensor, hook: Any) -> Tensor:
-    learner(layer, activation)
-    return activation.detach()

@@ -57,6 +57,8 @@ class Hypothesis(Entry):
         needs: What it reads: the "demonstrations"; "auxiliary" demonstrations of other tasks; the
             "queries", which no explanation may.
         source: The paper, or where it is from.
+        rows: The step by which it trains (an `UpdateRule`), where several rates can train side by
+            side as rows of one batch; None where it is built anew for each.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Hypothesis(Entry):
     kind: Kind = "explanation"
     needs: tuple[Need, ...] = ("demonstrations",)
     source: str = ""
+    rows: Callable[..., Any] | None = None
 
     def made_by(self) -> Build:
         """The function behind it."""
@@ -150,6 +153,7 @@ def hypothesis(
     kind: Kind = "explanation",
     needs: Need | tuple[Need, ...] = ("demonstrations",),
     source: str = "",
+    rows: Callable[..., Any] | None = None,
     replace: bool = False,
 ) -> Callable[[_B], _B]:
     """Register the decorated function under `name`; the function itself is returned unchanged.
@@ -161,6 +165,7 @@ def hypothesis(
         kind: "explanation", "fitted", "check" or "control"; see `Hypothesis`.
         needs: What it reads: "demonstrations", "auxiliary", "queries".
         source: The paper, or where it is from.
+        rows: The step by which it trains; see `Hypothesis`.
         replace: Allow the name to be taken over. A notebook's cell that is run again needs none.
 
     Raises:
@@ -186,7 +191,7 @@ def hypothesis(
 
     def register(build: _B) -> _B:
         entry = Hypothesis(
-            name, build, description or _first_line(build), version, kind, needed, source
+            name, build, description or _first_line(build), version, kind, needed, source, rows
         )
         HYPOTHESES.add(entry, replace=replace)
         return build

@@ -1,0 +1,138 @@
+"""Several trainings side by side, one row of a batch each: the same steps at different rates.
+
+Each row has a delta of its own, added to its own activations. Rows do not see one another, so each
+one's gradient is that of its own loss, and one pass forward and one back serve all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from iclgd_lens.episode import Demonstrations, TrainingSequence
+from iclgd_lens.errors import HookError
+from iclgd_lens.host import Hook, Host, LinearSite, frozen
+from iclgd_lens.hypotheses.sgd import UpdateRule, trained_names
+
+
+class Training:
+    """Deltas of several rows, "row *weight" each, while they are trained.
+
+    Attributes:
+        rates: Learning rate of each row.
+    """
+
+    def __init__(self, host: Host, names: Iterable[str], rates: Sequence[float]) -> None:
+        self.host = host
+        self.rates = list(rates)
+        self.delta: dict[str, Tensor] = {}
+        for name in names:
+            site = host.site(name)
+            shape = site.shape if name == site.weight else site.bias_shape
+            # Made where gradients may be taken, whatever the caller's mode is.
+            zeros = torch.zeros(len(rates), *shape, dtype=torch.float32, device=host.device)
+            self.delta[name] = zeros.requires_grad_(True)
+
+    @property
+    def rows(self) -> int:
+        """How many rows are left."""
+        return len(self.rates)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows alone."""
+        self.rates = [self.rates[row] for row in rows]
+        with torch.inference_mode(False), torch.no_grad():
+            for name, value in self.delta.items():
+                self.delta[name] = value.detach()[list(rows)].clone().requires_grad_(True)
+
+    def hooks(self) -> list[Hook]:
+        """Hooks that add each row's x ΔW + Δb at the sites that are trained."""
+        host, found = self.host, list[Hook]()
+        for weight in dict.fromkeys(host.site(name).weight for name in self.delta):
+            site, seen = host.site(weight), list[Tensor]()
+            bias = None if site.bias is None else self.delta.get(site.bias)
+            value = self.delta.get(weight)
+            if value is not None:
+                found.append((site.input_hook, partial(_read, site, seen)))
+            found.append((site.output_hook, partial(_add, site, value, bias, seen)))
+        return found
+
+    def learn(self, count: int, name: str, gradient: Tensor) -> None:
+        """Take one step with a gradient of the summed loss of `count` predicted tokens."""
+        rates = torch.tensor(self.rates, device=gradient.device) / count
+        with torch.no_grad():
+            self.delta[name].sub_(gradient * rates.view(-1, *[1] * (gradient.ndim - 1)))
+
+
+def row_trainings(
+    rule: UpdateRule,
+    host: Host,
+    shown: Demonstrations,
+    rates: Sequence[float],
+    epochs: int,
+    *,
+    loss_on: str | None = None,
+    weights: str | Iterable[str] | None = None,
+    layers: int | Iterable[int] | None = None,
+) -> Iterator[Training]:
+    """Train a row for each rate, one demonstration a step; yields after each epoch.
+
+    The same object each time: rows may be dropped from it before the next epoch. The caller's model
+    is frozen while an epoch runs, and as before in between.
+    """
+    names = trained_names(host, shown.protocol.trained if weights is None else weights, layers)
+    sequences = shown.sequences(loss_on)
+    with torch.inference_mode(False):
+        training = Training(host, names, rates)
+    for _ in range(epochs):
+        with frozen(host.model), torch.enable_grad(), host.laid_out():
+            for sequence in sequences:
+                _step(rule, host, training, sequence)
+        yield training
+
+
+def _step(rule: UpdateRule, host: Host, training: Training, sequence: TrainingSequence) -> None:
+    several = dataclasses.replace(sequence, copies=training.rows)
+    with host.hooked(training.hooks(), forced=False):
+        rule(host, training.delta, several, partial(training.learn, len(sequence.targets)))
+
+
+def _read(site: LinearSite, seen: list[Tensor], activation: Tensor, hook: Any) -> None:
+    seen[:] = [site.read(activation)]
+
+
+def _add(
+    site: LinearSite,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    seen: list[Tensor],
+    activation: Tensor,
+    hook: Any,
+) -> Tensor:
+    total: Tensor | None = None
+    if weight is not None:
+        x = seen.pop().to(weight.dtype)
+        total = x.flatten(2) @ _as_matrix(site, weight)
+    if bias is not None:
+        flat = bias.flatten(1)[:, None]
+        total = flat if total is None else total + flat
+    if total is None:
+        raise HookError(f"{site.weight}: neither a weight nor a bias to apply.")
+    batch, positions = activation.shape[:2]
+    change = total.expand(batch, positions, -1).reshape(activation.shape)
+    return activation + change.to(activation.dtype)
+
+
+def _as_matrix(site: LinearSite, weight: Tensor) -> Tensor:
+    """Each row's weight as "row d_in d_out", as one token's activations meet it."""
+    if weight.ndim == 3:
+        return weight
+    if site.kind == "W_O":
+        return rearrange(weight, "row head d_in d_out -> row (head d_in) d_out")
+    return rearrange(weight, "row head d_in d_head -> row d_in (head d_head)")
