@@ -7,7 +7,7 @@ log-likelihood is taken. Neither queries nor in-context learning are looked at: 
 the scores would favour the hypothesis that it is meant to test.
 
 Cost. All rates of the grid train side by side, one row of a batch each, and the epochs of the grid
-are stages of one training. At each stage the worse half of the rates is dropped. A hypothesis that
+are stages of one training. After a few passes the worse half of the rates is dropped at each stage. A hypothesis that
 does not train by this package's own loop is built anew for each budget, on a smaller grid.
 """
 
@@ -40,8 +40,10 @@ LOSSES = ("label", "all")
 FOLDS = 2
 LEFT_OUT = 0.25
 """Share of the demonstrations that a fold leaves out (at least one)."""
-SOLVED = 0.05
+SOLVED = 0.1
 """Nats a label word below which no more training is tried: there is next to nothing to gain."""
+PATIENCE = 4
+"""Passes before the worse half of the rates is dropped."""
 _WIDER = 10**0.5
 
 
@@ -125,6 +127,7 @@ def choose_budget(
     grid: Sequence[float] = GRID,
     epochs: Sequence[int] = EPOCHS,
     losses: Sequence[str] = LOSSES,
+    folds: int = FOLDS,
 ) -> Budget:
     """Return the budget with the lowest label loss on left-out demonstrations.
 
@@ -137,15 +140,16 @@ def choose_budget(
         grid: Rates tried first; widened while the best lies on its edge.
         epochs: Passes over the demonstrations.
         losses: Tokens whose loss is minimised.
+        folds: How often other demonstrations are left out; each costs as much again.
 
     Raises:
         LensError: Fewer than two demonstrations, or they are another task's.
         DivergedError: Training diverges at every rate.
     """
     host, given = as_host(model), dict(settings or {})
-    folds = make_folds(episode.demonstrations)
-    alone = [held_out_losses(host, Intervention(), fold.left_out) for fold in folds]
-    search = _Search(host, episode, hypothesis, given, folds)
+    parts = make_folds(episode.demonstrations, folds)
+    alone = [held_out_losses(host, Intervention(), fold.left_out) for fold in parts]
+    search = _Search(host, episode, hypothesis, given, parts)
     takes = hypothesis.settings()
     passes = tuple(epochs) if "epochs" in takes and "epochs" not in given else (None,)
     tokens = tuple(losses) if "loss_on" in takes and "loss_on" not in given else (None,)
@@ -234,7 +238,9 @@ class _Search:
             if min(means) < SOLVED or min(means) > best + 0.5 or not math.isfinite(min(means)):
                 break  # solved, or every rate that is left has begun to forget
             best = min(best, *means)
-            kept = sorted(range(len(alive)), key=lambda row: means[row])[: max(2, len(alive) // 2)]
+            # A rate that will be best may be slow at first: none is dropped for that early on.
+            room = len(alive) if count < PATIENCE else max(2, len(alive) // 2)
+            kept = sorted(range(len(alive)), key=lambda row: means[row])[:room]
             kept = sorted(row for row in kept if math.isfinite(means[row]))
             for state in states:
                 state.keep(kept)

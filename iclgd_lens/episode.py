@@ -56,16 +56,27 @@ class TrainingSequence:
         label_start: Position of the label word's first token; the one before it is the last of the
             content, where a query is read.
         copies: How many rows of a batch read it, side by side.
+        beside: Tokens of other sequences of the same shape that are read beside it, a row each.
     """
 
     tokens: Tokens
     targets: Tokens
     label_start: int
     copies: int = 1
+    beside: tuple[Tokens, ...] = ()
 
-    def rows(self, host: Host) -> Int[Tensor, "copy pos"]:
-        """The tokens as a batch on the model's device."""
-        return host.tensor(self.tokens).expand(self.copies, -1)
+    def rows(self, host: Host) -> Int[Tensor, "row pos"]:
+        """The tokens as a batch on the model's device: each sequence's copies in turn."""
+        whole = host.tensor([self.tokens, *self.beside])
+        return whole.repeat_interleave(self.copies, dim=0)
+
+    @property
+    def wanted(self) -> list[int]:
+        """The target tokens of every row."""
+        found: list[int] = []
+        for tokens in (self.tokens, *self.beside):
+            found += [tokens[target] for target in self.targets] * self.copies
+        return found
 
 
 @dataclass(frozen=True)

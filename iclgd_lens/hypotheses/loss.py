@@ -27,8 +27,9 @@ def sequence_loss(
     """
     first, last = sequence.targets[0] - 1, sequence.targets[-1]
     normalized = host.final_norm(residual[:, first:last]).flatten(0, 1)
-    wanted = [sequence.tokens[target] for target in sequence.targets]
-    targets = torch.tensor(wanted * len(residual), device=normalized.device)
+    wanted = sequence.wanted  # of every row, once for each block whose residual is given
+    repeats = len(residual) * len(sequence.targets) // len(wanted)
+    targets = torch.tensor(wanted * repeats, device=normalized.device)
     linear = host.unembedding()
     if linear is None:
         logits = host.unembed(normalized[None])[0].float()

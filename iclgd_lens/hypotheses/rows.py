@@ -97,6 +97,51 @@ def row_trainings(
         yield training
 
 
+def trained_beside(
+    rule: UpdateRule,
+    host: Host,
+    shown: Sequence[Demonstrations],
+    *,
+    lr: float,
+    epochs: int = 1,
+    loss_on: str | None = None,
+    weights: str | Iterable[str] | None = None,
+    layers: int | Iterable[int] | None = None,
+) -> list[dict[str, Tensor]] | None:
+    """Deltas of one rule on several sets of demonstrations of the same texts, side by side.
+
+    For right and wrong labels: one pass serves both. Equal to training them one after the other, up
+    to rounding.
+
+    Returns:
+        One delta a set, by weight name; None where the sets' sequences differ in shape (label words
+        of different length), so that they cannot be rows of one batch.
+    """
+    sequences = [each.sequences(loss_on) for each in shown]
+    first, *others = sequences
+    shapes = [[(len(s.tokens), s.targets) for s in each] for each in sequences]
+    if any(shape != shapes[0] for shape in shapes):
+        return None
+    names = trained_names(host, shown[0].protocol.trained if weights is None else weights, layers)
+    together = [
+        dataclasses.replace(sequence, beside=tuple(other[i].tokens for other in others))
+        for i, sequence in enumerate(first)
+    ]
+    with torch.inference_mode(False):
+        training = Training(host, names, [lr] * len(shown))
+    with frozen(host.model), torch.enable_grad(), host.laid_out():
+        for _ in range(epochs):
+            for sequence in together:
+                count = len(sequence.targets)
+                with host.hooked(training.hooks(), forced=False):
+                    rule(host, training.delta, sequence, partial(training.learn, count))
+    with torch.inference_mode(False):
+        return [
+            {name: value.detach()[row].clone() for name, value in training.delta.items()}
+            for row in range(len(shown))
+        ]
+
+
 def _step(rule: UpdateRule, host: Host, training: Training, sequence: TrainingSequence) -> None:
     several = dataclasses.replace(sequence, copies=training.rows)
     with host.hooked(training.hooks(), forced=False):
