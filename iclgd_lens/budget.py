@@ -7,8 +7,9 @@ log-likelihood is taken. Neither queries nor in-context learning are looked at: 
 the scores would favour the hypothesis that it is meant to test.
 
 Cost. All rates of the grid train side by side, one row of a batch each, and the epochs of the grid
-are stages of one training. After a few passes the worse half of the rates is dropped at each stage. A hypothesis that
-does not train by this package's own loop is built anew for each budget, on a smaller grid.
+are stages of one training. After a few passes the worse half of the rates is dropped at each stage.
+A hypothesis that does not train by this package's own loop is built anew for each budget, for more
+passes only while that helps.
 """
 
 from __future__ import annotations

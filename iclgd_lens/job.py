@@ -13,6 +13,7 @@ from einops import einsum, repeat
 from torch import Tensor
 
 from iclgd_lens.controls import Control
+from iclgd_lens.cost import Ledger, counted
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError, DivergedError, HypothesisError
 from iclgd_lens.host import Host
@@ -182,8 +183,10 @@ class Job:
             if episode is self.episode:
                 self.described[rule.name] = {"settings": {}, **rule.facts}
             return value if episode is self.episode else None
+        ledger = Ledger()
         try:
-            found: Any = value.build(self.host, episode, **rule.settings)
+            with counted(self.host) as ledger:
+                found: Any = value.build(self.host, episode, **rule.settings)
             if not isinstance(found, Intervention):
                 raise HypothesisError(
                     f"{rule.name} returned a {type(found).__name__}, not an Intervention."
@@ -200,15 +203,18 @@ class Job:
             self.failures[label] = f"{rule.name} raised {type(error).__name__}: {error}"
             found = None
         if episode is self.episode:
-            self._describe(rule, value, found)
+            self._describe(rule, value, found, ledger)
         return found
 
-    def _describe(self, rule: Rule, value: Hypothesis, built: Intervention | None) -> None:
+    def _describe(
+        self, rule: Rule, value: Hypothesis, built: Intervention | None, ledger: Ledger
+    ) -> None:
         facts: dict[str, Any] = {
             "settings": {key: repr(item) for key, item in rule.settings.items()},
             "rule": value.name,
             "version": value.version,
             "kind": value.kind,
+            "cost": ledger.as_dict(),
             **rule.facts,
         }
         metadata: Any = getattr(built, "metadata", None)

@@ -31,7 +31,7 @@ ORDER = [
     {"delta"},
     {"batching", "taps"},
     {"readout"},
-    {"readings"},
+    {"readings", "cost"},
     {"scoring"},
     {"hypotheses"},
     {"budget"},

@@ -189,6 +189,7 @@ class Host(ABC):
         self.d_head = int(self.cfg.d_head)
         self.d_vocab = int(self.cfg.d_vocab)
         self.n_ctx = int(self.cfg.n_ctx)
+        self.unembedded = 0  # sequences so far, for who counts what a build costs
         self._points: dict[str, Any] = dict(cast(Any, model).hook_dict)
         self._sites = {site.weight: site for site in self._list_sites()}
 
@@ -367,6 +368,7 @@ class Host(ABC):
 
     def logits(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """Final norm and unembedding of any residual stream (the logit lens)."""
+        self.unembedded += residual.shape[0] if residual.ndim > 2 else 1
         return self.unembed(self.final_norm(residual))
 
     def tensor(self, tokens: Sequence[int] | Sequence[Sequence[int]]) -> Int[Tensor, "batch pos"]:

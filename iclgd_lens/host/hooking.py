@@ -76,6 +76,13 @@ def attached(
         raise
 
 
+@contextlib.contextmanager
+def uncounted_hooks(host: Any, hooks: Sequence[Hook]) -> Generator[None, None, None]:
+    """Attach hooks that only watch: nothing is said where one of them never fires."""
+    with attached(host.hook_point, hooks, Firings([name for name, _ in hooks])):
+        yield
+
+
 def _counted(
     function: HookFunction, counts: list[int], index: int, activation: Tensor, hook: Any
 ) -> Tensor | None:

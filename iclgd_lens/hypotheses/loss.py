@@ -25,6 +25,7 @@ def sequence_loss(
     shared (the logit lens). Computed in fp32 whatever the model's dtype. Only predicting positions
     are unembedded.
     """
+    host.unembedded += len(residual)
     first, last = sequence.targets[0] - 1, sequence.targets[-1]
     normalized = host.final_norm(residual[:, first:last]).flatten(0, 1)
     wanted = sequence.wanted  # of every row, once for each block whose residual is given
