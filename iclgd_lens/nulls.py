@@ -5,6 +5,7 @@ What each asks, and what varies with it, is in the table `iclgd_lens.controls`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,8 +17,8 @@ from iclgd_lens import measures
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import FOREIGN, Demonstration, Demonstrations, Episode
 from iclgd_lens.errors import ComparisonError, ControlError, UnsupportedModelError, nearest
-from iclgd_lens.host import as_host, copied
-from iclgd_lens.host.untrained import Untrained, reinitialise
+from iclgd_lens.host import Host, as_host, copied
+from iclgd_lens.host.untrained import Untrained, permute_entries, reinitialise
 from iclgd_lens.hypotheses.random import matched_random
 from iclgd_lens.intervention import Intervention, Shift
 from iclgd_lens.readout import Readout
@@ -28,7 +29,8 @@ from iclgd_lens.writing import load_demonstrations
 def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
     """Return an untrained copy of `model`; the model itself is not changed.
 
-    Weight matrices are drawn Xavier-uniform, biases are zero. The same seed gives the same blocks
+    Weights are drawn by the initialiser of the architecture's own `transformers` class
+    (`iclgd_lens.host.initialiser`). The same seed gives the same blocks
     on a HookedTransformer and on a TransformerBridge of one model; embeddings, which
     `keep="norms"` draws too, are laid out and tied differently on the two and differ.
 
@@ -47,10 +49,14 @@ def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
             f"keep is {keep!r}; allowed: embeddings, norms."
             + nearest(str(keep), ("embeddings", "norms"))
         )
+    return _another_network(model, lambda twin: reinitialise(twin, keep, seed))
+
+
+def _another_network(model: Any, change: Callable[[Host], None]) -> Any:
     host = as_host(model)
     twin = copied(host.model)
     try:
-        reinitialise(as_host(twin), keep, seed)
+        change(as_host(twin))
         as_host(twin)  # asks anew whether every map computes with the weights just drawn
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
@@ -76,7 +82,7 @@ def permuted(model: Any, seed: int = 0) -> Any:
     Raises:
         UnsupportedModelError: A copy of this model does not compute with its own weights.
     """
-    raise UnsupportedModelError("permuted networks are not there yet")
+    return _another_network(model, lambda twin: permute_entries(twin, seed))
 
 
 def shuffled(model: Any, episode: Episode, seed: int = 0) -> Episode:

@@ -164,20 +164,26 @@ def hooked(family: str, seed: int = 0) -> Any:
     """
     if not has_hooked_transformer():
         pytest.skip("TransformerLens 4 has no HookedTransformer")
-    from iclgd_lens.host.conversion import hooked_from_huggingface
-
-    return hooked_from_huggingface(huggingface_model(family, seed), name=family, device="cpu")
+    return hosted("hooked", huggingface_model(family, seed), family)
 
 
 def bridge(family: str, seed: int = 0) -> Any:
     """The random model as an unprocessed TransformerBridge, without a tokenizer."""
+    return hosted("bridge", huggingface_model(family, seed), family)
+
+
+def hosted(kind: str, model: Any, name: str = "model") -> Any:
+    """A `transformers` model as an unprocessed HookedTransformer or TransformerBridge."""
+    if kind == "hooked":
+        from iclgd_lens.host.conversion import hooked_from_huggingface
+
+        return hooked_from_huggingface(model, name=name, device="cpu")
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    model = huggingface_model(family, seed)
     # The bridge of a joint query-key-value layer draws (and discards) initial weights.
     with torch.random.fork_rng(devices=[]):
         return build_bridge_from_module(
-            model, type(model).__name__, hf_config=model.config, model_name=family
+            model, type(model).__name__, hf_config=model.config, model_name=name
         ).eval()
 
 

@@ -60,6 +60,8 @@ def hooked_from_huggingface(
         "model_name": name,
         "original_architecture": architecture,
         "init_weights": False,
+        # Not for these weights, which are trained: for those of untrained twins.
+        "initializer_range": float(getattr(hf_model.config, "initializer_range", 0.02)),
         "dtype": hf_model.dtype,
         "device": str(device),
         "d_vocab": hf_model.config.vocab_size,

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from iclgd_lens.host.base import Host
+from iclgd_lens.host.initialiser import initialiser_of
 
 Untrained = Literal["embeddings", "norms"]
 """What stays as trained: the (un)embeddings and all norms, or the norms alone."""
@@ -22,7 +22,8 @@ _DRAWN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 def reinitialise(host: Host, keep: Untrained = "embeddings", seed: int = 0) -> None:
     """Draw the weights of `host`'s model anew, in place: for copies and fresh models alone.
 
-    Weight matrices are drawn Xavier-uniform, biases are zero.
+    Weights are drawn by the architecture's own initialiser (`initialiser_of`): matrices normal,
+    biases zero.
 
     Args:
         host: The model.
@@ -30,11 +31,10 @@ def reinitialise(host: Host, keep: Untrained = "embeddings", seed: int = 0) -> N
         seed: Seed of the weights; the global random state is not touched.
     """
     drawn: set[int] = set()
+    rule = initialiser_of(host)
     for site in host.sites.values():
-        heads_in = site.kind == "W_O"
-        fan_in = site.shape[0] * site.shape[1] if heads_in else site.shape[-2]
-        fan_out = int(np.prod(site.shape)) // fan_in
-        host.write_parameter(site.weight, _xavier(site.shape, fan_in, fan_out, seed, site.weight))
+        weight = _normal(site.shape, rule.of(site.kind), seed, site.weight)
+        host.write_parameter(site.weight, weight)
         drawn.add(_storage(host.parameter(site.weight)))
         if site.bias is not None:
             host.write_parameter(site.bias, torch.zeros(site.bias_shape, **_DRAWN))
@@ -45,12 +45,28 @@ def reinitialise(host: Host, keep: Untrained = "embeddings", seed: int = 0) -> N
         with torch.no_grad():
             if parameter.ndim < 2 or name.rsplit(".", 1)[1].lstrip("_").startswith("b_"):
                 parameter.zero_()
-            elif is_embedding:
-                noise = torch.randn(parameter.shape, generator=_generator(seed, name), **_DRAWN)
-                parameter.copy_(noise * host.d_model**-0.5)
             else:
-                fan_out, fan_in = parameter.shape[0], parameter[0].numel()
-                parameter.copy_(_xavier(tuple(parameter.shape), fan_in, fan_out, seed, name))
+                parameter.copy_(_normal(tuple(parameter.shape), rule.std, seed, name))
+
+
+def permute_entries(host: Host, seed: int = 0) -> None:
+    """Put each matrix's trained entries in random places, in place: for copies alone.
+
+    The scale of every matrix stays, its structure goes. Embeddings, norms and biases stay.
+
+    Args:
+        host: The model.
+        seed: Of the places; the global random state is not touched.
+    """
+    for site in host.sites.values():
+        weight = host.parameter(site.weight)
+        if weight is None:
+            continue
+        order = torch.randperm(
+            weight.numel(), generator=_generator(seed, f"permuted {site.weight}")
+        )
+        flat = weight.detach().cpu().reshape(-1)[order]
+        host.write_parameter(site.weight, flat.reshape(site.shape))
 
 
 def _other_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
@@ -73,6 +89,5 @@ def _generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _xavier(shape: tuple[int, ...], fan_in: int, fan_out: int, seed: int, name: str) -> Tensor:
-    bound = (6.0 / (fan_in + fan_out)) ** 0.5
-    return (2 * torch.rand(shape, generator=_generator(seed, name), **_DRAWN) - 1) * bound
+def _normal(shape: tuple[int, ...], std: float, seed: int, name: str) -> Tensor:
+    return torch.randn(shape, generator=_generator(seed, name), **_DRAWN) * std
