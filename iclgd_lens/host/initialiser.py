@@ -60,14 +60,8 @@ def initialiser_of(host: Host) -> Initialiser:
     """The rule by which a model's architecture draws its weights."""
     config: Any = getattr(getattr(host.model, "original_model", None), "config", None)
     architecture = _architecture(host)
-    std = next(
-        (
-            float(value)
-            for name in _STD_FIELDS
-            if (value := getattr(config, name, None)) is not None
-        ),
-        None,
-    )
+    given = (getattr(config, name, None) for name in _STD_FIELDS)
+    std = next((float(value) for value in given if value is not None), None)
     if architecture not in _KNOWN and std is None:
         std = _of_transformer_lens(host)
         return Initialiser(
