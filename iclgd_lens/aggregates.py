@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from iclgd_lens.parts import Floats, Measured, Part, Parts, statistic_of
 from iclgd_lens.registry import resolve
+from iclgd_lens.resampling import bootstrap_mean, bootstrap_ratio
 from iclgd_lens.scores import LABEL_SCORES, SCORES
-from iclgd_lens.statistics import bootstrap_mean, bootstrap_ratio, t_interval
+from iclgd_lens.statistics import t_interval
 from iclgd_lens.subjects import Subject
 
 Place = tuple["int | None", "int | None"]

@@ -66,6 +66,10 @@ class PlanError(LensError):
     """A benchmark's plan is malformed, or names something that does not exist."""
 
 
+class VerdictError(LensError):
+    """A verdict was asked for on evidence that does not fit together."""
+
+
 class RunError(LensError):
     """A benchmark's run directory cannot be used or read."""
 

@@ -1,188 +1,341 @@
-"""Means over queries with percentile bootstrap intervals.
+"""What a few draws, or a few networks, allow to be said: tests, intervals, corrections, power.
 
-Queries are the unit of resampling: one draw of queries serves every layer, head and score of an
-array, so intervals of one call are comparable with one another. Values that are not finite are
-undefined: they are left out of the mean, counted, and left out of the resampled means as well.
+A *unit* is what a claim would be tried on again: a draw of demonstrations, or a network. Queries of
+one draw are no units. Three questions are asked of numbers by unit:
 
-The draws are those of `scipy.stats.bootstrap(method="percentile", random_state=seed)`, and on
-defined values so are the bounds. SciPy itself is not called: it has no answer for undefined
-values, and it gathers every resampled array, where counting how often each query was drawn turns
-all resampled means into one matrix product.
+- `paired_t`: is a difference, draw by draw, other than zero? Interval and p-value are of the same
+  statistic, so that they never disagree.
+- `prediction_t`: could one value (a trained model's) be one more draw of a population (untrained
+  networks)? The interval is that of the difference from the next draw.
+- `equivalence`: is a difference surely smaller than a margin? Only that shows that there is none.
+
+Values that are not finite are undefined: they are left out and counted, and the callers that give
+verdicts refuse a "yes" that rests on what is left. Units that all say the same but for rounding
+tell nothing about chance: their p-value is NaN, never 0.
 """
 
-import math
-from collections.abc import Callable
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iclgd_lens.errors import LensError
 
-__all__ = ["Intervals", "bootstrap_mean", "bootstrap_ratio"]
+Floats = NDArray[np.float64]
 
-_DRAWS_AT_ONCE = 2**22  # indices in memory at a time: 32 MB
+RANK_FROM = 19
+"""Networks from which the rank test can give .05."""
+MOST_UNITS = 1000
+"""Beyond so many units, none are said to be enough."""
+_ROUNDING = 1e-6  # of the largest value: the spread of fp32 scores that are the same
 
 
 @dataclass(frozen=True)
-class Intervals:
-    """A statistic over queries with its interval, one of each for every column ("*rest").
+class Difference:
+    """A difference with its interval and two-sided p-value, one of each for every column.
 
-    NaN value: no query is defined, or the statistic is 0/0. NaN bounds: fewer than two queries
-    are defined, so nothing is known about the spread.
+    NaN p-value and bounds: fewer than two units are defined, or their spread is rounding.
     """
 
-    value: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    value: Floats
+    low: Floats
+    high: Floats
+    p: Floats
     n: NDArray[np.int64]
-    """Queries the value rests on."""
+    """Units that it rests on."""
     undefined: NDArray[np.int64]
-    """Queries left out, because a value of theirs is not finite."""
+    """Units left out, because they are not finite."""
+    spread: Floats
+    """Standard deviation over units."""
 
 
-def bootstrap_mean(
-    values: ArrayLike, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> Intervals:
-    """Mean over queries of `values` ("query *rest"), with a two-sided percentile interval.
-
-    Args:
-        values: one number a query and column; not finite where undefined.
-        confidence: the interval's coverage, between 0 and 1.
-        resamples: how many times queries are drawn with replacement.
-        seed: the same seed gives the same bytes. Global random state is neither read nor changed.
-
-    Raises:
-        LensError: `values` is a scalar, or a setting is out of range.
-    """
-    array = _as_float(values, axes=1, shape="query *rest")
-    return _bootstrap(array[..., None], _only, confidence, resamples, seed)
-
-
-def bootstrap_ratio(
-    moments: ArrayLike,
-    statistic: Callable[[NDArray[np.float64]], NDArray[Any]],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Intervals:
-    """A function of mean moments over queries, with a two-sided percentile interval.
-
-    For ratios of means, such as `iclgd_lens.measures.recovery_scale` of `recovery_moments`.
+def paired_t(differences: ArrayLike, *, confidence: float = 0.95) -> Difference:
+    """Mean of paired differences, Student's t interval and two-sided p-value, n - 1 df.
 
     Args:
-        moments: "query *rest moment". A query is undefined in a column where any of its moments
-            is not finite.
-        statistic: maps mean moments "*batch moment" to "*batch". Resamples for which it is not
-            finite are left out of the interval.
-        confidence: the interval's coverage, between 0 and 1.
-        resamples: how many times queries are drawn with replacement.
-        seed: the same seed gives the same bytes. Global random state is neither read nor changed.
+        differences: "unit *rest", in the score's units.
+        confidence: The interval's coverage.
 
     Raises:
-        LensError: `moments` has fewer than two axes, or a setting is out of range.
+        LensError: A scalar was given, or the confidence is not between 0 and 1.
     """
-    array = _as_float(moments, axes=2, shape="query *rest moment")
-    return _bootstrap(array, statistic, confidence, resamples, seed)
-
-
-def _only(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    return means[..., 0]
-
-
-def _as_float(values: ArrayLike, *, axes: int, shape: str) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim < axes:
-        raise LensError(f"need an array of shape ({shape}), but got shape {array.shape}")
-    return array
-
-
-def _bootstrap(
-    moments: NDArray[np.float64],
-    statistic: Callable[[NDArray[np.float64]], NDArray[Any]],
-    confidence: float,
-    resamples: int,
-    seed: int,
-) -> Intervals:
-    if not 0 < confidence < 1:
-        raise LensError(f"confidence must lie between 0 and 1 (such as 0.95), but is {confidence}")
-    if resamples < 1:
-        raise LensError(f"resamples must be at least 1, but is {resamples}")
-    queries, rest, width = moments.shape[0], moments.shape[1:-1], moments.shape[-1]
-    columns = moments.reshape(queries, math.prod(rest), width)
-    defined: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(columns), axis=-1)
-    n = np.count_nonzero(defined, axis=0).astype(np.int64)
-    columns = np.where(defined[..., None], columns, 0.0)
+    array = _by_unit(differences, confidence)
+    mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = columns.sum(axis=0) / n[:, None]
-        value = np.asarray(statistic(mean), dtype=np.float64)
-        # Resampling deviations keeps the digits of columns that hardly vary.
-        deviations = np.where(defined[..., None], columns - mean, 0.0)
-        drawn = _resampled_means(deviations, defined, resamples, seed) + mean
-        distribution = np.asarray(statistic(drawn), dtype=np.float64)
-    low, high = _percentiles(distribution, confidence)
-    unknown = (n < 2) | np.isnan(value)
-    low, high = np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
-    value, low, high = (each.reshape(rest) for each in (value, low, high))
-    return Intervals(value, low, high, n.reshape(rest), (queries - n).reshape(rest))
+        return _difference(mean, spread, spread / np.sqrt(n), n, array, confidence)
 
 
-def _resampled_means(
-    columns: NDArray[np.float64], defined: NDArray[np.bool_], resamples: int, seed: int
-) -> NDArray[np.float64]:
-    """Means over the defined queries of each resample: "resample column moment"."""
-    queries = columns.shape[0]
-    means = np.full((resamples, *columns.shape[1:]), np.nan)
-    if not queries:
-        return means
-    flat = columns.reshape(queries, math.prod(columns.shape[1:]))
-    partial = np.flatnonzero(~defined.all(axis=0))  # columns whose number of queries varies
-    generator = np.random.default_rng(seed)
-    step = max(1, _DRAWS_AT_ONCE // queries)
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        draws = generator.integers(0, queries, (rows, queries))
-        draws += queries * np.arange(rows)[:, None]
-        counts = np.bincount(draws.ravel(), minlength=rows * queries).reshape(rows, queries)
-        weights = counts.astype(np.float64)
-        sizes = np.full((rows, columns.shape[1]), float(queries))
-        sizes[:, partial] = weights @ defined[:, partial]
-        sums = (weights @ flat).reshape(rows, *columns.shape[1:])
-        means[start : start + rows] = sums / sizes[..., None]
-    return means
+def prediction_t(
+    value: ArrayLike, population: ArrayLike, *, confidence: float = 0.95
+) -> Difference:
+    """One value against a population: t = (x - mean) / (s sqrt(1 + 1/J)), J - 1 df.
+
+    Args:
+        value: "*rest": the value that may be one more draw of the population.
+        population: "unit *rest": its J draws.
+        confidence: Coverage of the prediction interval, which is of x minus the next draw.
+
+    Raises:
+        LensError: The shapes do not fit, or the confidence is not between 0 and 1.
+    """
+    array = _by_unit(population, confidence)
+    x = np.asarray(value, np.float64)
+    if x.shape != array.shape[1:]:
+        raise LensError(f"a value of shape {x.shape} has no population of shape {array.shape}")
+    mean, spread, n = _moments(array)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = spread * np.sqrt(1 + 1 / n)
+        return _difference(x - mean, spread, error, n, x - array, confidence)
 
 
-def _percentiles(
-    distribution: NDArray[np.float64], confidence: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bounds over the first axis, from the defined resamples of each column."""
-    levels = [(1 - confidence) / 2, (1 + confidence) / 2]
-    bounds = np.quantile(distribution, levels, axis=0)
-    for column in np.flatnonzero(~np.isfinite(distribution).all(axis=0)):
-        resampled = distribution[:, column]
-        resampled = resampled[np.isfinite(resampled)]
-        bounds[:, column] = np.quantile(resampled, levels) if resampled.size else np.nan
-    return bounds[0], bounds[1]
-
-
-def t_interval(
-    values: ArrayLike, *, confidence: float = 0.95
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean over units of "unit *rest", with Student's t interval.
+def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[Floats, Floats, Floats]:
+    """Mean over units of "unit *rest", with Student's t interval: (mean, low, high).
 
     Units that are not finite in a column are left out of it. NaN bounds: fewer than two are left.
     """
     from scipy.stats import t
 
-    array = np.asarray(values, np.float64)
-    defined = np.isfinite(array)
-    count = defined.sum(0)
+    mean, spread, n = _moments(_by_unit(values, confidence))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(defined, array, 0.0).sum(0) / count
-        squares = np.where(defined, (array - mean) ** 2, 0.0).sum(0)
-        spread = np.sqrt(squares / (count - 1) / count)
-        half = t.ppf((1 + confidence) / 2, np.maximum(count - 1, 1)) * spread
-    half = np.where(count < 2, np.nan, half)
+        half = t.ppf((1 + confidence) / 2, np.maximum(n - 1, 1)) * spread / np.sqrt(n)
     return mean, mean - half, mean + half
+
+
+def rank_p(value: float, population: ArrayLike) -> float:
+    """One-sided p-value of a value above a population, by rank: (1 + those not below) / (1 + J).
+
+    Exact whatever the distribution; from J = 19 it can reach .05. What is not finite counts as
+    above.
+    """
+    others = np.ravel(np.asarray(population, np.float64))
+    if not np.isfinite(value):
+        return float("nan")
+    return float((1 + np.count_nonzero(~(others < value))) / (1 + others.size))
+
+
+def equivalence(differences: ArrayLike, margin: float) -> Floats:
+    """P-value that a mean difference lies within the margin: two one-sided t tests (TOST).
+
+    Args:
+        differences: "unit *rest". For one value and a population: the value minus each of its draws
+            (is it the population's mean?).
+        margin: Differences smaller than this are as good as none, in the score's units.
+
+    Returns:
+        "*rest": small where the mean is shown to lie between -margin and margin (Schuirmann 1987);
+        NaN where fewer than two units are defined.
+
+    Raises:
+        LensError: The margin is negative.
+    """
+    from scipy.stats import t
+
+    if not margin >= 0:
+        raise LensError(f"a margin of equivalence must not be negative, but is {margin}")
+    array = _by_unit(differences, 0.95)
+    mean, spread, n = _moments(array)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = spread / np.sqrt(n)
+        inside = (margin - np.abs(mean)) / error
+    inside = np.where(error == 0, np.where(np.abs(mean) < margin, np.inf, -np.inf), inside)
+    p = t.sf(inside, np.maximum(n - 1, 1))
+    return np.where(n < 2, np.nan, p)
+
+
+# -- many tests ----------------------------------------------------------------------------------
+
+
+def holm(p_values: ArrayLike, *, count_undefined: bool = False) -> Floats:
+    """P-values corrected for their number (Holm 1979): the chance of even one false finding.
+
+    Args:
+        p_values: One a test; NaN stays NaN.
+        count_undefined: Whether a NaN was a question all the same. A test that failed must not
+            make the others easier.
+    """
+    return _corrected(p_values, "holm", count_undefined)
+
+
+def benjamini_hochberg(p_values: ArrayLike, *, count_undefined: bool = False) -> Floats:
+    """P-values whose threshold is the share of false findings (Benjamini and Hochberg 1995).
+
+    Args:
+        p_values: "*tests", such as "layer head"; NaN stays NaN.
+        count_undefined: As in `holm`.
+    """
+    return _corrected(p_values, "fdr_bh", count_undefined)
+
+
+def _corrected(p_values: ArrayLike, method: str, count_undefined: bool) -> Floats:
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.asarray(p_values, np.float64)
+    known = np.isfinite(p)
+    asked = np.ones_like(known) if count_undefined else known
+    corrected = np.full_like(p, np.nan)
+    if asked.any():
+        filled = np.where(known, p, 1.0)[asked]
+        corrected[asked] = np.asarray(multipletests(filled, method=method)[1], np.float64)
+    return np.where(known, corrected, np.nan)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two classifiers on the same queries: where only one of them is right."""
+
+    only_first: int
+    only_second: int
+    p: float
+    """Exact, two-sided: 1 where they are never told apart."""
+    undefined: int
+    """Queries that one of them did not answer."""
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
+    """Exact McNemar test of two accuracies on the same queries.
+
+    Args:
+        first: [query], 1 where right, 0 where wrong, NaN where there is no answer.
+        second: The same of the other.
+
+    Raises:
+        LensError: They are of different length.
+    """
+    from scipy.stats import binomtest
+
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise LensError(f"need two answers a query, but got shapes {a.shape} and {b.shape}")
+    defined = np.isfinite(a) & np.isfinite(b)
+    only_first = int(((a > 0.5) & (b < 0.5) & defined).sum())
+    only_second = int(((b > 0.5) & (a < 0.5) & defined).sum())
+    apart = only_first + only_second
+    p = float(binomtest(only_first, apart).pvalue) if apart else 1.0
+    return McNemar(only_first, only_second, p, int((~defined).sum()))
+
+
+def binomial_interval(count: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share (Clopper and Pearson 1934).
+
+    Raises:
+        LensError: There are no trials, or more counts than trials.
+    """
+    from scipy.stats import binomtest
+
+    if not 0 <= count <= trials or trials < 1:
+        raise LensError(f"{count} of {trials} is no share")
+    found = binomtest(count, trials).proportion_ci(confidence, method="exact")
+    return float(found.low), float(found.high)
+
+
+# -- how many would do ---------------------------------------------------------------------------
+
+
+def units_needed(
+    effect: float,
+    spread: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    prediction: bool = False,
+) -> int | None:
+    """How many units show a difference from zero, if effect and spread are what they seem.
+
+    Args:
+        effect: The difference, in the score's units; its sign does not matter.
+        spread: Standard deviation over units, in the same units.
+        alpha: Two-sided level.
+        power: Chance of showing it.
+        prediction: Whether one value is held against a population (`prediction_t`); then the
+            population's own spread remains, and no number of its draws may do.
+
+    Returns:
+        The smallest number from 2 to `MOST_UNITS`; None if even that would not do. By the normal
+        approximation of the noncentral t: about right, which is what it is for.
+    """
+    n, critical = _criticals(1 - alpha / 2)
+    bar = critical * np.sqrt(n + 1) if prediction else critical
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chance = _normal((abs(effect) * np.sqrt(n) / spread - bar) / _widened(bar, n))
+    return _first(n, chance, power)
+
+
+def units_to_equivalence(
+    effect: float, spread: float, margin: float, *, alpha: float = 0.05, power: float = 0.8
+) -> int | None:
+    """How many units show a difference to lie within the margin; see `units_needed`."""
+    n, critical = _criticals(1 - alpha)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sides = [(margin - sign * effect) * np.sqrt(n) / spread for sign in (1, -1)]
+        above, below = (_normal((side - critical) / _widened(critical, n)) for side in sides)
+    return _first(n, above + below - 1, power)
+
+
+@lru_cache(maxsize=64)
+def _criticals(level: float) -> tuple[Floats, Floats]:
+    from scipy.stats import t
+
+    n = np.arange(2, MOST_UNITS + 1, dtype=np.float64)
+    return n, np.asarray(t.ppf(level, n - 1), np.float64)
+
+
+def _widened(critical: Floats, n: Floats) -> Floats:
+    """What an estimated spread adds to that of t."""
+    return np.sqrt(1 + critical**2 / (2 * (n - 1)))
+
+
+def _normal(z: Floats) -> Floats:
+    from scipy.special import ndtr
+
+    return np.asarray(ndtr(z), np.float64)
+
+
+def _first(n: Floats, chance: Floats, power: float) -> int | None:
+    enough = np.flatnonzero(chance >= power)
+    return int(n[enough[0]]) if enough.size else None
+
+
+# -- parts of the tests --------------------------------------------------------------------------
+
+
+def _by_unit(values: ArrayLike, confidence: float) -> Floats:
+    array = np.asarray(values, np.float64)
+    if array.ndim < 1:
+        raise LensError("need one value a unit, but got a single number")
+    if not 0 < confidence < 1:
+        raise LensError(f"confidence must lie between 0 and 1 (such as 0.95), but is {confidence}")
+    return array
+
+
+def _moments(array: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Mean, standard deviation and number of the defined units of each column."""
+    defined = np.isfinite(array)
+    n = np.asarray(defined.sum(0), np.int64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(defined, array, 0.0).sum(0) / n
+        squares = (np.where(defined, array - mean, 0.0) ** 2).sum(0)
+        spread = np.sqrt(squares / np.maximum(n - 1, 0))
+    return np.asarray(mean), np.where(n < 2, np.nan, spread), n
+
+
+def _difference(
+    value: Floats, spread: Floats, error: Floats, n: NDArray[np.int64], units: Floats, level: float
+) -> Difference:
+    """A difference and its t-test, from its standard error; `units`: the difference by unit."""
+    from scipy.stats import t
+
+    df = np.maximum(n - 1, 1)
+    largest = np.where(np.isfinite(units), np.abs(units), 0.0).max(0, initial=0.0)
+    same = spread <= _ROUNDING * largest  # all units equal, but for rounding
+    none = same & (largest == 0)  # and equal to zero: there is no difference
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = 2 * t.sf(np.abs(value) / error, df)
+        half = t.ppf((1 + level) / 2, df) * error
+    unknown = (n < 2) | (same & ~none) | ~np.isfinite(value)
+    p = np.where(unknown, np.nan, np.where(none, 1.0, p))
+    low, high = (np.where(unknown, np.nan, value + sign * half) for sign in (-1, 1))
+    undefined = np.asarray(units.shape[0] - n, np.int64)
+    return Difference(np.asarray(value), low, high, p, n, undefined, np.asarray(spread))

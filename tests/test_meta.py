@@ -19,7 +19,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Data flows from left to right: a room imports only rooms of a smaller number.
 ORDER = [
-    {"registry", "kernels", "statistics", "files", "provenance", "ratios", "behaviour", "defaults"},
+    {"registry", "kernels", "files", "provenance", "ratios", "defaults", "phrases"},
+    {"statistics", "resampling"},
+    {"crossed", "evidence"},
+    {"behaviour", "questions"},
+    {"gate", "verdicts"},
     {"controls", "scores"},
     {"subjects", "measures", "protocol"},
     {"contrast"},
@@ -44,6 +48,7 @@ ORDER = [
     {"figures"},
     {"comparison"},
     {"comparing"},
+    {"calibration"},
     {"bench"},
     {"report"},
     {"cli"},

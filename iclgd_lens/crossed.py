@@ -1,0 +1,95 @@
+"""Means over draws of what is measured on the same queries: two sources of chance at once.
+
+All draws of demonstrations are asked the same queries. A difference that comes from which queries
+were asked is then the same in every draw, and an interval over draws alone would call it sure: an
+untrained model whose answers happen to fit the queries fits them in every draw. So the standard
+error is sqrt(se_draws^2 + se_queries^2): over draws from the spread of the draws' values, over
+queries from a bootstrap of the queries that all draws share. (What varies with draw and query
+together is counted in both, which is conservative.) Student's t with Satterthwaite's degrees of
+freedom gives interval and p-value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iclgd_lens.phrases import interval, number, plain
+
+Floats = NDArray[np.float64]
+OVER_BOTH, OVER_QUERIES = "draws and queries", "queries of one draw"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A value or a difference over draws and queries, with interval and two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    over: str
+    """What the interval is over: `OVER_BOTH` or `OVER_QUERIES`."""
+
+    @property
+    def above(self) -> bool:
+        """Whether it is shown to be above zero, at the interval's level."""
+        return bool(self.low > 0)
+
+    @property
+    def below(self) -> bool:
+        """Whether it is shown to be below zero."""
+        return bool(self.high < 0)
+
+    def __str__(self) -> str:
+        return number(self.value) + interval(self.low, self.high)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        low, high = plain(self.low), plain(self.high)
+        return {
+            "value": plain(self.value),
+            "interval": None if low is None or high is None else [low, high],
+            "p": plain(self.p),
+            "over": self.over,
+        }
+
+
+def crossed(
+    by_draw: Floats, resampled: Floats, *, step: float, confidence: float, queries: int
+) -> Compared:
+    """A mean over draws with a t interval over draws and queries; see the module.
+
+    Args:
+        by_draw: The value of each draw, [draw].
+        resampled: The same on resampled queries, [draw resample]; one sample serves all draws.
+        step: Smallest standard error over queries that is believed.
+        confidence: The interval's coverage.
+        queries: How many queries there are.
+    """
+    from scipy.stats import t
+
+    draws, value = len(by_draw), float(np.mean(by_draw))
+    over = OVER_BOTH if draws > 1 else OVER_QUERIES
+    means = resampled.mean(0)
+    means = means[np.isfinite(means)]
+    if not np.isfinite(value) or queries < 2 or means.size < 2:
+        return Compared(value, np.nan, np.nan, np.nan, over)
+    squares = [max(float(means.std(ddof=1)), step) ** 2]
+    freedom = [queries - 1]
+    if draws > 1:
+        squares.append(float(np.var(by_draw, ddof=1)) / draws)
+        freedom.append(draws - 1)
+    total = sum(squares)
+    if total == 0:
+        if value == 0:
+            return Compared(0.0, 0.0, 0.0, 1.0, over)
+        return Compared(value, np.nan, np.nan, np.nan, over)
+    df = total**2 / sum(square**2 / each for square, each in zip(squares, freedom, strict=True))
+    error = total**0.5
+    half = float(t.ppf((1 + confidence) / 2, df)) * error
+    p = float(2 * t.sf(abs(value) / error, df))
+    return Compared(value, value - half, value + half, p, over)
