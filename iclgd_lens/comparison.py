@@ -13,10 +13,13 @@ import numpy as np
 
 from iclgd_lens.aggregates import COLUMNS, OVER_QUERIES, OVER_UNITS, Resampling, Row, rows
 from iclgd_lens.archive import read_archive, write_archive
+from iclgd_lens.conclusions import Conclusions
 from iclgd_lens.errors import ComparisonError, nearest
+from iclgd_lens.gate import Behaviour, Gate
 from iclgd_lens.parts import Part, Parts
 from iclgd_lens.scores import FACTS, SCORES
 from iclgd_lens.subjects import TRAINED
+from iclgd_lens.verdicts import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -243,6 +246,73 @@ class Comparison:
             f"{'s' if count > 1 else ''} (network and draw), measured by iclgd_lens.job:Job\n"
             f"3. {made}: {entry.meaning}"
         )
+
+    # -- what may be said ------------------------------------------------------------------------
+
+    @cached_property
+    def conclusions(self) -> Conclusions:
+        """Gate, verdicts, behaviour, differences and costs of these parts."""
+        asked = tuple(self.provenance.get("controls", ()))
+        if not asked:  # of a file or run that does not say: whatever was measured
+            entries = (subject.control for subject in self.data.subjects.values())
+            asked = tuple(dict.fromkeys(name for name in entries if name is not None))
+        return Conclusions(self.data, asked, self.confidence, self.seed)
+
+    @cached_property
+    def _gate(self) -> Gate | None:
+        return self.conclusions.gate()
+
+    def gate(self) -> Gate | None:
+        """Return whether there is in-context learning at all; None where ICL was not measured.
+
+        Where there is none, no verdict applies. See `iclgd_lens.gate`.
+        """
+        return self._gate
+
+    def verdicts(self, scores: Sequence[str] | None = None, *, gate: bool = True) -> list[Verdict]:
+        """Return the verdicts: of each hypothesis on each score, by control and overall.
+
+        Args:
+            scores: Which scores; None for the primary ones (`SCORES[name].primary`).
+            gate: False gives verdicts also where they do not apply, to measure how often they are
+                wrong there.
+        """
+        return self.conclusions.verdicts(scores, gate=gate)
+
+    def behaviour(self) -> list[Behaviour]:
+        """Return whether each hypothesis classifies better than ZS, and comes nearer to ICL."""
+        return self.conclusions.behaviour()
+
+    def differences(self, scores: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return paired differences a - b of hypotheses, and of each with its controls.
+
+        Columns: score, kind ("hypotheses", "control", "network"), a, b, difference, ci_low,
+        ci_high, p_value, p_corrected (Holm), n, method, verdict.
+        """
+        from iclgd_lens.tables import difference_frame
+
+        return difference_frame(self.conclusions.differences(scores))
+
+    def cost(self) -> pd.DataFrame:
+        """Return what building each hypothesis took, counted; see `iclgd_lens.cost`.
+
+        Columns: hypothesis, kind, block_forwards, block_backwards, unembeddings, demonstrations,
+        times_lcgd (block passes beside LCGD's).
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.conclusions.cost())
+
+    def head_map(self, score: str = "SimAOU_label", hypothesis: str = "lcgd") -> pd.DataFrame:
+        """Return a score of each head over draws, corrected for the number of heads.
+
+        Columns: layer, head, value, difference (from the null), p_value, p_corrected
+        (Benjamini-Hochberg), against.
+        """
+        import pandas as pd
+
+        self._arrays(score, hypothesis, "head")
+        return pd.DataFrame(self.conclusions.head_map(score, hypothesis))
 
     # -- showing -------------------------------------------------------------------------------
 

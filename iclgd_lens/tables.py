@@ -258,6 +258,55 @@ def query_frame(parts: Parts, score: str | None, hypothesis: str | None) -> pd.D
     return frame.astype({"layer": "Int64", "head": "Int64"})
 
 
+def verdict_frame(comparison: Comparison) -> pd.DataFrame:
+    """Verdicts as a table: those of `Verdict.as_dict`, the interval in two columns."""
+    import pandas as pd
+
+    columns = [
+        "hypothesis", "score", "control", "verdict", "p", "ci_low", "ci_high", "why", "robust",
+    ]  # fmt: skip
+    lines: list[dict[str, Any]] = []
+    for verdict in comparison.verdicts():
+        low, high = verdict.interval or (np.nan, np.nan)
+        lines.append({**verdict.as_dict(), "ci_low": low, "ci_high": high})
+    return pd.DataFrame(lines, columns=columns)
+
+
+def gate_frame(comparison: Comparison) -> pd.DataFrame:
+    """The gate as a table of one line: its answers, each measure in each setting, the sentence."""
+    import pandas as pd
+
+    gate = comparison.gate()
+    if gate is None:
+        return pd.DataFrame()
+    facts = gate.as_dict()
+    line: dict[str, Any] = {key: facts[key] for key in ("learns", "uses_labels", "uses_format")}
+    for setting, measures in gate.settings.items():
+        for name, found in measures.items():
+            line[f"{name}_{setting}"] = found.value
+    return pd.DataFrame([line | {"sentence": gate.sentence}])
+
+
+def behaviour_frame(comparison: Comparison) -> pd.DataFrame:
+    """What each hypothesis does to the answers, as a table."""
+    import pandas as pd
+
+    columns = ["hypothesis", "classifies_better", "comes_nearer", "kl_removed", "sentence"]
+    found = [each.as_dict() for each in comparison.behaviour()]
+    return pd.DataFrame(found, columns=columns)
+
+
+def difference_frame(lines: list[dict[str, Any]]) -> pd.DataFrame:
+    """Lines of `Conclusions.differences` as a table."""
+    import pandas as pd
+
+    columns = [
+        "score", "kind", "a", "b", "difference", "ci_low", "ci_high", "p_value", "p_corrected", "n",
+        "method", "verdict",
+    ]  # fmt: skip
+    return pd.DataFrame(lines, columns=columns)
+
+
 def _places(value: Any) -> Any:
     """The query of each line of `_long`."""
     return np.indices(value.shape).reshape(value.ndim, -1)[0]

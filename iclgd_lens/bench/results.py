@@ -19,6 +19,7 @@ from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError
 from iclgd_lens.parts import Part
 from iclgd_lens.subjects import TRAINED
+from iclgd_lens.tables import behaviour_frame, gate_frame, verdict_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,15 +145,15 @@ class Run:
 
     def verdicts(self) -> pd.DataFrame:
         """Return the verdicts of every model and task; see `Comparison.verdicts`."""
-        return self._together(lambda comparison: comparison.verdict_frame())
+        return self._together(verdict_frame)
 
     def gate(self) -> pd.DataFrame:
         """Return whether there is in-context learning at all, by model and task."""
-        return self._together(lambda comparison: comparison.gate_frame())
+        return self._together(gate_frame)
 
     def behaviour(self) -> pd.DataFrame:
         """Return what each hypothesis does to the answers, by model and task."""
-        return self._together(lambda comparison: comparison.behaviour_frame())
+        return self._together(behaviour_frame)
 
     def differences(self) -> pd.DataFrame:
         """Return paired differences of hypotheses, and of each with its controls."""
