@@ -1,8 +1,9 @@
 """The embedded default: a small model that learns in context, and rows of the six tasks for it.
 
-Importing this package loads no heavy library; `generate`, `train` and `evaluate` are commands
-(`python -m iclgd_lens.embedded.train`).
+How they were made is `examples/embedded_model` in the repository.
 """
+
+from __future__ import annotations
 
 import gzip
 import json

@@ -7,10 +7,8 @@ import pytest
 import torch
 
 import iclgd_lens as lens
-from iclgd_lens.delta import delta_hooks
-from iclgd_lens.embedded import embedded_model_folder
-from iclgd_lens.embedded.grammar import TASKS
-from iclgd_lens.embedded.scoring import (
+from examples.embedded_model.grammar import TASKS
+from examples.embedded_model.scoring import (
     EmbeddedModel,
     Labels,
     accuracy,
@@ -19,6 +17,8 @@ from iclgd_lens.embedded.scoring import (
     prefix_matching,
     untrained_twin,
 )
+from iclgd_lens.delta import delta_hooks
+from iclgd_lens.embedded import embedded_model_folder
 from tests import checks
 
 QUERIES = 60
