@@ -6,13 +6,19 @@ How they were made is `examples/embedded_model` in the repository.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, cast
 
 from iclgd_lens.errors import ModelError, RowsError, nearest
 
+NAMES = ("embedded", "embedded-untrained")
+"""What `load_model` calls the embedded model and its untrained twin."""
+
+_WEIGHTS = "model.safetensors"
 _TASKS = ("agnews", "cb", "mr", "sst2", "sst5", "subj")
 _SPLITS = ("train", "validation")
 
@@ -55,3 +61,21 @@ def embedded_model_folder() -> Path:
     if not isinstance(folder, Path) or not folder.is_dir():
         raise ModelError(f"the embedded model is not a folder of plain files: {folder}")
     return folder
+
+
+@cache
+def embedded_revision() -> str:
+    """Return what results record as the revision of the embedded model: a digest of its weights."""
+    weights = (embedded_model_folder() / _WEIGHTS).read_bytes()
+    return f"sha256:{hashlib.sha256(weights).hexdigest()[:16]}"
+
+
+def is_embedded(name_or_folder: str | Path) -> bool:
+    """Whether a model's name or folder is the embedded model: by its name, or by its weights."""
+    if str(name_or_folder) in NAMES:
+        return True
+    weights = Path(name_or_folder).expanduser() / _WEIGHTS
+    shipped = embedded_model_folder() / _WEIGHTS
+    if not weights.is_file() or weights.stat().st_size != shipped.stat().st_size:
+        return False
+    return weights.read_bytes() == shipped.read_bytes()
