@@ -221,8 +221,8 @@ class Episode:
         Token ids and labels are integers, in lists, NumPy arrays or torch tensors.
 
         Args:
-            demonstrations: One sequence each: content followed by the label word, without BOS and separator.
-            queries: One sequence each: content alone, without BOS, label and separator.
+            demonstrations: Content followed by the label word, without BOS and separator.
+            queries: Content alone, without BOS, label and separator.
             label_tokens: The label words by label id, one token or several each.
             gold: The label id of each query.
             bos: The beginning-of-sequence token, which the protocol adds; None for no BOS.
