@@ -19,21 +19,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Data flows from left to right: a room imports only rooms of a smaller number.
 ORDER = [
-<<<<<<< HEAD
     {"registry", "kernels", "statistics", "files", "provenance", "ratios", "behaviour", "defaults"},
-=======
-    {
-        "files",
-        "kernels",
-        "overview",
-        "provenance",
-        "registry",
-        "seeds",
-        "statistics",
-        "tokens",
-        "validation",
-    },
->>>>>>> 667023f (Rows from memory, several draws for the same queries, pydantic for Task and Protocol; text is text, seeds and token ids are checked)
+    {"overview", "sealed", "seeds", "tokens", "validation"},
     {"controls", "scores"},
     {"subjects", "measures", "protocol"},
     {"contrast"},
