@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Data flows from left to right: a room imports only rooms of a smaller number.
 ORDER = [
     {"registry", "kernels", "statistics", "files", "provenance", "ratios", "behaviour", "defaults"},
-    {"overview", "sealed", "seeds", "tokens", "validation"},
+    {"overview", "run_files", "sealed", "seeds", "tokens", "validation"},
     {"controls", "scores"},
     {"subjects", "measures", "protocol"},
     {"contrast"},

@@ -20,7 +20,7 @@ from iclgd_lens.bench.progress import Progress, Silent
 from iclgd_lens.bench.store import Quarantined, Store, run_facts, states
 from iclgd_lens.bench.work import CellOutcome, Workbench, by_setting, import_modules
 from iclgd_lens.errors import RunError, nearest
-from iclgd_lens.files import open_files
+from iclgd_lens.run_files import open_files
 
 ENGINES = ("local", "ray")
 _SAVE_EVERY = 5.0  # seconds between writes of what this command did so far
