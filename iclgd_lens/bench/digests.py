@@ -25,9 +25,10 @@ _ROOT = Path(__file__).resolve().parents[1]
 SHOWING = frozenset(
     {
         "__init__", "__main__", "aggregates", "archive", "behaviour", "bench", "calibration", "cli",
-        "comparing", "comparison", "controls", "embedded", "errors", "figures", "gate",
-        "mediation", "parts", "ratios", "report", "resampling", "scores", "statistics", "sweeps",
-        "tables", "trajectories", "verdicts", "words", "worlds",
+        "comparing", "comparison", "controls", "embedded", "errors", "figures", "files", "gate",
+        "mediation", "overview", "parts", "provenance", "ratios", "report", "resampling",
+        "run_files", "scores", "sealed", "statistics", "sweeps", "tables", "trajectories",
+        "verdicts", "words", "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of
