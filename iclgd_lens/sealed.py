@@ -37,7 +37,7 @@ def sealed(form: str, arrays: Arrays, facts: Mapping[str, Any]) -> bytes:
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     header = json.dumps({"facts": text, "sha256": _digest(form, whole, text)}, sort_keys=True)
     # One entry: safetensors writes several in no fixed order.
-    return cast("bytes", save(whole, {form: header}))
+    return save(whole, {form: header})
 
 
 def unsealed(
