@@ -64,7 +64,7 @@ def draw_rows(
         EpisodeError: `draws` is less than 1.
         RowsError: A seed is out of range, or rows are too few.
     """
-    check_draws(seed, draws)
+    seed = check_draws(seed, draws)
     shown = [
         demonstrations_of(splits, protocol, shots=shots, seed=seed + draw, permutation=permutation)
         for draw in range(draws)
@@ -76,8 +76,8 @@ def draw_rows(
     )
 
 
-def check_draws(seed: int, draws: int) -> None:
-    """Raise unless `draws` draws with the seeds `seed`, `seed + 1`, ... can be made.
+def check_draws(seed: int, draws: int) -> int:
+    """Return the first seed of `draws` draws with the seeds `seed`, `seed + 1` and so on.
 
     Raises:
         EpisodeError: `draws` is less than 1.
@@ -85,9 +85,9 @@ def check_draws(seed: int, draws: int) -> None:
     """
     if draws < 1:
         raise EpisodeError(f"draws must be 1 or more, not {draws}")
-    check_seed(
-        check_seed(seed, error=RowsError) + draws - 1, f"the seed of draw {draws}", RowsError
-    )
+    first = check_seed(seed, error=RowsError)
+    check_seed(first + draws - 1, f"the seed of draw {draws}", RowsError)
+    return first
 
 
 def demonstrations_of(

@@ -92,7 +92,7 @@ def load_episodes(
             the model.
     """
     task, protocol, host = get_task(task), get_protocol(protocol), as_host(model)
-    check_draws(seed, draws)
+    seed = check_draws(seed, draws)
     writer = Writer(host.tokenizer, task, protocol)  # before rows are read, from the Hub say
     splits = load_splits(task, _source(data, host), revision, strip=protocol.strip)
     drawn = draw_rows(

@@ -66,8 +66,7 @@ def embedded_model_folder() -> Path:
 @cache
 def embedded_revision() -> str:
     """Return what results record as the revision of the embedded model: a digest of its weights."""
-    weights = (embedded_model_folder() / _WEIGHTS).read_bytes()
-    return f"sha256:{hashlib.sha256(weights).hexdigest()[:16]}"
+    return f"sha256:{hashlib.sha256(_shipped_weights()).hexdigest()[:16]}"
 
 
 def is_embedded(name_or_folder: str | Path) -> bool:
@@ -75,7 +74,11 @@ def is_embedded(name_or_folder: str | Path) -> bool:
     if str(name_or_folder) in NAMES:
         return True
     weights = Path(name_or_folder).expanduser() / _WEIGHTS
-    shipped = embedded_model_folder() / _WEIGHTS
-    if not weights.is_file() or weights.stat().st_size != shipped.stat().st_size:
+    if not weights.is_file():
         return False
-    return weights.read_bytes() == shipped.read_bytes()
+    shipped = _shipped_weights()
+    return weights.stat().st_size == len(shipped) and weights.read_bytes() == shipped
+
+
+def _shipped_weights() -> bytes:
+    return (files(__name__) / "model" / _WEIGHTS).read_bytes()
