@@ -9,9 +9,11 @@ from .controls import CONTROLS as CONTROLS
 from .controls import Control as Control
 from .controls import control as control
 from .delta import ParameterDelta as ParameterDelta
+from .drawing import check_rows as check_rows
 from .episode import Demonstration as Demonstration
 from .episode import Demonstrations as Demonstrations
 from .episode import Episode as Episode
+from .episode import EpisodeWarning as EpisodeWarning
 from .episode import Query as Query
 from .errors import LensError as LensError
 from .host import Host as Host
@@ -50,5 +52,6 @@ from .tasks import get_task as get_task
 from .tasks import list_tasks as list_tasks
 from .writing import load_demonstrations as load_demonstrations
 from .writing import load_episode as load_episode
+from .writing import load_episodes as load_episodes
 
 __version__: str

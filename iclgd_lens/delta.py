@@ -2,12 +2,11 @@
 
 The difference between an updated model's weights and the original's is added at hook points:
 adding x ΔW + Δb to a linear map's output *is* the updated model. On disk a delta is a safetensors
-file with a JSON header of facts.
+file with a JSON header of facts and a checksum.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,9 @@ from iclgd_lens.errors import DeltaError, HookError, nearest
 from iclgd_lens.files import write_whole
 from iclgd_lens.host import Hook, Host, LinearSite, as_host
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
+from iclgd_lens.sealed import sealed, unsealed
 
-FORMAT = "iclgd_lens.ParameterDelta/1"
+FORMAT = "iclgd_lens.ParameterDelta/2"
 
 
 class ParameterDelta(Intervention):
@@ -213,7 +213,8 @@ class ParameterDelta(Intervention):
             model: If given, the delta must fit it.
 
         Raises:
-            DeltaError: The file is missing, truncated, not a delta, or does not fit `model`.
+            DeltaError: The file is missing, truncated, changed, not a delta, or does not fit
+                `model`.
         """
         delta = cls(*read_delta(Path(path)))
         if model is not None:
@@ -283,15 +284,11 @@ def _only_heads(name: str, value: Tensor, heads: Sequence[int]) -> Tensor:
 
 def write_delta(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write `tensors` and `metadata` to `path`; the file is whole or not there at all."""
-    from safetensors.torch import save
-
+    arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
     try:
-        # One entry: safetensors writes several in no fixed order, and the same delta gives the
-        # same bytes.
-        facts = {FORMAT: json.dumps(metadata, sort_keys=True)}
+        data = sealed(FORMAT, arrays, metadata)
     except (TypeError, ValueError) as error:
         raise DeltaError(f"The metadata of this delta is no JSON: {error}.") from error
-    data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, facts)
     write_whole(path, data)
 
 
@@ -299,28 +296,11 @@ def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and metadata of a file that `write_delta` wrote.
 
     Raises:
-        DeltaError: The file is missing, truncated, malformed, or another kind of safetensors file.
+        DeltaError: The file is missing, truncated, changed, or another kind of safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise DeltaError(f"There is no delta file {str(path)!r}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            if FORMAT not in facts:
-                raise DeltaError(
-                    f"{path.name} is a safetensors file but not a parameter delta (its header has "
-                    f"no {FORMAT!r})."
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise DeltaError(f"{path.name} is truncated or not a safetensors file: {error}") from error
-    for name in tensors:
+    arrays, metadata = unsealed(path, FORMAT, DeltaError)
+    for name in arrays:
         parts = name.split(".")
         if len(parts) != 4 or parts[0] != "blocks" or not parts[1].isdigit():
             raise DeltaError(f"{path.name} holds {name!r}, which is no TransformerLens weight.")
-    try:
-        return tensors, dict(json.loads(facts[FORMAT]))
-    except (TypeError, ValueError) as error:
-        raise DeltaError(f"The metadata of {path.name} cannot be read: {error}") from error
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}, metadata

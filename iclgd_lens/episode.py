@@ -1,8 +1,4 @@
-"""An episode: demonstrations and queries as token ids, written under a protocol.
-
-The same tokens are the prompt of in-context learning and the training sequences of an update, so
-both settings see the same text, byte for byte.
-"""
+"""An episode: demonstrations and queries as token ids, written under a protocol."""
 
 from __future__ import annotations
 
@@ -11,149 +7,26 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
-
-from iclgd_lens.errors import EpisodeError, ProtocolError, nearest
+from iclgd_lens.demonstrations import FOREIGN as FOREIGN
+from iclgd_lens.demonstrations import Demonstration as Demonstration
+from iclgd_lens.demonstrations import Demonstrations as Demonstrations
+from iclgd_lens.demonstrations import TrainingSequence as TrainingSequence
+from iclgd_lens.demonstrations import check_vocabulary
+from iclgd_lens.errors import EpisodeError
 from iclgd_lens.host import Host
-from iclgd_lens.protocol import DEFAULT, LossOn, Protocol, get_protocol
+from iclgd_lens.overview import html_table, one_line
+from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
+from iclgd_lens.tokens import TokenIds, members, one_or_more, same_tokens, token_ids, whole
+from iclgd_lens.tokens import Tokens as Tokens
 
-Tokens = tuple[int, ...]
-
-FOREIGN = -1
-"""Label id of a demonstration whose label word is not one of the episode's."""
-
-EMBEDDED = "iclgd-embedded"
-"""How the names of the embedded models begin; their rows default to the embedded ones."""
+UNKNOWN = 0.1
+"""Share of the queries' tokens that may be unknown to the tokenizer without a warning."""
 
 
-@dataclass(frozen=True)
-class Demonstration:
-    """One labelled example: content and label word as token ids, without BOS and separator.
-
-    `gold` is the label id, or `FOREIGN` for an example of another task.
-    """
-
-    content: Tokens
-    label: Tokens
-    gold: int
-
-    @property
-    def tokens(self) -> Tokens:
-        """Content followed by the label word."""
-        return self.content + self.label
-
-
-@dataclass(frozen=True)
-class TrainingSequence:
-    """What one training step reads: BOS, content, label word.
-
-    Attributes:
-        tokens: Token ids.
-        targets: Positions whose token's negative log-likelihood is summed.
-        label_start: Position of the label word's first token; the one before it is the last of the
-            content, where a query is read.
-        copies: How many rows of a batch read it, side by side.
-        beside: Tokens of other sequences of the same shape that are read beside it, a row each.
-    """
-
-    tokens: Tokens
-    targets: Tokens
-    label_start: int
-    copies: int = 1
-    beside: tuple[Tokens, ...] = ()
-
-    def rows(self, host: Host) -> Int[Tensor, "row pos"]:
-        """The tokens as a batch on the model's device: each sequence's copies in turn."""
-        whole = host.tensor([self.tokens, *self.beside])
-        return whole.repeat_interleave(self.copies, dim=0)
-
-    @property
-    def wanted(self) -> list[int]:
-        """The target tokens of every row."""
-        found: list[int] = []
-        for tokens in (self.tokens, *self.beside):
-            found += [tokens[target] for target in self.targets] * self.copies
-        return found
-
-
-@dataclass(frozen=True)
-class Demonstrations:
-    """The labelled examples of an episode, in prompt order.
-
-    Attributes:
-        examples: The examples.
-        bos: The beginning-of-sequence token, or None.
-        separator: Tokens after each example in the prompt.
-        protocol: How they are read and trained on.
-        drawn: Indices that put `examples` back into the order in which they were drawn.
-        learning_rate: The task's published learning rate, if it has one.
-    """
-
-    examples: tuple[Demonstration, ...]
-    bos: int | None
-    separator: Tokens
-    protocol: Protocol
-    drawn: Tokens = ()
-    learning_rate: float | None = None
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @property
-    def _head(self) -> Tokens:
-        return () if self.bos is None else (self.bos,)
-
-    def prompt(self) -> Tokens:
-        """BOS, then each example and a separator: what in-context learning puts first."""
-        ids = list(self._head)
-        for example in self.examples:
-            ids += example.tokens + self.separator
-        return tuple(ids)
-
-    def prompt_positions(self) -> Tokens:
-        """Positions in `prompt()` of the examples' own tokens, without BOS and separators."""
-        positions: list[int] = []
-        start = len(self._head)
-        for example in self.examples:
-            positions += range(start, start + len(example.tokens))
-            start += len(example.tokens) + len(self.separator)
-        return tuple(positions)
-
-    def check_vocabulary(self, host: Host) -> None:
-        """Raise `EpisodeError` if a token of the prompt is not one of `host`'s."""
-        _check_vocabulary(host, self.prompt())
-
-    def sequences(self, loss_on: str | None = None) -> tuple[TrainingSequence, ...]:
-        """Training sequences in training order (method: GD; no trailing separator).
-
-        Args:
-            loss_on: "all" or "label"; None takes the protocol's.
-
-        Raises:
-            EpisodeError: A sequence has no token to predict.
-            ProtocolError: `loss_on` is neither.
-        """
-        loss_on = self.protocol.loss_on if loss_on is None else loss_on
-        if loss_on not in get_args(LossOn):
-            raise ProtocolError(
-                f"loss_on is {loss_on!r}; allowed: {', '.join(get_args(LossOn))}."
-                + nearest(str(loss_on), get_args(LossOn))
-            )
-        order = self.drawn if self.protocol.order == "drawn" and self.drawn else None
-        examples = [self.examples[i] for i in order] if order else list(self.examples)
-        found: list[TrainingSequence] = []
-        for example in examples:
-            tokens = self._head + example.tokens
-            label_start = len(tokens) - len(example.label)
-            first = label_start if loss_on == "label" else 1
-            targets = tuple(range(max(first, 1), len(tokens)))
-            if not targets:
-                raise EpisodeError("A demonstration of one token, without BOS, predicts nothing.")
-            found.append(TrainingSequence(tokens, targets, label_start))
-        return tuple(found)
+class EpisodeWarning(UserWarning):
+    """An episode can be measured, but what comes out may not mean what it seems to."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +37,7 @@ class Query:
     gold: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Episode:
     """Demonstrations, queries and label words of one task, tokenised under one protocol.
 
@@ -216,6 +89,61 @@ class Episode:
         return str(self.provenance.get("task", "custom"))
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may mislead about this episode's results, one sentence each."""
+        facts, found = self.provenance, list[str]()
+        share, unknown = facts.get("unknown_share", 0.0), facts.get("unknown_labels", ())
+        if share > UNKNOWN:
+            found.append(
+                f"{share:.0%} of the queries' tokens are unknown to this tokenizer: the model "
+                "cannot read these rows."
+            )
+        if unknown:
+            found.append(f"Label words unknown to this tokenizer: {', '.join(unknown)}.")
+        classes = self.demonstrations.classes()
+        if len(classes) == 1 and FOREIGN not in classes:
+            (label,) = classes
+            found.append(
+                f"All {len(self.demonstrations)} demonstrations have the label "
+                f"{self.label_word(label)!r}: nothing in the prompt tells the classes apart."
+            )
+        if not facts.get("common_queries", True):
+            found.append(
+                "Each draw has queries of its own: too few rows are left that repeat no "
+                "demonstration of any draw."
+            )
+        return tuple(found)
+
+    def label_word(self, label: int) -> str:
+        """A label's word, or its tokens where the episode was made of tokens."""
+        words: Sequence[str] = self.provenance.get("labels", ())
+        return words[label] if label < len(words) else str(list(self.label_tokens[label]))
+
+    def __repr__(self) -> str:
+        return one_line("Episode", self._facts())
+
+    def _repr_html_(self) -> str:
+        return html_table("Episode", self._facts(), self.warnings)
+
+    def _facts(self) -> dict[str, str]:
+        shown, seed = self.demonstrations, self.provenance.get("seed")
+        classes = {self.label_word(label): n for label, n in sorted(shown.classes().items())
+                   if label != FOREIGN}  # fmt: skip
+        counts = ", ".join(f"{n} {word}" for word, n in classes.items())
+        warned = {"warnings": f"{len(self.warnings)} warnings"} if self.warnings else {}
+        return {
+            "task": f"task {self.task!r}",
+            "demonstrations": f"{len(shown)} demonstrations" + (f" ({counts})" if counts else ""),
+            "queries": f"{len(self.queries)} queries",
+            "labels": f"{self.n_labels} labels",
+            "prompt": f"prompt of {len(shown.prompt())} tokens",
+            "protocol": f"protocol {self.protocol.name!r}",
+            "draw": "no draw" if seed is None else f"seed {seed}",
+            "hash": f"hash {self.hash}",
+            **warned,
+        }
+
+    @property
     def hash(self) -> str:
         """Sixteen hexadecimal digits over every token, label and protocol field."""
         facts = dataclasses.asdict(self)
@@ -254,7 +182,7 @@ class Episode:
             )
         self.demonstrations.check_vocabulary(host)
         for tokens in (*(query.content for query in self.queries), *self.label_tokens):
-            _check_vocabulary(host, tokens)
+            check_vocabulary(host, tokens)
 
     def with_demonstrations(
         self, examples: Sequence[Demonstration], drawn: Sequence[int] | None = None
@@ -277,18 +205,20 @@ class Episode:
     @classmethod
     def from_tokens(
         cls,
-        demonstrations: Sequence[Sequence[int]],
-        queries: Sequence[Sequence[int]],
-        label_tokens: Sequence[int] | Sequence[Sequence[int]],
-        gold: Sequence[int],
+        demonstrations: TokenIds,
+        queries: TokenIds,
+        label_tokens: TokenIds,
+        gold: TokenIds,
         *,
-        bos: int | None,
-        separator: int | Sequence[int] = (),
+        bos: TokenIds | None,
+        separator: TokenIds = (),
         protocol: Protocol | str = DEFAULT,
         learning_rate: float | None = None,
         name: str = "custom",
     ) -> Episode:
         """Build an episode from token ids, for synthetic tasks.
+
+        Token ids and labels are integers, in lists, NumPy arrays or torch tensors.
 
         Args:
             demonstrations: Content followed by the label word, without BOS and separator.
@@ -302,34 +232,36 @@ class Episode:
             name: The task's name in results.
 
         Raises:
-            EpisodeError: A demonstration ends in no label word, or lengths or labels disagree.
+            EpisodeError: A demonstration ends in no label word, lengths or labels disagree, or
+                something is no integer.
         """
         protocol = get_protocol(protocol)
         labels = tuple(
-            (label,) if isinstance(label, int) else tuple(map(int, label)) for label in label_tokens
+            one_or_more(label, f"Label {i}")
+            for i, label in enumerate(members(label_tokens, "Label tokens"))
         )
         _check_labels(labels)
-        if len(queries) != len(gold):
-            raise EpisodeError(f"{len(queries)} queries but {len(gold)} gold labels.")
+        golds = token_ids(gold, "Gold labels")
+        asked = [
+            token_ids(tokens, f"Query {i}") for i, tokens in enumerate(members(queries, "Queries"))
+        ]
+        if len(asked) != len(golds):
+            raise EpisodeError(f"{len(asked)} queries but {len(golds)} gold labels.")
         examples = tuple(
-            _split_label(index, tuple(map(int, tokens)), labels)
-            for index, tokens in enumerate(demonstrations)
+            _split_label(i, token_ids(tokens, f"Demonstration {i}"), labels)
+            for i, tokens in enumerate(members(demonstrations, "Demonstrations"))
         )
+        given = None if bos is None else whole(bos, "BOS")
         return cls(
             Demonstrations(
                 examples=examples,
-                bos=bos if protocol.bos else None,
-                separator=(
-                    (separator,) if isinstance(separator, int) else tuple(map(int, separator))
-                ),
+                bos=given if protocol.bos else None,
+                separator=one_or_more(separator, "The separator"),
                 protocol=protocol,
                 drawn=tuple(range(len(examples))),
                 learning_rate=learning_rate,
             ),
-            tuple(
-                Query(tuple(map(int, tokens)), int(label))
-                for tokens, label in zip(queries, gold, strict=True)
-            ),
+            tuple(Query(tokens, label) for tokens, label in zip(asked, golds, strict=True)),
             labels,
             {"task": name},
         )
@@ -346,20 +278,14 @@ def _split_label(index: int, tokens: Tokens, labels: Sequence[Tokens]) -> Demons
     return Demonstration(tokens[: -len(labels[gold])], labels[gold], gold)
 
 
-def _check_vocabulary(host: Host, tokens: Tokens) -> None:
-    for token in tokens:
-        if not 0 <= token < host.d_vocab:
-            raise EpisodeError(
-                f"Token id {token} is outside {host.name}'s vocabulary of {host.d_vocab}: the "
-                "episode was tokenised for another model."
-            )
-
-
 def _check_labels(labels: Sequence[Tokens]) -> None:
     if len(labels) < 2 or any(not label for label in labels):
         raise EpisodeError("An episode needs at least two label words of at least one token each.")
-    if len(set(labels)) < len(labels):
-        raise EpisodeError(f"Two label words have the same tokens: {[list(la) for la in labels]}.")
+    if same := same_tokens(labels):
+        raise EpisodeError(
+            f"Two label words have the same tokens: {[list(la) for la in labels]} (labels "
+            f"{same[0]} and {same[1]})."
+        )
 
 
 def _check_gold(what: str, index: int, gold: int, n_labels: int) -> None:

@@ -22,6 +22,14 @@ class RowsError(LensError):
     """A task's rows cannot be read, or too few of them can be drawn."""
 
 
+class SeedError(LensError):
+    """A seed is no integer from 0 to 2**63 - 1."""
+
+
+class FileError(LensError):
+    """A file cannot be written where it was asked for."""
+
+
 class ModelError(LensError):
     """A model cannot be found or read, or was asked for in a way that does not exist."""
 

@@ -1,172 +1,218 @@
-"""Files that are there whole or not at all; and a run's files, in a folder or wherever fsspec goes.
+"""Files that are there whole or not at all.
 
-Every file of this package is written by `write_whole`: beside its place under a hidden name, then
-moved there.
+Every file of this package is written by `write_whole`: under a hidden name that says which process
+writes it, then moved to its place.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import socket
+import stat
+import tempfile
 import uuid
-from abc import ABC, abstractmethod
-from importlib import import_module
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-from iclgd_lens.errors import RunError
+from iclgd_lens.errors import FileError
 
-_PARTIAL = ".partial-"
-"""How the names of files begin that are being written."""
+PARTIAL = ".partial-"
+"""How the names of files begin that are being written; readers skip them."""
+
+FORGOTTEN = 24 * 3600
+"""Seconds after which a partial file is nobody's whose process cannot be asked."""
+
+_OWNED = re.compile(re.escape(PARTIAL) + r"(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]+")
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+def write_whole(
+    path: str | os.PathLike[str], data: bytes, *, scratch: str | os.PathLike[str] | None = None
+) -> None:
     """Write `data` to `path`: the file is there whole, or as it was before.
 
-    Missing folders are made. A symbolic link is followed: its target is replaced, not the link.
+    Missing folders are made. A symbolic link is followed: its target is replaced, not the link. A
+    file that is replaced keeps its permissions.
+
+    Args:
+        path: The file.
+        data: Its content.
+        scratch: A folder on the same disk for the file that is being written; by default the one
+            that holds `path`.
 
     Raises:
-        OSError: The place takes no files, or the disk is full; nothing is left behind.
+        OSError: The place takes no files, is none for a file (a folder, a device, a loop of
+            links), or the disk is full; nothing is left behind.
+    """
+    place = _place(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder = place.parent if scratch is None else Path(scratch)
+    try:
+        _write_and_move(folder / partial_name(), place, data)
+    except OSError as error:
+        if scratch is None or error.errno != errno.EXDEV:
+            raise
+        _write_and_move(place.parent / partial_name(), place, data)
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    """The file that a path leads to, which need not be there.
+
+    Raises:
+        OSError: Something else is there.
     """
     place = Path(os.path.realpath(path))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
     try:
-        with partial.open("xb") as file:
+        mode = place.lstat().st_mode
+    except FileNotFoundError:
+        return place
+    if stat.S_ISLNK(mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return place
+
+
+def _write_and_move(partial: Path, place: Path, data: bytes) -> None:
+    descriptor, here, folder = _open_new(partial)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
+            if place.exists():
+                os.chmod(file.fileno() if os.chmod in os.supports_fd else here, _mode(place))
             os.fsync(file.fileno())
-        os.replace(partial, place)
+        within = {} if folder is None else {"src_dir_fd": folder}
+        os.replace(here, place, **within)
+    except BaseException:
+        os.unlink(here, dir_fd=folder)
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        if folder is not None:
+            os.close(folder)
 
 
-class Files(ABC):
-    """A folder of small files, by names with forward slashes relative to it."""
+def _open_new(partial: Path) -> tuple[int, str | Path, int | None]:
+    """Open a new file: its descriptor, and its name within an open folder if that was needed.
 
-    where: str
-
-    @abstractmethod
-    def read(self, name: str) -> bytes | None:
-        """Return a file's bytes, or None where there is no such file."""
-
-    @abstractmethod
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file whole, replacing one of that name."""
-
-    @abstractmethod
-    def names(self, folder: str = "") -> set[str]:
-        """Names of the files in a folder (not below it), without those being written."""
-
-    @abstractmethod
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-
-    @abstractmethod
-    def exists(self, name: str) -> bool:
-        """Whether the file is there."""
-
-    def move(self, name: str, to: str) -> None:
-        """Move a file, if it is there; another process may have moved it before."""
-        data = self.read(name)
-        if data is not None:
-            self.write(to, data)
-            self.remove(name)
+    A path may be so near the system's limit that the one beside it is too long.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        return os.open(partial, flags, 0o666), partial, None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG or os.open not in os.supports_dir_fd:
+            raise
+    folder = os.open(partial.parent, os.O_RDONLY)
+    try:
+        return os.open(partial.name, flags, 0o666, dir_fd=folder), partial.name, folder
+    except BaseException:
+        os.close(folder)
+        raise
 
 
-def open_files(where: str | os.PathLike[str]) -> Files:
-    """Return the files under a path, or under a URL such as "s3://bucket/run" (needs fsspec).
+def _mode(place: Path) -> int:
+    return stat.S_IMODE(place.stat().st_mode)
+
+
+# -- checked first, and somewhere else if need be --------------------------------------------------
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that could not be written, before anything is computed for it.
+
+    An empty file is made beside the place and removed again; missing folders are made.
 
     Raises:
-        RunError: The URL needs a library that is not installed, or the path is a file.
+        FileError: Something else is there, or the folder takes no files.
     """
-    text = os.fspath(where)
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme != "file":
-        return _RemoteFiles(text)
-    return _LocalFiles(Path(rest if separator else text))
+    try:
+        place = _place(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        _probe(place)
+    except OSError as error:
+        raise FileError(f"{os.fspath(path)} cannot be written: {error.strerror}.") from error
 
 
-class _LocalFiles(Files):
-    def __init__(self, folder: Path) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise RunError(f"{folder} is a file; a run needs a directory of its own")
-        self.folder = folder
-        self.where = str(folder)
+def _probe(place: Path) -> None:
+    """Make and remove a file beside the place, with a name as long as the wanted one."""
+    name = partial_name()
+    wanted = len(os.fsencode(place.name))
+    descriptor, here, folder = _open_new(place.with_name(name.ljust(wanted, "0")))
+    try:
+        os.close(descriptor)
+        os.unlink(here, dir_fd=folder)
+    finally:
+        if folder is not None:
+            os.close(folder)
 
-    def read(self, name: str) -> bytes | None:
+
+def write_somewhere(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a file where it was asked for; failing that, in this folder or the temporary one.
+
+    For results that took long: they are not lost because a disk has filled up meanwhile.
+
+    Returns:
+        Where the file is.
+
+    Raises:
+        FileError: None of these places takes it.
+    """
+    wanted = Path(path)
+    name = wanted.name[-100:] or "result"
+    other = (Path.cwd() / name, Path(tempfile.gettempdir()) / f"{uuid.uuid4().hex[:8]}-{name}")
+    reasons: list[str] = []
+    # What lies in this folder under that name is somebody else's.
+    for place in (wanted, *(each for each in other if not each.exists())):
         try:
-            return (self.folder / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def write(self, name: str, data: bytes) -> None:
-        write_whole(self.folder / name, data)
-
-    def names(self, folder: str = "") -> set[str]:
-        try:
-            entries = list(os.scandir(self.folder / folder))
-        except (FileNotFoundError, NotADirectoryError):
-            return set()
-        return {
-            entry.name
-            for entry in entries
-            if not entry.name.startswith(_PARTIAL) and entry.is_file()
-        }
-
-    def remove(self, name: str) -> None:
-        (self.folder / name).unlink(missing_ok=True)
-
-    def exists(self, name: str) -> bool:
-        return (self.folder / name).is_file()
+            write_whole(place, data)
+            return place
+        except OSError as error:
+            reasons.append(f"{place} ({error.strerror})")
+    raise FileError(f"No place takes the file: {', '.join(reasons)}.")
 
 
-class _RemoteFiles(Files):
-    """Through fsspec. An object store's put is atomic; elsewhere a file is moved into place."""
+# -- files of killed processes ---------------------------------------------------------------------
 
-    def __init__(self, url: str) -> None:
-        try:
-            core: Any = import_module("fsspec.core")
-        except ImportError as error:
-            raise RunError(f"{url}: a URL needs fsspec (pip install 'iclgd_lens[ray]')") from error
-        try:
-            self.fs, self.root = core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise RunError(f"{url}: fsspec cannot open it ({error})") from error
-        self.where = url
 
-    def _path(self, name: str) -> str:
-        return f"{self.root.rstrip('/')}/{name}" if name else self.root
+def partial_name() -> str:
+    """A name for a file that is being written: hidden, and with host and process in it."""
+    return f"{PARTIAL}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
-    def read(self, name: str) -> bytes | None:
-        try:
-            return bytes(self.fs.cat_file(self._path(name)))
-        except FileNotFoundError:
-            return None
 
-    def write(self, name: str, data: bytes) -> None:
-        path = self._path(name)
-        folder = path.rpartition("/")[0]
-        self.fs.makedirs(folder, exist_ok=True)
-        partial = f"{folder}/{_PARTIAL}{uuid.uuid4().hex}"
-        self.fs.pipe_file(partial, data)
-        self.fs.mv(partial, path)
+def is_abandoned(name: str, age: float) -> bool:
+    """Whether a partial file's process is gone.
 
-    def names(self, folder: str = "") -> set[str]:
-        try:
-            self.fs.invalidate_cache()
-            entries: list[dict[str, Any]] = self.fs.ls(self._path(folder), detail=True)
-        except FileNotFoundError:
-            return set()
-        names = {
-            str(entry["name"]).rpartition("/")[2] for entry in entries if entry["type"] == "file"
-        }
-        return {name for name in names if not name.startswith(_PARTIAL)}
+    Args:
+        name: The file's name.
+        age: Seconds since it was last written to.
 
-    def remove(self, name: str) -> None:
-        try:
-            self.fs.rm_file(self._path(name))
-        except FileNotFoundError:
-            return
+    Returns:
+        False for a live process of this machine. A process of another machine cannot be asked:
+        its file, and one of an unknown name, is abandoned after `FORGOTTEN` seconds.
+    """
+    if not name.startswith(PARTIAL):
+        return False
+    owner = _OWNED.fullmatch(name)
+    if owner is None or owner["host"] != _host() or os.name == "nt":
+        return age > FORGOTTEN
+    return not _lives(int(owner["pid"]))
 
-    def exists(self, name: str) -> bool:
-        return bool(self.fs.exists(self._path(name)))
+
+def _host() -> str:
+    return sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # asks, and sends nothing
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True

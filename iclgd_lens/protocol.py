@@ -10,10 +10,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic.dataclasses import dataclass
 
 from iclgd_lens.errors import ProtocolError, nearest
+from iclgd_lens.seeds import check_seed
+from iclgd_lens.validation import STRICT, own_message, validated
 
 EOS = "<eos>"
 """Value of `Protocol.separator` that stands for the tokenizer's end-of-sequence token."""
@@ -23,13 +27,57 @@ LossOn = Literal["all", "label"]
 Order = Literal["prompt", "drawn"]
 SimAM = Literal["difference", "raw"]
 
-TRAINABLE = (
+Weight = Literal[
     "W_Q", "b_Q", "W_K", "b_K", "W_V", "b_V", "W_O", "b_O",
     "W_in", "b_in", "W_gate", "b_gate", "W_out", "b_out",
-)  # fmt: skip
+]  # fmt: skip
+TRAINABLE: tuple[str, ...] = get_args(Weight)
+
+_ALLOWED: Mapping[str, tuple[str, ...]] = {
+    "readout": get_args(Readout),
+    "loss_on": get_args(LossOn),
+    "order": get_args(Order),
+    "sim_am": get_args(SimAM),
+    "trained": TRAINABLE,
+}
 
 
-@dataclass(frozen=True, kw_only=True)
+def _fault(fault: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    field, value = str(fault["loc"][0]), fault.get("input")
+    if fault["type"] == "unexpected_keyword_argument":
+        known = [each.name for each in dataclasses.fields(Protocol)]
+        return f"Protocol has no field {field!r}; it has {', '.join(known)}.{nearest(field, known)}"
+    if own := own_message(fault):
+        return own
+    if field in _ALLOWED:
+        allowed = _ALLOWED[field]
+        return (
+            f"Protocol.{field} is {value!r}; allowed: {', '.join(allowed)}."
+            f"{nearest(str(value), allowed)}"
+        )
+    message = str(fault["msg"])
+    return f"Protocol.{field} is {value!r}; {message[0].lower()}{message[1:]}."
+
+
+def _weights(trained: object) -> object:
+    # One weight may be named without a tuple; its letters are no weights.
+    if isinstance(trained, str):
+        return (trained,)
+    return tuple(cast("list[object]", trained)) if isinstance(trained, list) else trained
+
+
+def _some(trained: tuple[str, ...]) -> tuple[str, ...]:
+    if not trained:
+        raise ValueError("Protocol.trained is empty: name at least one weight, as 'W_K'.")
+    return trained
+
+
+def _query_seed(seed: int) -> int:
+    return check_seed(seed, "Protocol.query_seed", ProtocolError)
+
+
+@validated(ProtocolError, _fault)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Protocol:
     """How an episode is written, trained on, read and scored.
 
@@ -57,31 +105,19 @@ class Protocol:
     loss_on: LossOn = "all"
     separator: str = "\n"
     bos: bool = True
-    trained: tuple[str, ...] = ("W_K", "b_K", "W_V", "b_V")
+    trained: Annotated[tuple[Weight, ...], BeforeValidator(_weights), AfterValidator(_some)] = (
+        "W_K",
+        "b_K",
+        "W_V",
+        "b_V",
+    )
     order: Order = "prompt"
     balanced: bool = False
-    query_seed: int = 1
+    query_seed: Annotated[int, AfterValidator(_query_seed)] = 1
     skip_repeated: bool = True
     strip: bool = True
     normalize_attention_output: bool = True
     sim_am: SimAM = "difference"
-
-    def __post_init__(self) -> None:
-        for field, allowed in (
-            ("readout", get_args(Readout)),
-            ("loss_on", get_args(LossOn)),
-            ("order", get_args(Order)),
-            ("sim_am", get_args(SimAM)),
-        ):
-            _check(field, getattr(self, field), allowed)
-        given: Any = self.trained
-        # One weight may be named without a tuple; its letters are no weights.
-        trained = (given,) if isinstance(given, str) else tuple(given)
-        object.__setattr__(self, "trained", trained)
-        if not self.trained:
-            raise ProtocolError("Protocol.trained is empty: name at least one weight, as 'W_K'.")
-        for weight in self.trained:
-            _check("trained", weight, TRAINABLE)
 
     def replace(self, **changes: Any) -> Protocol:
         """Return a copy with `changes`; it is named "custom" unless a name is given.
@@ -89,9 +125,6 @@ class Protocol:
         Raises:
             ProtocolError: A field is unknown or a value is not allowed.
         """
-        fields = [field.name for field in dataclasses.fields(self)]
-        for key in changes:
-            _check_field(key, fields)
         return dataclasses.replace(self, **{"name": "custom", **changes})
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,35 +138,13 @@ class Protocol:
         Raises:
             ProtocolError: A field is unknown or a value is not allowed.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        for key in fields:
-            _check_field(key, names)
-        # JSON has no tuples.
-        given: dict[str, Any] = dict(fields)
-        if isinstance(given.get("trained"), list):
-            given["trained"] = tuple(given["trained"])
-        return cls(**given)
+        return cls(**fields)
 
     @property
     def hash(self) -> str:
         """Sixteen hexadecimal digits over every field but the name."""
         fields = {key: value for key, value in self.as_dict().items() if key != "name"}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _check(field: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ProtocolError(
-            f"Protocol.{field} is {value!r}; allowed: {', '.join(allowed)}."
-            + nearest(str(value), allowed)
-        )
-
-
-def _check_field(key: str, fields: list[str]) -> None:
-    if key not in fields:
-        raise ProtocolError(
-            f"Protocol has no field {key!r}; it has {', '.join(fields)}." + nearest(key, fields)
-        )
 
 
 DEFAULT = Protocol()

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
 from pathlib import Path
 from typing import Any
 
-from iclgd_lens.episode import EMBEDDED, Demonstration, Demonstrations, Episode, Query, Tokens
-from iclgd_lens.errors import EpisodeError
+from iclgd_lens.drawing import Draw, check_draws, demonstrations_of, draw_rows
+from iclgd_lens.embedded import embedded_revision
+from iclgd_lens.episode import Demonstrations, Episode, EpisodeWarning
 from iclgd_lens.host import Host, as_host
-from iclgd_lens.protocol import DEFAULT, EOS, Protocol, get_protocol
-from iclgd_lens.tasks import (
-    Row,
-    Rows,
-    Task,
-    draw_demonstrations,
-    draw_queries,
-    get_task,
-    hash_rows,
-    load_rows,
-)
+from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
+from iclgd_lens.tasks import Data, Splits, Task, get_task, hash_rows, load_rows, load_splits
+from iclgd_lens.writer import Writer
 
 
 def load_episode(
@@ -30,7 +23,7 @@ def load_episode(
     queries: int | None = 200,
     seed: int = 0,
     permutation: int = 0,
-    data: str | Path | None = None,
+    data: Data = None,
     protocol: Protocol | str = DEFAULT,
     revision: str | None = None,
 ) -> Episode:
@@ -43,38 +36,76 @@ def load_episode(
         queries: Evaluation rows; None for all, at most 2,000.
         seed: Seed of the draw of demonstrations.
         permutation: 0 keeps the drawn order; p > 0 permutes it, seeded.
-        data: "hub", "embedded" or a folder; None takes the embedded rows for the embedded model
-            and the Hub for any other.
+        data: "hub", "embedded" or a folder; or rows in memory: a list of mappings, a pandas
+            DataFrame or a `datasets.Dataset`, or a mapping of the splits "train" and "validation"
+            to these (one table serves for both; no query is then a demonstration). None takes the
+            embedded rows for the embedded model and the Hub for any other.
         protocol: A protocol, or the name of a preset.
         revision: Revision of the Hub's data set.
 
     Raises:
         TaskError: The task is unknown or malformed.
-        RowsError: Rows are missing, malformed or too few.
+        RowsError: Rows are missing, malformed or too few, or the seed is out of range.
         EpisodeError: The model has no tokenizer, or the text does not fit the model.
     """
+    return load_episodes(
+        task, model, draws=1, seed=seed, shots=shots, queries=queries, permutation=permutation,
+        data=data, protocol=protocol, revision=revision,
+    )[0]  # fmt: skip
+
+
+def load_episodes(
+    task: str | Path | Task,
+    model: Any,
+    *,
+    draws: int = 5,
+    seed: int = 0,
+    shots: int = 16,
+    queries: int | None = 64,
+    permutation: int = 0,
+    data: Data = None,
+    protocol: Protocol | str = DEFAULT,
+    revision: str | None = None,
+) -> tuple[Episode, ...]:
+    """Draw demonstrations several times, all for the same queries.
+
+    A verdict needs several draws. Rows are read and tokenised once. A row that repeats a
+    demonstration of any draw is no query (under `protocol.skip_repeated`); where too few rows are
+    left for that, each draw has queries of its own, and `Episode.warnings` says so.
+
+    Args:
+        task: A task's name, a YAML file, or a `Task`.
+        model: The model (or its host) whose tokenizer writes the tokens.
+        draws: How many draws; their seeds are `seed`, `seed + 1` and so on.
+        seed: Seed of the first draw.
+        shots: Demonstrations a draw.
+        queries: Evaluation rows; None for all, at most 2,000.
+        permutation: 0 keeps the drawn order; p > 0 permutes it, seeded.
+        data: See `load_episode`.
+        protocol: A protocol, or the name of a preset; `balanced=True` draws equal classes.
+        revision: Revision of the Hub's data set.
+
+    Raises:
+        TaskError: The task is unknown or malformed.
+        RowsError: Rows are missing, malformed or too few, or a seed is out of range.
+        EpisodeError: `draws` is less than 1, the model has no tokenizer, or the text does not fit
+            the model.
+    """
     task, protocol, host = get_task(task), get_protocol(protocol), as_host(model)
-    data = _source(data, host)
-    writer = _Writer(host.tokenizer, task, protocol)
-    train = load_rows(task, "train", data, revision, strip=protocol.strip)
-    validation = load_rows(task, "validation", data, revision, strip=protocol.strip)
-    rows, demonstrations = _draw(writer, train, shots, seed, permutation)
-    repeated = rows if protocol.skip_repeated else ()
-    asked = draw_queries(validation, queries, seed=protocol.query_seed, exclude=repeated)
-    episode = Episode(
-        demonstrations,
-        tuple(Query(writer.content(row), row.label) for row in asked),
-        writer.labels,
-        _provenance(task, train, validation, rows, asked)
-        | {
-            "seed": seed,
-            "permutation": permutation,
-            "shots": shots,
-            "data": str(data),
-        },
-    )
-    episode.check(host)
-    return episode
+    seed = check_draws(seed, draws)
+    writer = Writer(host.tokenizer, task, protocol)  # before rows are read, from the Hub say
+    splits = load_splits(task, _source(data, host), revision, strip=protocol.strip)
+    drawn = draw_rows(
+        splits, protocol, shots=shots, queries=queries, seed=seed, draws=draws,
+        permutation=permutation,
+    )  # fmt: skip
+    facts = _common_facts(writer, splits, permutation)
+    episodes = tuple(_write(writer, draw, facts) for draw in drawn)
+    for episode in episodes:
+        episode.check(host)
+    for sentence in dict.fromkeys(note for episode in episodes for note in episode.warnings):
+        warnings.warn(f"{task.name}: {sentence}", EpisodeWarning, stacklevel=2)
+    return episodes
 
 
 def load_demonstrations(
@@ -84,7 +115,7 @@ def load_demonstrations(
     shots: int = 32,
     seed: int = 0,
     permutation: int = 0,
-    data: str | Path | None = None,
+    data: Data = None,
     protocol: Protocol | str = DEFAULT,
     revision: str | None = None,
 ) -> Demonstrations:
@@ -93,109 +124,62 @@ def load_demonstrations(
     They need not fit the model's context together: an update reads them one by one.
     """
     task, protocol, host = get_task(task), get_protocol(protocol), as_host(model)
-    writer = _Writer(host.tokenizer, task, protocol)
-    train = load_rows(task, "train", _source(data, host), revision, strip=protocol.strip)
-    return _draw(writer, train, shots, seed, permutation)[1]
+    writer, source = Writer(host.tokenizer, task, protocol), _source(data, host)
+    if isinstance(source, Splits):
+        source = load_splits(task, source, strip=protocol.strip)
+    else:
+        train = load_rows(task, "train", source, revision, strip=protocol.strip)
+        source = Splits(train, train, None)
+    rows, drawn = demonstrations_of(
+        source, protocol, shots=shots, seed=seed, permutation=permutation
+    )
+    return _demonstrations(writer, Draw(seed, rows, drawn, ()))
 
 
-def _source(data: str | Path | None, host: Host) -> str | Path:
+def _source(data: Data, host: Host) -> Data:
+    """Where rows come from, by default those that the model was trained to read."""
     if data is not None:
         return data
-    return "embedded" if host.name.startswith((EMBEDDED, "embedded")) else "hub"
+    revision = getattr(host.model.cfg, "model_revision", None)
+    return "embedded" if revision == embedded_revision() else "hub"
 
 
-def _draw(
-    writer: _Writer, train: Rows, shots: int, seed: int, permutation: int
-) -> tuple[tuple[Row, ...], Demonstrations]:
-    balanced = writer.protocol.balanced
-    drawn = draw_demonstrations(train, shots, seed=seed, balanced=balanced)
-    rows = draw_demonstrations(train, shots, seed=seed, permutation=permutation, balanced=balanced)
-    places = {row.index: place for place, row in enumerate(rows)}
-    return rows, Demonstrations(
-        examples=tuple(writer.demonstration(row) for row in rows),
+def _write(writer: Writer, draw: Draw, facts: dict[str, Any]) -> Episode:
+    asked = tuple(writer.query(row) for row in draw.queries)
+    rows = draw.demonstrations
+    own = {
+        "demonstration_rows": [row.index for row in rows],
+        "demonstrations_hash": hash_rows(rows),
+        "queries_hash": hash_rows(draw.queries),
+        "unknown_share": round(writer.unknown_share(query.content for query in asked), 4),
+        "common_queries": draw.common,
+        "seed": draw.seed,
+        "shots": len(rows),
+    }
+    shown = _demonstrations(writer, draw)
+    writer.check_labels()
+    return Episode(shown, asked, writer.labels, facts | own)
+
+
+def _demonstrations(writer: Writer, draw: Draw) -> Demonstrations:
+    return Demonstrations(
+        examples=tuple(writer.demonstration(row) for row in draw.demonstrations),
         bos=writer.bos,
         separator=writer.separator,
         protocol=writer.protocol,
-        drawn=tuple(places[row.index] for row in drawn),
+        drawn=draw.drawn,
         learning_rate=writer.task.learning_rate,
     )
 
 
-class _Writer:
-    """Turns rows into token ids with one tokenizer, task and protocol."""
-
-    def __init__(self, tokenizer: Any, task: Task, protocol: Protocol) -> None:
-        if tokenizer is None:
-            raise EpisodeError(
-                "This model has no tokenizer, so text cannot become tokens. Set model.tokenizer, "
-                "or build the episode with Episode.from_tokens."
-            )
-        self._tokenizer = tokenizer
-        self.task = task
-        self.protocol = protocol
-        self.bos = _bos(tokenizer) if protocol.bos else None
-        self.labels = tuple(
-            self._rest(task.labels[0], f"{task.labels[0]} {word}", f"label word {word!r}")
-            for word in task.labels
-        )
-        self.separator = self._separator(protocol.separator)
-
-    def _ids(self, text: str) -> Tokens:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _rest(self, before: str, whole: str, what: str) -> Tokens:
-        """The tokens that `whole` adds to `before`."""
-        head, full = self._ids(before), self._ids(whole)
-        if full[: len(head)] != head or len(full) == len(head):
-            raise EpisodeError(
-                f"The tokenizer joins the {what} with the text before it, so it has no tokens of "
-                "its own; change the prompt's end or the label word."
-            )
-        return full[len(head) :]
-
-    def _separator(self, separator: str) -> Tokens:
-        if separator == "":
-            return ()
-        if separator != EOS:
-            before = f"{self.task.labels[0]} {self.task.labels[0]}"
-            return self._rest(before, before + separator, f"separator {separator!r}")
-        if self._tokenizer.eos_token_id is None:
-            raise EpisodeError(
-                "The protocol separates demonstrations by EOS, but the tokenizer has none; use "
-                'protocol.replace(separator="\\n").'
-            )
-        return (int(self._tokenizer.eos_token_id),)
-
-    def content(self, row: Row) -> Tokens:
-        """A row's prompt as tokens."""
-        return self._ids(row.prompt)
-
-    def demonstration(self, row: Row) -> Demonstration:
-        """A row's prompt and label word as tokens."""
-        word = self.task.labels[row.label]
-        label = self._rest(row.prompt, f"{row.prompt} {word}", f"label word {word!r}")
-        if label != self.labels[row.label]:
-            raise EpisodeError(
-                f"After the prompt of row {row.index} the tokenizer writes the label word {word!r} "
-                f"as {list(label)}, elsewhere as {list(self.labels[row.label])}, so its score "
-                "would be that of other tokens; change the prompt's end or the label word."
-            )
-        return Demonstration(self.content(row), label, row.label)
-
-
-def _bos(tokenizer: Any) -> int | None:
-    """BOS, or EOS where a tokenizer has only that (GPT-2 and Pythia begin with it), or None."""
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return None
-
-
-def _provenance(
-    task: Task, train: Rows, validation: Rows, examples: Sequence[Row], asked: Sequence[Row]
-) -> dict[str, Any]:
+def _common_facts(writer: Writer, splits: Splits, permutation: int) -> dict[str, Any]:
+    """What all draws from these rows have in common; rows in memory have no place to name."""
+    task, train, validation = writer.task, splits.train, splits.validation
+    place = {} if splits.data is None else {"data": splits.data}
     return {
         "task": task.name,
+        "labels": list(task.labels),
+        "unknown_labels": list(writer.unknown_labels()),
         "prompt_hash": task.prompt_hash,
         "train_source": train.source,
         "train_revision": train.revision,
@@ -203,7 +187,6 @@ def _provenance(
         "validation_revision": validation.revision,
         "train_hash": train.hash,
         "validation_hash": validation.hash,
-        "demonstration_rows": [row.index for row in examples],
-        "demonstrations_hash": hash_rows(examples),
-        "queries_hash": hash_rows(asked),
+        "permutation": permutation,
+        **place,
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from iclgd_lens.embedded.architecture import model_config, new_model
-from iclgd_lens.embedded.tokenizer import build_tokenizer
+from examples.embedded_model.architecture import model_config, new_model
+from examples.embedded_model.tokenizer import build_tokenizer
 
 
 def save_small_model(folder: Path, seed: int = 0) -> Path:

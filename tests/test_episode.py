@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-import iclgd_lens as lens
 from iclgd_lens.episode import FOREIGN, Demonstration, Demonstrations, Episode, Query
-from iclgd_lens.errors import EpisodeError, ProtocolError, RowsError, TaskError
-from iclgd_lens.host import Host
+from iclgd_lens.errors import EpisodeError, ProtocolError
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.writing import load_demonstrations, load_episode
-from tests import checks, families
+from tests import checks
 
 TEXTS = DEFAULT.replace(separator=" w9", name="texts")
 
@@ -115,7 +112,10 @@ def test_the_longest_label_that_fits_is_the_label() -> None:
         ({"gold": [0, 0, -1]}, "Query 2 has label -1; labels are 0 to 1"),
         ({"label_tokens": [[5]]}, "at least two label words"),
         ({"label_tokens": [[5], []]}, "at least two label words of at least one token"),
-        ({"label_tokens": [[5], [5]]}, r"Two label words have the same tokens: \[\[5\], \[5\]\]"),
+        (
+            {"label_tokens": [[5], [5]]},
+            r"Two label words have the same tokens: \[\[5\], \[5\]\] \(labels 0 and 1\)",
+        ),
     ],
 )
 def test_tokens_that_make_no_episode_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -174,195 +174,75 @@ def test_tokens_outside_the_vocabulary_are_refused(kind: str, where: str, token:
         make(**{where: change[where]}).check(checks.host(kind, "gpt2"))
 
 
-# -- from text -------------------------------------------------------------------------------------
+WHOLE: dict[str, Any] = {
+    "demonstrations": np.array([[10, 11, 5], [12, 6, 9]]),
+    "queries": torch.tensor([[13, 14], [15, 16], [18, 19]]),
+    "label_tokens": [np.int64(5), torch.tensor([6, 9])],
+    "gold": np.array([0.0, 1.0, 0.0]),
+    "bos": torch.tensor(1),
+    "separator": np.array([4, 3], dtype=np.uint8),
+}
 
 
-class Texts:
-    """The shared model with a word tokenizer, without changing the shared model."""
-
-    def __new__(cls, tokenizer: Any = None, name: str = "gpt2") -> Any:
-        host = Host(checks.model(checks.kinds()[0], "gpt2"))
-        fields = {
-            "tokenizer": property(lambda self: tokenizer),
-            "name": property(lambda self: name),
-        }
-        host.__class__ = type("Texts", (type(host),), fields)
-        return host
+def test_arrays_and_tensors_of_whole_numbers_are_token_ids() -> None:
+    plain = make(queries=[[13, 14], [15, 16], [18, 19]])
+    assert make(**WHOLE) == plain
+    assert make(**WHOLE).hash == plain.hash
+    single = {"separator": np.int32(4), "label_tokens": np.array([[5], [9]]), "bos": np.int64(1)}
+    assert make(**single) == make(separator=4, label_tokens=[5, 9])
+    assert make(separator=torch.tensor(4)).demonstrations.separator == (4,)
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return families.word_tokenizer()
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"queries": [[13.7, 14], [15], [18]]},
+            r"Query 0, number 0, must be an integer, not 13\.7",
+        ),
+        ({"queries": torch.full((3, 2), 0.5)}, r"Query 0, number 0, must be an integer, not 0\.5"),
+        ({"queries": ["13", [15], [18]]}, "Query 0 must be integers, not the text '13'"),
+        ({"queries": [[True], [15], [18]]}, r"Query 0, number 0, .* not True \(bool\)"),
+        ({"queries": [13, 15, 18]}, "Query 0 must be a list of integers, not 13"),
+        ({"queries": "abc"}, "Queries must be integers, not the text 'abc'"),
+        (
+            {"demonstrations": [["1", "5"]]},
+            "Demonstration 0, number 0, must be an integer, not '1'",
+        ),
+        ({"demonstrations": [b"ab"]}, "Demonstration 0 must be integers, not the text"),
+        ({"demonstrations": [[float("nan"), 5]]}, r"not nan \(float\)"),
+        ({"gold": [0.5, 1, 0]}, r"Gold labels, number 0, must be an integer, not 0\.5"),
+        ({"gold": "010"}, "Gold labels must be integers, not the text '010'"),
+        ({"label_tokens": "56"}, "Label tokens must be integers, not the text '56'"),
+        ({"label_tokens": ["5", "6"]}, "Label 0 must be integers, not the text '5'"),
+        ({"label_tokens": [5.5, 6]}, r"Label 0 must be an integer, not 5\.5"),
+        ({"bos": "1"}, "BOS must be an integer, not '1'"),
+        ({"bos": np.array([1, 2])}, "BOS must be one integer, not several"),
+        ({"separator": "43"}, "The separator must be integers, not the text '43'"),
+        ({"separator": 4.5}, r"The separator must be an integer, not 4\.5"),
+        ({"separator": None}, "The separator must be an integer, not None"),
+    ],
+)
+def test_what_is_no_whole_number_is_refused(change: dict[str, Any], message: str) -> None:
+    with checks.untyped(), pytest.raises(EpisodeError, match=message):
+        make(**change)
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rows")
-    (folder / "sst2").mkdir()
-    for split, first in (("train", 0), ("validation", 40)):
-        lines = [
-            json.dumps({"sentence": f"w{first + i} w{first + i + 1}", "label": i % 2})
-            for i in range(12)
-        ]
-        (folder / "sst2" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
+def test_demonstrations_of_one_class_are_said() -> None:
+    assert make().warnings == ()
+    (sentence,) = make(demonstrations=[[10, 5], [11, 5]]).warnings
+    assert sentence.startswith(r"All 2 demonstrations have the label '[5]'")
+    foreign = make().with_demonstrations([Demonstration((10,), (77,), FOREIGN)])
+    assert foreign.warnings == ()
 
 
-def test_an_episode_is_drawn_written_and_accounted_for(tokenizer: Any, rows: Path) -> None:
-    host = Texts(tokenizer)
-    episode = load_episode("sst2", host, shots=4, queries=5, seed=3, data=rows, protocol=TEXTS)
-    # "Sentence:" is no word of this tokenizer; "Label:", "Positive" and "Negative" are.
-    word = tokenizer.convert_tokens_to_ids
-    assert episode.label_tokens == ((word("Negative"),), (word("Positive"),))
-    assert episode.demonstrations.separator == (word("w9"),)
-    assert episode.demonstrations.bos == families.BOS
-    assert len(episode.demonstrations) == 4
-    assert len(episode.queries) == 5
-    for example in episode.demonstrations.examples:
-        assert example.content[0] == word("<unk>")
-        assert example.content[-1] == word("Label:")
-        assert example.label == episode.label_tokens[example.gold]
-    facts = episode.provenance
-    assert (facts["task"], facts["seed"], facts["shots"], facts["permutation"]) == ("sst2", 3, 4, 0)
-    assert len(facts["demonstration_rows"]) == 4
-    again = load_episode("sst2", host, shots=4, queries=5, seed=3, data=rows, protocol=TEXTS)
-    assert again == episode
-    assert again.hash == episode.hash
-    other = load_episode("sst2", host, shots=4, queries=5, seed=4, data=rows, protocol=TEXTS)
-    assert other.demonstrations != episode.demonstrations
-    assert other.queries == episode.queries
-    alone = load_demonstrations("sst2", host, shots=4, seed=3, data=rows, protocol=TEXTS)
-    assert alone == episode.demonstrations
-    assert alone.learning_rate == lens.get_task("sst2").learning_rate == 5e-4
-
-
-def test_a_permutation_keeps_the_drawn_order_in_mind(tokenizer: Any, rows: Path) -> None:
-    host = Texts(tokenizer)
-    kept: Any = {"shots": 6, "queries": 2, "data": rows, "protocol": TEXTS}
-    plain = load_episode("sst2", host, **kept)
-    moved = load_episode("sst2", host, permutation=1, **kept)
-    assert plain.demonstrations.drawn == tuple(range(6))
-    assert moved.demonstrations.examples != plain.demonstrations.examples
-    assert (
-        tuple(moved.demonstrations.examples[i] for i in moved.demonstrations.drawn)
-        == plain.demonstrations.examples
-    )
-    assert moved.queries == plain.queries
-
-
-def test_eos_separates_under_the_reference_protocol(tokenizer: Any, rows: Path) -> None:
-    host = Texts(tokenizer)
-    episode = load_episode("sst2", host, shots=2, queries=2, data=rows, protocol="reference")
-    assert episode.demonstrations.separator == (families.EOS,)
-    bare = DEFAULT.replace(separator="", bos=False)
-    episode = load_episode("sst2", host, shots=2, queries=2, data=rows, protocol=bare)
-    assert episode.demonstrations.separator == ()
-    assert episode.demonstrations.bos is None
-
-
-def test_a_model_without_a_tokenizer_reads_no_text(rows: Path) -> None:
-    with pytest.raises(EpisodeError, match=r"has no tokenizer, .* Episode\.from_tokens"):
-        load_episode("sst2", Texts(None), data=rows)
-
-
-def test_a_tokenizer_without_eos_needs_another_separator(rows: Path) -> None:
-    tokenizer = families.word_tokenizer()
-    tokenizer.eos_token = None
-    with pytest.raises(
-        EpisodeError, match=r"by EOS, but the tokenizer has none; use protocol\.rep"
-    ):
-        load_episode("sst2", Texts(tokenizer), shots=2, queries=2, data=rows, protocol="reference")
-
-
-@pytest.mark.parametrize(("missing", "expected"), [("bos", families.EOS), ("both", None)])
-def test_a_missing_bos_is_eos_or_nothing(missing: str, expected: Any, rows: Path) -> None:
-    tokenizer = families.word_tokenizer()
-    tokenizer.bos_token = None
-    if missing == "both":
-        tokenizer.eos_token = None
-    shown = load_demonstrations("sst2", Texts(tokenizer), shots=2, data=rows, protocol=TEXTS)
-    assert shown.bos == expected
-
-
-def test_a_separator_or_label_that_joins_its_neighbour_is_refused(
-    tokenizer: Any, rows: Path
-) -> None:
-    host = Texts(tokenizer)
-    with pytest.raises(EpisodeError, match=r"joins the separator '\\n' with the text before it"):
-        load_episode("sst2", host, shots=2, queries=2, data=rows)  # white space is no token here
-    joining = DEFAULT.replace(separator="w9")
-    with pytest.raises(EpisodeError, match=r"joins the separator 'w9' with the text before it"):
-        load_episode("sst2", host, shots=2, queries=2, data=rows, protocol=joining)
-
-    class Swallowing:
-        """A tokenizer for which the label word is no token of its own."""
-
-        bos_token_id = eos_token_id = 1
-
-        def __call__(self, text: str, add_special_tokens: bool) -> Any:
-            return {"input_ids": [7] * min(3, len(text.split()))}
-
-    host = Texts(Swallowing())
-    task = lens.get_task("sst2")
-    with pytest.raises(EpisodeError, match="joins the label word"):
-        load_episode(task, host, shots=2, queries=2, data=rows, protocol=REFERENCE)
-
-
-def test_a_label_word_that_a_prompt_turns_into_other_tokens_is_refused(rows: Path) -> None:
-    class Contextual:
-        """A tokenizer that writes a label word after w2 otherwise than elsewhere."""
-
-        bos_token_id = eos_token_id = 1
-
-        def __call__(self, text: str, add_special_tokens: bool) -> Any:
-            words = text.split()
-            ids = [7 + len(word) for word in words]
-            if "w2" in words and words[-1] in ("Negative", "Positive"):
-                ids[-1] = 90
-            return {"input_ids": ids}
-
-    task = lens.Task("sst2", "{sentence} Label:", ("Negative", "Positives"))
-    with pytest.raises(EpisodeError, match=r"row 1 .* 'Positives'|row \d .*'Negative'"):
-        load_demonstrations(
-            task, Texts(Contextual()), shots=12, data=rows, protocol=REFERENCE, seed=1
-        )
-
-
-def test_the_protocol_says_whether_queries_may_repeat_demonstrations(
-    tokenizer: Any, tmp_path: Path
-) -> None:
-    (tmp_path / "sst2").mkdir()
-    lines = "\n".join(json.dumps({"sentence": f"w{i} w{i + 9}", "label": i % 2}) for i in range(8))
-    for split in ("train", "validation"):
-        (tmp_path / "sst2" / f"{split}.jsonl").write_text(lines + "\n")
-    host = Texts(tokenizer)
-    kept: Any = {"shots": 3, "queries": None, "data": tmp_path}
-    every = load_episode("sst2", host, protocol="reference", **kept)
-    fewer = load_episode("sst2", host, protocol=REFERENCE.replace(skip_repeated=True), **kept)
-    assert (len(every.queries), len(fewer.queries)) == (8, 5)
-    shown = {example.content for example in every.demonstrations.examples}
-    assert [q for q in every.queries if q.content not in shown] == list(fewer.queries)
-
-
-def test_rows_and_tasks_that_are_not_there_are_refused(tokenizer: Any, rows: Path) -> None:
-    host = Texts(tokenizer)
-    with pytest.raises(TaskError, match=r"Did you mean 'sst2'\?|sst2"):
-        load_episode("sst22", host, data=rows)
-    with pytest.raises(RowsError, match="12"):
-        load_episode("sst2", host, shots=13, data=rows, protocol=TEXTS)
-    with pytest.raises(RowsError):
-        load_episode("mr", host, data=rows, protocol=TEXTS)
-
-
-def test_the_embedded_model_reads_the_embedded_rows(tokenizer: Any) -> None:
-    host = Texts(tokenizer, name="iclgd-embedded-small")
-    shown = load_demonstrations("sst2", host, shots=2, protocol=TEXTS)
-    assert len(shown) == 2
-
-
-def test_an_episode_that_does_not_fit_the_model_is_not_made(tokenizer: Any, rows: Path) -> None:
-    long = DEFAULT.replace(separator=" w9" * 60)
-    with pytest.raises(EpisodeError, match="nothing is truncated"):
-        load_episode("sst2", Texts(tokenizer), shots=4, queries=2, data=rows, protocol=long)
-    # Demonstrations alone need not fit together: an update reads them one by one.
-    assert load_demonstrations("sst2", Texts(tokenizer), shots=4, data=rows, protocol=long)
+def test_what_a_console_and_a_notebook_show_stays_short() -> None:
+    many = make(demonstrations=[[10] * 50 + [5]] * 400, name="x<" * 500, queries=[[13]] * 3)
+    for shown in (many, many.demonstrations, make(), make().demonstrations):
+        assert len(repr(shown)) < 1000
+        assert "\n" not in repr(shown)
+        html = shown._repr_html_()
+        assert len(html) < 3000
+        assert "x<" not in html
+    assert repr(make()).startswith("Episode(task 'custom', 2 demonstrations (1 [5], 1 [6, 9]), 3 q")
+    assert "All 400 demonstrations" in many._repr_html_()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from safetensors.torch import save_file
 
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import DeltaError, HookError
@@ -159,77 +156,6 @@ def test_deltas_of_different_shapes_do_not_add() -> None:
 def test_heads_that_do_not_exist_are_refused(heads: Any) -> None:
     with pytest.raises(DeltaError, match=r"has heads 0 to 1 \(key/value heads are shared"):
         a_delta().select(heads=heads)
-
-
-# -- files -----------------------------------------------------------------------------------------
-
-
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DeltaError, match=r"There is no delta file .*none\.safetensors"):
-        ParameterDelta.load(tmp_path / "none.safetensors")
-
-
-def test_every_truncation_is_refused(tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
-    a_delta().save(whole)
-    data = whole.read_bytes()
-    for length in (0, 1, 7, 8, 9, 60, len(data) // 2, len(data) - 1):
-        cut.write_bytes(data[:length])
-        with pytest.raises(DeltaError, match=r"cut\.safetensors is truncated or not a safetensors"):
-            ParameterDelta.load(cut)
-
-
-def test_foreign_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "foreign.safetensors"
-    save_file({"a": torch.zeros(2)}, path)
-    with pytest.raises(
-        DeltaError, match=r"a safetensors file but not a parameter delta \(its header has no"
-    ):
-        ParameterDelta.load(path)
-    facts = {"iclgd_lens.ParameterDelta/1": "{}"}
-    for name in ("weight", "blocks.x.attn.W_K", "layers.0.attn.W_K", "blocks.0.W_K"):
-        save_file({name: torch.zeros(2)}, path, facts)
-        with pytest.raises(
-            DeltaError, match=rf"holds '{name}', which is no TransformerLens weight"
-        ):
-            ParameterDelta.load(path)
-    save_file({"blocks.0.attn.W_K": torch.zeros(2)}, path, dict.fromkeys(facts, "{no json"))
-    with pytest.raises(DeltaError, match="metadata"):
-        ParameterDelta.load(path)
-    path.write_text("not a tensor in sight, but long enough to be read as a header")
-    with pytest.raises(DeltaError, match="truncated or not a safetensors file"):
-        ParameterDelta.load(path)
-
-
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.safetensors"
-    a_delta().save(path)
-    old = path.read_bytes()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~_umask()
-
-    def fail(*args: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(KeyboardInterrupt):
-        (2 * a_delta()).save(path)
-    assert path.read_bytes() == old
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_metadata_that_is_no_json_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    delta = ParameterDelta({"blocks.0.attn.b_O": torch.ones(3)}, {"model": object()})
-    with pytest.raises(DeltaError, match="metadata of this delta is no JSON"):
-        delta.save(tmp_path / "a.safetensors")
-    assert not list(tmp_path.iterdir())
 
 
 @BY_KIND

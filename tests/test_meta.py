@@ -20,6 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Data flows from left to right: a room imports only rooms of a smaller number.
 ORDER = [
     {"registry", "kernels", "files", "provenance", "ratios", "defaults", "phrases"},
+    {"overview", "run_files", "sealed", "seeds", "tokens", "validation"},
     {"statistics", "resampling"},
     {"crossed", "evidence"},
     {"behaviour", "questions"},
@@ -28,8 +29,11 @@ ORDER = [
     {"subjects", "measures", "protocol"},
     {"contrast"},
     {"tasks"},
+    {"drawing"},
     {"host"},
+    {"demonstrations"},
     {"episode"},
+    {"writer"},
     {"writing"},
     {"intervention"},
     {"delta"},

@@ -71,6 +71,10 @@ def test_a_changed_preset_no_longer_has_its_name() -> None:
         ({"sim_am": "diff"}, r"Protocol\.sim_am is 'diff'"),
         ({"trained": ("W_K", "W_VV")}, r"Protocol\.trained is 'W_VV'.* Did you mean 'W_V'\?"),
         ({"trained": ()}, r"Protocol\.trained is empty"),
+        ({"bos": "yes"}, r"Protocol\.bos is 'yes'; input should be a valid boolean"),
+        ({"query_seed": -1}, r"Protocol\.query_seed must be 0 or more, not -1"),
+        ({"query_seed": 2**70}, r"Protocol\.query_seed must be at most 2\*\*63 - 1"),
+        ({"trained": 3}, r"Protocol\.trained is 3; allowed: W_Q"),
         ({"readot": "x"}, r"Protocol has no field 'readot'; .* Did you mean 'readout'\?"),
     ],
 )

@@ -25,10 +25,11 @@ _ROOT = Path(__file__).resolve().parents[1]
 SHOWING = frozenset(
     {
         "__init__", "__main__", "aggregates", "archive", "behaviour", "bench", "calibration", "cli",
-        "comparing", "comparison", "controls", "crossed", "embedded", "errors", "evidence",
-        "figures", "gate", "mediation", "parts", "phrases", "questions", "ratios", "report",
-        "resampling", "scores", "statistics", "sweeps", "tables", "trajectories", "verdicts",
-        "words", "worlds",
+        "comparing", "comparison", "conclusions", "controls", "crossed", "embedded", "errors",
+        "evidence", "figures", "files", "gate", "labels", "mediation", "overview", "parts",
+        "phrases", "provenance", "questions", "ratios", "report", "resampling", "run_files",
+        "scores", "sealed", "statistics", "sweeps", "tables", "trajectories", "verdicts", "words",
+        "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of

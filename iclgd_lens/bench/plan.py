@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.protocol import Protocol, get_protocol
+from iclgd_lens.seeds import check_seed
 
 PUBLISHED = "published"
 MATCHED = "matched"
@@ -209,6 +210,10 @@ class Plan(_Strict):
                 raise ValueError(f"{what}: {twice[0]!r} is given twice")
             if any(isinstance(value, int) and value < 0 for value in values):
                 raise ValueError(f"{what}: {min(cast('tuple[int, ...]', values))} is negative")
+            for value in values:
+                if isinstance(value, int):
+                    check_seed(value, what)
+        check_seed(self.control_seed, "control_seed")
         return self
 
     @property

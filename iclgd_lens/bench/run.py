@@ -14,13 +14,13 @@ from typing import Any
 
 from iclgd_lens.bench.cells import Cell, Setting, list_cells, shard
 from iclgd_lens.bench.check import check_plan
-from iclgd_lens.bench.environment import environment
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.progress import Progress, Silent
 from iclgd_lens.bench.store import Quarantined, Store, run_facts, states
 from iclgd_lens.bench.work import CellOutcome, Workbench, by_setting, import_modules
 from iclgd_lens.errors import RunError, nearest
-from iclgd_lens.files import open_files
+from iclgd_lens.provenance import environment
+from iclgd_lens.run_files import open_files
 
 ENGINES = ("local", "ray")
 _SAVE_EVERY = 5.0  # seconds between writes of what this command did so far

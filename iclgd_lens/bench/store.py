@@ -27,7 +27,7 @@ from iclgd_lens.errors import RunError
 
 if TYPE_CHECKING:
     from iclgd_lens.bench.cells import Cell
-from iclgd_lens.files import open_files
+from iclgd_lens.run_files import open_files
 
 RUN_FORMAT = "iclgd_lens.run/2"
 _OLDER = "iclgd_lens.run/"
@@ -60,6 +60,7 @@ class Store:
 
     def __post_init__(self) -> None:
         self.files = open_files(self.where)
+        self.files.clean("cells", "failed", "invocations", "readings", "quarantine")
 
     # -- cells ---------------------------------------------------------------------------------
 

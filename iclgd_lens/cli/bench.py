@@ -133,7 +133,7 @@ def _display() -> Any:
 def _describe(plan: Any, where: str, share: tuple[int, int] | None) -> None:
     from iclgd_lens.bench.estimate import estimate
     from iclgd_lens.bench.results import measured_seconds
-    from iclgd_lens.files import open_files
+    from iclgd_lens.run_files import open_files
 
     known = measured_seconds(where) if open_files(where).exists("run.json") else {}
     print(f"Plan {plan.name!r} is valid.")

@@ -1,17 +1,24 @@
 """The embedded default: a small model that learns in context, and rows of the six tasks for it.
 
-Importing this package loads no heavy library; `generate`, `train` and `evaluate` are commands
-(`python -m iclgd_lens.embedded.train`).
+How they were made is `examples/embedded_model` in the repository.
 """
 
+from __future__ import annotations
+
 import gzip
+import hashlib
 import json
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, cast
 
 from iclgd_lens.errors import ModelError, RowsError, nearest
 
+NAMES = ("embedded", "embedded-untrained")
+"""What `load_model` calls the embedded model and its untrained twin."""
+
+_WEIGHTS = "model.safetensors"
 _TASKS = ("agnews", "cb", "mr", "sst2", "sst5", "subj")
 _SPLITS = ("train", "validation")
 
@@ -54,3 +61,24 @@ def embedded_model_folder() -> Path:
     if not isinstance(folder, Path) or not folder.is_dir():
         raise ModelError(f"the embedded model is not a folder of plain files: {folder}")
     return folder
+
+
+@cache
+def embedded_revision() -> str:
+    """Return what results record as the revision of the embedded model: a digest of its weights."""
+    return f"sha256:{hashlib.sha256(_shipped_weights()).hexdigest()[:16]}"
+
+
+def is_embedded(name_or_folder: str | Path) -> bool:
+    """Whether a model's name or folder is the embedded model: by its name, or by its weights."""
+    if str(name_or_folder) in NAMES:
+        return True
+    weights = Path(name_or_folder).expanduser() / _WEIGHTS
+    if not weights.is_file():
+        return False
+    shipped = _shipped_weights()
+    return weights.stat().st_size == len(shipped) and weights.read_bytes() == shipped
+
+
+def _shipped_weights() -> bytes:
+    return (files(__name__) / "model" / _WEIGHTS).read_bytes()

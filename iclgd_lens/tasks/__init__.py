@@ -1,4 +1,4 @@
-"""Tasks as data, their rows from the Hub, a folder or the package, and seeded draws of them.
+"""Tasks as data, their rows from the Hub, a folder, the package or memory, and seeded draws.
 
 This room knows neither models nor tokenizers.
 """
@@ -12,6 +12,9 @@ from iclgd_lens.tasks.registry import get_task as get_task
 from iclgd_lens.tasks.registry import list_tasks as list_tasks
 from iclgd_lens.tasks.rows import Row as Row
 from iclgd_lens.tasks.rows import Rows as Rows
+from iclgd_lens.tasks.rows import Splits as Splits
 from iclgd_lens.tasks.rows import hash_rows as hash_rows
 from iclgd_lens.tasks.rows import load_rows as load_rows
+from iclgd_lens.tasks.rows import load_splits as load_splits
+from iclgd_lens.tasks.sources import Data as Data
 from iclgd_lens.tasks.task import Task as Task

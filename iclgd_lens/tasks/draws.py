@@ -4,12 +4,15 @@ The order is that of `datasets.Dataset.shuffle(seed)`, so that the published see
 that the paper's runs drew from the same split.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 
 from iclgd_lens.errors import RowsError
+from iclgd_lens.seeds import check_seed
 from iclgd_lens.tasks.rows import Row, Rows
 
 PUBLISHED_QUERIES = 2000
@@ -32,7 +35,10 @@ def draw_demonstrations(
     Raises:
         RowsError: Fewer rows than shots (with `balanced`, in any class), or a negative number.
     """
-    _not_negative(shots=shots, seed=seed, permutation=permutation)
+    check_seed(seed, error=RowsError)
+    check_seed(permutation, "permutation", RowsError)
+    if shots < 0:
+        raise RowsError(f"shots must be 0 or more, not {shots}")
     shuffled = _shuffled(rows, seed)
     if shots > len(shuffled):
         raise RowsError(
@@ -60,7 +66,7 @@ def draw_queries(
     Raises:
         RowsError: Fewer rows than queries, no query asked for, or none left.
     """
-    _not_negative(seed=seed)
+    check_seed(seed, "the seed of the queries", RowsError)
     if queries is not None and queries < 1:
         raise RowsError(f"queries must be at least 1, not {queries}")
     excluded = {row.prompt for row in exclude}
@@ -86,7 +92,7 @@ def shuffle_labels(rows: Iterable[Row], n_labels: int, seed: int) -> tuple[Row, 
     Raises:
         RowsError: Fewer than two labels, or a row's label is not below `n_labels`.
     """
-    _not_negative(seed=seed)
+    check_seed(seed, error=RowsError)
     if n_labels < 2:
         raise RowsError(f"wrong labels need at least 2 labels, not {n_labels}")
     rows = tuple(rows)
@@ -130,9 +136,3 @@ def _balanced(rows: Rows, shuffled: list[Row], shots: int) -> list[Row]:
 
 def _name(rows: Rows) -> str:
     return f"the {rows.split} split of {rows.task!r} ({rows.source})"
-
-
-def _not_negative(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 0:
-            raise RowsError(f"{name} must be 0 or more, not {number}")

@@ -1,5 +1,7 @@
 """The shipped tasks by name, and a user's task from a file."""
 
+from __future__ import annotations
+
 from importlib.resources import files
 from pathlib import Path
 

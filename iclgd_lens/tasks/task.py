@@ -4,30 +4,117 @@ A task knows neither models nor tokenizers. Its six shipped instances are the YA
 `definitions/`; `Task.from_yaml` reads a user's own.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 from iclgd_lens.errors import RowsError, TaskError, nearest
-from iclgd_lens.tasks._validate import check_definition, encodable, missing_column, prompt_fields
+from iclgd_lens.seeds import check_seed
+from iclgd_lens.tasks.columns import encodable, is_text, prompt_fields, what_is_wrong
+from iclgd_lens.validation import STRICT, own_message, validated
 
 Published = Mapping[str, Mapping[str, float]]
 """Published scores: update rule ("gd", "lcgd", "gd_untrained") -> score name -> value."""
+
+_MUST = {
+    "name": "be an identifier (ASCII letters, digits and _, not starting with a digit)",
+    "prompt": "be a non-empty text",
+    "labels": "be a list of words",
+    "label_column": "be a non-empty text",
+    "hub_id": "be a non-empty text or null",
+    "hub_config": "be a non-empty text or null",
+    "train_split": "be a non-empty text",
+    "evaluation_split": "be a non-empty text",
+    "learning_rate": "be a positive number or null",
+    "seeds": "be a list of integers >= 0",
+    "published": "map rules to scores",
+    "description": "be text",
+    "citation": "be text",
+}
+"""What each attribute must be or do, for messages."""
+
+
+def _fault(fault: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    where = f"task {given.get('name')!r}: "
+    own = own_message(fault)
+    if own is not None:
+        return where + own
+    if fault["type"] == "unexpected_keyword_argument":
+        known = tuple(_MUST)
+        return f"{where}unknown key {name!r} (allowed: {', '.join(known)}).{nearest(name, known)}"
+    if fault["type"].startswith("missing"):
+        return f"{where}the key {name!r} is missing"
+    if name == "name":
+        return f"task name {given.get(name)!r} is not {_MUST[name].removeprefix('be ')}"
+    value: Any = given.get(name)
+    if name == "labels" and len(fault["loc"]) > 1:
+        number = int(fault["loc"][1])
+        return f"{where}label {number} is not text but {fault['input']!r}; in YAML, quote it"
+    if name == "published" and len(fault["loc"]) > 1:
+        rule = fault["loc"][1]
+        return f"{where}published[{rule!r}] must map scores to numbers: {value[rule]!r}"
+    return f"{where}{name} must {_MUST[name]}, not {value!r}"
+
+
+def _tuple(value: object) -> object:
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
+
+
+def _words(labels: Sequence[str]) -> tuple[str, ...]:
+    if len(labels) < 2:
+        raise ValueError(f"at least 2 labels are needed, got {len(labels)}")
+    for i, word in enumerate(labels):
+        if not word or word != word.strip() or not encodable(word):
+            raise ValueError(
+                f"label {i} ({word!r}) must be a non-empty word without spaces at its ends"
+            )
+        if word in labels[:i]:
+            raise ValueError(f"label {word!r} occurs twice")
+    return tuple(labels)
+
+
+def _prompt(prompt: str) -> str:
+    prompt_fields(prompt)
+    if prompt != prompt.rstrip():
+        raise ValueError(
+            "the prompt ends in whitespace; end it at its last word, since a label word is "
+            "appended after one space"
+        )
+    return prompt
+
+
+def _seed(seed: int) -> int:
+    return check_seed(seed, "a seed", TaskError)
+
+
+# A pattern, so that what is wrong is told as for any other type.
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_Text = Annotated[str, Field(pattern=r"\S")]
+_Labels = Annotated[Sequence[str], AfterValidator(_words)]
+_Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0), AfterValidator(_seed)], ...], BeforeValidator(_tuple)
+]
 
 
 def _no_published() -> Published:
     return {}
 
 
-@dataclass(frozen=True)
+@validated(TaskError, _fault)
+@dataclass(frozen=True, config=STRICT)
 class Task:
     """One classification task.
 
@@ -35,7 +122,7 @@ class Task:
         name: An identifier; also the folder's name under `--data DIR`.
         prompt: Template with one `{column}` field for each text column. A label word follows it
             after one space, so it must not end in whitespace.
-        labels: Label words; a word's position is its label id.
+        labels: Label words, as a list or tuple; a word's position is its label id.
         label_column: The column that holds the label (an id or a label word).
         hub_id: Dataset id on the Hugging Face Hub, None for a task without one.
         hub_config: The Hub dataset's configuration name, if it has several.
@@ -52,28 +139,35 @@ class Task:
         TaskError: On construction, if any of the above is not as described.
     """
 
-    name: str
-    prompt: str
-    labels: tuple[str, ...]
-    label_column: str = "label"
-    hub_id: str | None = None
-    hub_config: str | None = None
-    train_split: str = "train"
-    evaluation_split: str = "validation"
-    learning_rate: float | None = None
-    seeds: tuple[int, ...] = ()
-    published: Published = field(default_factory=_no_published, hash=False)
+    name: _Name
+    prompt: Annotated[_Text, AfterValidator(_prompt)]
+    labels: _Labels
+    label_column: _Text = "label"
+    hub_id: _Text | None = None
+    hub_config: _Text | None = None
+    train_split: _Text = "train"
+    evaluation_split: _Text = "validation"
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    seeds: _Seeds = ()
+    published: Mapping[str, Mapping[str, Annotated[float, Field(allow_inf_nan=False)]]] = field(
+        default_factory=_no_published, hash=False
+    )
     description: str = ""
     citation: str = ""
 
-    def __post_init__(self) -> None:
-        """Refuse what could not be run; see the class."""
-        check_definition({f.name: getattr(self, f.name) for f in fields(self)})
+    @model_validator(mode="after")
+    def _label_stays_out_of_the_prompt(self) -> Task:
+        if self.label_column in self.columns:
+            raise ValueError(
+                f"the prompt contains the label column {{{self.label_column}}}, which would give "
+                "the answer away"
+            )
+        return self
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The text columns that the prompt names, in order of first use."""
-        return prompt_fields(self.prompt, f"task {self.name!r}: ")
+        return prompt_fields(self.prompt)
 
     @property
     def prompt_hash(self) -> str:
@@ -94,12 +188,8 @@ class Task:
         texts: dict[str, str] = {}
         for column in self.columns:
             value = row.get(column)
-            if (
-                not isinstance(value, str)
-                or not value.strip()
-                or not (value.isascii() or encodable(value))
-            ):
-                raise RowsError(_what_is_wrong(row, column))
+            if not isinstance(value, str) or not is_text(value):
+                raise RowsError(what_is_wrong(row, column))
             texts[column] = value.strip() if strip else value
         return self.prompt.format_map(texts)
 
@@ -136,7 +226,7 @@ class Task:
         raise RowsError(f"{given} (allowed: {allowed}).{near}")
 
     @classmethod
-    def from_yaml(cls, path: str | Path) -> "Task":
+    def from_yaml(cls, path: str | Path) -> Task:
         """Read a task from a YAML file whose keys are this class's attributes.
 
         `name` may be left out; it is then the file's name without `.yaml`.
@@ -152,7 +242,7 @@ class Task:
         return cls.from_yaml_text(text, source=str(path), name=path.stem)
 
     @classmethod
-    def from_yaml_text(cls, text: str, *, source: str, name: str) -> "Task":
+    def from_yaml_text(cls, text: str, *, source: str, name: str) -> Task:
         """Read a task from YAML text. See `from_yaml`.
 
         Args:
@@ -164,7 +254,7 @@ class Task:
             TaskError: Not YAML, or not a valid task.
         """
         values = _parse_yaml(text, source)
-        allowed = [f.name for f in fields(cls)]
+        allowed = [each.name for each in fields(cls)]
         for key in values:
             if key not in allowed:
                 raise TaskError(
@@ -174,44 +264,16 @@ class Task:
         for key in ("prompt", "labels"):
             if key not in values:
                 raise TaskError(f"{source}: the key {key!r} is missing")
-        defaults = {"name": name, **_DEFAULTS}
-        complete = {key: _from_yaml_value(key, value) for key, value in (defaults | values).items()}
+        if isinstance(rate := values.get("learning_rate"), str):
+            # YAML 1.1 reads 5e-4 (no dot) as text, yet everyone writes learning rates so. What is
+            # no number either stays as it is, for the check to name it.
+            with suppress(ValueError):
+                values["learning_rate"] = float(rate)
+        given: dict[str, Any] = {"name": name, **values}
         try:
-            check_definition(complete)  # before the constructor, which may count on its types
+            return cls(**given)
         except TaskError as error:
             raise TaskError(f"{source}: {error}") from None
-        return cls(**complete)
-
-
-_DEFAULTS: dict[str, Any] = {
-    f.name: {} if f.default is MISSING else f.default
-    for f in fields(Task)
-    if f.name not in ("name", "prompt", "labels")
-}
-
-
-def _from_yaml_value(key: str, value: Any) -> Any:
-    if key in ("labels", "seeds") and isinstance(value, list):
-        return tuple(cast("list[object]", value))
-    if key == "learning_rate" and isinstance(value, str):
-        # YAML 1.1 reads 5e-4 (no dot) as text, yet everyone writes learning rates so. What is no
-        # number either stays as it is, for the check to name it.
-        with suppress(ValueError):
-            return float(value)
-    return value
-
-
-def _what_is_wrong(row: Mapping[str, object], column: str) -> str:
-    if column not in row:
-        return missing_column(column, row)
-    value = row[column]
-    if value is None:
-        return f"column {column!r} is empty (null)"
-    if not isinstance(value, str):
-        return f"column {column!r} is not text but {reprlib.repr(value)}"
-    if not value.strip():
-        return f"column {column!r} is empty"
-    return f"column {column!r} holds a lone surrogate, which no tokenizer can read"
 
 
 def _parse_yaml(text: str, source: str) -> dict[str, Any]:

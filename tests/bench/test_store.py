@@ -19,7 +19,7 @@ from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.run import run_plan
 from iclgd_lens.bench.store import Store
 from iclgd_lens.errors import RunError
-from iclgd_lens.files import open_files
+from iclgd_lens.run_files import open_files
 from tests.bench.conftest import cells_of
 
 Damage = Callable[[Path], None]

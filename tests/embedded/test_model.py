@@ -1,5 +1,6 @@
 """The shipped model is small, loads everywhere, and really learns in context."""
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -7,10 +8,8 @@ import pytest
 import torch
 
 import iclgd_lens as lens
-from iclgd_lens.delta import delta_hooks
-from iclgd_lens.embedded import embedded_model_folder
-from iclgd_lens.embedded.grammar import TASKS
-from iclgd_lens.embedded.scoring import (
+from examples.embedded_model.grammar import TASKS
+from examples.embedded_model.scoring import (
     EmbeddedModel,
     Labels,
     accuracy,
@@ -19,6 +18,8 @@ from iclgd_lens.embedded.scoring import (
     prefix_matching,
     untrained_twin,
 )
+from iclgd_lens.delta import delta_hooks
+from iclgd_lens.embedded import embedded_model_folder, embedded_revision, is_embedded
 from tests import checks
 
 QUERIES = 60
@@ -125,3 +126,18 @@ def test_the_untrained_twin_keeps_embeddings_and_loses_blocks() -> None:
     again = lens.Host(lens.load_model("embedded-untrained")).parameter(name)
     assert again is not None
     assert torch.equal(drawn, again)
+
+
+def test_the_embedded_model_is_known_by_its_weights_whatever_it_is_called(tmp_path: Path) -> None:
+    assert lens.load_model("embedded").cfg.model_revision == embedded_revision()
+    assert is_embedded("embedded")
+    assert is_embedded("embedded-untrained")
+    copy, other = tmp_path / "copy", tmp_path / "embedded"
+    shutil.copytree(embedded_model_folder(), copy)
+    shutil.copytree(embedded_model_folder(), other)
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    assert is_embedded(copy)
+    for name in (other, tmp_path, "gpt2", "embedded-mine", tmp_path / "nowhere"):
+        assert not is_embedded(name)

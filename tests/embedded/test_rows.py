@@ -1,31 +1,21 @@
-"""The embedded rows are what the generator writes, and are fit to evaluate on."""
+"""The embedded rows are fit to evaluate on, and the package holds them and the model alone."""
 
-import gzip
 from pathlib import Path
 
 import pytest
 
-from iclgd_lens.embedded import embedded_rows, generate
-from iclgd_lens.embedded.grammar import TASKS, n_labels
+import iclgd_lens.embedded
+from examples.embedded_model.grammar import TASKS, n_labels
+from iclgd_lens.embedded import embedded_rows
 from iclgd_lens.errors import RowsError
 from iclgd_lens.tasks import get_task
 
-DATA = Path(generate.__file__).parent / "data"
 
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_generator_writes_the_shipped_rows(task: str) -> None:
-    for split, rows in generate.generate(task).items():
-        shipped = gzip.decompress((DATA / f"{task}_{split}.jsonl.gz").read_bytes())
-        assert generate.encode_rows(rows) == shipped
-
-
-def test_files_written_twice_are_equal_to_the_byte(tmp_path: Path) -> None:
-    first = generate.write_rows(tmp_path / "a")
-    second = generate.write_rows(tmp_path / "b")
-    assert [path.name for path in first] == [path.name for path in second]
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
-    assert {path.name for path in first} == {path.name for path in DATA.iterdir()}
+def test_the_package_holds_the_model_and_its_rows_alone() -> None:
+    folder = Path(iclgd_lens.embedded.__file__).parent
+    assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
+        "__init__.py", "data", "model",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -10,6 +10,7 @@ import yaml
 
 from iclgd_lens.errors import LensError, RowsError, TaskError
 from iclgd_lens.tasks import Task, get_task, list_tasks
+from tests import checks
 
 SIX = ("agnews", "cb", "mr", "sst2", "sst5", "subj")
 GOOD: dict[str, Any] = {"name": "toy", "prompt": "Text: {text} Label:", "labels": ("no", "yes")}
@@ -198,6 +199,32 @@ def test_the_constructor_checks_too() -> None:
         Task(**GOOD | {"labels": ("yes", "yes")})
     with pytest.raises(TaskError, match="not an identifier"):
         Task(**GOOD | {"name": "a b"})
+
+
+def test_labels_and_seeds_may_be_lists() -> None:
+    task = Task("toy", GOOD["prompt"], labels=["no", "yes"], seeds=[1, 2])  # type: ignore[arg-type]
+    assert task == Task(**GOOD, seeds=(1, 2))
+    assert (task.labels, task.seeds) == (("no", "yes"), (1, 2))
+    assert hash(task) == hash(Task(**GOOD, seeds=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": ["no", "yes"]}, r"unknown key 'label' .*Did you mean 'labels'\?"),
+        ({"learning_rate": "fast"}, "learning_rate must be a positive number or null, not 'fast'"),
+        ({"seeds": (2**63,)}, r"a seed must be at most 2\*\*63 - 1, not a number of 64 bits"),
+    ],
+)
+def test_the_constructor_names_what_was_given(change: dict[str, Any], message: str) -> None:
+    with checks.untyped(), pytest.raises(TaskError, match=f"task 'toy': {message}") as caught:
+        Task(**GOOD | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_without_labels_is_refused() -> None:
+    with pytest.raises(TaskError, match="task 'toy': the key 'labels' is missing"):
+        Task("toy", GOOD["prompt"])  # type: ignore[call-arg]
 
 
 def test_defaults_are_the_same_from_yaml() -> None:

@@ -6,11 +6,13 @@ hypothesis say (the same state, its denial, a state of another kind) and by word
 hypothesis, so that, as in many datasets of its sort, the hypothesis alone gives the class away.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
-from iclgd_lens.embedded import lexicons as lex
+from examples.embedded_model import lexicons as lex
 
 Fields = dict[str, str]
 """A row's text columns."""

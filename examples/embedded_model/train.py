@@ -1,11 +1,12 @@
-"""Train the embedded model: `python -m iclgd_lens.embedded.train --out FOLDER`.
+"""Train the embedded model: `python -m examples.embedded_model.train --out FOLDER`.
 
 Plain torch on `transformers`' Llama; two CPU cores need under an hour. Interrupted, the same
 command goes on from the last checkpoint, and ends in the weights that an uninterrupted run gives.
 """
 
+from __future__ import annotations
+
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,11 @@ import torch
 import typer
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from iclgd_lens.embedded.architecture import model_config
-from iclgd_lens.embedded.corpus import build_corpus
-from iclgd_lens.embedded.run import OTHER_TOKENS, Run
-from iclgd_lens.embedded.tokenizer import build_tokenizer, save_tokenizer
+from examples.embedded_model.architecture import model_config
+from examples.embedded_model.corpus import build_corpus
+from examples.embedded_model.run import OTHER_TOKENS, Run
+from examples.embedded_model.tokenizer import build_tokenizer, save_tokenizer
+from iclgd_lens.files import write_whole
 
 SENTENCES = 2000
 """Training sentences that are drawn for each class of each task."""
@@ -28,9 +30,7 @@ def export(run: Run, folder: Path) -> None:
     run.model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     save_tokenizer(folder)
-    temporary = folder / f".training.json.{os.getpid()}"
-    temporary.write_text(json.dumps(history(run), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "training.json")
+    write_whole(folder / "training.json", (json.dumps(history(run), indent=2) + "\n").encode())
 
 
 def history(run: Run) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from iclgd_lens.embedded.architecture import model_config
-from iclgd_lens.embedded.corpus import build_corpus, held_out_texts
-from iclgd_lens.embedded.curriculum import STAGES, Stage
-from iclgd_lens.embedded.episodes import draw_batch
-from iclgd_lens.embedded.run import Run
-from iclgd_lens.embedded.tokenizer import build_tokenizer
+from examples.embedded_model.architecture import model_config
+from examples.embedded_model.corpus import build_corpus, held_out_texts
+from examples.embedded_model.curriculum import STAGES, Stage
+from examples.embedded_model.episodes import draw_batch
+from examples.embedded_model.run import Run
+from examples.embedded_model.tokenizer import build_tokenizer
 from iclgd_lens.errors import ModelError
 
 TOKENIZER = build_tokenizer()

@@ -1,15 +1,17 @@
 """Training sentences as token ids: fresh from the grammar, never a validation row."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
+from examples.embedded_model.grammar import TASKS, draw_fields, n_labels
+from examples.embedded_model.prompts import LABELS, PROMPTS
+from examples.embedded_model.tokenizer import BOS, EOS, PAD, token_id
 from iclgd_lens.embedded import embedded_rows
-from iclgd_lens.embedded.grammar import TASKS, draw_fields, n_labels
-from iclgd_lens.embedded.prompts import LABELS, PROMPTS
-from iclgd_lens.embedded.tokenizer import BOS, EOS, PAD, token_id
 
 Ids = list[int]
 

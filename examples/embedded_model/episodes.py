@@ -4,6 +4,8 @@ An episode is BOS, then for every demonstration its prompt, its label word and a
 the query with its label word. Which word stands for which class is drawn for every episode.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from iclgd_lens.embedded.corpus import Corpus, Ids
-from iclgd_lens.embedded.curriculum import Stage
+from examples.embedded_model.corpus import Corpus, Ids
+from examples.embedded_model.curriculum import Stage
 
 USUAL = 0.5
 """Share of a task's episodes under its own label words (in random order)."""

@@ -1,5 +1,7 @@
 """The embedded model's architecture: a Llama of four small layers."""
 
+from __future__ import annotations
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -5,6 +5,8 @@ the circuit that copies a label word from an alike demonstration on single repea
 later stages stretch that circuit to sentences.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,5 +1,7 @@
 """The model card's figure, accuracy against shots, as a plain SVG."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from html import escape
 

@@ -1,8 +1,10 @@
-"""Measure the embedded model: `python -m iclgd_lens.embedded.evaluate`.
+"""Measure the embedded model: `python -m examples.embedded_model.evaluate`.
 
 Prints accuracy by task and number of demonstrations, with usual and permuted label words, for the
 trained model and its untrained twin, and the prefix-matching score of every head.
 """
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
@@ -14,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from examples.embedded_model.card import write_card
+from examples.embedded_model.measurements import Measurements, measure
+from examples.embedded_model.scoring import SHOTS, chance
 from iclgd_lens.embedded import embedded_model_folder
-from iclgd_lens.embedded.card import write_card
-from iclgd_lens.embedded.measurements import Measurements, measure
-from iclgd_lens.embedded.scoring import SHOTS, chance
 
 
 def accuracy_table(measurements: Measurements, condition: str) -> Table:
@@ -50,7 +52,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the demonstrations.")] = 0,
     card: Annotated[bool, typer.Option(help="Write the folder's card and figure anew.")] = False,
 ) -> None:
-    """Measure a model that `iclgd_lens.embedded.train` trained."""
+    """Measure a model that `examples.embedded_model.train` trained."""
     folder = folder or embedded_model_folder()
     measurements = measure(folder, queries=queries, seed=seed)
     console = Console()

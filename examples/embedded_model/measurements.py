@@ -1,5 +1,7 @@
 """All that is measured on the embedded model, in one object."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +10,8 @@ from jaxtyping import Float
 from rich.progress import track
 from torch import Tensor
 
-from iclgd_lens.embedded.grammar import TASKS
-from iclgd_lens.embedded.scoring import (
+from examples.embedded_model.grammar import TASKS
+from examples.embedded_model.scoring import (
     SHOTS,
     Labels,
     accuracy,

@@ -5,14 +5,16 @@ a label word after one space is always one token more, and a newline is a token 
 vocabulary is every word that the grammar can write, the six prompts and their label words.
 """
 
+from __future__ import annotations
+
 import random
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from iclgd_lens.embedded.grammar import TASKS, draw_fields, n_labels
-from iclgd_lens.embedded.prompts import LABELS, PROMPTS
+from examples.embedded_model.grammar import TASKS, draw_fields, n_labels
+from examples.embedded_model.prompts import LABELS, PROMPTS
 
 BOS, EOS, PAD, UNK = SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
 

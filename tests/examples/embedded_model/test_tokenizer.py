@@ -2,9 +2,9 @@
 
 import pytest
 
+from examples.embedded_model.grammar import TASKS
+from examples.embedded_model.tokenizer import UNK, build_tokenizer
 from iclgd_lens.embedded import embedded_rows
-from iclgd_lens.embedded.grammar import TASKS
-from iclgd_lens.embedded.tokenizer import UNK, build_tokenizer
 from iclgd_lens.tasks import get_task
 
 TOKENIZER = build_tokenizer()

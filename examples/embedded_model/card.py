@@ -1,12 +1,14 @@
 """The model card: what the model is, how it was trained, what was measured on it."""
 
-import os
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
-from iclgd_lens.embedded.figure import line_chart
-from iclgd_lens.embedded.measurements import Measurements
-from iclgd_lens.embedded.scoring import SHOTS, chance
+from examples.embedded_model.figure import line_chart
+from examples.embedded_model.measurements import Measurements
+from examples.embedded_model.scoring import SHOTS, chance
+from iclgd_lens.files import write_whole
 
 INDUCTION = 0.2
 """Heads with at least this prefix-matching score are named as induction heads."""
@@ -44,11 +46,14 @@ it).
 
 ## Training
 
-`python -m iclgd_lens.embedded.train --out FOLDER` (seed {seed}): {steps:,} steps of AdamW in
-{minutes:.0f} minutes on {cores} CPU core(s). Every episode draws anew which label word stands for
-which class, so the weights may learn which words go together, but only the demonstrations say what
-a class is called. Sentences are drawn fresh from the grammar; those of the validation rows are left
-out. Stages, each entered when the one before is solved:
+From the root of the repository, with seed {seed}:
+`python -m examples.embedded_model.train --out FOLDER`.
+
+{steps:,} steps of AdamW in {minutes:.0f} minutes on {cores} CPU core(s). Every episode
+draws anew which label word stands for which class, so the weights may learn which words go
+together, but only the demonstrations say what a class is called. Sentences are drawn fresh from the
+grammar; those of the validation rows are left out. Stages, each entered when the one before is
+solved:
 
 {stages}
 
@@ -58,7 +63,7 @@ is why the model without demonstrations gives the same answer to everything.
 
 ## Measured
 
-`python -m iclgd_lens.embedded.evaluate` (seed {measured_seed}), on {queries} validation rows a
+`python -m examples.embedded_model.evaluate` (seed {measured_seed}), on {queries} validation rows a
 task, each with demonstrations of its own. "Permuted" means that every label word stands for another
 class than usual, drawn anew for every query. The untrained twin keeps embeddings, norms and
 unembedding; the matrices of its blocks are random.
@@ -89,7 +94,7 @@ def write_card(folder: Path, measured: Measurements, training: dict[str, Any]) -
     chances = {task: chance(task) for task in next(iter(measured.accuracy.values()))}
     mean_chance = sum(chances.values()) / len(chances)
     lines = {name: measured.mean(name) for name in measured.accuracy}
-    _write(folder / "accuracy.svg", line_chart(SHOTS, lines, chance=mean_chance))
+    write_whole(folder / "accuracy.svg", line_chart(SHOTS, lines, chance=mean_chance).encode())
     text = _CARD.format(
         **training["architecture"],
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
@@ -110,7 +115,7 @@ def write_card(folder: Path, measured: Measurements, training: dict[str, Any]) -
         named=_named_heads(measured),
         head_scores=_head_scores(measured),
     )
-    _write(folder / "README.md", text)
+    write_whole(folder / "README.md", text.encode())
 
 
 def _table(measured: Measurements) -> str:
@@ -144,9 +149,3 @@ def _head_scores(measured: Measurements) -> str:
     ]
     rows += [[str(i), *(f"{v:.2f}" for v in row)] for i, row in enumerate(scores.tolist())]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

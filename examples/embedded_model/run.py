@@ -3,8 +3,9 @@
 Batches are a function of the seed and the step, so no random state has to be stored.
 """
 
+from __future__ import annotations
+
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,16 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from iclgd_lens.embedded.architecture import new_model
-from iclgd_lens.embedded.corpus import Corpus
-from iclgd_lens.embedded.curriculum import STAGES, Stage
-from iclgd_lens.embedded.episodes import Batch, draw_batch
+from examples.embedded_model.architecture import new_model
+from examples.embedded_model.corpus import Corpus
+from examples.embedded_model.curriculum import STAGES, Stage
+from examples.embedded_model.episodes import Batch, draw_batch
 from iclgd_lens.errors import ModelError
+from iclgd_lens.files import write_whole
 
 OTHER_TOKENS = 0.2
 """Weight of the mean loss over all other tokens beside that over the label words."""
@@ -122,11 +124,8 @@ class Run:
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         metadata = {"state": json.dumps(asdict(self.state)), "seed": str(self.seed)}
-        save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
+        write_whole(path, save(tensors, metadata))
 
     def load(self, path: Path) -> None:
         """Go on from a file that `save` wrote.

@@ -5,6 +5,8 @@ other words (nouns of film, names, days) occur in every class alike. No evidence
 word, and no evidence word belongs to two classes of one task.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 

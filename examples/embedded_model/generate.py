@@ -1,17 +1,20 @@
-"""Write the embedded rows: `python -m iclgd_lens.embedded.generate`.
+"""Write the embedded rows: `python -m examples.embedded_model.generate`.
 
-The files are a function of this package's grammar alone: the same bytes on every machine (up to
-the version of zlib, which may compress the same rows otherwise).
+They are written into the package. The files are a function of the grammar alone: the same bytes on
+every machine (up to the version of zlib, which may compress the same rows otherwise).
 """
+
+from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
 from pathlib import Path
 from typing import Literal
 
-from iclgd_lens.embedded.grammar import TASKS, Fields, draw_fields, n_labels
+import iclgd_lens.embedded
+from examples.embedded_model.grammar import TASKS, Fields, draw_fields, n_labels
+from iclgd_lens.files import write_whole
 
 Split = Literal["train", "validation"]
 
@@ -19,6 +22,9 @@ SPLIT_ROWS = {"train": 360, "validation": 180}
 """Rows of each split, the same number for each class of a task."""
 
 SEED = 2311
+
+DATA = Path(iclgd_lens.embedded.__file__).parent / "data"
+"""Where the package keeps its rows."""
 
 
 def generate(task: str) -> dict[Split, list[dict[str, str | int]]]:
@@ -55,18 +61,15 @@ def encode_rows(rows: list[dict[str, str | int]]) -> bytes:
 
 def write_rows(folder: Path) -> list[Path]:
     """Write `<task>_<split>.jsonl.gz` for every task and split; return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     for task in TASKS:
         for split, rows in generate(task).items():
             path = folder / f"{task}_{split}.jsonl.gz"
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            temporary.write_bytes(gzip.compress(encode_rows(rows), mtime=0))
-            os.replace(temporary, path)
+            write_whole(path, gzip.compress(encode_rows(rows), mtime=0))
             paths.append(path)
     return paths
 
 
 if __name__ == "__main__":
-    for written in write_rows(Path(__file__).parent / "data"):
+    for written in write_rows(DATA):
         print(written)

@@ -4,6 +4,8 @@ Every query comes with demonstrations of its own, drawn from the training rows. 
 words each label word stands for another class than usual, drawn anew for every query.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from examples.embedded_model.corpus import vocabulary_words
+from examples.embedded_model.prompts import LABELS, PROMPTS
+from examples.embedded_model.tokenizer import BOS, token_id
 from iclgd_lens.embedded import embedded_rows
-from iclgd_lens.embedded.corpus import vocabulary_words
-from iclgd_lens.embedded.prompts import LABELS, PROMPTS
-from iclgd_lens.embedded.tokenizer import BOS, token_id
 
 Labels = Literal["usual", "permuted"]
 

@@ -1,8 +1,10 @@
-"""Where raw rows come from: a JSON Lines or parquet file, the Hub, or the package itself.
+"""Where raw rows come from: a file, the Hub, the package itself, or the caller's memory.
 
 Every source gives `RawRows`: mappings from column to value, not yet checked against a task. The
 heavy libraries (datasets, pyarrow) are imported when a source needs them, not before.
 """
+
+from __future__ import annotations
 
 import json
 import re
@@ -10,13 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from iclgd_lens.errors import LensError, RowsError, nearest
-from iclgd_lens.tasks._validate import missing_column
+from iclgd_lens.tasks.columns import missing_column
 from iclgd_lens.tasks.task import Task
 
 Split = Literal["train", "validation"]
+Data: TypeAlias = Any
+"""What rows are taken from: "hub", "embedded", a folder, or rows in memory (see `from_memory`)."""
 
 _ALTERNATIVES = "rows can also come from a folder (--data DIR) or be embedded (--data embedded)"
 
@@ -107,6 +111,94 @@ def from_hub(task: Task, split: Split, revision: str | None) -> RawRows:
     values: Mapping[str, Sequence[object]] = dataset.select_columns(columns)[:]
     commit = _commit(cast("Sequence[Mapping[str, object]]", dataset.cache_files))
     return RawRows(source, commit or revision, _rows_of(columns, values, source))
+
+
+def split_in_memory(task: Task, split: Split, data: Data) -> tuple[Any, str]:
+    """Return the table of a split, and what it is called in messages.
+
+    Args:
+        task: Whose `train_split` and `evaluation_split` are names of splits, too.
+        split: The split.
+        data: A table for both splits, or a mapping of splits to tables.
+
+    Raises:
+        RowsError: The mapping has no such split.
+    """
+    if not isinstance(data, Mapping):
+        return data, "data"
+    tables = cast("Mapping[object, Any]", data)
+    for name in (split, task.train_split if split == "train" else task.evaluation_split):
+        if name in tables:
+            return tables[name], f"data[{name!r}]"
+    keys = [str(key) for key in tables]
+    columns = (
+        " A mapping holds splits; give columns as a DataFrame."
+        if {*task.columns, task.label_column} <= set(keys)
+        else ""
+    )
+    raise RowsError(
+        f"data has no split {split!r} (its keys: {', '.join(keys) or 'none'})."
+        f"{columns or nearest(split, keys)}"
+    )
+
+
+def from_memory(task: Task, split: Split, data: Data) -> RawRows:
+    """Take rows that the caller holds.
+
+    Args:
+        task: Says which columns are needed.
+        split: The split.
+        data: A list of mappings, a pandas DataFrame or a `datasets.Dataset`, for both splits; or a
+            mapping of splits to these.
+
+    Raises:
+        RowsError: It is none of these, has no such split, or lacks a column.
+    """
+    table, where = split_in_memory(task, split, data)
+    kind = type(table).__name__
+    if hasattr(table, "select_columns") and hasattr(table, "__len__"):
+        columns = _known_columns(list(table.column_names), task, where)
+        # Without the caller's format, which may hand out tensors.
+        values: Mapping[str, Any] = table.with_format(None).select_columns(columns)[:]
+        records = _rows_of(columns, values, where)
+    elif hasattr(table, "columns") and hasattr(table, "to_dict"):
+        columns = _known_columns([str(name) for name in table.columns], task, where)
+        # Missing values become None whatever their type's mark is.
+        frame = table.loc[:, columns].astype(object)
+        frame = frame.where(frame.notna(), None)
+        records = _rows_of(columns, {name: frame[name].tolist() for name in columns}, where)
+    elif isinstance(table, Sequence) and not isinstance(table, str | bytes):
+        records = _mappings(cast("Sequence[object]", table), task, where)
+    else:
+        raise RowsError(
+            f"{where} is a {kind}; rows come from 'hub', 'embedded', a folder, a list of mappings, "
+            "a pandas DataFrame, a datasets.Dataset, or a mapping of splits to these"
+        )
+    return RawRows(f"{where}, a {kind} of {len(table)} rows in memory", None, _plain(records))
+
+
+def _mappings(
+    rows: Sequence[object], task: Task, where: str
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            kind = type(row).__name__
+            raise RowsError(f"{where} row {number}: a row maps columns to values, not a {kind}")
+        pairs = cast("Mapping[object, object]", row).items()
+        yield f"{where} row {number}", {str(name): value for name, value in pairs}
+
+
+def _plain(
+    records: Iterable[tuple[str, Mapping[str, object]]],
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Rows whose NumPy and torch scalars are Python's: a label is a label wherever it lies."""
+    for place, row in records:
+        yield place, {name: _scalar(value) for name, value in row.items()}
+
+
+def _scalar(value: Any) -> object:
+    scalar = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+    return value.item() if scalar else value
 
 
 def _commit(cache_files: Sequence[Mapping[str, object]]) -> str | None:

@@ -1,0 +1,86 @@
+"""Token ids as they are given: lists, NumPy arrays or torch tensors of whole numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias, cast
+
+from iclgd_lens.errors import EpisodeError
+
+Tokens = tuple[int, ...]
+"""Token ids as this package keeps them."""
+
+TokenIds: TypeAlias = Any
+"""Token ids as they are given: whole numbers in a list, a NumPy array or a torch tensor."""
+
+
+def whole(value: Any, what: str) -> int:
+    """Return one whole number, whichever library it comes from.
+
+    Args:
+        value: An int, a float without a fraction, or an array or tensor of one of them.
+        what: What it is called in the message.
+
+    Raises:
+        EpisodeError: It is no whole number; truth values and text are none.
+    """
+    number: Any = value
+    if hasattr(number, "item"):
+        try:
+            number = number.item()
+        except (ValueError, RuntimeError):
+            raise EpisodeError(f"{what} must be one integer, not several: {value!r}.") from None
+    if isinstance(number, float) and number.is_integer():
+        return int(number)
+    if isinstance(number, bool) or not isinstance(number, int):
+        kind = type(number).__name__
+        raise EpisodeError(f"{what} must be an integer, not {number!r} ({kind}).")
+    return number
+
+
+def members(values: Any, what: str) -> list[Any]:
+    """Return the members of a list, array or tensor.
+
+    Raises:
+        EpisodeError: It is text, or has no members.
+    """
+    if isinstance(values, str | bytes):
+        raise EpisodeError(
+            f"{what} must be integers, not the text {values!r}; a tokenizer turns text into them."
+        )
+    if getattr(values, "ndim", None) != 0 and isinstance(values, Iterable):
+        return list(cast("Iterable[Any]", values))
+    raise EpisodeError(f"{what} must be a list of integers, not {values!r}.")
+
+
+def token_ids(values: Any, what: str) -> Tokens:
+    """Return a sequence of token ids.
+
+    Raises:
+        EpisodeError: It is text, or a member is no whole number.
+    """
+    return tuple(
+        whole(value, f"{what}, number {i},") for i, value in enumerate(members(values, what))
+    )
+
+
+def one_or_more(values: Any, what: str) -> Tokens:
+    """Return token ids that may be given as one number.
+
+    Raises:
+        EpisodeError: It is neither a number nor a sequence of them.
+    """
+    several = isinstance(values, str | bytes) or (
+        isinstance(values, Iterable) and getattr(values, "ndim", None) != 0
+    )
+    return token_ids(values, what) if several else (whole(values, what),)
+
+
+def same_tokens(labels: Sequence[Tokens]) -> tuple[int, int] | None:
+    """Return the first two labels whose tokens are the same, or None."""
+    first: dict[Tokens, int] = {}
+    for number, label in enumerate(labels):
+        if label in first:
+            return first[label], number
+        first[label] = number
+    return None

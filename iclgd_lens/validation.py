@@ -1,0 +1,56 @@
+"""Dataclasses that pydantic checks, with the package's own errors.
+
+@validated(ProtocolError, fault)
+@dataclass(frozen=True, config=STRICT)   # pydantic.dataclasses.dataclass
+class Protocol: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from pydantic import ConfigDict, ValidationError
+
+from iclgd_lens.errors import LensError
+
+Class = TypeVar("Class", bound=type[Any])
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""Types are taken as they are: "yes" is no truth value, and True no number."""
+
+
+def validated(
+    error: type[LensError], say: Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+) -> Callable[[Class], Class]:
+    """Make a pydantic dataclass raise the package's own error for the first thing that is wrong.
+
+    Args:
+        error: The class to raise.
+        say: From pydantic's description of the fault and what was given by name, the message.
+    """
+
+    def wrap(cls: Class) -> Class:
+        build = cls.__init__
+        names = list(cast("Any", cls).__dataclass_fields__)
+
+        @wraps(build)
+        def checked(self: Any, *values: Any, **fields: Any) -> None:
+            try:
+                build(self, *values, **fields)
+            except ValidationError as found:
+                given = dict(zip(names, values, strict=False)) | fields
+                raise error(say(cast("Any", found.errors()[0]), given)) from None
+
+        cls.__init__ = checked
+        return cls
+
+    return wrap
+
+
+def own_message(fault: Mapping[str, Any]) -> str | None:
+    """The message of a `ValueError` that a validator raised, or None for pydantic's own faults."""
+    if fault["type"] != "value_error":
+        return None
+    return str(fault["ctx"]["error"])
