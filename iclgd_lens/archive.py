@@ -122,3 +122,17 @@ def _digest(tensors: Mapping[str, NDArray[Any]]) -> str:
         digest.update(f"{name}\0{value.dtype}\0{value.shape}\0".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()
+
+
+def write_parquet(path: Path, frame: Any, facts: Mapping[str, Any]) -> None:
+    """Write a table as parquet with facts in its metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frame.attrs = {}
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    metadata = cast("dict[bytes, bytes]", dict(table.schema.metadata or {}))
+    table = table.replace_schema_metadata(metadata | {b"iclgd_lens": json.dumps(facts).encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_whole(path, cast("bytes", sink.getvalue().to_pybytes()))

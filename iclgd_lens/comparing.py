@@ -315,6 +315,9 @@ def provenance(host: Host, draws: Sequence[Episode]) -> dict[str, Any]:
         "precision": f"activations {dtype}, deltas and scores fp32",
         "protocol": first.protocol.as_dict() | {"hash": first.protocol.hash},
         "episode": dict(first.provenance) | {"hash": first.hash, "queries": len(first.queries)},
-        "draws": [dict(each.provenance) | {"hash": each.hash} for each in draws],
+        "draws": [
+            dict(each.provenance) | {"hash": each.hash, "warnings": list(each.warnings)}
+            for each in draws
+        ],
         "versions": library_versions(),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from iclgd_lens.aggregates import COLUMNS, OVER_QUERIES, OVER_UNITS, Resampling, Row, rows
-from iclgd_lens.archive import read_archive, write_archive
+from iclgd_lens.archive import read_archive, write_archive, write_parquet
 from iclgd_lens.conclusions import Conclusions
 from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.gate import Behaviour, Gate
-from iclgd_lens.parts import Part, Parts
+from iclgd_lens.parts import Part, Parts, parts_of
 from iclgd_lens.scores import FACTS, SCORES
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.verdicts import Verdict
@@ -61,23 +60,7 @@ class Comparison:
 
         A label under a control that is another network (`gd@untrained`) is that network's.
         """
-        from iclgd_lens.subjects import Subject
-
-        lost = failures or {}
-        found: dict[str, tuple[dict[str, Any], dict[str, str]]] = {TRAINED: ({}, {})}
-        for label in dict.fromkeys((*values, *lost)):
-            subject = Subject.parse(label)
-            state = subject.model_state
-            own = str(subject if state == TRAINED else subject.bare)
-            there = found.setdefault(state, ({}, {}))
-            if label in values:
-                there[0][own] = {k: np.asarray(v, np.float32) for k, v in values[label].items()}
-            if label in lost:
-                there[1][own] = lost[label]
-        parts = tuple(
-            Part(values=own, gold=np.asarray(gold, np.int64), network=network, failures=why)
-            for network, (own, why) in found.items()
-        )
+        parts = parts_of(values, np.asarray(gold, np.int64), failures or {})
         return cls(parts, **fields)
 
     # -- reading -------------------------------------------------------------------------------
@@ -201,7 +184,7 @@ class Comparison:
         Columns: hypothesis, score, layer, head, draw, network (which of a control's), query (its
         place, or its row in the evaluation split), gold, value.
         """
-        from iclgd_lens.tables import query_frame
+        from iclgd_lens.frames import query_frame
 
         return query_frame(self.data, score, hypothesis)
 
@@ -227,7 +210,7 @@ class Comparison:
             Columns: layer, head, selected_on (its mean on the half that picked it), value (its mean
             on the other half), control (the control's mean on that half), control_label.
         """
-        from iclgd_lens.tables import top_heads
+        from iclgd_lens.frames import top_heads
 
         self._arrays(score, hypothesis, "head")
         return top_heads(self.data, score, hypothesis, k, control)
@@ -289,7 +272,7 @@ class Comparison:
         Columns: score, kind ("hypotheses", "control", "network"), a, b, difference, ci_low,
         ci_high, p_value, p_corrected (Holm), n, method, verdict.
         """
-        from iclgd_lens.tables import difference_frame
+        from iclgd_lens.frames import difference_frame
 
         return difference_frame(self.conclusions.differences(scores))
 
@@ -381,19 +364,5 @@ class Comparison:
 
     def to_parquet(self, path: str | Path) -> None:
         """Write `frame()` as parquet with the provenance in its metadata, atomically."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        from iclgd_lens.files import write_whole
-
-        frame = self.frame()
-        frame.attrs = {}
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        facts = {"provenance": self.provenance, "failures": self.failures}
-        metadata = cast(dict[bytes, bytes], dict(table.schema.metadata or {}))
-        table = table.replace_schema_metadata(
-            metadata | {b"iclgd_lens": json.dumps(facts).encode()}
-        )
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        write_whole(path, cast("bytes", sink.getvalue().to_pybytes()))
+        facts = {"provenance": dict(self.provenance), "failures": self.failures}
+        write_parquet(Path(path), self.frame(), facts)

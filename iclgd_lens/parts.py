@@ -234,3 +234,23 @@ def concatenated(
 ) -> Iterator[NDArray[np.float32]]:
     """A score's values in each part that has it."""
     return (measured[score] for _, measured in series if score in measured)
+
+
+def parts_of(
+    values: Mapping[str, Mapping[str, Any]], gold: NDArray[np.int64], failures: Mapping[str, str]
+) -> tuple[Part, ...]:
+    """Parts of one draw from arrays by label and score, each label with its network's."""
+    found: dict[str, tuple[dict[str, Any], dict[str, str]]] = {TRAINED: ({}, {})}
+    for label in dict.fromkeys((*values, *failures)):
+        subject = Subject.parse(label)
+        state = subject.model_state
+        own = str(subject if state == TRAINED else subject.bare)
+        there = found.setdefault(state, ({}, {}))
+        if label in values:
+            there[0][own] = {k: np.asarray(v, np.float32) for k, v in values[label].items()}
+        if label in failures:
+            there[1][own] = failures[label]
+    return tuple(
+        Part(values=own, gold=gold, network=network, failures=why)
+        for network, (own, why) in found.items()
+    )

@@ -47,7 +47,7 @@ ORDER = [
     {"rules"},
     {"budgeting", "job"},
     {"parts"},
-    {"aggregates", "archive"},
+    {"aggregates", "archive", "conclusions", "frames"},
     {"tables"},
     {"figures"},
     {"comparison"},

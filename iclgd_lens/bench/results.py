@@ -17,9 +17,9 @@ from iclgd_lens.bench.order import order_sensitivity
 from iclgd_lens.bench.store import Quarantined, Store
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError
+from iclgd_lens.frames import behaviour_frame, gate_frame, verdict_frame
 from iclgd_lens.parts import Part
 from iclgd_lens.subjects import TRAINED
-from iclgd_lens.tables import behaviour_frame, gate_frame, verdict_frame
 
 if TYPE_CHECKING:
     import pandas as pd

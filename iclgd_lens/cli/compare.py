@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.errors import ComparisonError, LensError, nearest
+from iclgd_lens.cli.conclude import as_json as as_json
+from iclgd_lens.cli.conclude import show as show
+from iclgd_lens.errors import ComparisonError, LensError
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-    from rich.table import Table
-
     from iclgd_lens.comparison import Comparison
-    from iclgd_lens.episode import Episode
 
 NO_CONTROLS = "none"
-FROM_DEMONSTRATIONS = "demonstrations"
 _SUFFIXES = (".parquet", ".safetensors")
-_HALVES = (("SimAOU", "SimAM", "Tok2Attn", "Rec2FTP"), ("accuracy", "logit_recovery", "KL_ICL"))
-"""The summary in two tables, for terminals too narrow for one."""
+_BUDGETS = {"matched": "matched", "published": "published", "demonstrations": "matched"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +29,10 @@ class Request:
     data: str | None
     shots: int
     queries: int
+    draws: int
+    twins: int
     lr: str | None
+    settings: Sequence[str]
     seed: int
     permutation: int
     protocol: str
@@ -54,47 +50,53 @@ class Request:
 
 
 def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
-    """Load, draw, compare, and write the file that was asked for.
+    """Check, load, draw, compare, and write the file that was asked for.
 
     Raises:
         LensError: Something that was asked for does not exist or does not fit.
     """
     check_output(request.out)
-    controls = _controls(request.controls)
-    lr = _rate(request.lr)
-    # Names are looked up before the model is loaded: a slip should not cost a download.
+    _check_numbers(request)
+    lr, budget = _rate(request.lr)
+    # What is named is looked up before the model is loaded: a slip should not cost a download.
+    from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
+    from iclgd_lens.drawing import check_rows
     from iclgd_lens.protocol import get_protocol
     from iclgd_lens.tasks import get_task
 
     task, protocol = get_task(request.task), get_protocol(request.protocol)
+    controls = _controls(request.controls)
+    controls = DEFAULT_CONTROLS if controls is None else controls
+    CONTROLS.check(controls)
+    rows = check_rows(
+        task, request.data, model=request.model, shots=request.shots, queries=request.queries,
+        seed=request.seed, draws=request.draws, permutation=request.permutation,
+        protocol=protocol, revision=request.data_revision,
+    )  # fmt: skip
     tell("starting PyTorch and TransformerLens")
     from iclgd_lens.bench.work import import_modules
-    from iclgd_lens.comparing import CONTROLS, DEFAULT_CONTROLS, compare, resolve
+    from iclgd_lens.comparing import compare
     from iclgd_lens.host.loading import load_model
-    from iclgd_lens.writing import load_episode
+    from iclgd_lens.rules import resolve_rules
+    from iclgd_lens.writing import load_episodes
 
     import_modules(request.imports)
-    resolve(request.hypotheses)
-    controls = DEFAULT_CONTROLS if controls is None else controls
-    _check_controls(controls, CONTROLS)
+    settings = parse_settings(request.settings)
+    resolve_rules(list(request.hypotheses), settings)
     tell(f"loading {request.model}")
     model = load_model(
         request.model, dtype=request.dtype, device=request.device,
         host=request.host, revision=request.revision,  # type: ignore[arg-type]
     )  # fmt: skip
-    tell(f"drawing {request.shots} demonstrations and {request.queries} queries of {task.name}")
-    episode = load_episode(
-        task, model, shots=request.shots, queries=request.queries, seed=request.seed,
-        permutation=request.permutation, data=request.data, protocol=protocol,
-        revision=request.data_revision,
+    tell(f"drawing {request.draws} times {request.shots} demonstrations of {task.name}")
+    episodes = load_episodes(
+        task, model, draws=request.draws, shots=request.shots, queries=request.queries,
+        seed=request.seed, permutation=request.permutation, data=rows, protocol=protocol,
     )  # fmt: skip
-    settings = None
-    if lr == FROM_DEMONSTRATIONS:
-        settings = chosen_rates(model, episode, request.hypotheses, tell)
     comparison = compare(
-        model, episode, list(request.hypotheses), controls=controls,
-        lr=lr if isinstance(lr, float) else None, settings=settings, seed=request.seed,
-        batch_size=request.batch_size, pad_queries=request.pad_queries, progress=tell,
+        model, episodes, list(request.hypotheses), controls=controls, lr=lr, settings=settings,
+        budget=budget, twins=request.twins, seed=request.seed, batch_size=request.batch_size,
+        pad_queries=request.pad_queries, progress=tell,
     )  # fmt: skip
     if request.out is not None:
         tell(f"writing {request.out}")
@@ -102,20 +104,30 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     return comparison
 
 
-def chosen_rates(
-    model: Any, episode: Episode, hypotheses: Sequence[str], tell: Callable[[str], None]
-) -> dict[str, dict[str, float]]:
-    """A learning rate for each hypothesis that takes one, chosen on demonstrations alone."""
-    from iclgd_lens.bench.learning_rate import choose_rate
-    from iclgd_lens.bench.plan import RateChoice
-    from iclgd_lens.hypotheses.registry import get_hypothesis
+def parse_settings(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read "NAME.KEY=VALUE" texts; a value is a number, true, false, null, a list or a word.
 
-    found: dict[str, dict[str, float]] = {}
-    for name in hypotheses:
-        hypothesis = get_hypothesis(name)
-        if "lr" in hypothesis.settings():
-            tell(f"{name}: choosing a learning rate on held-out demonstrations")
-            found[name] = {"lr": choose_rate(model, episode, hypothesis, RateChoice()).lr}
+    Raises:
+        LensError: A text has another form.
+    """
+    import yaml
+
+    found: dict[str, dict[str, Any]] = {}
+    for text in given:
+        place, equals, value = text.partition("=")
+        name, dot, key = place.partition(".")
+        if not (equals and dot and name and key):
+            raise LensError(f"--set {text!r} is not NAME.KEY=VALUE, such as lcgd.epochs=4.")
+        try:
+            read: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise LensError(f"--set {text!r}: {value!r} is no value.") from error
+        if isinstance(read, str):
+            try:
+                read = float(read)  # YAML 1.1 reads 5e-4 as text
+            except ValueError:
+                pass
+        found.setdefault(name, {})[key] = read
     return found
 
 
@@ -127,6 +139,8 @@ def check_output(out: Path | None) -> None:
     """
     if out is None:
         return
+    from iclgd_lens.files import check_place
+
     if out.suffix not in _SUFFIXES:
         raise ComparisonError(
             f"--out {out} ends in {out.suffix or 'no suffix'!r}; give a .parquet file (the tidy "
@@ -134,9 +148,10 @@ def check_output(out: Path | None) -> None:
         )
     if out.is_dir():
         raise ComparisonError(f"--out {out} is a folder; give a file.")
-    place = next(parent for parent in out.absolute().parents if parent.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise ComparisonError(f"--out {out} cannot be written: {place} takes no files.")
+    try:
+        check_place(out)
+    except OSError as error:
+        raise ComparisonError(f"--out {out} cannot be written: {error}") from error
 
 
 def write(comparison: Comparison, out: Path) -> None:
@@ -145,6 +160,12 @@ def write(comparison: Comparison, out: Path) -> None:
         comparison.to_parquet(out)
     else:
         comparison.save(out)
+
+
+def _check_numbers(request: Request) -> None:
+    for name, value, least in (("draws", request.draws, 1), ("twins", request.twins, 0)):
+        if value < least:
+            raise ComparisonError(f"--{name} is {value}; it must be {least} or more.")
 
 
 def _controls(given: Sequence[str]) -> tuple[str, ...] | None:
@@ -156,131 +177,17 @@ def _controls(given: Sequence[str]) -> tuple[str, ...] | None:
     return tuple(given) or None
 
 
-def _check_controls(given: Sequence[str], known: Collection[str]) -> None:
-    for control in given:
-        if control not in known:
-            raise ComparisonError(
-                f"no control is called {control!r}; controls: {NO_CONTROLS}, {', '.join(known)}."
-                + nearest(control, [NO_CONTROLS, *known])
-            )
-
-
-def _rate(given: str | None) -> float | str | None:
-    if given is None or given == FROM_DEMONSTRATIONS:
-        return given
+def _rate(given: str | None) -> tuple[float | None, Any]:
+    """A rate, or how it is found."""
+    if given is None or given in _BUDGETS:
+        return None, None if given is None else _BUDGETS[given]
     try:
         rate = float(given)
     except ValueError:
         raise LensError(
-            f"--lr {given!r} is neither a number nor {FROM_DEMONSTRATIONS!r} (chosen on held-out "
-            "demonstrations)."
+            f"--lr {given!r} is neither a number nor 'matched' (chosen on left-out demonstrations) "
+            "nor 'published' (the task's)."
         ) from None
     if not 0 < rate < math.inf:
         raise LensError(f"--lr is {given}; it must be a positive number.")
-    return rate
-
-
-# -- what is printed -------------------------------------------------------------------------------
-
-
-def as_json(comparison: Comparison) -> str:
-    """One JSON document: provenance, failures, verdicts and every line of the tidy table."""
-    from iclgd_lens.tables import verdicts
-
-    frame = comparison.frame()
-    document = {
-        "provenance": dict(comparison.provenance),
-        "failures": dict(comparison.failures),
-        "confidence": comparison.confidence,
-        "resamples": comparison.resamples,
-        "verdicts": [verdict.as_dict() for verdict in verdicts(frame)],
-        "rows": [
-            {key: _plain(value) for key, value in vars(row).items()} for row in comparison.rows()
-        ],
-    }
-    return json.dumps(document, allow_nan=False, ensure_ascii=False, default=str)
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def show(comparison: Comparison, console: Console) -> None:
-    """Print what was compared, the layers, the summary and the verdict."""
-    from iclgd_lens.tables import comparison_table, hypothesis_names, layer_table
-
-    frame = comparison.frame()
-    for line in headline(comparison):
-        console.print(line, markup=False)
-    names = hypothesis_names(comparison.hypotheses)
-    by_layer = "By layer"
-    layers = layer_table(comparison, frame=frame, title=by_layer)
-    if _fits(console, layers) or len(names) < 2:
-        console.print(layers)
-    else:
-        for name in names:
-            title = f"{by_layer}: {name}"
-            console.print(layer_table(comparison, frame=frame, hypothesis=name, title=title))
-    summary = comparison_table(comparison, frame=frame, title="Overall")
-    if _fits(console, summary):
-        console.print(summary)
-    else:
-        for scores in _HALVES:
-            console.print(comparison_table(comparison, scores, frame=frame, title="Overall"))
-    console.print("Does a hypothesis beat its controls?", style="bold")
-    for line in conclusions(comparison, frame):
-        console.print(f"  {line}", markup=False)
-
-
-def headline(comparison: Comparison) -> list[str]:
-    """What was compared, in a few lines."""
-    facts, episode = comparison.provenance["model"], comparison.provenance["episode"]
-    rates = {
-        name: described["delta"]["lr"]
-        for name, described in comparison.provenance["hypotheses"].items()
-        if "lr" in described.get("delta", {})
-    }
-    lines = [
-        f"{facts['name']} ({facts['host']}, {facts['n_layers']} layers, {facts['n_heads']} heads, "
-        f"{facts['dtype']}, {facts['device']})",
-        f"{episode['task']}: {episode.get('shots', '?')} demonstrations (seed "
-        f"{episode.get('seed', '?')}), {episode['queries']} queries from "
-        f"{_source(episode)}; protocol {comparison.provenance['protocol']['name']}",
-    ]
-    if rates:
-        each = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
-        lines.append(f"learning rate: {each}")
-    return lines
-
-
-def _source(episode: dict[str, Any]) -> str:
-    data = str(episode.get("data", "tokens"))
-    return {"embedded": "the embedded rows", "hub": "the Hub"}.get(data, data)
-
-
-def conclusions(comparison: Comparison, frame: pd.DataFrame) -> list[str]:
-    """The verdicts, after what has to be known to read them."""
-    from iclgd_lens.tables import aggregate_cells, verdicts
-
-    lines = [verdict.text for verdict in verdicts(frame)]
-    cells = aggregate_cells(frame)
-    zs, icl = cells.get(("ZS", "accuracy")), cells.get(("ICL", "accuracy"))
-    if zs is not None and icl is not None and not icl.ci_low > zs.ci_high:
-        lines.append(
-            f"Demonstrations did not clearly help this model (accuracy {zs.value:.2f} without, "
-            f"{icl.value:.2f} with): whatever the scores say, they explain no in-context learning."
-        )
-    for score in ("SimAOU", "SimAM"):
-        oracle = cells.get(("oracle", score))
-        if oracle is not None and not oracle.value > 0.999:
-            lines.append(
-                f"The oracle's {score} is {oracle.value:.4f} instead of 1: do not trust this run."
-            )
-    return lines
-
-
-def _fits(console: Console, table: Table) -> bool:
-    from rich.measure import Measurement
-
-    wide = console.options.update(width=10_000)
-    return Measurement.get(console, wide, table).maximum <= console.width
+    return rate, None
