@@ -13,10 +13,8 @@ import pytest
 import torch
 
 import iclgd_lens as lens
-from iclgd_lens import measures
-from iclgd_lens import comparing
+from iclgd_lens import comparing, measures
 from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
-from iclgd_lens.rules import resolve_rules
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError
 from iclgd_lens.host import Host
@@ -25,6 +23,7 @@ from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import REFERENCE
 from iclgd_lens.readout import Reader
+from iclgd_lens.rules import resolve_rules
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
