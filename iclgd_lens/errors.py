@@ -70,6 +70,10 @@ class ControlError(ComparisonError):
     """A control is unknown, registered twice, or cannot be built."""
 
 
+class WorldError(LensError):
+    """A world was asked for that cannot be built as it is meant."""
+
+
 class PlanError(LensError):
     """A benchmark's plan is malformed, or names something that does not exist."""
 

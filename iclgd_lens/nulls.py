@@ -56,14 +56,14 @@ def _another_network(model: Any, change: Callable[[Host], None]) -> Any:
     host = as_host(model)
     twin = copied(host.model)
     try:
-        change(as_host(twin))
-        as_host(twin)  # asks anew whether every map computes with the weights just drawn
+        change(host.again(twin))
+        own = host.again(twin)  # asks anew whether every map computes with the weights just drawn
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
             f"A copy of {host.name} does not compute with weights of its own, so it has no "
             f"untrained twin; leave out the controls that need one. ({error})"
         ) from error
-    return twin
+    return twin if host.attention == "softmax" else own  # a bare model would count as softmax
 
 
 def untrained_norms(model: Any, seed: int = 0) -> Any:

@@ -52,6 +52,7 @@ ORDER = [
     {"figures"},
     {"comparison"},
     {"comparing"},
+    {"worlds"},
     {"calibration"},
     {"bench"},
     {"report"},

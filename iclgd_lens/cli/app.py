@@ -14,6 +14,7 @@ import typer
 from iclgd_lens import __version__, defaults
 from iclgd_lens.cli import bench, listing
 from iclgd_lens.cli.console import complain, output, print_json, progress, quiet_libraries
+from iclgd_lens.cli.worlds import worlds
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.errors import LensError
 
@@ -198,6 +199,7 @@ def demo(
 
 bench.add_commands(app)
 listing.add_commands(app)
+app.command()(worlds)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -10,79 +10,23 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from iclgd_lens.errors import HookError, nearest
+from iclgd_lens.errors import HookError, UnsupportedModelError, nearest
 from iclgd_lens.host.hooking import Firings, Hook, attached
+from iclgd_lens.host.site import LinearSite as LinearSite
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-def _identity(value: Tensor) -> Tensor:
-    return value
-
-
-@dataclass(frozen=True)
-class LinearSite:
-    """A linear map y = x W + b of one layer, and the hook points where x and y pass.
-
-    Attributes:
-        layer: Layer index.
-        weight: TransformerLens name of W, e.g. "blocks.0.attn.W_K".
-        bias: TransformerLens name of b, or None where the model's map has none.
-        shape: Shape of W: [head, d_in, d_out] for attention, [d_in, d_out] for MLP weights.
-        input_hook: Where x passes.
-        output_hook: Where y passes.
-        read: Turns the value at `input_hook` into x.
-    """
-
-    layer: int
-    weight: str
-    bias: str | None
-    shape: tuple[int, ...]
-    input_hook: str
-    output_hook: str
-    read: Callable[[Tensor], Tensor] = field(default=_identity, repr=False, compare=False)
-
-    @property
-    def kind(self) -> str:
-        """The weight without its layer, e.g. "W_K"."""
-        return self.weight.rsplit(".", 1)[1]
-
-    @property
-    def bias_shape(self) -> tuple[int, ...]:
-        """Shape of b: [head, d_head] where heads are outputs, else [d_out]."""
-        if len(self.shape) == 3 and self.kind != "W_O":
-            return (self.shape[0], self.shape[2])
-        return (self.shape[-1],)
-
-    def apply(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, like: Tensor
-    ) -> Float[Tensor, "..."]:
-        """Return x W + b in fp32, shaped as the value `like` at the output hook."""
-        total: Tensor | None = None
-        if weight is not None:
-            x = x.to(weight.dtype)
-            if self.kind == "W_O":
-                total = x.reshape(*x.shape[:2], -1) @ rearrange(
-                    weight, "head d_in d_out -> (head d_in) d_out"
-                )
-            elif weight.ndim == 3:
-                total = x @ rearrange(weight, "head d_in d_head -> d_in (head d_head)")
-            else:
-                total = x @ weight
-        if bias is not None:
-            total = bias.flatten() if total is None else total + bias.flatten()
-        if total is None:
-            raise HookError(f"{self.weight}: neither a weight nor a bias to apply.")
-        return total.expand(*like.shape[:2], -1).reshape(like.shape)
+Attention = Literal["softmax", "linear"]
+"""What a model makes of its masked scores: their softmax, or the scores themselves."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +100,11 @@ class Host(ABC):
 
     Accepts HookedTransformer (TransformerLens 3) and TransformerBridge (3 and 4).
 
+    Args:
+        model: The model.
+        attention: "softmax", or "linear" for a HookedTransformer whose own hooks put the masked
+            scores in the pattern's place; the model is asked whether they do.
+
     Raises:
         UnsupportedModelError: The model cannot be measured faithfully; the message says what to do.
     """
@@ -169,7 +118,7 @@ class Host(ABC):
     d_vocab: int
     n_ctx: int
 
-    def __new__(cls, model: Any) -> Self:
+    def __new__(cls, model: Any, attention: Attention = "softmax") -> Self:
         """Return a `HookedHost` or a `BridgeHost`, whichever `model` needs."""
         if cls is Host:
             from iclgd_lens.host.choose import host_class
@@ -177,8 +126,14 @@ class Host(ABC):
             return super().__new__(cast("type[Self]", host_class(model)))
         return super().__new__(cls)
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, attention: Attention = "softmax") -> None:
+        if attention not in get_args(Attention):
+            raise UnsupportedModelError(
+                f"attention is {attention!r}; allowed: {', '.join(get_args(Attention))}."
+                + nearest(str(attention), get_args(Attention))
+            )
         self.model = model
+        self.attention: Attention = attention
         self.cfg: Any = cast(Any, model).cfg
         self.n_layers = int(self.cfg.n_layers)
         self.n_heads = int(self.cfg.n_heads)
@@ -192,6 +147,14 @@ class Host(ABC):
         self.unembedded = 0  # sequences so far, for who counts what a build costs
         self._points: dict[str, Any] = dict(cast(Any, model).hook_dict)
         self._sites = {site.weight: site for site in self._list_sites()}
+
+    def again(self, model: nn.Module) -> Self:
+        """Return a host of another model of this kind, under the same options.
+
+        Raises:
+            UnsupportedModelError: The model cannot be measured faithfully.
+        """
+        return type(self)(model, self.attention)
 
     # -- what the model is ---------------------------------------------------------------------
 
@@ -237,6 +200,10 @@ class Host(ABC):
     def block_output_hook(self, layer: int) -> str:
         """Name of the hook where the residual stream leaves block `layer`."""
         return f"blocks.{layer}.hook_resid_post"
+
+    def mlp_output_hook(self, layer: int) -> str:
+        """Name of the hook where the MLP's output joins the residual stream."""
+        return f"blocks.{layer}.hook_mlp_out"
 
     @abstractmethod
     def score_hooks(

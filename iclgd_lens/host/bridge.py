@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
-from iclgd_lens.host.base import Host, LinearSite, Prefix, Run
+from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
 from iclgd_lens.host.bridge_cache import read_prefix, shared_cache
 from iclgd_lens.host.hooked import receiver
 from iclgd_lens.host.probe import check_model
@@ -24,11 +24,16 @@ class BridgeHost(Host):
 
     kind = "TransformerBridge"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, attention: Attention = "softmax") -> None:
+        if attention == "linear":
+            raise UnsupportedModelError(
+                "Linear attention is served on a HookedTransformer alone: the attention that "
+                "`transformers` runs behind a TransformerBridge has a softmax."
+            )
         _refuse(model)
         self._blocks: Any = cast(Any, model).blocks
         self._causal_lm: Any = cast(Any, model).original_model
-        super().__init__(model)
+        super().__init__(model, attention)
         check_model(self)
 
     @property
@@ -113,6 +118,11 @@ class BridgeHost(Host):
         """See `Host.attention_output_hook`."""
         name = super().attention_output_hook(layer)
         return name if name in self._points else f"blocks.{layer}.attn.hook_out"
+
+    def mlp_output_hook(self, layer: int) -> str:
+        """See `Host.mlp_output_hook`."""
+        name = super().mlp_output_hook(layer)
+        return name if name in self._points else f"blocks.{layer}.mlp.hook_out"
 
     @contextlib.contextmanager
     def score_hooks(

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
-from iclgd_lens.host.base import Host, LinearSite, Prefix, Run
+from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
 from iclgd_lens.host.layout import laid_out
 from iclgd_lens.host.probe import check_model
 
@@ -39,10 +39,10 @@ class HookedHost(Host):
 
     kind = "HookedTransformer"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, attention: Attention = "softmax") -> None:
         self._blocks: Any = cast(Any, model).blocks
         _refuse(cast(Any, model).cfg)
-        super().__init__(model)
+        super().__init__(model, attention)
         check_model(self)
 
     @property

@@ -126,6 +126,9 @@ def _check_scores(host: Host, layer: int, scores: Tensor | None, pattern: Tensor
             'not loaded with attn_implementation="eager" (iclgd_lens.load_model does), or its kind '
             "of attention is not served."
         )
+    if host.attention == "linear":
+        _check_linear(host, layer, scores, pattern)
+        return
     expected = torch.softmax(scores.float(), dim=-1)
     # Attention sinks take a share of every row; the rest keeps its proportions.
     actual = pattern.float() / pattern.float().sum(-1, keepdim=True)
@@ -133,6 +136,17 @@ def _check_scores(host: Host, layer: int, scores: Tensor | None, pattern: Tensor
         raise UnsupportedModelError(
             f"{host.name}: the softmax of what passes at layer {layer}'s score hook is not its "
             "attention pattern, so scores cannot be compared; this attention is not served."
+        )
+
+
+def _check_linear(host: Host, layer: int, scores: Tensor, pattern: Tensor) -> None:
+    """Linear attention: a key's weight is its score, and 0 where the causal mask hides it."""
+    hidden = torch.ones_like(scores, dtype=torch.bool).triu(1)
+    expected = scores.float().masked_fill(hidden, 0.0)
+    if expected.shape != pattern.shape or not agree(pattern.float(), expected, host.dtype):
+        raise UnsupportedModelError(
+            f"{host.name} was handed over as a model of linear attention, but layer {layer}'s "
+            "attention pattern is not its masked scores; leave attention= out for a softmax."
         )
 
 

@@ -1,0 +1,59 @@
+"""The command `worlds`: the instrument on models whose answer is known."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from iclgd_lens.cli.console import print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from iclgd_lens.worlds import Mark
+
+COLUMNS = ("world", "theta", "rule", "SimAOU", "exact", "largest error", "KL to ICL", "recovery")
+
+
+def worlds(
+    theta: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--theta",
+            help="Angle between GD and LCGD in degrees; repeatable.",
+            show_default="0, 15, 30, 60, 90",
+        ),
+    ] = None,
+    labels: Annotated[int, typer.Option(help="Label words, odd and at least 5.")] = 9,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the demonstrations.")] = 0,
+    host: Annotated[str, typer.Option(help="'auto', 'hooked' or 'bridge'.")] = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
+) -> None:
+    """Check the instrument on models whose answer is known: what it reads, what it must read."""
+    with progress() as tell:
+        tell("starting PyTorch and TransformerLens")
+        from iclgd_lens.worlds.marks import THETAS, ruler
+
+        marks: list[Mark] = []
+        for mark in ruler(theta or THETAS, labels=labels, seed=seed, kind=host):
+            tell(f"{mark.world}: {mark.rule}")
+            marks.append(mark)
+    if as_json:
+        print_json([{key: _plain(value) for key, value in vars(mark).items()} for mark in marks])
+    else:
+        print_table(COLUMNS, [_line(mark) for mark in marks])
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _line(mark: Mark) -> tuple[str, ...]:
+    angle = "" if mark.theta is None else f"{mark.theta:g}"
+    behaviour = ("", "") if math.isnan(mark.kl) else (f"{mark.kl:.0e}", f"{mark.recovery:.3f}")
+    return (
+        mark.world, angle, mark.rule.replace("[", " head ").rstrip("]"), f"{mark.value:.5f}",
+        f"{mark.exact:.5f}", f"{mark.error:.0e}", *behaviour,
+    )  # fmt: skip
