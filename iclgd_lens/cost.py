@@ -39,6 +39,10 @@ class Ledger:
         """Plain JSON values."""
         return asdict(self)
 
+    def shared(self, among: int) -> Ledger:
+        """An equal share of what was run for several at once."""
+        return Ledger(*(value // among for value in self.as_dict().values()))
+
     @property
     def total(self) -> int:
         """Block passes, forward and back; what costs are compared by."""

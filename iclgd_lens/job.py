@@ -18,6 +18,7 @@ from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError, DivergedError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
+from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, built_beside
 from iclgd_lens.intervention import UNCOUNTED, Injection, Intervention, hooks_of
 from iclgd_lens.readings import Frozen, Readings
 from iclgd_lens.readout import Reader, Readout
@@ -140,26 +141,24 @@ class Job:
         """
         self.tell(f"{rule.name}: building the update, then each query alone")
         acting = {control.acts_on for control in controls}
-        right = wrong = None
-        if own or "update" in acting:
-            right = self.build(rule, self.episode, rule.name)
-        if self.wrong is not None:
-            wrong = self.build(rule, self.wrong, str(Subject(rule.name, "shuffled")))
+        right, wrong = self._pair(rule, both=own or "update" in acting)
         self.built[rule.name] = right, wrong
+        changed_by_wrong: Readout | None = None
         if own:
-            self.measure(rule.name, right, wrong)
+            changed_by_wrong = self.measure(rule.name, right, wrong)
         for control in controls:
             label = str(Subject(rule.name, control.name))
             if control.acts_on == "update":
                 self.measure_update_control(control, rule.name, (right, wrong), seed)
             elif control.acts_on == "demonstrations":
                 if control.name == "shuffled" and self.wrong is not None:
-                    changed = wrong
+                    changed, readout = wrong, changed_by_wrong
                 else:
                     self.tell(f"{label}: building the update, then each query alone")
                     changed = self._from_other_demonstrations(rule, control, label, seed, other)
+                    readout = None
                 if changed is not None or label in self.failures:
-                    self.measure(label, changed)
+                    self.measure(label, changed, readout=readout)
 
     def run_alone(self, control: Control, *, seed: int = 0) -> None:
         """Measure a control that belongs to no hypothesis."""
@@ -170,7 +169,9 @@ class Job:
         function = resolve(control.function)
         rule = Rule(control.name, Hypothesis(control.name, function))
         right = self.build(rule, self.episode, control.name)
-        wrong = None if self.wrong is None else self.build(rule, self.wrong, "")
+        wrong = None
+        if self.wrong is not None:
+            wrong = self.build(rule, self.wrong, str(Subject(control.name, "shuffled")))
         self.measure(control.name, right, wrong)
 
     def build(self, rule: Rule, episode: Episode, label: str) -> Intervention | None:
@@ -225,25 +226,64 @@ class Job:
 
     # -- measuring -------------------------------------------------------------------------------
 
+    def _pair(self, rule: Rule, *, both: bool) -> tuple[Intervention | None, Intervention | None]:
+        """A rule's interventions from right (if `both`) and from wrong labels."""
+        label = str(Subject(rule.name, "shuffled"))
+        if both and self.wrong is not None:
+            pair = self._built_beside(rule, self.wrong, label)
+            if pair is not None:
+                return pair
+        right = self.build(rule, self.episode, rule.name) if both else None
+        return right, None if self.wrong is None else self.build(rule, self.wrong, label)
+
+    def _built_beside(
+        self, rule: Rule, wrong: Episode, label: str
+    ) -> tuple[Intervention | None, Intervention | None] | None:
+        """Both at once, as rows of one batch; None where the rule or its texts do not allow it."""
+        value = rule.value
+        if not isinstance(value, Hypothesis) or value.rows is None:
+            return None
+        if not set(rule.settings) <= SIDE_BY_SIDE:
+            return None
+        shown = [self.episode.demonstrations, wrong.demonstrations]
+        with counted(self.host) as ledger:
+            built = built_beside(value.rows, value.name, self.host, shown, **rule.settings)
+        if built is None:
+            return None
+        found: list[Intervention | None] = []
+        for one, where in zip(built, (rule.name, label), strict=True):
+            failed = isinstance(one, DivergedError)
+            if failed:
+                self.failures[where] = str(one)
+            found.append(None if failed else one)
+        self._describe(rule, value, found[0], ledger.shared(len(shown)))
+        return found[0], found[1]
+
     def measure(
-        self, label: str, right: Intervention | None, wrong: Intervention | None = None
-    ) -> None:
+        self, label: str, right: Intervention | None, wrong: Intervention | None = None, *,
+        readout: Readout | None = None,
+    ) -> Readout | None:  # fmt: skip
         """Run the changed model on the queries and score it against ICL.
 
         Args:
             label: What results call it.
             right: The intervention; None where it could not be built.
             wrong: The same rule's from wrong labels, for the label contrast.
+            readout: What `right` leaves, where it was read before.
+
+        Returns:
+            What `wrong` leaves.
         """
         if right is None:
             self.values[label] = self.undefined()
-            return
-        ft = self.reader.ftzs(right)
+            return None
+        ft = self.reader.ftzs(right) if readout is None else readout
         if not ft.is_finite:
             self.failures[label] = "Some activations of the intervened model are not finite."
         changed = None if wrong is None else self.reader.ftzs(wrong)
         readings = Readings(self.frozen, ft, changed, lambda: self._attention(right, ft))
         self.values[label] = measured(readings)
+        return changed
 
     def measure_update_control(
         self, control: Control, name: str, pair: tuple[Intervention | None, ...], seed: int

@@ -156,8 +156,8 @@ def warnings_of(comparison: Comparison) -> list[str]:
         left = comparison.data.left_out(score)
         if left:
             found.append(
-                f"{score}: layer {listed([str(each) for each in left])} left out of means, since it "
-                "does not exist there for all that is compared."
+                f"{score}: layer {listed(list(map(str, left)))} left out of means, since it does "
+                "not exist there for all that is compared."
             )
     found += _oracle_alarms(comparison)
     found += [f"{name}: {why}" for name, why in comparison.failures.items()]

@@ -15,10 +15,17 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, TrainingSequence
-from iclgd_lens.errors import HookError
+from iclgd_lens.errors import DivergedError, HookError
 from iclgd_lens.host import Hook, Host, LinearSite, frozen
-from iclgd_lens.hypotheses.sgd import UpdateRule, trained_names
+from iclgd_lens.hypotheses.sgd import (
+    UpdateRule,
+    checked,
+    described,
+    learning_rate,
+    trained_names,
+)
 
 
 class Training:
@@ -97,49 +104,61 @@ def row_trainings(
         yield training
 
 
-def trained_beside(
+SIDE_BY_SIDE = frozenset({"lr", "epochs", "loss_on", "weights", "layers"})
+"""Settings with which several sets of demonstrations can be learnt from side by side."""
+
+
+def built_beside(
     rule: UpdateRule,
+    name: str,
     host: Host,
     shown: Sequence[Demonstrations],
     *,
-    lr: float,
+    lr: float | None = None,
     epochs: int = 1,
     loss_on: str | None = None,
     weights: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
-) -> list[dict[str, Tensor]] | None:
-    """Deltas of one rule on several sets of demonstrations of the same texts, side by side.
+) -> list[ParameterDelta | DivergedError] | None:
+    """Updates of one rule by several sets of demonstrations of the same texts, side by side.
 
     For right and wrong labels: one pass serves both. Equal to training them one after the other, up
     to rounding.
 
     Returns:
-        One delta a set, by weight name; None where the sets' sequences differ in shape (label words
-        of different length), so that they cannot be rows of one batch.
+        One update a set, or why it diverged; None where the sets' sequences differ in shape (label
+        words of different length), so that they cannot be rows of one batch.
     """
     sequences = [each.sequences(loss_on) for each in shown]
-    first, *others = sequences
     shapes = [[(len(s.tokens), s.targets) for s in each] for each in sequences]
     if any(shape != shapes[0] for shape in shapes):
         return None
+    rate = learning_rate(lr, shown[0])
     names = trained_names(host, shown[0].protocol.trained if weights is None else weights, layers)
+    first, *others = sequences
     together = [
         dataclasses.replace(sequence, beside=tuple(other[i].tokens for other in others))
         for i, sequence in enumerate(first)
     ]
     with torch.inference_mode(False):
-        training = Training(host, names, [lr] * len(shown))
+        training = Training(host, names, [rate] * len(shown))
     with frozen(host.model), torch.enable_grad(), host.laid_out():
         for _ in range(epochs):
             for sequence in together:
                 count = len(sequence.targets)
                 with host.hooked(training.hooks(), forced=False):
                     rule(host, training.delta, sequence, partial(training.learn, count))
+    facts = described(host, shown[0], name, rate, epochs, 1, loss_on, names)
+    return [_one_of(training, row, facts) for row in range(len(shown))]
+
+
+def _one_of(training: Training, row: int, facts: dict[str, Any]) -> ParameterDelta | DivergedError:
     with torch.inference_mode(False):
-        return [
-            {name: value.detach()[row].clone() for name, value in training.delta.items()}
-            for row in range(len(shown))
-        ]
+        tensors = {name: value.detach()[row].clone() for name, value in training.delta.items()}
+    try:
+        return checked(ParameterDelta(tensors, facts))
+    except DivergedError as error:
+        return error
 
 
 def _step(rule: UpdateRule, host: Host, training: Training, sequence: TrainingSequence) -> None:

@@ -74,7 +74,7 @@ def train(
     """
     shown = demonstrations.demonstrations if isinstance(demonstrations, Episode) else demonstrations
     host = as_host(model)
-    lr = _learning_rate(lr, shown)
+    lr = learning_rate(lr, shown)
     for name, count in (("epochs", epochs), ("batch_size", batch_size)):
         if count < 1:
             raise HypothesisError(f"{rule_name}: {name} is {count}; it must be at least 1.")
@@ -104,17 +104,41 @@ def train(
         # One at a time: a second delta is never in memory.
         for name in names:
             delta[name] = delta[name].detach().contiguous()
-    settings = {
-        "rule": rule_name,
+    facts = described(host, shown, rule_name, lr, epochs, batch_size, loss_on, names)
+    return _finished(delta, facts, losses, counts)
+
+
+def described(
+    host: Host, shown: Demonstrations, rule: str, lr: float, epochs: int, batch_size: int,
+    loss_on: str | None, names: Iterable[str],
+) -> dict[str, Any]:  # fmt: skip
+    """What travels with an update: how it was trained, and what."""
+    every = list(names)
+    return {
+        "rule": rule,
         "lr": lr,
         "epochs": epochs,
         "batch_size": batch_size,
         "loss_on": loss_on or shown.protocol.loss_on,
-        "trained": sorted({name.rsplit(".", 1)[1] for name in names}),
-        "layers": sorted({int(name.split(".")[1]) for name in names}),
+        "trained": sorted({name.rsplit(".", 1)[1] for name in every}),
+        "layers": sorted({int(name.split(".")[1]) for name in every}),
         "model": host.name,
     }
-    return _finished(delta, settings, losses, counts)
+
+
+def checked(delta: ParameterDelta, bad_step: int | None = None) -> ParameterDelta:
+    """The update itself, if it and the losses on its way are finite.
+
+    Raises:
+        DivergedError: They are not.
+    """
+    if bad_step is not None or not delta.is_finite:
+        where = f"the loss of step {bad_step}" if bad_step is not None else "the delta"
+        raise DivergedError(
+            f"{delta.metadata['rule']} with lr={delta.metadata['lr']:g} diverged: {where} is not "
+            "finite. Use a smaller learning rate."
+        )
+    return delta
 
 
 def _finished(
@@ -123,13 +147,7 @@ def _finished(
     sums = [float(loss) for loss in torch.stack(losses).tolist()] if losses else []
     result = ParameterDelta(delta, settings | {"loss_sum": sums, "tokens": counts})
     bad = next((step for step, loss in enumerate(sums) if not _is_finite(loss)), None)
-    if bad is not None or not result.is_finite:
-        where = f"the loss of step {bad}" if bad is not None else "the delta"
-        raise DivergedError(
-            f"{settings['rule']} with lr={settings['lr']:g} diverged: {where} is not finite. Use a "
-            "smaller learning rate."
-        )
-    return result
+    return checked(result, bad)
 
 
 def _is_finite(value: float) -> bool:
@@ -169,7 +187,12 @@ def _batches(
     return (sequences[start : start + size] for start in range(0, len(sequences), size))
 
 
-def _learning_rate(lr: float | None, shown: Demonstrations) -> float:
+def learning_rate(lr: float | None, shown: Demonstrations) -> float:
+    """The rate, or the task's published one.
+
+    Raises:
+        HypothesisError: There is none, or it is not a positive number.
+    """
     lr = shown.learning_rate if lr is None else lr
     if lr is None:
         raise HypothesisError("This task has no published learning rate: give lr=.")
