@@ -21,9 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from iclgd_lens.defaults import DRAWS, TWINS
 from iclgd_lens.errors import VerdictError
 from iclgd_lens.phrases import count, interval, number, p_value
+from iclgd_lens.power import MOST_UNITS
 from iclgd_lens.resampling import sign_flip
 from iclgd_lens.statistics import (
-    MOST_UNITS,
     RANK_FROM,
     Difference,
     equivalence,

@@ -26,9 +26,9 @@ SHOWING = frozenset(
     {
         "__init__", "__main__", "aggregates", "archive", "behaviour", "bench", "calibration", "cli",
         "comparing", "comparison", "controls", "crossed", "embedded", "errors", "evidence",
-        "figures", "gate", "mediation", "parts", "phrases", "questions", "ratios", "report",
-        "resampling", "scores", "statistics", "sweeps", "tables", "trajectories", "verdicts",
-        "words", "worlds",
+        "figures", "gate", "mediation", "parts", "phrases", "power", "questions", "ratios",
+        "report", "resampling", "scores", "statistics", "sweeps", "tables", "trajectories",
+        "verdicts", "words", "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of

@@ -15,7 +15,7 @@ from iclgd_lens import __version__
 
 _LIBRARIES = (
     "torch", "transformers", "transformer-lens", "tokenizers", "datasets", "numpy", "scipy",
-    "statsmodels", "pandas", "pyarrow", "pydantic", "ray", "fsspec",
+    "pandas", "pyarrow", "pydantic", "ray", "fsspec",
 )  # fmt: skip
 
 
