@@ -247,7 +247,7 @@ def test_a_setting_against_itself_is_no_difference() -> None:
 
 
 def test_one_draw_that_diverged_leaves_no_answer() -> None:
-    zs, gold = answers(30, 2, seed=16)
+    zs, gold = answers(30, 2, help_=0, seed=16)
     icl = np.stack([answers(30, 2, help_=9, seed=seed)[0] for seed in range(5)])
     assert compared("AUC", icl, zs, gold).above
     icl[2, 7] = np.nan
