@@ -80,9 +80,13 @@ def accuracy(label_scores: ArrayLike, gold: ArrayLike) -> float:
 
 
 def kl_from(icl: ArrayLike, other: ArrayLike) -> Floats:
-    """KL(ICL || other) over the labels, in nats, of label scores "*rest label": "*rest"."""
-    log_p, log_q = (_log_softmax(np.asarray(each, np.float64)) for each in (icl, other))
-    return np.maximum((np.exp(log_p) * (log_p - log_q)).sum(-1), 0.0)
+    """KL(ICL || other) over the labels, in nats, of label scores [*rest label]: [*rest].
+
+    NaN where a score is not finite.
+    """
+    with np.errstate(invalid="ignore"):
+        log_p, log_q = (_log_softmax(np.asarray(each, np.float64)) for each in (icl, other))
+        return np.maximum((np.exp(log_p) * (log_p - log_q)).sum(-1), 0.0)
 
 
 # -- weighted, so that one formula serves every resample -----------------------------------------
@@ -184,8 +188,11 @@ class Measure:
 
 
 def _auc_step(counts: Floats) -> float:
-    """One query of a label's, over labels of which one follows from the others."""
-    return float(np.sqrt(np.mean(counts**-2.0) / max(1, len(counts) - 1)))
+    """Six tenths of a query of each label, over labels of which one follows from the others.
+
+    So three queries a label that are all right by chance (1 in 20) are not enough.
+    """
+    return 0.6 * float(np.sqrt(np.mean(counts**-2.0) / max(1, len(counts) - 1)))
 
 
 MEASURES = {
@@ -226,19 +233,50 @@ def compared(
     Raises:
         LensError: The measure is unknown, or shapes do not fit.
     """
+    settings = [setting] if baseline is None else [setting, baseline]
+    stacked, golds = aligned(settings, gold)
+    weights = query_weights(golds.shape[1], resamples, seed)
+    by_draw = [resampled(measure, each, golds, weights) for each in stacked]
+    change = by_draw[0] if baseline is None else by_draw[0] - by_draw[1]
+    return judged(measure, change, golds, confidence=confidence)
+
+
+def query_weights(queries: int, resamples: int, seed: int) -> Floats:
+    """How often each query counts: once in the first row, then as drawn: [1 + resample query]."""
+    drawn = resample_counts(queries, resamples, np.random.default_rng(seed))
+    return np.concatenate([np.ones((1, queries)), drawn])
+
+
+def resampled(measure: str, scores: Floats, golds: Gold, weights: Floats) -> Floats:
+    """A measure of each draw under weights of queries: [draw row].
+
+    Args:
+        measure: A name of `MEASURES`.
+        scores: Label scores [draw query label], of `aligned`.
+        golds: Label ids [draw query], of `aligned`.
+        weights: [row query], of `query_weights`.
+
+    Raises:
+        LensError: The measure is unknown.
+    """
     if measure not in MEASURES:
         known = ", ".join(MEASURES)
         raise LensError(f"no measure {measure!r}; there are {known}." + nearest(measure, MEASURES))
-    entry = MEASURES[measure]
-    settings = [setting] if baseline is None else [setting, baseline]
-    stacked, golds = aligned(settings, gold)
+    return _by_draw(MEASURES[measure].weighted, scores, golds, weights)
+
+
+def judged(measure: str, change: Floats, golds: Gold, *, confidence: float) -> Compared:
+    """A measure, or the difference of two, with its interval.
+
+    Args:
+        measure: A name of `MEASURES`.
+        change: [draw row] of `resampled`, or the difference of two of them.
+        golds: Label ids [draw query].
+        confidence: The interval's coverage.
+    """
+    labels, counts = np.unique(golds[:1], return_counts=True)
+    step = MEASURES[measure].steps(counts.astype(np.float64)) if len(labels) > 1 else 0.0
     queries = golds.shape[1]
-    drawn = resample_counts(queries, resamples, np.random.default_rng(seed))
-    weights = np.concatenate([np.ones((1, queries)), drawn])
-    by_draw = np.stack([_by_draw(entry.weighted, each, golds, weights) for each in stacked])
-    change = by_draw[0] - by_draw[1] if baseline is not None else by_draw[0]
-    labels, counts = np.unique(golds[0], return_counts=True)
-    step = entry.steps(counts.astype(np.float64)) if len(labels) > 1 else 0.0
     return crossed(change[:, 0], change[:, 1:], step=step, confidence=confidence, queries=queries)
 
 
@@ -251,7 +289,10 @@ def _plain(weighted: Weighted, label_scores: ArrayLike, gold: ArrayLike) -> floa
 
 
 def _by_draw(weighted: Weighted, scores: Floats, golds: Gold, weights: Floats) -> Floats:
-    """The measure of each draw: "draw resample"; NaN where any of its scores is not finite."""
+    """The measure of each draw: [draw row]; NaN where any of its scores is not finite."""
+    if scores.strides[0] == golds.strides[0] == 0 and len(scores) > 1:  # one draw, shared by all
+        once = _by_draw(weighted, scores[:1], golds[:1], weights)
+        return np.broadcast_to(once, (len(scores), len(weights)))
     return np.stack(
         [
             weighted(each, gold, weights)

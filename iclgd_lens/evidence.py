@@ -21,9 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from iclgd_lens.defaults import DRAWS, TWINS
 from iclgd_lens.errors import VerdictError
 from iclgd_lens.phrases import count, interval, number, p_value
+from iclgd_lens.power import MOST_UNITS
 from iclgd_lens.resampling import sign_flip
 from iclgd_lens.statistics import (
-    MOST_UNITS,
     RANK_FROM,
     Difference,
     equivalence,
@@ -52,14 +52,14 @@ class ControlEvidence:
         kind: "draw" or "network".
         values: Of kind "draw": [draw], in the order of the hypothesis's, or [draw realisation].
             Of kind "network": [network], or [network draw]; each over the hypothesis's draws, or
-            over its share of them. NaN where one failed.
+            over its share of them. NaN where one failed; None if nothing was measured.
         variants: In place of `values`, several ways in which the control was scored, by name, such
             as "at the model's budget" and "at their own budget": `yes` needs all of them.
         failed: Why the control could not be built or measured.
     """
 
     kind: Kind
-    values: ArrayLike = ()
+    values: ArrayLike | None = None
     variants: Mapping[str, ArrayLike] = field(default_factory=dict[str, ArrayLike])
     failed: str | None = None
 
@@ -170,6 +170,8 @@ def tests_against(evidence: Evidence, name: str, *, alpha: float, margin: float)
         return [Tested(_mean(values), fault=f"{name} failed ({control.failed})")]
     if not np.isfinite(values).any():
         return [Tested(fault=f"{evidence.hypothesis} has no {evidence.score} in any draw")]
+    if control.values is None and not control.variants:
+        return [Tested(_mean(values), fault=f"{name} was not measured")]
     found: list[Tested] = []
     for variant, given in (control.variants or {"": control.values}).items():
         others = np.asarray(given, np.float64)
@@ -186,8 +188,6 @@ def _against_draws(
     values: Floats, others: Floats, name: str, sign: int, alpha: float, margin: float
 ) -> Tested:
     draws = len(values)
-    if others.size == 0:
-        return Tested(_mean(values), fault=f"{name} was not measured")
     if others.ndim not in (1, 2) or (draws > 1 and len(others) != draws):
         raise VerdictError(f"{name} has values of shape {others.shape} for {count(draws, 'draw')}")
     if draws == 1:

@@ -20,10 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iclgd_lens.behaviour import MEASURES, aligned, compared, kl_from
+from iclgd_lens.behaviour import MEASURES, aligned, judged, kl_from, query_weights, resampled
 from iclgd_lens.crossed import Compared, crossed
 from iclgd_lens.phrases import count, number, plain
-from iclgd_lens.resampling import resample_counts
 
 Floats = NDArray[np.float64]
 DECIDES = "AUC"
@@ -79,25 +78,29 @@ class Gate:
         Raises:
             LensError: Shapes do not fit.
         """
-        scores: dict[str, ArrayLike] = {_ZS: zs, _ICL: icl}
+        given: dict[str, ArrayLike] = {_ZS: zs, _ICL: icl}
         if icl_shuffled is not None:
-            scores[_SHUFFLED] = icl_shuffled
-        arrays, golds = aligned(list(scores.values()), gold)
-        scores = dict(zip(scores, arrays, strict=True))
+            given[_SHUFFLED] = icl_shuffled
+        arrays, golds = aligned(list(given.values()), gold)
+        weights = query_weights(golds.shape[1], resamples, seed)
+        values = {
+            (setting, measure): resampled(measure, scores, golds, weights)
+            for setting, scores in zip(given, arrays, strict=True)
+            for measure in MEASURES
+        }
 
-        def each(setting: str, baseline: str | None) -> dict[str, Compared]:
-            against = None if baseline is None else scores[baseline]
-            return {
-                measure: compared(
-                    measure, scores[setting], against, golds,
-                    confidence=confidence, resamples=resamples, seed=seed,
-                )
-                for measure in MEASURES
-            }  # fmt: skip
+        def each(setting: str, baseline: str | None = None) -> dict[str, Compared]:
+            found: dict[str, Compared] = {}
+            for measure in MEASURES:
+                change = values[setting, measure]
+                if baseline is not None:
+                    change = change - values[baseline, measure]
+                found[measure] = judged(measure, change, golds, confidence=confidence)
+            return found
 
-        pairs = [pair for pair in (_LEARNS, _LABELS, _FORMAT) if set(pair) <= set(scores)]
+        pairs = [pair for pair in (_LEARNS, _LABELS, _FORMAT) if set(pair) <= set(given)]
         return cls(
-            {setting: each(setting, None) for setting in scores},
+            {setting: each(setting) for setting in given},
             {pair: each(*pair) for pair in pairs},
             *golds.shape,
         )
@@ -320,27 +323,22 @@ def behaves(
         LensError: Shapes do not fit.
     """
     (ft, base, target), golds = aligned([changed, zs, icl], gold)
-    named = {_ZS: base, _ICL: target, hypothesis: ft}
+    weights = query_weights(golds.shape[1], resamples, seed)
+    settings = {_ZS: base, _ICL: target, hypothesis: ft}
+    areas = {name: resampled(DECIDES, each, golds, weights) for name, each in settings.items()}
     away, left = kl_from(target, base), kl_from(target, ft)  # [draw query]
-    generator = np.random.default_rng(seed)
-    shares = resample_counts(golds.shape[1], resamples, generator) / golds.shape[1]
-    nearer = away - left
+    nearer = (away - left) @ (weights / weights.sum(1, keepdims=True)).T
+    queries = golds.shape[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         removed = float(1 - left.mean() / away.mean())
-    areas = {name: compared(DECIDES, each, None, golds).value for name, each in named.items()}
     return Behaviour(
         hypothesis,
-        areas,
-        compared(
-            DECIDES, ft, base, golds, confidence=confidence, resamples=resamples, seed=seed
-        ),
-        crossed(
-            nearer.mean(1), nearer @ shares.T,
-            step=0.0, confidence=confidence, queries=golds.shape[1],
-        ),
+        {name: float(area[:, 0].mean()) for name, area in areas.items()},
+        judged(DECIDES, areas[hypothesis] - areas[_ZS], golds, confidence=confidence),
+        crossed(nearer[:, 0], nearer[:, 1:], step=0.0, confidence=confidence, queries=queries),
         removed,
         bool(np.isfinite(ft).all() and np.abs(ft - base).max(initial=0.0) <= UNCHANGED),
-    )  # fmt: skip
+    )
 
 
 def _plain(measures: Mapping[str, Compared]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a few draws, or a few networks, allow to be said: tests, intervals, corrections, power.
+"""What a few draws, or a few networks, allow to be said: tests, intervals, corrections.
 
 A *unit* is what a claim would be tried on again: a draw of demonstrations, or a network. Queries of
 one draw are no units. Three questions are asked of numbers by unit:
@@ -16,8 +16,9 @@ tell nothing about chance: their p-value is NaN, never 0.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,8 +29,6 @@ Floats = NDArray[np.float64]
 
 RANK_FROM = 19
 """Networks from which the rank test can give .05."""
-MOST_UNITS = 1000
-"""Beyond so many units, none are said to be enough."""
 _ROUNDING = 1e-6  # of the largest value: the spread of fp32 scores that are the same
 
 
@@ -62,14 +61,15 @@ def paired_t(differences: ArrayLike, *, confidence: float = 0.95) -> Difference:
     Raises:
         LensError: A scalar was given, or the confidence is not between 0 and 1.
     """
-    array = _by_unit(differences, confidence)
+    array, rest = _by_unit(differences, confidence)
     mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return _difference(mean, spread, spread / np.sqrt(n), n, array, confidence)
+        error = spread / np.sqrt(n)
+    return _difference(mean, spread, error, n, array, confidence, rest)
 
 
 def prediction_t(
-    value: ArrayLike, population: ArrayLike, *, confidence: float = 0.95
+    value: ArrayLike | float, population: ArrayLike, *, confidence: float = 0.95
 ) -> Difference:
     """One value against a population: t = (x - mean) / (s sqrt(1 + 1/J)), J - 1 df.
 
@@ -81,14 +81,14 @@ def prediction_t(
     Raises:
         LensError: The shapes do not fit, or the confidence is not between 0 and 1.
     """
-    array = _by_unit(population, confidence)
-    x = np.asarray(value, np.float64)
-    if x.shape != array.shape[1:]:
-        raise LensError(f"a value of shape {x.shape} has no population of shape {array.shape}")
+    array, rest = _by_unit(population, confidence)
+    if np.shape(value) != rest:
+        raise LensError(f"values of shape {np.shape(value)} have a population of others, {rest}")
+    x = np.asarray(value, np.float64).reshape(-1)
     mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = spread * np.sqrt(1 + 1 / n)
-        return _difference(x - mean, spread, error, n, x - array, confidence)
+    return _difference(x - mean, spread, error, n, x - array, confidence, rest)
 
 
 def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[Floats, Floats, Floats]:
@@ -98,10 +98,11 @@ def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[Floats, 
     """
     from scipy.stats import t
 
-    mean, spread, n = _moments(_by_unit(values, confidence))
+    array, rest = _by_unit(values, confidence)
+    mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
         half = t.ppf((1 + confidence) / 2, np.maximum(n - 1, 1)) * spread / np.sqrt(n)
-    return mean, mean - half, mean + half
+    return mean.reshape(rest), (mean - half).reshape(rest), (mean + half).reshape(rest)
 
 
 def rank_p(value: float, population: ArrayLike) -> float:
@@ -135,14 +136,14 @@ def equivalence(differences: ArrayLike, margin: float) -> Floats:
 
     if not margin >= 0:
         raise LensError(f"a margin of equivalence must not be negative, but is {margin}")
-    array = _by_unit(differences, 0.95)
+    array, rest = _by_unit(differences, 0.95)
     mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = spread / np.sqrt(n)
         inside = (margin - np.abs(mean)) / error
     inside = np.where(error == 0, np.where(np.abs(mean) < margin, np.inf, -np.inf), inside)
     p = t.sf(inside, np.maximum(n - 1, 1))
-    return np.where(n < 2, np.nan, p)
+    return np.where(n < 2, np.nan, p).reshape(rest)
 
 
 # -- many tests ----------------------------------------------------------------------------------
@@ -156,7 +157,8 @@ def holm(p_values: ArrayLike, *, count_undefined: bool = False) -> Floats:
         count_undefined: Whether a NaN was a question all the same. A test that failed must not
             make the others easier.
     """
-    return _corrected(p_values, "holm", count_undefined)
+    # By hand: statsmodels' own collects garbage at each call, which takes longer than a verdict.
+    return _stepwise(p_values, count_undefined, _holm_sorted)
 
 
 def benjamini_hochberg(p_values: ArrayLike, *, count_undefined: bool = False) -> Floats:
@@ -166,20 +168,32 @@ def benjamini_hochberg(p_values: ArrayLike, *, count_undefined: bool = False) ->
         p_values: "*tests", such as "layer head"; NaN stays NaN.
         count_undefined: As in `holm`.
     """
-    return _corrected(p_values, "fdr_bh", count_undefined)
+    return _stepwise(p_values, count_undefined, _benjamini_hochberg_sorted)
 
 
-def _corrected(p_values: ArrayLike, method: str, count_undefined: bool) -> Floats:
-    from statsmodels.stats.multitest import multipletests
+def _holm_sorted(p: Floats) -> Floats:
+    return np.maximum.accumulate(p * np.arange(len(p), 0, -1))
 
+
+def _benjamini_hochberg_sorted(p: Floats) -> Floats:
+    scaled = p * len(p) / np.arange(1, len(p) + 1)
+    return np.minimum.accumulate(scaled[::-1])[::-1]
+
+
+def _stepwise(
+    p_values: ArrayLike, count_undefined: bool, correct: Callable[[Floats], Floats]
+) -> Floats:
+    """Correct rising p-values and put them back in place."""
     p = np.asarray(p_values, np.float64)
     known = np.isfinite(p)
     asked = np.ones_like(known) if count_undefined else known
-    corrected = np.full_like(p, np.nan)
-    if asked.any():
-        filled = np.where(known, p, 1.0)[asked]
-        corrected[asked] = np.asarray(multipletests(filled, method=method)[1], np.float64)
-    return np.where(known, corrected, np.nan)
+    filled = np.where(known, p, 1.0)[asked]
+    order = np.argsort(filled, kind="stable")
+    rising = np.empty_like(filled)
+    rising[order] = np.minimum(correct(filled[order]), 1.0)
+    found = np.full_like(p, np.nan)
+    found[asked] = rising
+    return np.where(known, found, np.nan)
 
 
 @dataclass(frozen=True)
@@ -231,83 +245,18 @@ def binomial_interval(count: int, trials: int, confidence: float = 0.95) -> tupl
     return float(found.low), float(found.high)
 
 
-# -- how many would do ---------------------------------------------------------------------------
-
-
-def units_needed(
-    effect: float,
-    spread: float,
-    *,
-    alpha: float = 0.05,
-    power: float = 0.8,
-    prediction: bool = False,
-) -> int | None:
-    """How many units show a difference from zero, if effect and spread are what they seem.
-
-    Args:
-        effect: The difference, in the score's units; its sign does not matter.
-        spread: Standard deviation over units, in the same units.
-        alpha: Two-sided level.
-        power: Chance of showing it.
-        prediction: Whether one value is held against a population (`prediction_t`); then the
-            population's own spread remains, and no number of its draws may do.
-
-    Returns:
-        The smallest number from 2 to `MOST_UNITS`; None if even that would not do. By the normal
-        approximation of the noncentral t: about right, which is what it is for.
-    """
-    n, critical = _criticals(1 - alpha / 2)
-    bar = critical * np.sqrt(n + 1) if prediction else critical
-    with np.errstate(invalid="ignore", divide="ignore"):
-        chance = _normal((abs(effect) * np.sqrt(n) / spread - bar) / _widened(bar, n))
-    return _first(n, chance, power)
-
-
-def units_to_equivalence(
-    effect: float, spread: float, margin: float, *, alpha: float = 0.05, power: float = 0.8
-) -> int | None:
-    """How many units show a difference to lie within the margin; see `units_needed`."""
-    n, critical = _criticals(1 - alpha)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sides = [(margin - sign * effect) * np.sqrt(n) / spread for sign in (1, -1)]
-        above, below = (_normal((side - critical) / _widened(critical, n)) for side in sides)
-    return _first(n, above + below - 1, power)
-
-
-@lru_cache(maxsize=64)
-def _criticals(level: float) -> tuple[Floats, Floats]:
-    from scipy.stats import t
-
-    n = np.arange(2, MOST_UNITS + 1, dtype=np.float64)
-    return n, np.asarray(t.ppf(level, n - 1), np.float64)
-
-
-def _widened(critical: Floats, n: Floats) -> Floats:
-    """What an estimated spread adds to that of t."""
-    return np.sqrt(1 + critical**2 / (2 * (n - 1)))
-
-
-def _normal(z: Floats) -> Floats:
-    from scipy.special import ndtr
-
-    return np.asarray(ndtr(z), np.float64)
-
-
-def _first(n: Floats, chance: Floats, power: float) -> int | None:
-    enough = np.flatnonzero(chance >= power)
-    return int(n[enough[0]]) if enough.size else None
-
-
 # -- parts of the tests --------------------------------------------------------------------------
 
 
-def _by_unit(values: ArrayLike, confidence: float) -> Floats:
+def _by_unit(values: ArrayLike, confidence: float) -> tuple[Floats, tuple[int, ...]]:
+    """Values as "unit column", and the shape that the columns had."""
     array = np.asarray(values, np.float64)
     if array.ndim < 1:
         raise LensError("need one value a unit, but got a single number")
     if not 0 < confidence < 1:
         raise LensError(f"confidence must lie between 0 and 1 (such as 0.95), but is {confidence}")
-    return array
+    rest = array.shape[1:]
+    return array.reshape(len(array), math.prod(rest)), rest
 
 
 def _moments(array: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
@@ -318,11 +267,17 @@ def _moments(array: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
         mean = np.where(defined, array, 0.0).sum(0) / n
         squares = (np.where(defined, array - mean, 0.0) ** 2).sum(0)
         spread = np.sqrt(squares / np.maximum(n - 1, 0))
-    return np.asarray(mean), np.where(n < 2, np.nan, spread), n
+    return mean, np.where(n < 2, np.nan, spread), n
 
 
 def _difference(
-    value: Floats, spread: Floats, error: Floats, n: NDArray[np.int64], units: Floats, level: float
+    value: Floats,
+    spread: Floats,
+    error: Floats,
+    n: NDArray[np.int64],
+    units: Floats,
+    confidence: float,
+    rest: tuple[int, ...],
 ) -> Difference:
     """A difference and its t-test, from its standard error; `units`: the difference by unit."""
     from scipy.stats import t
@@ -333,9 +288,10 @@ def _difference(
     none = same & (largest == 0)  # and equal to zero: there is no difference
     with np.errstate(invalid="ignore", divide="ignore"):
         p = 2 * t.sf(np.abs(value) / error, df)
-        half = t.ppf((1 + level) / 2, df) * error
+        half = t.ppf((1 + confidence) / 2, df) * error
     unknown = (n < 2) | (same & ~none) | ~np.isfinite(value)
     p = np.where(unknown, np.nan, np.where(none, 1.0, p))
     low, high = (np.where(unknown, np.nan, value + sign * half) for sign in (-1, 1))
-    undefined = np.asarray(units.shape[0] - n, np.int64)
-    return Difference(np.asarray(value), low, high, p, n, undefined, np.asarray(spread))
+    floats = (each.reshape(rest) for each in (value, low, high, p))
+    counts = (each.reshape(rest) for each in (n, len(units) - n))
+    return Difference(*floats, *counts, spread.reshape(rest))

@@ -25,8 +25,8 @@ from typing import Any, Literal
 from iclgd_lens.errors import VerdictError
 from iclgd_lens.evidence import Evidence, Tested, facts, test_of, tests_against, would_do
 from iclgd_lens.phrases import listed, number, plain
+from iclgd_lens.power import units_needed, units_to_equivalence
 from iclgd_lens.questions import Corrected, Line, corrected, or_one
-from iclgd_lens.statistics import units_needed, units_to_equivalence
 
 Answer = Literal["yes", "no", "undecided", "not applicable"]
 
@@ -192,7 +192,9 @@ class _Rule:
             )
         elif faults:
             short = next((each for each in line.tests if each.least), None)
-            numbers = f": {facts(evidence, name, tested, test)}" if tested.n > 1 else ""
+            numbers = (
+                f". On the rest: {facts(evidence, name, tested, test)}" if tested.n > 1 else ""
+            )
             why = f"Cannot be a yes: {listed(faults)}{numbers}"
             if short is not None:
                 needed, why = short.least, why + would_do(short.least, short)

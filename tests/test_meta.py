@@ -21,7 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     {"registry", "kernels", "files", "provenance", "ratios", "defaults", "phrases"},
     {"overview", "run_files", "sealed", "seeds", "tokens", "validation"},
-    {"statistics", "resampling"},
+    {"statistics", "resampling", "power"},
     {"crossed", "evidence"},
     {"behaviour", "questions"},
     {"gate", "verdicts"},

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from iclgd_lens.bench.statistics import hierarchical_mean
 from iclgd_lens.report.remarks import _COVERAGE
 from iclgd_lens.report.view import view
 from iclgd_lens.report.words import Finding, findings, headline
+from iclgd_lens.resampling import hierarchical_mean
 from tests.report.synthetic import DIFFERENCES, RunData, difference_line, frame, small, typed
 
 
