@@ -22,6 +22,7 @@ ORDER = [
     {"registry", "kernels", "statistics", "files", "provenance", "ratios", "behaviour", "defaults"},
     {"controls", "scores"},
     {"subjects", "measures", "protocol"},
+    {"labels"},
     {"contrast"},
     {"tasks"},
     {"host"},

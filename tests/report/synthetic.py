@@ -241,3 +241,115 @@ def evil() -> RunData:
     failures = pd.DataFrame([reason | {"reason": f"{EVIL} --> <!-- ]]>"}])
     facts = {"name": EVIL, EVIL: {EVIL: [EVIL]}, "models": {EVIL: {"revision": EVIL}}}
     return replace(run, failures_frame=failures, provenance=facts)
+
+
+# -- a run that offers everything ------------------------------------------------------------------
+
+OFFERED = ("gate", "verdicts", "cost", "trajectory", "nulls", "norms", "attention", "heads")
+
+
+@dataclass(frozen=True)
+class FullRun(RunData):
+    """A run with every optional frame; one that is None is as good as absent."""
+
+    more: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def gate(self) -> pd.DataFrame | None:
+        return self.more.get("gate")
+
+    def verdicts(self) -> pd.DataFrame | None:
+        return self.more.get("verdicts")
+
+    def cost(self) -> pd.DataFrame | None:
+        return self.more.get("cost")
+
+    def trajectory(self) -> pd.DataFrame | None:
+        return self.more.get("trajectory")
+
+    def nulls(self) -> pd.DataFrame | None:
+        return self.more.get("nulls")
+
+    def norms(self) -> pd.DataFrame | None:
+        return self.more.get("norms")
+
+    def attention(self) -> pd.DataFrame | None:
+        return self.more.get("attention")
+
+    def heads(self) -> pd.DataFrame | None:
+        return self.more.get("heads")
+
+
+ANSWERS = ("yes", "no", "undecided", "not applicable")
+
+
+def full(layers: int = 4, heads: int = 4) -> FullRun:
+    """Two hypotheses on four tasks; the first task is answered yes, the next no, and so on."""
+    run, model, names = paper(layers, heads), "synthetic-1.3b", ("gd", "lcgd")
+    tasks = TASKS[:4]
+    frames = [each[each["task"].isin(tasks)].reset_index(drop=True) for each in (
+        run.summary_frame, run.differences_frame, run.order_frame, run.failures_frame)]  # fmt: skip
+    verdicts = [
+        {"model": model, "task": task, "hypothesis": name, "score": score,
+         "control": form.format(name), "verdict": answer, "p": 0.01 if answer == "yes" else 0.5,
+         "ci_low": 0.01, "ci_high": 0.2, "robust": "rates .01 to .3" if answer == "yes" else "",
+         "why": f"reason {answer}: five more draws would tell"}
+        for task, answer in zip(tasks, ANSWERS, strict=True) for name in names
+        for score in ("SimAOU", "SimAM") for form in CONTROLS
+    ]  # fmt: skip
+    gate = [
+        {"model": model, "task": task, "learns": answer != "not applicable", "uses_labels": True,
+         "auc_zs": 0.5 + 0.01 * i, "auc_icl": 0.8, "auc_shuffled": 0.6,
+         "sentence": f"sentence of the gate on {task}"}
+        for i, (task, answer) in enumerate(zip(tasks, ANSWERS, strict=True))
+    ]  # fmt: skip
+    cost = [{"model": model, "task": t, "hypothesis": n, "seconds": 1.5, "passes": 16}
+            for t in tasks for n in names]  # fmt: skip
+    path = [
+        {"model": model, "task": task, "hypothesis": name, "score": "SimAOU", "passes": passes,
+         "kl_removed": 1 - 0.8**passes if "@" not in name else 0.05 * passes,
+         "value": (0.1 if "@" in name else 0.3) + 0.02 * passes, "ci_low": 0.1, "ci_high": 0.6}
+        for task in tasks for name in (*names, "gd@untrained", "gd@shuffled")
+        for passes in (1, 2, 4, 8, 16)
+    ]  # fmt: skip
+    nulls = [
+        {"model": model, "task": task, "hypothesis": name, "score": "SimAOU",
+         "control": form.format(name), "value": 0.02 * j - 0.05}
+        for task in tasks for name in names for form in CONTROLS for j in range(8)
+    ]  # fmt: skip
+    norms = [
+        {"model": model, "task": task, "hypothesis": name, "query": q, "icl_norm": 1 + 0.1 * q,
+         "ft_norm": 0.5 + 0.07 * q * (1 + i)}
+        for task in tasks for i, name in enumerate(names) for q in range(12)
+    ]  # fmt: skip
+    words = ["great", " film", "\n", "Label", ":", " <good>", " dull", " plot"]
+    attention = [
+        {"model": model, "task": tasks[0], "setting": setting, "position": place, "token": word,
+         "weight": 1 / (1 + place + i)}
+        for i, setting in enumerate(("ZS", "ICL", "gd")) for place, word in enumerate(words)
+        if i or place > 4
+    ]  # fmt: skip
+    marked = [
+        {"model": model, "task": tasks[0], "hypothesis": "gd", "score": "SimAOU", "layer": layer,
+         "head": head, "shown": (layer + head) % 3 == 0}
+        for layer in range(layers) for head in range(heads)
+    ]  # fmt: skip
+    scalars = [
+        scalar_line({"model": model, "task": task, "hypothesis": name, "score": "AUC"}, value)
+        for task in tasks for name, value in (("ZS", 0.6), ("ICL", 0.9), ("gd", 0.8), ("lcgd", 0.7))
+    ]  # fmt: skip
+    summary = typed(pd.concat([frames[0], pd.DataFrame(scalars)], ignore_index=True))
+    facts = {"gd": {"kind": "explanation", "description": "gradient descent, in a sentence"},
+             "lcgd": {"kind": "explanation"}}  # fmt: skip
+    rates = [
+        {"model": model, "task": task, "seed": seed, "permutation": 0,
+         "rates": {name: {"lr": (0.1, 0.3)[seed], "held_out_loss": {"0.01": 1.2, "0.1": 1.0 + seed,
+                                                                    "0.3": 1.1}} for name in names}}
+        for task in tasks for seed in (0, 1)
+    ]  # fmt: skip
+    lists = dict(
+        zip(OFFERED, (gate, verdicts, cost, path, nulls, norms, attention, marked), strict=True)
+    )
+    return FullRun(
+        summary, *frames[1:], provenance(model) | {"hypotheses": facts, "chosen_rates": rates},
+        more={name: pd.DataFrame(lines) for name, lines in lists.items()},
+    )  # fmt: skip

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 
 from iclgd_lens.bench.statistics import hierarchical_mean
-from iclgd_lens.report.remarks import _COVERAGE
 from iclgd_lens.report.view import view
-from iclgd_lens.report.words import Finding, findings, headline
-from tests.report.synthetic import DIFFERENCES, RunData, difference_line, frame, small, typed
+from iclgd_lens.report.words import _COVERAGE, Finding, findings, gate_findings, headline
+from tests.report.synthetic import (
+    DIFFERENCES,
+    RunData,
+    difference_line,
+    frame,
+    full,
+    small,
+    typed,
+)
 
 
 def said(run: RunData, start: str) -> Finding:
@@ -23,22 +30,24 @@ def said(run: RunData, start: str) -> Finding:
 
 def test_a_hypothesis_that_beats_its_controls_is_said_to() -> None:
     run = small(0.2)
-    found = said(run, "SimAOU: gd")
+    found = said(run, "SimAOU: GD")
     assert found.tone == "yes"
-    assert found.lead == "SimAOU: gd beats all its controls on all 2 tasks."
-    assert "difference +0.200 [0.180, 0.220]" in found.body
+    assert found.lead == "SimAOU: GD beats all its controls on all 2 tasks."
+    assert found.body.startswith("It reads from 0.300 (sst2) to 0.350 (subj)")
     assert "Every hypothesis beats all its controls" in headline(view(run))
 
 
 @pytest.mark.parametrize("gap", [-0.2, 0.0, 0.01])
 def test_a_hypothesis_that_does_not_is_said_so_in_plain_words(gap: float) -> None:
     run = small(gap)
-    found = said(run, "SimAOU: gd")
-    assert found.tone == "no"
-    assert found.lead == "SimAOU: gd does not beat its controls on any of 2 tasks."
-    assert "Not shown to beat gd@untrained on 2 of 2 tasks" in found.body
-    assert ("the control does better than it on 2" in found.body) == (gap < -0.02)
-    assert "gd does not beat its controls on any task" in headline(view(run))
+    found = said(run, "SimAOU: GD")
+    below = gap < -0.02  # the interval is 0.02 wide to each side
+    assert found.tone == ("no" if below else "undecided")
+    verb = "does not beat" if below else "is not shown to beat"
+    assert found.lead == f"SimAOU: GD {verb} its controls on any of 2 tasks."
+    assert "Not shown to beat untrained twins on 2 of 2 tasks" in found.body
+    assert ("(no on 2)" in found.body) == below
+    assert "No hypothesis is shown to beat its controls on any task" in headline(view(run))
 
 
 def test_a_mixed_outcome_names_the_tasks_on_both_sides() -> None:
@@ -47,27 +56,59 @@ def test_a_mixed_outcome_names_the_tasks_on_both_sides() -> None:
     lost = (lines["task"] == "subj") & (lines["b"] == "gd@untrained") & (lines["score"] == "SimAM")
     lines.loc[lost, ["difference", "ci_low", "ci_high", "p_corrected"]] = [0.01, -0.02, 0.04, 0.8]
     run = replace(run, differences_frame=lines)
-    found = said(run, "SimAM: gd beats")
+    found = said(run, "SimAM: GD beats")
     assert found.tone == "partly"
-    assert "on 1 of 2 tasks (sst2), and does not on subj" in found.lead
-    assert "subj" in found.body
-    assert "corrected p = 0.800" in found.body
-    assert "beats all its controls in 3; in 1 it does not" in headline(view(run))
-    trained = said(run, "SimAM: training")
-    assert trained.tone == "partly"
-    assert "on 1 of 2 tasks (sst2)" in trained.lead
+    assert "on 1 of 2 tasks (sst2); undecided on subj." in found.lead
+    assert "Not shown to beat untrained twins on 1 of 2 tasks." in found.body
+    told = headline(view(run))
+    assert "Of 4 questions" in told
+    assert "3 are answered yes, against every control; 1 undecided" in told
+
+
+def test_the_rules_own_verdicts_and_reasons_are_followed() -> None:
+    run = full()
+    read = view(run)
+    found = {each.lead: each for each in findings(read, read.models[0])}
+    (lead,) = [each for each in found if each.startswith("SimAOU: GD ")]
+    assert lead == (
+        "SimAOU: GD beats all its controls on 1 of 4 tasks (sst2); no on sst5; undecided on mr; "
+        "not applicable on subj."
+    )
+    assert "Why: reason no: five more draws would tell" in found[lead].body
+    assert found[lead].body.endswith("Holds over: rates .01 to .3.")
+    assert "4 are answered yes, against every control" in headline(read)
+    nothing = run.more["verdicts"].assign(verdict="not applicable")
+    read = view(replace(run, more={**run.more, "verdicts": nothing}))
+    leads = [each.lead for each in findings(read, read.models[0])]
+    assert "SimAOU: no verdict on GD applies on any of 4 tasks." in leads
+    assert "No verdict is given" in headline(read)
+
+
+def test_the_gate_is_told_task_by_task_and_replaces_accuracy_alone() -> None:
+    run = full()
+    read = view(run)
+    told = gate_findings(read, read.models[0])
+    assert [each.tone for each in told] == ["yes", "yes", "yes", "no"]
+    assert told[0].lead == "sst2: sentence of the gate on sst2"
+    plain = run.more["gate"].drop(columns="sentence").assign(learns="undecided")
+    bare = view(replace(run, more={**run.more, "gate": plain}))
+    (first, *_) = gate_findings(bare, bare.models[0])
+    assert (first.tone, first.lead[:30]) == ("undecided", "sst2: whether the model learns")
+    leads = " ".join(each.lead for each in findings(read, read.models[0]))
+    assert "accurate" not in leads
+    assert not gate_findings(view(small()), "tiny")
 
 
 def test_a_significant_p_value_is_not_enough_without_the_interval() -> None:
     run = small(0.2)
     lines = run.differences()
     lines["ci_low"] = -0.01
-    assert said(replace(run, differences_frame=lines), "SimAOU: gd").tone == "no"
+    assert said(replace(run, differences_frame=lines), "SimAOU: GD").tone == "undecided"
 
 
 def test_without_controls_nothing_is_claimed() -> None:
     run = small(controls=False)
-    found = said(run, "SimAOU: gd")
+    found = said(run, "SimAOU: GD")
     assert found.tone == "note"
     assert "not compared with any control" in found.lead
     assert "No control was measured" in headline(view(run))
@@ -77,20 +118,20 @@ def test_undefined_differences_are_called_incomparable_not_beaten() -> None:
     run = small(0.2)
     lines = run.differences()
     lines.loc[lines["b"] == "random[gd]", ["difference", "ci_low", "ci_high", "p_corrected"]] = None
-    found = said(replace(run, differences_frame=lines), "SimAOU: gd")
-    assert found.tone == "no"
-    assert "random[gd] on 2 of 2 tasks (the control cannot be compared on 2)" in found.body
+    found = said(replace(run, differences_frame=lines), "SimAOU: GD")
+    assert found.tone == "undecided"
+    assert "Not shown to beat random directions on 2 of 2 tasks." in found.body
     assert "nan" not in (found.lead + found.body).lower()
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ((0.2, 0.2), "SimAOU: lcgd beats gd on all 2 tasks."),
-        ((-0.2, -0.2), "SimAOU: gd beats lcgd on all 2 tasks."),
-        ((0.0, 0.0), "SimAOU: no difference of lcgd and gd is shown on all 2 tasks."),
-        ((0.2, -0.2), "SimAOU: lcgd beats gd on sst2; gd beats lcgd on subj."),
-        ((0.0, 0.2), "SimAOU: lcgd beats gd on subj; no difference of lcgd and gd is shown on "
+        ((0.2, 0.2), "SimAOU: LCGD beats GD on all 2 tasks."),
+        ((-0.2, -0.2), "SimAOU: GD beats LCGD on all 2 tasks."),
+        ((0.0, 0.0), "SimAOU: no difference of LCGD and GD is shown on all 2 tasks."),
+        ((0.2, -0.2), "SimAOU: LCGD beats GD on sst2; GD beats LCGD on subj."),
+        ((0.0, 0.2), "SimAOU: LCGD beats GD on subj; no difference of LCGD and GD is shown on "
          "sst2."),
     ],
 )  # fmt: skip
