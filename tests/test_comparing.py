@@ -44,7 +44,9 @@ OTHER = checks.episode(seed=11, labels=((20, 21), (22,)), shots=3)
 
 def compare(*arguments: Any, **named: Any) -> Any:
     """The comparison at published budgets, with one network of each kind: what is tested is it."""
-    return comparing.compare(*arguments, **{"budget": "published", "twins": 1, "realisations": 1} | named)
+    return comparing.compare(
+        *arguments, **{"budget": "published", "twins": 1, "realisations": 1} | named
+    )
 
 
 def episode(**changes: Any) -> Any:

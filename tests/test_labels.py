@@ -20,7 +20,7 @@ from iclgd_lens.scores import SCORES
         ("random[lcgd]", "LCGD, random directions"), ("gd(lr=0.1)@permuted",
                                                       "GD (lr 0.1), permuted twins"),
         ("oracle", "oracle"), ("constant_shift", "constant shift"),
-        ("gaussian", "gaussian directions"), ("ZS", "ZS"), 
+        ("gaussian", "gaussian directions"), ("ZS", "ZS"),
         ("ICL@untrained", "ICL, untrained twins"),
         ("my rule", "my rule"), ("<script>(", "<script>("), ("a@b@c", "a@b@c"),
     ],

@@ -26,7 +26,7 @@ SHOWING = frozenset(
     {
         "__init__", "__main__", "aggregates", "archive", "behaviour", "bench", "calibration", "cli",
         "comparing", "comparison", "controls", "embedded", "errors", "figures", "gate",
-        "mediation", "parts", "ratios", "report", "resampling", "scores", "statistics", "sweeps",
+        "labels", "mediation", "parts", "ratios", "report", "resampling", "scores", "statistics", "sweeps",
         "tables", "trajectories", "verdicts", "words", "worlds",
     }
 )  # fmt: skip

@@ -27,6 +27,7 @@ _FILES = (
     ("table.tex", "LaTeX tables: means a score, differences of the main scores"),
 )
 _GATE, _COST = "Is there in-context learning at all?", "What each hypothesis cost"
+_BEHAVES = "What each hypothesis does to the answers"
 _DRAWS = ("shots", "queries", "seeds", "permutations", "resamples")
 
 
@@ -68,6 +69,7 @@ def _per_model(view: View, model: str) -> dict[str, Any]:
     return {
         "gate": gate_findings(view, model),
         "gate_table": tables.frame_table(view, "gate", model, _GATE, "task"),
+        "behaviour": tables.frame_table(view, "behaviour", model, _BEHAVES, "task"),
         "verdicts": tables.verdict_matrix(view, model), "findings": findings(view, model),
         "board": tables.leaderboard(view, model),
         "cost": tables.frame_table(view, "cost", model, _COST, "hypothesis"),
@@ -168,7 +170,10 @@ def _facts(view: View) -> list[tuple[str, str]]:
 
 def _glossary(view: View) -> list[tuple[str, str]]:
     """What the names on the page mean, from the tables of scores and controls."""
-    names = [(label(name), meaning(name, view.descriptions)) for name in view.hypotheses]
+    rules: Mapping[str, Any] = view.provenance.get("hypotheses") or {}
+    known = {name: each for name, each in rules.items() if isinstance(each, Mapping)}
+    said = {name: str(each.get("description") or "") for name, each in known.items()}
+    names = [(label(name), meaning(name, said)) for name in view.hypotheses]
     scores = [(score, score_meaning(score)) for score in view.scores]
     return [(name, text) for name, text in (*scores, *names) if text]
 

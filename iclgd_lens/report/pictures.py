@@ -119,7 +119,8 @@ def _behaviour(view: View) -> Iterator[Choice]:
                 if (r := view.reading(model, task, name, score)) is not None
             ]  # fmt: skip
             if rows:
-                said = f"{listed(list(dict.fromkeys(str(r['score']) for r in rows)))} on {task}, {model}."
+                scores = list(dict.fromkeys(str(row["score"]) for row in rows))
+                said = f"{listed(scores)} on {task}, {model}."
                 spec = figures.behaviour_bars.spec(pd.DataFrame(rows))
                 yield Choice((model, task), said, spec)
 

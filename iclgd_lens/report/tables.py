@@ -24,12 +24,13 @@ from iclgd_lens.labels import (
 )
 from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, text_of
 from iclgd_lens.report.words import answer, questions
+from iclgd_lens.subjects import TRAINED
 from iclgd_lens.tables import SUMMARY_SCORES
 from iclgd_lens.tasks import get_task, list_tasks
 
-PUBLISHED_SOURCE = (
-    "Deutch et al. 2024 (arXiv 2311.07772): fairseq dense 1.3B, 24 layers, 32 demonstrations, "
-    "three seeds, means over layers and seeds"
+PUBLISHED = (
+    "Reference figures, not of this run. Deutch et al. 2024 (arXiv 2311.07772): fairseq dense "
+    "1.3B, 24 layers, 32 demonstrations, three seeds, means over layers and seeds."
 )
 MARKS = {"yes": "●", "partly": "◐", "no": "◆", "undecided": "○", "not applicable": "–"}
 _ROWS = ("hypothesis", "control", "setting", "setting control")
@@ -38,7 +39,7 @@ _WIDE = ("sentence", "why", "reason")
 
 @dataclass(frozen=True)
 class Item:
-    """A table's cell: its text, smaller text after it, and a class of the style sheet."""
+    """A table's cell, with smaller text after it and a class of the style sheet."""
 
     text: str = ""
     small: str = ""
@@ -136,7 +137,7 @@ def verdict_matrix(view: View, model: str) -> Table | None:
         for name in view.own():
             by_task = questions(view, model, name, score)
             if by_task:
-                items = tuple(_answer(by_task.get(task, [])) for task in tasks)
+                items = tuple(_answer(view, by_task.get(task, [])) for task in tasks)
                 lines.append(Line(label(name), items, small=score))
     marks = ", ".join(f"{mark} {what}" for what, mark in MARKS.items())
     caption = (
@@ -146,10 +147,10 @@ def verdict_matrix(view: View, model: str) -> Table | None:
     return _filled(f"Verdicts, {model}", caption, ("hypothesis", *tasks), lines, "verdicts")
 
 
-def _answer(lines: Sequence[Contrast]) -> Item:
+def _answer(view: View, lines: Sequence[Contrast]) -> Item:
     if not lines:
         return Item()
-    said, won = answer(lines), sum(each.verdict == "yes" for each in lines)
+    said, won = answer(view, lines), sum(each.verdict == "yes" for each in lines)
     state = "partly" if won and said in ("undecided", "no") else said
     rest = [f"{control_label(each.b)}: {each.verdict}" for each in lines if each.verdict != "yes"]
     text = f"{MARKS[state]} {won} of {len(lines)}"
@@ -161,45 +162,39 @@ def leaderboard(view: View, model: str) -> Table | None:
     scores = [s for s in view.scores if s in SUMMARY_SCORES and view.measured(model, s)]
     names = {name for score in scores for name in view.measured(model, score)}
     facts: Mapping[str, Any] = view.provenance.get("hypotheses") or {}
-    kinds = {
-        name: str((facts.get(name) or {}).get("kind") or "hypothesis") for name in view.own(names)
-    }
-    gate, cost = _gate(view, model), _costs(view, model)
+    own = [name for name in view.own() if name in names]
+    kinds = {name: str((facts.get(name) or {}).get("kind") or "hypothesis") for name in own}
+    gate, (spent, cost) = _gate(view, model), _costs(view, model)
     lines: list[Line] = []
     for kind in dict.fromkeys(kinds.values()):
-        for name in (each for each in view.own() if kinds.get(each) == kind):
+        for name in (each for each in own if kinds[each] == kind):
             items = [Item(kind), *([Item(gate)] if gate else [])]
             items += [_beside(view, model, name, score) for score in scores]
             items += [_value(cost.get(name, ""))] if cost else []
             lines.append(Line(label(name), tuple(items)))
     columns = ("hypothesis", "kind", *(["learns"] if gate else []), *scores,
-               *(["cost, s"] if cost else []))  # fmt: skip
+               *([spent] if cost else []))  # fmt: skip
     caption = "Means over tasks; in small, the best control's mean over tasks and its name"
     return _filled(f"All hypotheses, {model}", caption, columns, lines, "scores board")
 
 
 def _gate(view: View, model: str) -> str:
     """On how many tasks the model learns in context; empty where the run does not say."""
-    lines = (
-        [r for r in records(view.more["gate"]) if str(r.model) == model]
-        if "gate" in view.more
-        else []
-    )
+    frame = view.more.get("gate")
+    lines = [] if frame is None else [r for r in records(frame) if str(r.model) == model]
     learns = sum(str(row.learns).lower() in ("true", "yes") for row in lines)
     return f"{learns} of {len(lines)} tasks" if lines else ""
 
 
-def _costs(view: View, model: str) -> dict[str, str]:
-    """Seconds of each hypothesis over all tasks; empty where the run does not say."""
+def _costs(view: View, model: str) -> tuple[str, dict[str, str]]:
+    """The first number of the frame of costs, by hypothesis, over all tasks; with its name."""
     frame = view.more.get("cost")
-    if frame is None or "seconds" not in frame:
-        return {}
-    sums: dict[str, float] = {}
-    for row in records(frame):
-        if str(getattr(row, "model", model)) == model:
-            name = str(row.hypothesis)
-            sums[name] = sums.get(name, 0.0) + number_of(row.seconds)
-    return {name: f"{value:.1f}" for name, value in sums.items()}
+    columns = [] if frame is None else list(frame.select_dtypes("number"))
+    if frame is None or not columns:
+        return "", {}
+    own = frame[frame["model"] == model] if "model" in frame else frame
+    sums = own.groupby("hypothesis", sort=False)[columns[0]].sum()
+    return str(columns[0]).replace("_", " "), {str(k): f"{v:,.4g}" for k, v in sums.items()}
 
 
 def _beside(view: View, model: str, name: str, score: str) -> Item:
@@ -332,20 +327,25 @@ def published_table(view: View) -> Table | None:
         for name, task in found.items()
     )  # fmt: skip
     heads = ("task", "learning rate", *(f"{score}, {label(rule)}" for rule, score in columns))
-    caption = f"Reference figures, not of this run. {PUBLISHED_SOURCE}."
-    return _filled("Published scores", caption, heads, lines, "published")
+    return _filled("Published scores", PUBLISHED, heads, lines, "published")
 
 
 def failure_table(view: View) -> Table | None:
-    """Cells and hypotheses without scores; None where there are none."""
+    """Cells without scores; None where there are none."""
     lines = (
         Line(
             text_of(row.task),
-            (Item(text_of(row.model)), Item(label(text_of(row.hypothesis)) or "whole cell"),
-             _value(text_of(row.seed)), _value(text_of(row.permutation)),
-             Item(text_of(row.reason), kind="wide")),
+            (Item(text_of(row.model)), Item(_lost(row)), _value(text_of(row.seed)),
+             _value(text_of(row.permutation)), Item(text_of(row.reason), kind="wide")),
         )
         for row in records(view.failures)
     )  # fmt: skip
     columns = ("task", "model", "what", "seed", "permutation", "reason")
     return _filled("Failures", "No scores from these", columns, lines, "")
+
+
+def _lost(row: Any) -> str:
+    """What has no scores: a subject, on which network."""
+    what = label(text_of(getattr(row, "subject", ""))) or "whole cell"
+    network = text_of(getattr(row, "network", TRAINED))
+    return what if network == TRAINED else f"{what} on {network} {text_of(row.index)}".rstrip()

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
+from iclgd_lens.controls import CONTROLS
 from iclgd_lens.figures.evidence import VERDICTS
-from iclgd_lens.labels import in_order, is_rival, lower_is_better, rank, subject_of
+from iclgd_lens.labels import in_order, is_rival, rank, subject_of
 from iclgd_lens.scores import SCORES
 
 if TYPE_CHECKING:
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str, str, str]
 """Model, task, hypothesis, score."""
-ALPHA = 0.05
+OVERALL = "all controls"
+"""What a verdict over all controls names as its control."""
 OPTIONAL = {
     "gate": ("model", "task", "learns"),
     "verdicts": ("model", "task", "hypothesis", "score", "control", "verdict"),
+    "behaviour": ("model", "task", "hypothesis"),
     "cost": ("hypothesis",),
     "trajectory": ("model", "task", "hypothesis", "score", "kl_removed", "value"),
     "nulls": ("model", "task", "hypothesis", "score", "control", "value"),
@@ -36,8 +39,8 @@ which they are left out. Each has a section of the page, which is there if the f
 class RunFrames(Protocol):
     """A run as tidy tables; `iclgd_lens.load_run(RUN)` is one. See `OPTIONAL` for more."""
 
-    def summary(self) -> pd.DataFrame:
-        """Model, task, hypothesis, score, layer, head, value, ci_low, ci_high, n, seeds."""
+    def frame(self) -> pd.DataFrame:
+        """Model, task, hypothesis, score, layer, head, value, ci_low, ci_high, n, ..."""
         ...
 
     def differences(self) -> pd.DataFrame:
@@ -66,7 +69,6 @@ class Reading:
     low: float
     high: float
     n: int
-    seeds: int
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,12 @@ class View:
         scores: In the order of display.
         readings: Means over layers and heads, by (model, task, hypothesis, score).
         verdicts: One a model, task, hypothesis, score and control.
+        overall: The rule's answer to all controls together, by (model, task, hypothesis, score).
         differences: Paired differences.
         order: The frame of order sensitivity; empty where no seed was run in several orders.
         failures: The frame of what has no scores.
         provenance: Everything that the numbers depend on.
-        summary: The frame itself, for figures by layer and head.
+        summary: The run's frame itself, for figures by layer and head.
         paired: The frame of differences itself.
         more: Optional frames that the run offers, by the method's name.
     """
@@ -121,6 +124,7 @@ class View:
     scores: tuple[str, ...]
     readings: Mapping[Key, Reading]
     verdicts: tuple[Contrast, ...]
+    overall: Mapping[Key, str]
     differences: tuple[Contrast, ...]
     order: pd.DataFrame
     failures: pd.DataFrame
@@ -139,12 +143,11 @@ class View:
         """The plan, as plain values."""
         return self.provenance.get("plan") or {}
 
-    @cached_property
-    def descriptions(self) -> dict[str, str]:
-        """What each hypothesis is, by its rule, where the run recorded it."""
-        facts: Mapping[str, Any] = self.provenance.get("hypotheses") or {}
-        known = {name: each for name, each in facts.items() if isinstance(each, Mapping)}
-        return {name: str(each.get("description") or "") for name, each in known.items()}
+    @property
+    def draws(self) -> int:
+        """Draws of demonstrations; 0 where the plan does not say."""
+        seeds = self.plan.get("seeds")
+        return len(seeds) if isinstance(seeds, list | tuple) else 0
 
     @cached_property
     def main_scores(self) -> tuple[str, ...]:
@@ -228,13 +231,13 @@ _MODEL_FIELDS = ("name", "dtype", "host", "revision")
 
 def view(run: RunFrames) -> View:
     """Read a run's frames once."""
-    summary, paired = run.summary(), run.differences()
+    summary, paired = run.frame(), run.differences()
     more = {name: frame for name in OPTIONAL if (frame := _offered(run, name)) is not None}
     whole = where(summary, summary["layer"].isna() & summary["head"].isna())
     readings = {
         (str(row.model), str(row.task), str(row.hypothesis), str(row.score)): Reading(
             number_of(row.value), number_of(row.ci_low), number_of(row.ci_high),
-            int(row.n), int(getattr(row, "seeds", 0)),
+            int(row.n),
         )
         for row in records(whole)
     }  # fmt: skip
@@ -248,8 +251,15 @@ def view(run: RunFrames) -> View:
         scores=tuple(in_order(_unique(summary["score"]))),
         readings=readings,
         verdicts=tuple(
-            [each for each in differences if each.kind != "hypotheses"] if given is None else given
+            [each for each in differences if each.kind != "hypotheses"]
+            if given is None
+            else [each for each in given if each.b != OVERALL]
         ),
+        overall={
+            (each.model, each.task, each.a, each.score): each.verdict
+            for each in given or ()
+            if each.b == OVERALL
+        },
         differences=differences,
         order=run.order_sensitivity(),
         failures=run.failures(),
@@ -287,9 +297,7 @@ def records(frame: pd.DataFrame) -> list[Any]:
 
 def number_of(value: Any) -> float:
     """A finite number, or NaN for what is missing, undefined or infinite."""
-    if value is None or _missing(value):
-        return math.nan
-    return float(value) if math.isfinite(value) else math.nan
+    return float(value) if not _missing(value) and math.isfinite(value) else math.nan
 
 
 def _missing(value: Any) -> bool:
@@ -298,34 +306,45 @@ def _missing(value: Any) -> bool:
 
 def text_of(value: Any) -> str:
     """A value as text; empty for what is missing."""
-    if value is None or _missing(value):
+    if _missing(value):
         return ""
     return str(int(value)) if isinstance(value, float) else str(value)
 
 
 def _verdict(row: Any) -> Contrast:
     p, low, high = (number_of(getattr(row, name, None)) for name in ("p", "ci_low", "ci_high"))
-    why, robust = (text_of(getattr(row, name, None)) for name in ("why", "robust"))
+    why = text_of(getattr(row, "why", None))
     model, task, score, a, b, verdict = (
         str(each)
         for each in (row.model, row.task, row.score, row.hypothesis, row.control, row.verdict)
     )
     return Contrast(
-        model, task, score, a, b, verdict, ci_low=low, ci_high=high, p=p, why=why, robust=robust
-    )
+        model, task, score, a, _named(a, b), verdict,
+        ci_low=low, ci_high=high, p=p, why=why, robust=_range(getattr(row, "robust", None)),
+    )  # fmt: skip
+
+
+def _named(hypothesis: str, control: str) -> str:
+    """A control as results name it; a rule may give the table's name alone."""
+    entry = CONTROLS[control] if control in CONTROLS else None
+    if entry is None or entry.stands_alone:
+        return control
+    return str(subject_of(hypothesis).under(control))
+
+
+def _range(robust: Any) -> str:
+    """Lowest and highest rate as words; a text as it is."""
+    if isinstance(robust, list | tuple):
+        low, high = cast("tuple[float, float]", robust)
+        return f"rates {low:g} to {high:g}"
+    return text_of(robust)
 
 
 def _difference(row: Any, known: Mapping[Any, str]) -> Contrast:
+    """A line of `differences()`; what stands beside it is the rule's verdict, if it gives any."""
     model, task, score, a, b = place = tuple(str(getattr(row, name)) for name in _PLACE)
     low, high, p = (number_of(getattr(row, n)) for n in ("ci_low", "ci_high", "p_corrected"))
-    value, said = number_of(row.difference), str(row.verdict)
-    verdict = known.get(place) or _plain_verdict(value, low, high, p, score)
+    value, said = number_of(row.difference), text_of(getattr(row, "verdict", None))
+    verdict = known.get(place) or (said if said in VERDICTS else "undecided")
     why = "" if said in VERDICTS else said
     return Contrast(model, task, score, a, b, verdict, str(row.kind), value, low, high, p, why)
-
-
-def _plain_verdict(value: float, low: float, high: float, p: float, score: str) -> str:
-    """The verdict of a run without `verdicts()`: both p and interval have to agree."""
-    if not (p < ALPHA and (low > 0 or high < 0)):
-        return "undecided"
-    return "yes" if (value < 0) == lower_is_better(score) else "no"

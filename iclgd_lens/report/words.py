@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,11 +25,6 @@ from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, 
 from iclgd_lens.scores import SCORES
 
 Tone = Literal["yes", "partly", "no", "undecided", "note", "caution"]
-# How often a 95 % bootstrap interval over so few draws holds the truth, where nothing but the draw
-# varies (normal values; simulated, tests/report/test_words.py does it again).
-_COVERAGE = {2: 51, 3: 72, 4: 79, 5: 83, 6: 86, 7: 87, 8: 88, 9: 89}
-
-
 _YES: tuple[Tone, str] = ("yes", "the model learns in context.")
 _NO: tuple[Tone, str] = ("no", "the model does not learn in context; no verdict applies.")
 _UNKNOWN: tuple[Tone, str] = ("undecided", "whether the model learns in context is undecided.")
@@ -64,11 +59,13 @@ def questions(view: View, model: str, name: str, score: str) -> dict[str, list[C
     return found
 
 
-def answer(verdicts: Iterable[Contrast]) -> str:
-    """One answer to all controls: yes if all say so, no if one does, else undecided."""
-    said = {each.verdict for each in verdicts}
-    if said == {"yes"}:
-        return "yes"
+def answer(view: View, lines: Sequence[Contrast]) -> str:
+    """One answer to all controls: the rule's own, else yes if all say so, and no if one does."""
+    first = lines[0]
+    given = view.overall.get((first.model, first.task, first.a, first.score))
+    said = {each.verdict for each in lines}
+    if given or said == {"yes"}:
+        return given or "yes"
     return next((each for each in ("not applicable", "no") if each in said), "undecided")
 
 
@@ -98,7 +95,7 @@ def headline(view: View) -> str:
 def _outcome(view: View) -> str:
     """How many questions are answered yes, no or not at all."""
     said = Counter(
-        answer(lines)
+        answer(view, lines)
         for model in view.models
         for name in view.own()
         for score in view.main_scores
@@ -131,7 +128,7 @@ def findings(view: View, model: str) -> list[Finding]:
         found += _between(view, model, score)
     found += _instrument(view, model)
     found += [] if "gate" in view.more else _behaviour(view, model)
-    found += [*_order(view, model), *_draws(view, model), *_losses(view, model)]
+    found += [*_order(view, model), *_draws(view), *_losses(view, model)]
     return found
 
 
@@ -159,7 +156,7 @@ def _against_controls(view: View, model: str, name: str, score: str) -> list[Fin
             if extent
             else []
         )
-    said = {task: answer(lines) for task, lines in by_task.items()}
+    said = {task: answer(view, lines) for task, lines in by_task.items()}
     groups = {what: [task for task in said if said[task] == what] for what in said.values()}
     everywhere = next(iter(groups)) if len(groups) == 1 else ""
     tasks = list(said)
@@ -317,33 +314,18 @@ def _order(view: View, model: str) -> list[Finding]:
     return [Finding("note", lead, f"Pairs of orders that disagree about a query: {rates}.")]
 
 
-def _draws(view: View, model: str) -> list[Finding]:
-    """Whether there are enough draws of demonstrations for the intervals to mean what they say."""
-    seeds = [
-        r.seeds for k, r in view.readings.items() if k[0] == model and k[3] in view.main_scores
-    ]
-    fewest = min(seeds, default=0)
-    if fewest == 1:
-        lead = "One draw of demonstrations: the numbers say nothing about other draws."
-        return [Finding("caution", lead, "The intervals are over queries alone.")]
-    if fewest not in _COVERAGE or str(view.summary.attrs.get("interval", "")).startswith("Student"):
+def _draws(view: View) -> list[Finding]:
+    """One draw says nothing about others."""
+    if view.draws != 1:
         return []
-    lead = f"Only {fewest} draws of demonstrations: intervals are too narrow where draws differ."
-    body = (
-        f"Over {fewest} draws, a 95 % interval holds the truth about {_COVERAGE[fewest]} times in "
-        "100 if nothing but the draw varies; more seeds are the remedy."
-    )
-    return [Finding("caution", lead, body)]
+    lead = "One draw of demonstrations: the numbers say nothing about other draws."
+    return [Finding("caution", lead, "The intervals are over queries alone.")]
 
 
 def _losses(view: View, model: str) -> list[Finding]:
     """What the numbers lack."""
-    lost = [text_of(r.hypothesis) for r in records(view.failures) if text_of(r.model) == model]
+    lost = sum(text_of(row.model) == model for row in records(view.failures))
     if not lost:
         return []
-    whole = sum(not name for name in lost)
-    single = len(lost) - whole
-    parts = [count(whole, "whole cell")] if whole else []
-    parts += [count(single, "hypothesis in a cell", "hypotheses in cells")] if single else []
     body = "The numbers rest on the others; the reasons are under Failures."
-    return [Finding("caution", f"Without scores: {listed(parts)}.", body)]
+    return [Finding("caution", f"Without scores: {count(lost, 'cell')}.", body)]

@@ -75,7 +75,7 @@ def write_report(
 
 def _frames(run: RunFrames | str | os.PathLike[str]) -> RunFrames:
     if isinstance(run, str | os.PathLike):
-        from iclgd_lens.bench.frames import load_run
+        from iclgd_lens.bench.results import load_run
 
         return load_run(run)
     return run
@@ -151,7 +151,8 @@ def _means(view: View, model: str, score: str) -> str:
     names, tasks = view.measured(model, score), view.tasks_of(model)
     rows: dict[str, list[str]] = {}
     for name in names:
-        said = {t: answer(lines) for t, lines in questions(view, model, name, score).items()}
+        by_task = questions(view, model, name, score)
+        said = {task: answer(view, lines) for task, lines in by_task.items()}
         rows[label(name)] = [
             _latex_reading(view.reading(model, task, name, score), said.get(task, ""))
             for task in tasks
@@ -218,11 +219,8 @@ _LEGEND = (
 def _setting(view: View, model: str) -> str:
     """Draws, n, shots and learning rates behind a model's numbers."""
     own = [each for key, each in view.readings.items() if key[0] == model]
-    draws, n = (
-        max((each.seeds for each in own), default=0),
-        max((each.n for each in own), default=0),
-    )
-    parts = [count(draws, "draw"), f"n = {n}"]
+    parts = [count(view.draws, "draw")] if view.draws else []
+    parts.append(f"n = {max((each.n for each in own), default=0)}")
     if "shots" in view.plan:
         parts.append(f"{view.plan['shots']} shots")
     return ", ".join([*parts, _rates(view, model)]).rstrip(", ")

@@ -12,7 +12,7 @@ import pandas as pd
 
 SUMMARY = (
     "model", "task", "hypothesis", "score", "layer", "head", "value", "ci_low", "ci_high", "n",
-    "seeds",
+    "undefined",
 )  # fmt: skip
 DIFFERENCES = (
     "model", "task", "score", "kind", "a", "b", "difference", "ci_low", "ci_high", "p_value",
@@ -22,7 +22,9 @@ ORDER = (
     "model", "task", "hypothesis", "flip_rate", "ci_low", "ci_high", "accuracy_range",
     "permutations", "seeds", "n",
 )  # fmt: skip
-FAILURES = ("model", "task", "seed", "permutation", "hypothesis", "reason")
+FAILURES = (
+    "model", "task", "seed", "permutation", "network", "index", "budget", "subject", "reason",
+)  # fmt: skip
 EVIL = '<script>alert("x")</script>'
 TASKS = ("sst2", "sst5", "mr", "subj", "agnews", "cb")
 CONTROLS = ("random[{}]", "{}@untrained")
@@ -38,7 +40,7 @@ class RunData:
     failures_frame: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def summary(self) -> pd.DataFrame:
+    def frame(self) -> pd.DataFrame:
         return self.summary_frame.copy()
 
     def differences(self) -> pd.DataFrame:
@@ -78,13 +80,13 @@ def summary_lines(
             "ci_low": value - half,
             "ci_high": value + half,
             "n": 6000,
-            "seeds": 3,
+            "undefined": 0,
         }
     )
 
 
 def scalar_line(where: dict[str, Any], value: float, half: float = 0.02) -> dict[str, Any]:
-    line = {"layer": None, "head": None, "value": value, "n": 6000, "seeds": 3}
+    line = {"layer": None, "head": None, "value": value, "n": 6000, "undefined": 0}
     return where | line | {"ci_low": value - half, "ci_high": value + half}
 
 
@@ -98,7 +100,7 @@ def difference_line(
         "model": model, "task": task, "score": score, "kind": kind, "a": a, "b": b,
         "difference": value, "ci_low": value - half, "ci_high": value + half,
         "p_value": p_corrected / 10, "p_corrected": p_corrected, "n": 6000, "seeds": 3,
-        "verdict": f"about {a} and {b}",
+        "verdict": ("yes" if value > 0 else "no") if shown else "undecided",
     }  # fmt: skip
 
 
@@ -107,7 +109,7 @@ def frame(lines: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFra
 
 
 def typed(summary: pd.DataFrame) -> pd.DataFrame:
-    return summary.astype(dict.fromkeys(("layer", "head", "n", "seeds"), "Int64"))
+    return summary.astype(dict.fromkeys(("layer", "head", "n", "undefined"), "Int64"))
 
 
 def small(
@@ -203,9 +205,11 @@ def paper(layers: int = 24, heads: int = 32, controls: Sequence[str] = ()) -> Ru
             more = {"accuracy_range": 0.05, "permutations": 3, "seeds": 3, "n": 6000}
             order.append({"model": model, "task": task, "hypothesis": each} | flips | more)
     failures = [
-        {"model": model, "task": "agnews", "seed": 4, "permutation": 1, "hypothesis": "gd",
+        {"model": model, "task": "agnews", "seed": 4, "permutation": 1, "network": "untrained",
+         "index": 2, "budget": "own", "subject": "gd",
          "reason": "diverged: the loss of demonstration 17 is not finite (lr 0.2)"},
-        {"model": model, "task": "cb", "seed": 5, "permutation": 2, "hypothesis": None,
+        {"model": model, "task": "cb", "seed": 5, "permutation": 2, "network": "trained",
+         "index": 0, "budget": "own", "subject": "lcgd",
          "reason": "out of memory: 24.1 GB asked for, 23.7 GB there"},
     ]  # fmt: skip
     summary = pd.concat([*parts, pd.DataFrame(scalars)], ignore_index=True)[list(SUMMARY)]
@@ -219,7 +223,7 @@ def provenance(model: str) -> dict[str, Any]:
     text = """{
       "name": "synthetic paper grid",
       "cells": {"planned": 18, "finished": 17, "failed": 1, "missing": 0},
-      "plan": {"name": "paper", "shots": 32, "queries": null, "seeds": "published",
+      "plan": {"name": "paper", "shots": 32, "queries": null, "seeds": [0, 1, 2],
                "permutations": "published", "resamples": 1000, "lr": "published",
                "tasks": ["sst2", "sst5", "mr", "subj", "agnews", "cb"],
                "hypotheses": {"gd": {}, "lcgd": {}}},
@@ -237,7 +241,7 @@ def provenance(model: str) -> dict[str, Any]:
 def evil() -> RunData:
     """A run whose every name is an attempt at markup."""
     run = small(tasks=(EVIL, "b\"'&</td>"), name=EVIL, model="m${title}</title><b>")
-    reason = {"model": EVIL, "task": EVIL, "seed": 1, "permutation": 0, "hypothesis": EVIL}
+    reason = {"model": EVIL, "task": EVIL, "seed": 1, "permutation": 0, "subject": EVIL}
     failures = pd.DataFrame([reason | {"reason": f"{EVIL} --> <!-- ]]>"}])
     facts = {"name": EVIL, EVIL: {EVIL: [EVIL]}, "models": {EVIL: {"revision": EVIL}}}
     return replace(run, failures_frame=failures, provenance=facts)
@@ -245,7 +249,9 @@ def evil() -> RunData:
 
 # -- a run that offers everything ------------------------------------------------------------------
 
-OFFERED = ("gate", "verdicts", "cost", "trajectory", "nulls", "norms", "attention", "heads")
+OFFERED = (
+    "gate", "verdicts", "cost", "trajectory", "nulls", "norms", "attention", "heads", "behaviour",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -278,6 +284,9 @@ class FullRun(RunData):
     def heads(self) -> pd.DataFrame | None:
         return self.more.get("heads")
 
+    def behaviour(self) -> pd.DataFrame | None:
+        return self.more.get("behaviour")
+
 
 ANSWERS = ("yes", "no", "undecided", "not applicable")
 
@@ -291,7 +300,7 @@ def full(layers: int = 4, heads: int = 4) -> FullRun:
     verdicts = [
         {"model": model, "task": task, "hypothesis": name, "score": score,
          "control": form.format(name), "verdict": answer, "p": 0.01 if answer == "yes" else 0.5,
-         "ci_low": 0.01, "ci_high": 0.2, "robust": "rates .01 to .3" if answer == "yes" else "",
+         "ci_low": 0.01, "ci_high": 0.2, "robust": (0.01, 0.3) if answer == "yes" else None,
          "why": f"reason {answer}: five more draws would tell"}
         for task, answer in zip(tasks, ANSWERS, strict=True) for name in names
         for score in ("SimAOU", "SimAM") for form in CONTROLS
@@ -333,6 +342,8 @@ def full(layers: int = 4, heads: int = 4) -> FullRun:
          "head": head, "shown": (layer + head) % 3 == 0}
         for layer in range(layers) for head in range(heads)
     ]  # fmt: skip
+    behaves = [{"model": model, "task": task, "hypothesis": name, "nearer": True, "by": 0.31}
+               for task in tasks for name in names]  # fmt: skip
     scalars = [
         scalar_line({"model": model, "task": task, "hypothesis": name, "score": "AUC"}, value)
         for task in tasks for name, value in (("ZS", 0.6), ("ICL", 0.9), ("gd", 0.8), ("lcgd", 0.7))
@@ -347,7 +358,11 @@ def full(layers: int = 4, heads: int = 4) -> FullRun:
         for task in tasks for seed in (0, 1)
     ]  # fmt: skip
     lists = dict(
-        zip(OFFERED, (gate, verdicts, cost, path, nulls, norms, attention, marked), strict=True)
+        zip(
+            OFFERED,
+            (gate, verdicts, cost, path, nulls, norms, attention, marked, behaves),
+            strict=True,
+        )
     )
     return FullRun(
         summary, *frames[1:], provenance(model) | {"hypotheses": facts, "chosen_rates": rates},

@@ -106,7 +106,7 @@ def opened(browser: Any, written: Path) -> Iterator[Opened]:
 
 
 def heads(run: RunData, task: str, hypothesis: str, score: str) -> list[float]:
-    frame = run.summary()
+    frame = run.frame()
     own = frame[
         (frame["task"] == task) & (frame["hypothesis"] == hypothesis) & (frame["score"] == score)
     ]
@@ -168,7 +168,7 @@ def test_hover_shows_the_value_that_the_frame_holds(opened: Opened, grid: RunDat
     layer, head = 4, 5
     opened.choose("heads", "Task", "mr")
     text = opened.hover(layer, head)
-    frame = grid.summary()
+    frame = grid.frame()
     row = frame[
         (frame["task"] == "mr") & (frame["hypothesis"] == "gd") & (frame["score"] == "SimAOU")
         & (frame["layer"] == layer) & (frame["head"] == head)
@@ -230,7 +230,7 @@ def test_each_figure_is_also_a_table(opened: Opened, grid: RunData) -> None:
     tab.locator("#layers summary").click()
     line = tab.locator("#layers details tbody tr").nth(3)
     assert line.locator("th").inner_text() == "GD"
-    frame = grid.summary()
+    frame = grid.frame()
     own = frame[
         (frame["task"] == "sst2") & (frame["hypothesis"] == "gd") & (frame["score"] == "SimAOU")
         & (frame["layer"] == 3) & frame["head"].isna()
@@ -346,7 +346,7 @@ def test_without_javascript_text_and_tables_are_whole(browser: Any, written: Pat
 def test_names_that_are_scripts_do_not_run(browser: Any, tmp_path: Path) -> None:
     run = evil()
     order = pd.DataFrame(
-        [{"model": run.summary()["model"][0], "task": EVIL, "hypothesis": EVIL, "flip_rate": 0.1,
+        [{"model": run.frame()["model"][0], "task": EVIL, "hypothesis": EVIL, "flip_rate": 0.1,
           "ci_low": 0.0, "ci_high": 0.2, "accuracy_range": 0.0, "permutations": 2, "seeds": 1,
           "n": 4}]
     )  # fmt: skip
