@@ -28,7 +28,7 @@ def main(model: str = "embedded") -> None:
     figure.write_image(FOLDER / "heatmaps.png", scale=2)
     with TemporaryDirectory() as run:
         run_plan(load_plan(FOLDER.parent / "benchmarks" / "quick.yaml").with_models([model]), run)
-        photograph(write_report(run, png=False), FOLDER / "report.png")
+        photograph(write_report(run), FOLDER / "report.png")
 
 
 def photograph(page: Path, to: Path) -> None:

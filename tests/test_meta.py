@@ -27,6 +27,7 @@ ORDER = [
     {"gate", "verdicts"},
     {"controls", "scores"},
     {"subjects", "measures", "protocol"},
+    {"labels"},
     {"contrast"},
     {"tasks"},
     {"drawing"},

@@ -100,11 +100,15 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report. Default: RUN/report.")
     ] = None,
+    figures: Annotated[
+        list[str] | None,
+        typer.Option(help="Figure files too: svg, png or pdf; again for more. Needs a browser."),
+    ] = None,
 ) -> None:
     """Write a run's report: a page, tables and figures."""
     from iclgd_lens.report import write_report
 
-    path = write_report(run, out)
+    path = write_report(run, out, figures=figures or ())
     print(f"Report: {path}")
 
 

@@ -1,65 +1,136 @@
-"""The page: its parts put together into one HTML file that needs nothing else."""
+"""The page: figures, tables and words put together into one file that needs no other."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
-from string import Template
 from typing import Any
 
-from iclgd_lens.report import style
-from iclgd_lens.report.markup import join, script_json, tag
-from iclgd_lens.report.payload import payload
-from iclgd_lens.report.picture import Pictures
-from iclgd_lens.report.sections import section, sections
+import numpy as np
+
+from iclgd_lens.figures.style import DARK
+from iclgd_lens.labels import label, listed, meaning, score_meaning
+from iclgd_lens.report import tables
+from iclgd_lens.report.pictures import Picture
 from iclgd_lens.report.view import View
-from iclgd_lens.report.words import headline
+from iclgd_lens.report.words import findings, gate_findings, headline
+
+_FILES = (
+    ("tables.csv", "means by task, with intervals"),
+    ("figures.csv", "the same by layer and head"),
+    ("differences.csv", "paired differences"),
+    ("verdicts.csv", "verdicts, control by control"),
+    ("table.tex", "LaTeX tables: means a score, differences of the main scores"),
+)
+_GATE, _COST = "Is there in-context learning at all?", "What each hypothesis cost"
+_BEHAVES = "What each hypothesis does to the answers"
+_DRAWS = ("shots", "queries", "seeds", "permutations", "resamples")
 
 
-def page(view: View, pictures: Pictures) -> str:
+def page(
+    view: View, drawn: Sequence[Picture], made: Sequence[tuple[str, str]] = (), note: str = ""
+) -> str:
     """Return the whole page.
 
     Args:
         view: The run.
-        pictures: The figure files that the page points to.
+        drawn: Its figures.
+        made: Figure files beside the page, with what they show.
+        note: Whether there are figure files, and why not.
     """
-    data = _data(view)
-    parts = sections(view, pictures, head_intervals=data["headIntervals"])
-    scripts = {"theme": _data_file("theme.js"), "plotly": plotly(), "page": _data_file("page.js")}
-    values = {
-        "title": join([view.name]),
-        "lead": join([headline(view)]),
-        "policy": _policy(scripts.values()),
-        "style": _data_file("style.css"),
-        "contents": join(
-            tag("li", tag("a", title, href=f"#{name}-section")) for name, title, _ in parts
-        ),
-        "sections": join(section(name, content) for name, _, content in parts),
-        "footer": f"Written by iclgd_lens {join([_version(view)])}. The figures are drawn by "
-        "plotly.js (MIT licence), which is inside this page.",
-        "data": script_json(data),
-        **scripts,
+    from jinja2 import Environment
+
+    scripts = {"theme": _THEME, "plotly": plotly(), "script": _data_file("page.js")}
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        _data_file("page.html")
+    )
+    data = {each.name: _figure_data(each) for each in drawn}
+    several = len(view.models) > 1
+    return template.render(
+        title=view.name, lead=headline(view), policy=_policy(scripts.values()),
+        style=_data_file("style.css"), figures={each.name: each for each in drawn},
+        data=script_json({"dark": DARK, "figures": data}), scripts=scripts, several=several,
+        models=[(model, _per_model(view, model)) for model in view.models],
+        twins=tables.twin_table(view), paired=tables.difference_table(view),
+        order=tables.order_table(view), published=tables.published_table(view),
+        failures=tables.failure_table(view), facts=_facts(view), glossary=_glossary(view),
+        links=[*(f for f in _FILES if f[0] != "verdicts.csv" or "verdicts" in view.more), *made],
+        note=note, record=_record(view.provenance), numbers=bool(view.readings),
+        version=str((_environment(view).get("versions") or {}).get("iclgd-lens", "")),
+    )  # fmt: skip
+
+
+def _per_model(view: View, model: str) -> dict[str, Any]:
+    scores = tables.score_tables(view, model)
+    return {
+        "gate": gate_findings(view, model),
+        "gate_table": tables.frame_table(view, "gate", model, _GATE, "task"),
+        "behaviour": tables.frame_table(view, "behaviour", model, _BEHAVES, "task"),
+        "verdicts": tables.verdict_matrix(view, model), "findings": findings(view, model),
+        "board": tables.leaderboard(view, model),
+        "cost": tables.frame_table(view, "cost", model, _COST, "hypothesis"),
+        "scores": [each for each in scores if each.main],
+        "more_scores": [each for each in scores if not each.main],
+    }  # fmt: skip
+
+
+def _figure_data(picture: Picture) -> dict[str, Any]:
+    return {
+        "choices": [each.labels for each in picture.choices],
+        "captions": [each.caption for each in picture.choices],
+        "specs": [compact(each.spec) for each in picture.choices],
     }
-    return Template(_data_file("template.html")).substitute(values)
+
+
+def compact(value: Any) -> Any:
+    """A figure as short JSON values: four decimals, null for what is undefined."""
+    if isinstance(value, np.ndarray):
+        return compact(value.tolist())
+    if isinstance(value, dict):
+        return {key: compact(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [compact(item) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return round(value, 4) if 0.01 < abs(value) < 1000 else float(f"{value:.4g}")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def script_json(value: Any) -> str:
+    """JSON for a script element: nothing in it can end the element or open a comment."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
 
 
 def plotly() -> str:
     """plotly.js as the Python package ships it, unable to end the script element that holds it."""
-    from plotly.offline import get_plotlyjs
+    text = (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
-    return get_plotlyjs().replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+# Before the first paint, so that a dark page never flashes white.
+_THEME = """"use strict";
+try {
+  const wanted = localStorage.getItem("iclgd-theme");
+  if (wanted === "light" || wanted === "dark") document.documentElement.dataset.theme = wanted;
+} catch { /* storage is closed to this file: the system's theme it is */ }"""
 
 
 def _policy(scripts: Iterable[str]) -> str:
     """Nothing is fetched, and no script runs but the page's own."""
-    hashes = [
+    hashes = (
         base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
         for script in scripts
-    ]
+    )
     allowed = " ".join(f"'sha256-{each}'" for each in hashes)
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
@@ -67,39 +138,63 @@ def _policy(scripts: Iterable[str]) -> str:
     )
 
 
-def _data(view: View) -> dict[str, Any]:
-    index = {name: i for i, name in enumerate(view.models)}
-    tasks = {name: i for i, name in enumerate(view.tasks)}
-    scores = {name: i for i, name in enumerate(view.scores)}
-    palettes = {
-        "light": (style.LIGHT, style.DIVERGING_LIGHT, style.UNDEFINED_LIGHT),
-        "dark": (style.DARK, style.DIVERGING_DARK, style.UNDEFINED_DARK),
-    }
-    return payload(view) | {
-        "looks": {name: asdict(look) for name, look in style.looks(view.hypotheses).items()},
-        "palettes": {
-            name: {"lines": lines, "diverging": diverging, "undefined": undefined}
-            for name, (lines, diverging, undefined) in palettes.items()
-        },
-        "differences": [
-            [
-                index[each.model], tasks[each.task], scores[each.score], each.kind, each.a, each.b,
-                *map(_finite, (each.difference, each.low, each.high, each.p_corrected)),
-                each.outcome,
-            ]
-            for each in view.differences
-        ],
-    }  # fmt: skip
-
-
-def _finite(value: float) -> float | None:
-    return float(f"{value:.7g}") if math.isfinite(value) else None
-
-
 def _data_file(name: str) -> str:
     return (files("iclgd_lens.report") / name).read_text(encoding="utf-8")
 
 
-def _version(view: View) -> str:
-    environment = view.provenance.get("environment") or {}
-    return str((environment.get("versions") or {}).get("iclgd-lens", ""))
+# -- provenance ------------------------------------------------------------------------------------
+
+
+def _environment(view: View) -> Mapping[str, Any]:
+    return view.provenance.get("environment") or {}
+
+
+def _facts(view: View) -> list[tuple[str, str]]:
+    """The facts that a reader asks for first."""
+    found, environment = view.provenance, _environment(view)
+    versions = found.get("versions") or environment.get("versions") or {}
+    draws = {key: view.plan[key] for key in _DRAWS if view.plan.get(key) is not None}
+    lines = [
+        ("Cells", ", ".join(f"{value} {key}" for key, value in (found.get("cells") or {}).items())),
+        *((f"Model {name}", _flat(item)) for name, item in (found.get("models") or {}).items()),
+        ("Draws", "; ".join(f"{key} {_flat(value)}" for key, value in draws.items())),
+        ("Protocol", _flat(found.get("protocol"))),
+        ("Learning rate", _flat(view.plan.get("lr"))),
+        ("Code", str(environment.get("git_commit") or "no commit recorded")),
+        ("Libraries", _flat(versions)),
+        ("Hardware", _flat(environment.get("hardware"))),
+        ("Timings", _flat(found.get("timings"))),
+    ]
+    return [(name, text) for name, text in lines if text]
+
+
+def _glossary(view: View) -> list[tuple[str, str]]:
+    """What the names on the page mean, from the tables of scores and controls."""
+    rules: Mapping[str, Any] = view.provenance.get("hypotheses") or {}
+    known = {name: each for name, each in rules.items() if isinstance(each, Mapping)}
+    said = {name: str(each.get("description") or "") for name, each in known.items()}
+    names = [(label(name), meaning(name, said)) for name in view.hypotheses]
+    scores = [(score, score_meaning(score)) for score in view.scores]
+    return [(name, text) for name, text in (*scores, *names) if text]
+
+
+def _record(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (str(k), json.dumps(v, indent=2, ensure_ascii=False, default=str, sort_keys=True))
+        for k, v in provenance.items()
+    ]
+
+
+def _flat(value: Any) -> str:
+    """A value in a line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items() if item is not None)
+    if isinstance(value, list | tuple):
+        return listed([_flat(item) for item in value]) if value else "none"
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = str(value)
+    # White space that a reader would not see (a separator of "\n") is shown as it is written.
+    return text if text == text.strip() and text else json.dumps(text)

@@ -1,234 +1,351 @@
-"""The report's tables in HTML."""
+"""The report's tables, as plain values that the page's template writes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from iclgd_lens.errors import LensError
-from iclgd_lens.report.glossary import score_meaning
-from iclgd_lens.report.markup import Html, join, tag
-from iclgd_lens.report.numbers import UNDEFINED, interval, number, p_value, signed
-from iclgd_lens.report.view import MAIN_SCORES, Cell, View, rank
-from iclgd_lens.report.words import outcomes
-from iclgd_lens.tables import hypothesis_names
+from iclgd_lens.labels import (
+    UNDEFINED,
+    control_label,
+    interval,
+    label,
+    lower_is_better,
+    number,
+    p_value,
+    rank,
+    score_meaning,
+    signed,
+)
+from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, text_of
+from iclgd_lens.report.words import answer, questions
+from iclgd_lens.subjects import TRAINED
+from iclgd_lens.tables import SUMMARY_SCORES
 from iclgd_lens.tasks import get_task, list_tasks
 
-PUBLISHED_SOURCE = (
-    "Deutch et al. 2024 (arXiv 2311.07772): fairseq dense 1.3B, 24 layers, 32 demonstrations, "
-    "three seeds, means over layers and seeds"
+PUBLISHED = (
+    "Reference figures, not of this run. Deutch et al. 2024 (arXiv 2311.07772): fairseq dense "
+    "1.3B, 24 layers, 32 demonstrations, three seeds, means over layers and seeds."
 )
-_RULES = {"gd": "GD", "lcgd": "LCGD", "gd_untrained": "GD, untrained model"}
-_KINDS = {"hypotheses": "hypotheses", "control": "control", "untrained": "untrained"}
+MARKS = {"yes": "●", "partly": "◐", "no": "◆", "undecided": "○", "not applicable": "–"}
+_ROWS = ("hypothesis", "control", "setting", "setting control")
+_WIDE = ("sentence", "why", "reason")
 
 
-def table(
-    caption: Any, columns: Sequence[Any], rows: Iterable[Html], *, label: str, class_: str = ""
-) -> Html:
-    """A table in a box of its own that scrolls sideways, also with the keyboard."""
-    head = tag("tr", (tag("th", column, scope="col") for column in columns))
-    return tag(
-        "div",
-        tag("table", tag("caption", tag("span", caption)), tag("thead", head), tag("tbody", rows)),
-        class_=f"scroll {class_}".strip(), role="region", aria_label=label, tabindex=0,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Item:
+    """A table's cell, with smaller text after it and a class of the style sheet."""
+
+    text: str = ""
+    small: str = ""
+    kind: str = ""
+    title: str = ""
 
 
-def row(header: Any, cells: Iterable[Html | None], **attributes: str) -> Html:
-    """A table's row whose first cell is its header."""
-    return tag("tr", tag("th", header, scope="row"), cells, **attributes)
+@dataclass(frozen=True)
+class Line:
+    """A table's row under its header; `data` are attributes that selectors filter by."""
+
+    head: str
+    items: tuple[Item, ...]
+    small: str = ""
+    kind: str = ""
+    data: Mapping[str, str] | None = None
 
 
-def estimate_cell(cell: Cell | None) -> Html:
-    """A mean with its interval under it; empty where nothing was measured."""
-    if cell is None:
-        return tag("td")
-    if math.isnan(cell.value):
-        return tag("td", UNDEFINED, " ", tag("small", "undefined"), class_="n")
-    between = interval(cell.low, cell.high)
-    return tag("td", number(cell.value), " ", tag("small", between), class_="n")
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption; `label` names the region for screen readers."""
+
+    label: str
+    caption: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    kind: str = ""
+    strong: str = ""
+    main: bool = True
 
 
-def score_tables(view: View, model: str) -> Html:
-    """One table a score: hypotheses, controls and settings by task."""
-    made = [(score, _score_table(view, model, score)) for score in view.scores]
-    shown = [(score, each) for score, each in made if each is not None]
-    main = [each for score, each in shown if score in (*MAIN_SCORES, "accuracy")]
-    more = [
-        tag("details", tag("summary", f"{score}: {score_meaning(score) or 'a score'}"), each)
-        for score, each in shown
-        if score not in (*MAIN_SCORES, "accuracy")
-    ]
-    return join([main, more])
+def _filled(
+    name: str, caption: str, columns: Iterable[str], lines: Iterable[Line], kind: str = "tall"
+) -> Table | None:
+    """A table, or None where it would have no line."""
+    found = tuple(lines)
+    return Table(name, caption, tuple(columns), found, kind) if found else None
 
 
-def _score_table(view: View, model: str, score: str) -> Html | None:
-    names, tasks = view.measured(model, score), view.tasks_of(model)
-    if not names:
+def _value(text: str, small: str = "") -> Item:
+    return Item(text, small, "n")
+
+
+def _reading(reading: Reading | None) -> Item:
+    """A mean with its interval; empty where nothing was measured."""
+    if reading is None:
+        return Item()
+    if math.isnan(reading.value):
+        return _value(UNDEFINED, "undefined")
+    return _value(number(reading.value), interval(reading.low, reading.high))
+
+
+def _of(view: View, model: Any) -> str:
+    """The model's name, where there are several."""
+    return text_of(model) if len(view.models) > 1 else ""
+
+
+# -- the first things ------------------------------------------------------------------------------
+
+
+def frame_table(view: View, name: str, model: str, caption: str, head: str) -> Table | None:
+    """A frame that the run offers (gate, cost), as it is; None where there is none."""
+    frame = view.more.get(name)
+    if frame is None:
         return None
-    rows = [
-        row(
-            name,
-            (estimate_cell(view.cell(model, task, name, score)) for task in tasks),
-            class_=_class(name),
+    if "model" in frame:
+        frame = frame[frame["model"] == model]
+    columns = [str(each) for each in frame.columns if each not in ("model", head)]
+    lines = (
+        Line(
+            _plain(getattr(row, head), head).text,
+            tuple(_plain(getattr(row, c), c) for c in columns),
         )
-        for name in names
-    ]
-    meaning = score_meaning(score)
-    caption = [tag("strong", score), f" — {meaning}" if meaning else ""]
-    return table(
-        caption, ["hypothesis", *tasks], rows, label=f"{score} of {model} by task", class_="scores"
+        for row in records(frame)
     )
+    titles = (head, *(each.replace("_", " ") for each in columns))
+    return _filled(f"{caption}, {model}", caption, titles, lines)
 
 
-def verdict_table(view: View, model: str) -> Html | None:
-    """Hypotheses by task: how many of its controls each beats."""
+def _plain(value: Any, column: str) -> Item:
+    if isinstance(value, bool | np.bool_):
+        return Item("yes" if value else "no", kind="yes" if value else "no")
+    if isinstance(value, float | np.floating):
+        return _value(number(float(value)))
+    text = text_of(value)
+    text = label(text) if column == "hypothesis" else text
+    return Item(text, kind="wide" if column in _WIDE else "")
+
+
+def verdict_matrix(view: View, model: str) -> Table | None:
+    """Hypotheses by task: the answer to all controls together, and how many say yes."""
     tasks = view.tasks_of(model)
-    rows: list[Html] = []
-    for score in MAIN_SCORES:
-        for name in hypothesis_names(view.hypotheses):
-            by_task = outcomes(view, model, name, score)
+    lines: list[Line] = []
+    for score in view.main_scores:
+        for name in view.own():
+            by_task = questions(view, model, name, score)
             if by_task:
-                cells = (_verdict_cell(by_task.get(task, [])) for task in tasks)
-                rows.append(row([name, " ", tag("small", score)], cells))
-    if not rows:
-        return None
+                items = tuple(_answer(view, by_task.get(task, [])) for task in tasks)
+                lines.append(Line(label(name), items, small=score))
+    marks = ", ".join(f"{mark} {what}" for what, mark in MARKS.items())
     caption = (
-        "Controls that each hypothesis beats (corrected p below 0.05 and the interval above 0)"
+        "Is each hypothesis better than every control? Beside the mark, how many controls say yes "
+        f"({marks})"
     )
-    return table(
-        caption, ["hypothesis", *tasks], rows, label=f"Controls beaten, {model}", class_="verdicts"
-    )
+    return _filled(f"Verdicts, {model}", caption, ("hypothesis", *tasks), lines, "verdicts")
 
 
-def _verdict_cell(lines: Sequence[Any]) -> Html:
+def _answer(view: View, lines: Sequence[Contrast]) -> Item:
     if not lines:
-        return tag("td")
-    won = sum(each.outcome > 0 for each in lines)
-    state = "yes" if won == len(lines) else "partly" if won else "no"
-    rest = [each.b for each in lines if each.outcome <= 0]
-    title = f"not beaten: {', '.join(rest)}" if rest else None
-    mark = tag("span", {"yes": "●", "partly": "◐", "no": "○"}[state], aria_hidden="true")
-    return tag("td", mark, f" {won} of {len(lines)}", class_=f"n {state}", title=title)
+        return Item()
+    said, won = answer(view, lines), sum(each.verdict == "yes" for each in lines)
+    state = "partly" if won and said in ("undecided", "no") else said
+    rest = [f"{control_label(each.b)}: {each.verdict}" for each in lines if each.verdict != "yes"]
+    text = f"{MARKS[state]} {won} of {len(lines)}"
+    return Item(text, kind=f"n {state.replace(' ', '-')}", title="; ".join(rest))
 
 
-def difference_table(view: View) -> Html | None:
+def leaderboard(view: View, model: str) -> Table | None:
+    """Hypotheses by kind: gate, each short score beside the best control's, cost."""
+    scores = [s for s in view.scores if s in SUMMARY_SCORES and view.measured(model, s)]
+    names = {name for score in scores for name in view.measured(model, score)}
+    facts: Mapping[str, Any] = view.provenance.get("hypotheses") or {}
+    own = [name for name in view.own() if name in names]
+    kinds = {name: str((facts.get(name) or {}).get("kind") or "hypothesis") for name in own}
+    gate, (spent, cost) = _gate(view, model), _costs(view, model)
+    lines: list[Line] = []
+    for kind in dict.fromkeys(kinds.values()):
+        for name in (each for each in own if kinds[each] == kind):
+            items = [Item(kind), *([Item(gate)] if gate else [])]
+            items += [_beside(view, model, name, score) for score in scores]
+            items += [_value(cost.get(name, ""))] if cost else []
+            lines.append(Line(label(name), tuple(items)))
+    columns = ("hypothesis", "kind", *(["learns"] if gate else []), *scores,
+               *([spent] if cost else []))  # fmt: skip
+    caption = "Means over tasks; in small, the best control's mean over tasks and its name"
+    return _filled(f"All hypotheses, {model}", caption, columns, lines, "scores board")
+
+
+def _gate(view: View, model: str) -> str:
+    """On how many tasks the model learns in context; empty where the run does not say."""
+    frame = view.more.get("gate")
+    lines = [] if frame is None else [r for r in records(frame) if str(r.model) == model]
+    learns = sum(str(row.learns).lower() in ("true", "yes") for row in lines)
+    return f"{learns} of {len(lines)} tasks" if lines else ""
+
+
+def _costs(view: View, model: str) -> tuple[str, dict[str, str]]:
+    """The first number of the frame of costs, by hypothesis, over all tasks; with its name."""
+    frame = view.more.get("cost")
+    columns = [] if frame is None else list(frame.select_dtypes("number"))
+    if frame is None or not columns:
+        return "", {}
+    own = frame[frame["model"] == model] if "model" in frame else frame
+    sums = own.groupby("hypothesis", sort=False)[columns[0]].sum()
+    return str(columns[0]).replace("_", " "), {str(k): f"{v:,.4g}" for k, v in sums.items()}
+
+
+def _beside(view: View, model: str, name: str, score: str) -> Item:
+    own = view.over_tasks(model, name, score)
+    if own is None:
+        return Item()
+    rivals = view.rivals(name, view.measured(model, score))
+    means = {other: view.over_tasks(model, other, score) for other in rivals}
+    known = {other: value for other, value in means.items() if value is not None}
+    if not known:
+        return _value(number(own), "no control")
+    best = (min if lower_is_better(score) else max)(known, key=lambda other: known[other])
+    return _value(number(own), f"{number(known[best])} {control_label(best)}")
+
+
+# -- scores and differences ------------------------------------------------------------------------
+
+
+def score_tables(view: View, model: str) -> list[Table]:
+    """One table a score: hypotheses, controls and settings by task."""
+    tasks, found = view.tasks_of(model), list[Table]()
+    for score in (each for each in view.scores if view.measured(model, each)):
+        lines = tuple(
+            Line(
+                label(name),
+                tuple(_reading(view.reading(model, task, name, score)) for task in tasks),
+                kind=_ROWS[rank(name)],
+            )
+            for name in view.measured(model, score)
+        )
+        meaning = score_meaning(score)
+        found.append(
+            Table(
+                f"{score} of {model} by task", f" — {meaning}" if meaning else "",
+                ("hypothesis", *tasks), lines, "scores", strong=score,
+                main=score in view.main_scores or score == "accuracy",
+            )
+        )  # fmt: skip
+    return found
+
+
+def twin_table(view: View) -> Table | None:
+    """Trained beside untrained: the means, and their paired difference where there is one."""
+    known = {(d.model, d.task, d.score, d.a, d.b): d for d in view.differences}
+    lines: list[Line] = []
+    for model, score, name, task, other_model, other in view.twin_places():
+        means = (view.reading(model, task, name, score),
+                 view.reading(other_model, task, other, score))  # fmt: skip
+        who = label(other) if other_model == model else other_model
+        own = known.get((model, task, score, name, other))
+        items = (
+            Item(label(name)),
+            Item(score),
+            *map(_reading, means),
+            Item(who),
+            *_difference(own),
+        )
+        lines.append(Line(task, items, small=_of(view, model)))
+    columns = ("task", "hypothesis", "score", "trained", "untrained", "twin", "difference",
+               "p, corrected")  # fmt: skip
+    caption = "The same hypothesis on the trained model and on untrained twins of it"
+    return _filled("Trained beside untrained", caption, columns, lines)
+
+
+def _difference(own: Contrast | None) -> tuple[Item, Item]:
+    if own is None:
+        return _value(UNDEFINED), _value(UNDEFINED)
+    between = interval(own.ci_low, own.ci_high)
+    return _value(signed(own.difference), between), _value(p_value(own.p))
+
+
+def difference_table(view: View) -> Table | None:
     """All paired differences; the page's selectors filter its rows."""
-    if not view.differences:
-        return None
-    several = len(view.models) > 1
-    rows = [
-        row(
+    lines = (
+        Line(
             each.task,
-            [
-                tag("td", each.model) if several else None,
-                tag("td", each.score),
-                tag("td", f"{each.a} − {each.b}"),
-                tag("td", signed(each.difference), " ", tag("small", interval(each.low, each.high)),
-                    class_="n"),
-                tag("td", p_value(each.p_corrected), class_="n"),
-                tag("td", each.verdict, class_="wide"),
-            ],
-            data_model=each.model, data_task=each.task, data_score=each.score,
-            data_kind=_KINDS.get(each.kind, each.kind),
+            (Item(each.score), Item(f"{label(each.a)} − {label(each.b)}"), *_difference(each),
+             Item(f"{MARKS[each.verdict]} {each.verdict}"), Item(each.why, kind="wide")),
+            small=_of(view, each.model), data={"model": each.model, "score": each.score},
         )
         for each in view.differences
-    ]  # fmt: skip
-    model = ["model"] if several else []
-    columns = ["task", *model, "score", "a − b", "difference", "p, corrected", "in words"]
-    caption = (
-        "Paired query by query; intervals over seeds and queries; p of a sign-flip test, corrected "
-        "for all lines (Holm). KL_ICL: lower is better."
-    )
-    return table(caption, columns, rows, label="Paired differences", class_="tall")
+    )  # fmt: skip
+    columns = ("task", "score", "a − b", "difference", "p, corrected", "is a better?", "in words")
+    caption = "Paired differences with their intervals; p corrected for all lines"
+    return _filled("Paired differences", caption, columns, lines)
 
 
-def order_table(view: View) -> Html | None:
+def order_table(view: View) -> Table | None:
     """Order sensitivity; None where no seed was run in several orders."""
-    if not view.order:
-        return None
-    several = len(view.models) > 1
-    rows = [
-        row(
-            each.task,
-            [
-                tag("td", each.model) if several else None,
-                tag("td", each.hypothesis),
-                estimate_cell(each.flips),
-                tag("td", number(each.accuracy_range), class_="n"),
-                tag("td", f"{each.permutations} × {each.flips.seeds}", class_="n"),
-            ],
+    lines = (
+        Line(
+            text_of(row.task),
+            (Item(label(str(row.hypothesis))),
+             _value(number(number_of(row.flip_rate)),
+                    interval(number_of(row.ci_low), number_of(row.ci_high))),
+             _value(number(number_of(row.accuracy_range))),
+             _value(f"{int(row.permutations)} × {int(row.seeds)}")),
+            small=_of(view, row.model),
         )
-        for each in view.order
-    ]
+        for row in records(view.order)
+    )  # fmt: skip
     caption = (
         "Flip rate: share of the pairs of orders that disagree about a query. Range: highest minus "
         "lowest accuracy over orders, mean over seeds."
     )
-    model = ["model"] if several else []
-    columns = ["task", *model, "hypothesis", "flip rate", "accuracy range", "orders × seeds"]
-    return table(caption, columns, rows, label="Order sensitivity", class_="tall")
+    columns = ("task", "hypothesis", "flip rate", "accuracy range", "orders × seeds")
+    return _filled("Order sensitivity", caption, columns, lines)
 
 
-def published_table(view: View) -> Html | None:
+def published_table(view: View) -> Table | None:
     """The published scores of the run's tasks: another model's, under another protocol."""
-    shipped = list_tasks()
-    found: list[tuple[str, Any]] = []
-    for task in view.tasks:
-        if task in shipped:
-            try:
-                found.append((task, get_task(task)))
-            except LensError:
-                continue
-    found = [(name, task) for name, task in found if task.published]
-    if not found:
-        return None
-    rules = list(dict.fromkeys(rule for _, task in found for rule in task.published))
-    scores = list(dict.fromkeys(s for _, task in found for r in task.published.values() for s in r))
+    shipped, found = list_tasks(), dict[str, Any]()
+    for name in (each for each in view.tasks if each in shipped):
+        try:
+            found[name] = get_task(name)
+        except LensError:
+            continue
+    found = {name: task for name, task in found.items() if task.published}
+    read = [(rule, s) for t in found.values() for rule, own in t.published.items() for s in own]
+    scores, rules = (list(dict.fromkeys(pair[i] for pair in read)) for i in (1, 0))
     columns = [(rule, score) for score in scores for rule in rules]
-    rows = [
-        row(
-            name,
-            [
-                tag("td", f"{task.learning_rate:g}" if task.learning_rate else "", class_="n"),
-                *(_published_cell(task.published, rule, score) for rule, score in columns),
-            ],
-        )
-        for name, task in found
-    ]
-    heads = [f"{score}, {_RULES.get(rule, rule)}" for rule, score in columns]
-    return table(
-        f"Reference figures, not of this run. {PUBLISHED_SOURCE}.",
-        ["task", "learning rate", *heads], rows, label="Published scores", class_="published",
+
+    def item(task: Any, rule: str, score: str) -> Item:
+        value = task.published.get(rule, {}).get(score)
+        return _value("not published" if value is None else number(value))
+
+    lines = (
+        Line(name, (_value(f"{task.learning_rate:g}" if task.learning_rate else ""),
+                    *(item(task, *column) for column in columns)))
+        for name, task in found.items()
     )  # fmt: skip
+    heads = ("task", "learning rate", *(f"{score}, {label(rule)}" for rule, score in columns))
+    return _filled("Published scores", PUBLISHED, heads, lines, "published")
 
 
-def _published_cell(published: Any, rule: str, score: str) -> Html:
-    value = published.get(rule, {}).get(score)
-    return tag("td", "not published" if value is None else number(value), class_="n")
-
-
-def failure_table(view: View) -> Html | None:
-    """Cells and hypotheses without scores; None where there are none."""
-    if not view.failures:
-        return None
-    rows = [
-        row(
-            each.task,
-            [
-                tag("td", each.model),
-                tag("td", each.hypothesis or "whole cell"),
-                tag("td", each.seed, class_="n"),
-                tag("td", each.permutation, class_="n"),
-                tag("td", each.reason, class_="wide"),
-            ],
+def failure_table(view: View) -> Table | None:
+    """Cells without scores; None where there are none."""
+    lines = (
+        Line(
+            text_of(row.task),
+            (Item(text_of(row.model)), Item(_lost(row)), _value(text_of(row.seed)),
+             _value(text_of(row.permutation)), Item(text_of(row.reason), kind="wide")),
         )
-        for each in view.failures
-    ]
-    columns = ["task", "model", "what", "seed", "permutation", "reason"]
-    return table("No scores from these", columns, rows, label="Failures")
+        for row in records(view.failures)
+    )  # fmt: skip
+    columns = ("task", "model", "what", "seed", "permutation", "reason")
+    return _filled("Failures", "No scores from these", columns, lines, "")
 
 
-def _class(name: str) -> str:
-    return ("hypothesis", "control", "setting", "setting control")[rank(name)]
+def _lost(row: Any) -> str:
+    """What has no scores: a subject, on which network."""
+    what = label(text_of(getattr(row, "subject", ""))) or "whole cell"
+    network = text_of(getattr(row, "network", TRAINED))
+    return what if network == TRAINED else f"{what} on {network} {text_of(row.index)}".rstrip()

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-import pandas as pd
+from iclgd_lens.controls import CONTROLS
+from iclgd_lens.figures.evidence import VERDICTS
+from iclgd_lens.labels import in_order, is_rival, rank, subject_of
+from iclgd_lens.scores import SCORES
 
-from iclgd_lens.bench.contrasts import advantage
-from iclgd_lens.tables import is_control, is_setting
+if TYPE_CHECKING:
+    import pandas as pd
 
-MAIN_SCORES = ("SimAOU", "SimAM")
-"""The scores that the summary in words is about."""
-_SCORE_ORDER = (
-    *MAIN_SCORES, "Tok2Attn", "KL_ICL", "accuracy", "Rec2FTP", "SimAOU_f2t", "SimAM_f2t",
-    "logit_recovery", "logit_scale", "logit_recovery_unscaled",
-)  # fmt: skip
+Key = tuple[str, str, str, str]
+"""Model, task, hypothesis, score."""
+OVERALL = "all controls"
+"""What a verdict over all controls names as its control."""
+OPTIONAL = {
+    "gate": ("model", "task", "learns"),
+    "verdicts": ("model", "task", "hypothesis", "score", "control", "verdict"),
+    "behaviour": ("model", "task", "hypothesis"),
+    "cost": ("hypothesis",),
+    "trajectory": ("model", "task", "hypothesis", "score", "kl_removed", "value"),
+    "nulls": ("model", "task", "hypothesis", "score", "control", "value"),
+    "norms": ("model", "task", "hypothesis", "icl_norm", "ft_norm"),
+    "heads": ("model", "task", "hypothesis", "score", "layer", "head", "shown"),
+    "attention": ("model", "task", "setting", "position", "token", "weight"),
+}
+"""Frames that a run may offer beside those of `RunFrames`, by method, with the columns without
+which they are left out. Each has a section of the page, which is there if the frame is."""
 
 
 @runtime_checkable
 class RunFrames(Protocol):
-    """A run as tidy tables; `iclgd_lens.load_run(RUN)` is one."""
+    """A run as tidy tables; `iclgd_lens.load_run(RUN)` is one. See `OPTIONAL` for more."""
 
-    def summary(self) -> pd.DataFrame:
-        """Model, task, hypothesis, score, layer, head, value, ci_low, ci_high, n, seeds."""
+    def frame(self) -> pd.DataFrame:
+        """Model, task, hypothesis, score, layer, head, value, ci_low, ci_high, n, ..."""
         ...
 
     def differences(self) -> pd.DataFrame:
@@ -47,56 +62,39 @@ class RunFrames(Protocol):
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A mean over seeds and queries with its interval; NaN where undefined."""
+class Reading:
+    """A mean over draws and queries with its interval; NaN where undefined."""
 
     value: float
     low: float
     high: float
     n: int
-    seeds: int
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A paired difference a - b; `outcome` is 1 if a is shown to be better, -1 if worse, else 0."""
+class Contrast:
+    """Whether a is better than b on one task and score, and why.
+
+    Attributes:
+        kind: "hypotheses", "control" or "untrained" for a line of `differences()`.
+        verdict: yes, no, undecided, not applicable.
+        why: The rule's reason, in words.
+        robust: Over which learning rates the verdict holds, in words.
+    """
 
     model: str
     task: str
     score: str
-    kind: str
     a: str
     b: str
-    difference: float
-    low: float
-    high: float
-    p_corrected: float
     verdict: str
-    outcome: int
-
-
-@dataclass(frozen=True)
-class Order:
-    """How often predictions flip between orders of the same demonstrations."""
-
-    model: str
-    task: str
-    hypothesis: str
-    flips: Cell
-    accuracy_range: float
-    permutations: int
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A cell, or one hypothesis of a cell, that has no scores."""
-
-    model: str
-    task: str
-    seed: str
-    permutation: str
-    hypothesis: str
-    reason: str
+    kind: str = "control"
+    difference: float = math.nan
+    ci_low: float = math.nan
+    ci_high: float = math.nan
+    p: float = math.nan
+    why: str = ""
+    robust: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,28 +104,34 @@ class View:
     Attributes:
         models: In the run's order, as are tasks and hypotheses.
         tasks: Names of the tasks.
-        hypotheses: Hypotheses first, then controls, then the settings ZS and ICL.
-        scores: Main scores first.
-        cells: Means over layers and heads, by (model, task, hypothesis, score).
+        hypotheses: Hypotheses first, then controls, then settings such as ZS and ICL.
+        scores: In the order of display.
+        readings: Means over layers and heads, by (model, task, hypothesis, score).
+        verdicts: One a model, task, hypothesis, score and control.
+        overall: The rule's answer to all controls together, by (model, task, hypothesis, score).
         differences: Paired differences.
-        order: Order sensitivity; empty where no seed was run in several orders.
-        failures: What has no scores.
+        order: The frame of order sensitivity; empty where no seed was run in several orders.
+        failures: The frame of what has no scores.
         provenance: Everything that the numbers depend on.
-        summary: The frame itself, for figures by layer and head.
+        summary: The run's frame itself, for figures by layer and head.
         paired: The frame of differences itself.
+        more: Optional frames that the run offers, by the method's name.
     """
 
     models: tuple[str, ...]
     tasks: tuple[str, ...]
     hypotheses: tuple[str, ...]
     scores: tuple[str, ...]
-    cells: Mapping[tuple[str, str, str, str], Cell]
-    differences: tuple[Difference, ...]
-    order: tuple[Order, ...]
-    failures: tuple[Failure, ...]
+    readings: Mapping[Key, Reading]
+    verdicts: tuple[Contrast, ...]
+    overall: Mapping[Key, str]
+    differences: tuple[Contrast, ...]
+    order: pd.DataFrame
+    failures: pd.DataFrame
     provenance: Mapping[str, Any]
     summary: pd.DataFrame
     paired: pd.DataFrame
+    more: Mapping[str, pd.DataFrame] = field(default_factory=dict[str, Any])
 
     @property
     def name(self) -> str:
@@ -139,46 +143,130 @@ class View:
         """The plan, as plain values."""
         return self.provenance.get("plan") or {}
 
-    def cell(self, model: str, task: str, hypothesis: str, score: str) -> Cell | None:
+    @property
+    def draws(self) -> int:
+        """Draws of demonstrations; 0 where the plan does not say."""
+        seeds = self.plan.get("seeds")
+        return len(seeds) if isinstance(seeds, list | tuple) else 0
+
+    @cached_property
+    def main_scores(self) -> tuple[str, ...]:
+        """What the summary is about: primary scores, else those of heads that the oracle fills."""
+        known = [score for score in self.scores if score in SCORES]
+        primary = [score for score in known if SCORES[score].primary]
+        by_head = [s for s in known if SCORES[s].level == "head" and SCORES[s].oracle == 1]
+        return tuple(primary or by_head or self.scores[:1])
+
+    def reading(self, model: str, task: str, hypothesis: str, score: str) -> Reading | None:
         """The mean over layers and heads; None if it was not measured."""
-        return self.cells.get((model, task, hypothesis, score))
+        return self.readings.get((model, task, hypothesis, score))
 
     def tasks_of(self, model: str) -> list[str]:
         """Tasks that a model has numbers on."""
-        have = {(key[0], key[1]) for key in self.cells}
+        have = {(key[0], key[1]) for key in self.readings}
         return [task for task in self.tasks if (model, task) in have]
 
     def measured(self, model: str, score: str) -> list[str]:
         """Hypotheses, controls and settings that have a score on some task, in the view's order."""
-        have = {key[2] for key in self.cells if key[0] == model and key[3] == score}
+        have = {key[2] for key in self.readings if key[0] == model and key[3] == score}
         return [name for name in self.hypotheses if name in have]
+
+    def own(self, names: Iterable[str] | None = None) -> list[str]:
+        """Those names (default, all) that are hypotheses, under no control."""
+        return [name for name in (self.hypotheses if names is None else names) if rank(name) == 0]
+
+    def rivals(self, hypothesis: str, names: Iterable[str]) -> list[str]:
+        """Those names that a hypothesis has to beat."""
+        bare = subject_of(hypothesis)
+        return [
+            name for name in names
+            if is_rival(name) and rank(name) == 1
+            and (subject_of(name).bare == bare or subject_of(name).rule == subject_of(name).control)
+        ]  # fmt: skip
+
+    def twins(self, model: str, hypothesis: str) -> list[tuple[str, str]]:
+        """(model, hypothesis) of the same hypothesis on other networks in the model's place."""
+        have = {key[2] for key in self.readings if key[0] == model}
+        own = [
+            (model, name) for name in self.hypotheses
+            if name in have and rank(name) == 1 and subject_of(name).model_state != "trained"
+            and subject_of(name).bare == subject_of(hypothesis)
+        ]  # fmt: skip
+        return own + [(other, hypothesis) for other in self._untrained.get(model, ())]
+
+    @cached_property
+    def _untrained(self) -> dict[str, list[str]]:
+        """Untrained copies measured as models of their own, by the trained one's label."""
+        specs: list[dict[str, Any]] = list(self.plan.get("models") or [])
+        specs = [spec for spec in specs if spec.get("label") in self.models]
+        found: dict[str, list[str]] = {}
+        for spec in (spec for spec in specs if spec.get("untrained")):
+            for other in specs:
+                same = all(spec.get(k) == other.get(k) for k in _MODEL_FIELDS)
+                if same and not other.get("untrained"):
+                    found.setdefault(str(other["label"]), []).append(str(spec["label"]))
+        return found
+
+    def over_tasks(self, model: str, hypothesis: str, score: str) -> float | None:
+        """The mean over the tasks on which it is defined; None where there is none."""
+        read = (self.reading(model, task, hypothesis, score) for task in self.tasks)
+        known = [each.value for each in read if each is not None and not math.isnan(each.value)]
+        return sum(known) / len(known) if known else None
+
+    def twin_places(self) -> Iterator[tuple[str, str, str, str, str, str]]:
+        """Model, score, hypothesis, task, and the model and name of each untrained twin of it."""
+        for model in self.models:
+            for score in self.main_scores:
+                for name in self.own(self.measured(model, score)):
+                    for task in self.tasks_of(model):
+                        for other_model, other in self.twins(model, name):
+                            both = ((model, name), (other_model, other))
+                            if all(self.reading(m, task, h, score) for m, h in both):
+                                yield model, score, name, task, other_model, other
+
+
+_PLACE = ("model", "task", "score", "a", "b")
+_MODEL_FIELDS = ("name", "dtype", "host", "revision")
 
 
 def view(run: RunFrames) -> View:
     """Read a run's frames once."""
-    summary, paired = run.summary(), run.differences()
+    summary, paired = run.frame(), run.differences()
+    more = {name: frame for name in OPTIONAL if (frame := _offered(run, name)) is not None}
     whole = where(summary, summary["layer"].isna() & summary["head"].isna())
-    cells = {
-        (str(row.model), str(row.task), str(row.hypothesis), str(row.score)): Cell(
-            _number(row.value), _number(row.ci_low), _number(row.ci_high),
-            int(row.n), int(row.seeds),
+    readings = {
+        (str(row.model), str(row.task), str(row.hypothesis), str(row.score)): Reading(
+            number_of(row.value), number_of(row.ci_low), number_of(row.ci_high),
+            int(row.n),
         )
-        for row in _records(whole)
+        for row in records(whole)
     }  # fmt: skip
-    scores = _unique(summary["score"])
-    known = [score for score in _SCORE_ORDER if score in scores]
+    given = [_verdict(row) for row in records(more["verdicts"])] if "verdicts" in more else None
+    known = {(v.model, v.task, v.score, v.a, v.b): v.verdict for v in given or ()}
+    differences = tuple(_difference(row, known) for row in records(paired))
     return View(
         models=tuple(_unique(summary["model"])),
         tasks=tuple(_unique(summary["task"])),
         hypotheses=tuple(sorted(_unique(summary["hypothesis"]), key=rank)),
-        scores=(*known, *(score for score in scores if score not in known)),
-        cells=cells,
-        differences=tuple(_difference(row) for row in _records(paired)),
-        order=tuple(_order(row) for row in _records(run.order_sensitivity())),
-        failures=tuple(_failure(row) for row in _records(run.failures())),
+        scores=tuple(in_order(_unique(summary["score"]))),
+        readings=readings,
+        verdicts=tuple(
+            [each for each in differences if each.kind != "hypotheses"]
+            if given is None
+            else [each for each in given if each.b != OVERALL]
+        ),
+        overall={
+            (each.model, each.task, each.a, each.score): each.verdict
+            for each in given or ()
+            if each.b == OVERALL
+        },
+        differences=differences,
+        order=run.order_sensitivity(),
+        failures=run.failures(),
         provenance=run.provenance,
         summary=summary,
         paired=paired,
+        more=more,
     )
 
 
@@ -187,56 +275,76 @@ def where(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
     return cast("pd.DataFrame", frame[wanted])
 
 
-def rank(name: str) -> int:
-    """0 for hypotheses, 1 for controls, 2 for settings, 3 for settings of an untrained copy."""
-    if is_setting(name):
-        return 2
-    return 3 if is_setting(name.split("@")[0]) else int(is_control(name))
+def _offered(run: RunFrames, name: str) -> pd.DataFrame | None:
+    """An optional frame; None where the run has none, or one without the columns."""
+    method = getattr(run, name, None)
+    if not callable(method):
+        return None
+    frame = cast("pd.DataFrame | None", method())
+    if frame is None or not len(frame):
+        return None
+    return frame if all(column in frame for column in OPTIONAL[name]) else None
 
 
 def _unique(column: Any) -> list[str]:
     return [str(each) for each in column.unique()]
 
 
-def _records(frame: pd.DataFrame) -> list[Any]:
+def records(frame: pd.DataFrame) -> list[Any]:
+    """A frame's lines as named tuples."""
     return list(frame.itertuples(index=False))
 
 
-def _number(value: Any) -> float:
+def number_of(value: Any) -> float:
     """A finite number, or NaN for what is missing, undefined or infinite."""
-    if value is None or value is pd.NA:
-        return math.nan
-    return float(value) if math.isfinite(value) else math.nan
+    return float(value) if not _missing(value) and math.isfinite(value) else math.nan
 
 
-def _difference(row: Any) -> Difference:
-    return Difference(
-        str(row.model), str(row.task), str(row.score), str(row.kind), str(row.a), str(row.b),
-        _number(row.difference), _number(row.ci_low), _number(row.ci_high),
-        _number(row.p_corrected), str(row.verdict), advantage(row._asdict()),
-    )  # fmt: skip
+def _missing(value: Any) -> bool:
+    return str(value) in ("<NA>", "nan", "None")
 
 
-def _order(row: Any) -> Order:
-    flips = Cell(
-        _number(row.flip_rate), _number(row.ci_low), _number(row.ci_high), int(row.n),
-        int(row.seeds),
-    )  # fmt: skip
-    return Order(
-        str(row.model), str(row.task), str(row.hypothesis), flips, _number(row.accuracy_range),
-        int(row.permutations),
-    )  # fmt: skip
-
-
-def _failure(row: Any) -> Failure:
-    return Failure(
-        _text(row.model), _text(row.task), _text(row.seed), _text(row.permutation),
-        _text(getattr(row, "hypothesis", None)), _text(row.reason),
-    )  # fmt: skip
-
-
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A value as text; empty for what is missing."""
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if _missing(value):
         return ""
     return str(int(value)) if isinstance(value, float) else str(value)
+
+
+def _verdict(row: Any) -> Contrast:
+    p, low, high = (number_of(getattr(row, name, None)) for name in ("p", "ci_low", "ci_high"))
+    why = text_of(getattr(row, "why", None))
+    model, task, score, a, b, verdict = (
+        str(each)
+        for each in (row.model, row.task, row.score, row.hypothesis, row.control, row.verdict)
+    )
+    return Contrast(
+        model, task, score, a, _named(a, b), verdict,
+        ci_low=low, ci_high=high, p=p, why=why, robust=_range(getattr(row, "robust", None)),
+    )  # fmt: skip
+
+
+def _named(hypothesis: str, control: str) -> str:
+    """A control as results name it; a rule may give the table's name alone."""
+    entry = CONTROLS[control] if control in CONTROLS else None
+    if entry is None or entry.stands_alone:
+        return control
+    return str(subject_of(hypothesis).under(control))
+
+
+def _range(robust: Any) -> str:
+    """Lowest and highest rate as words; a text as it is."""
+    if isinstance(robust, list | tuple):
+        low, high = cast("tuple[float, float]", robust)
+        return f"rates {low:g} to {high:g}"
+    return text_of(robust)
+
+
+def _difference(row: Any, known: Mapping[Any, str]) -> Contrast:
+    """A line of `differences()`; what stands beside it is the rule's verdict, if it gives any."""
+    model, task, score, a, b = place = tuple(str(getattr(row, name)) for name in _PLACE)
+    low, high, p = (number_of(getattr(row, n)) for n in ("ci_low", "ci_high", "p_corrected"))
+    value, said = number_of(row.difference), text_of(getattr(row, "verdict", None))
+    verdict = known.get(place) or (said if said in VERDICTS else "undecided")
+    why = "" if said in VERDICTS else said
+    return Contrast(model, task, score, a, b, verdict, str(row.kind), value, low, high, p, why)

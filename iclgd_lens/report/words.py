@@ -4,164 +4,328 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from iclgd_lens.report.numbers import count, listed, number
-from iclgd_lens.report.remarks import (
-    Finding,
-    advantage_of,
+from iclgd_lens.labels import (
     all_of,
-    behaviour,
-    between,
-    contrast,
-    draws,
-    instrument,
-    losses,
-    order,
-    reading,
-    untrained,
+    control_label,
+    count,
+    interval,
+    is_check,
+    label,
+    listed,
+    lower_is_better,
+    number,
+    rank,
+    signed,
 )
-from iclgd_lens.report.view import MAIN_SCORES, Difference, View
-from iclgd_lens.tables import hypothesis_names
+from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, text_of
+from iclgd_lens.scores import SCORES
+
+Tone = Literal["yes", "partly", "no", "undecided", "note", "caution"]
+_YES: tuple[Tone, str] = ("yes", "the model learns in context.")
+_NO: tuple[Tone, str] = ("no", "the model does not learn in context; no verdict applies.")
+_UNKNOWN: tuple[Tone, str] = ("undecided", "whether the model learns in context is undecided.")
+_LEARNS = {"true": _YES, "yes": _YES, "false": _NO, "no": _NO, "": _UNKNOWN}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the numbers say.
+
+    Attributes:
+        tone: "yes" if what was asked is shown everywhere, "partly", "no", "undecided"; "note" for a
+            fact that is no verdict, "caution" for what weakens the numbers.
+        lead: A sentence that can stand alone.
+        body: The numbers behind it.
+    """
+
+    tone: Tone
+    lead: str
+    body: str = ""
+
+
+# -- verdicts --------------------------------------------------------------------------------------
+
+
+def questions(view: View, model: str, name: str, score: str) -> dict[str, list[Contrast]]:
+    """The verdicts on a hypothesis, one a control, by task."""
+    found: dict[str, list[Contrast]] = {}
+    for each in view.verdicts:
+        if (each.model, each.a, each.score) == (model, name, score):
+            found.setdefault(each.task, []).append(each)
+    return found
+
+
+def answer(view: View, lines: Sequence[Contrast]) -> str:
+    """One answer to all controls: the rule's own, else yes if all say so, and no if one does."""
+    first = lines[0]
+    given = view.overall.get((first.model, first.task, first.a, first.score))
+    said = {each.verdict for each in lines}
+    if given or said == {"yes"}:
+        return given or "yes"
+    return next((each for each in ("not applicable", "no") if each in said), "undecided")
 
 
 def headline(view: View) -> str:
     """One paragraph: what was compared, and whether any hypothesis beats its controls."""
-    plan, provenance = view.plan, view.provenance
-    names = hypothesis_names(view.hypotheses)
-    if not view.cells:
-        cells = provenance.get("cells") or {}
+    names = view.own()
+    if not view.readings:
+        cells = view.provenance.get("cells") or {}
         done = ", ".join(f"{value} {key}" for key, value in cells.items())
         return f"This run has no numbers yet{f' (cells: {done})' if done else ''}."
-    what = listed(names) if names else "no hypothesis"
-    shots = f"{count(plan['shots'], 'demonstration')} a prompt, " if "shots" in plan else ""
-    protocol = (provenance.get("protocol") or {}).get("name")
+    what = listed([label(name) for name in names]) if names else "no hypothesis"
+    shots = (
+        f"{count(view.plan['shots'], 'demonstration')} a prompt, " if "shots" in view.plan else ""
+    )
+    protocol = (view.provenance.get("protocol") or {}).get("name")
     text = (
         f"In-context learning against {what} on {count(len(view.tasks), 'task')} with "
         f"{listed(view.models) if view.models else 'no model'} "
         f"({shots}protocol {protocol or 'not named'})."
     )
-    missing = (provenance.get("cells") or {}).get("missing") or 0
+    missing = (view.provenance.get("cells") or {}).get("missing") or 0
     if missing:
         text += f" The run is not finished: {count(missing, 'cell')} of it not measured yet."
-    counts = [_beaten(view, model, name) for model in view.models for name in names]
-    asked, won = sum(total for total, _ in counts), sum(good for _, good in counts)
+    return f"{text} {_outcome(view)}"
+
+
+def _outcome(view: View) -> str:
+    """How many questions are answered yes, no or not at all."""
+    said = Counter(
+        answer(view, lines)
+        for model in view.models
+        for name in view.own()
+        for score in view.main_scores
+        for lines in questions(view, model, name, score).values()
+    )
+    asked = sum(said.values())
     if not asked:
-        return text + " No control was measured, so that the scores by themselves show nothing."
-    if won == asked:
-        return text + " Every hypothesis beats all its controls on every task and score asked."
-    if won:
-        return text + (
-            f" Of {count(asked, 'question')} (hypothesis, task, and SimAOU or SimAM), a hypothesis "
-            f"beats all its controls in {won}; in {asked - won} it does not."
-        )
-    who = f"{names[0]} does not beat its" if len(names) == 1 else "No hypothesis beats its"
-    return text + f" {who} controls on any task: the scores are no evidence for it."
+        return "No control was measured, so that the scores by themselves show nothing."
+    if said["yes"] == asked:
+        return "Every hypothesis beats all its controls on every task and score asked."
+    if said["not applicable"] == asked:
+        return "No verdict is given: see below why none applies."
+    if not said["yes"] and said["no"] + said["undecided"] == asked:
+        who = "No hypothesis is shown to beat its"
+        return f"{who} controls on any task: the scores are no evidence for one."
+    rest = [f"{n} {what}" for what, n in said.items() if what != "yes"]
+    scores = listed(view.main_scores).replace(" and ", " or ")
+    return (
+        f"Of {count(asked, 'question')} (hypothesis, task, and {scores}), {said['yes']} are "
+        f"answered yes, against every control; {listed(rest)}."
+    )
 
 
 def findings(view: View, model: str) -> list[Finding]:
     """What the numbers of one model say, the most important first."""
-    names = hypothesis_names(view.hypotheses)
     found: list[Finding] = []
-    for score in (each for each in MAIN_SCORES if each in view.scores):
-        for name in names:
+    for score in view.main_scores:
+        for name in view.own():
             found += _against_controls(view, model, name, score)
-        found += between(view, model, score)
-        found += untrained(view, model, score)
-    found += instrument(view, model)
-    found += behaviour(view, model)
-    found += order(view, model)
-    found += draws(view, model)
-    found += losses(view, model)
+        found += _between(view, model, score)
+    found += _instrument(view, model)
+    found += [] if "gate" in view.more else _behaviour(view, model)
+    found += [*_order(view, model), *_draws(view), *_losses(view, model)]
     return found
 
 
-def outcomes(view: View, model: str, name: str, score: str) -> dict[str, list[Difference]]:
-    """The paired differences of a hypothesis with its controls, by task."""
-    found: dict[str, list[Difference]] = {}
-    for each in view.differences:
-        if (each.model, each.a, each.score) == (model, name, score) and each.kind != "hypotheses":
-            found.setdefault(each.task, []).append(each)
+def gate_findings(view: View, model: str) -> list[Finding]:
+    """Whether there is any in-context learning, task by task; nothing where the run has no gate."""
+    found: list[Finding] = []
+    for row in records(view.more["gate"]) if "gate" in view.more else ():
+        if str(row.model) == model:
+            tone, usual = _LEARNS.get(str(row.learns).lower(), _LEARNS[""])
+            said = text_of(getattr(row, "sentence", "")) or usual
+            found.append(Finding(tone, f"{row.task}: {said}"))
     return found
-
-
-def _beaten(view: View, model: str, name: str) -> tuple[int, int]:
-    by_task = [
-        lines
-        for score in MAIN_SCORES
-        for lines in outcomes(view, model, name, score).values()
-    ]  # fmt: skip
-    return len(by_task), sum(all(each.outcome > 0 for each in lines) for lines in by_task)
 
 
 # -- one hypothesis --------------------------------------------------------------------------------
 
 
 def _against_controls(view: View, model: str, name: str, score: str) -> list[Finding]:
-    by_task = outcomes(view, model, name, score)
+    by_task, who = questions(view, model, name, score), label(name)
     extent = _extent(view, model, name, score)
     if not by_task:
-        if not extent:
-            return []
-        lead = f"{score}: {name} was not compared with any control."
-        return [Finding("note", lead, f"{extent} Without a control that shows nothing.")]
-    beaten = [task for task, lines in by_task.items() if all(each.outcome > 0 for each in lines)]
-    rest = [task for task in by_task if task not in beaten]
-    if not rest:
-        closest = min((each for lines in by_task.values() for each in lines), key=advantage_of)
-        return [
-            Finding(
-                "yes",
-                f"{score}: {name} beats all its controls on {all_of(beaten)}.",
-                f"{extent} The closest is {contrast(view, closest)}.",
-            )
-        ]
-    lines = [each for task in rest for each in by_task[task] if each.outcome <= 0]
-    known = [each for each in lines if not math.isnan(each.difference)]
-    body = f"{extent} {_stubborn(lines, len(by_task))}"
-    if known:
-        body += f" The clearest case is {contrast(view, min(known, key=advantage_of))}."
-    if not beaten:
-        where = f"on {rest[0]}" if len(rest) == 1 else f"on any of {len(rest)} tasks"
-        return [Finding("no", f"{score}: {name} does not beat its controls {where}.", body)]
+        lead = f"{score}: {who} was not compared with any control."
+        return (
+            [Finding("note", lead, f"{extent} Without a control that shows nothing.")]
+            if extent
+            else []
+        )
+    said = {task: answer(view, lines) for task, lines in by_task.items()}
+    groups = {what: [task for task in said if said[task] == what] for what in said.values()}
+    everywhere = next(iter(groups)) if len(groups) == 1 else ""
+    tasks = list(said)
+    body = f"{extent} {_rest(view, by_task)}".strip()
+    if everywhere == "yes":
+        return [Finding("yes", f"{score}: {who} beats all its controls on {all_of(tasks)}.", body)]
+    where = f"on {tasks[0]}" if len(tasks) == 1 else f"on any of {len(tasks)} tasks"
+    if everywhere == "not applicable":
+        return [Finding("note", f"{score}: no verdict on {who} applies {where}.", body)]
+    if "yes" not in groups:
+        tone: Tone = "no" if everywhere == "no" else "undecided"
+        verb = "does not beat" if tone == "no" else "is not shown to beat"
+        return [Finding(tone, f"{score}: {who} {verb} its controls {where}.", body)]
+    rest = "; ".join(
+        f"{what} on {listed(these)}" for what, these in groups.items() if what != "yes"
+    )
     lead = (
-        f"{score}: {name} beats all its controls on {len(beaten)} of {len(by_task)} tasks "
-        f"({listed(beaten)}), and does not on {listed(rest)}."
+        f"{score}: {who} beats all its controls on {len(groups['yes'])} of {len(tasks)} tasks "
+        f"({listed(groups['yes'])}); {rest}."
     )
     return [Finding("partly", lead, body)]
 
 
-def _stubborn(lines: Sequence[Difference], tasks: int) -> str:
-    """Which controls are not beaten, on how many tasks, and which score higher."""
-    controls = Counter(each.b for each in lines)
-    above = Counter(each.b for each in lines if each.outcome < 0)
-    unknown = Counter(each.b for each in lines if math.isnan(each.difference))
+def _rest(view: View, by_task: Mapping[str, list[Contrast]]) -> str:
+    """What stands against a yes, control by control, in the rule's own words if it gives any."""
+    lines = [each for these in by_task.values() for each in these if each.verdict != "yes"]
+    if not lines:
+        return ""
     parts: list[str] = []
+    controls = Counter(each.b for each in lines)
     for control, times in sorted(controls.items(), key=lambda item: (-item[1], item[0])):
-        more: list[str] = []
-        if above[control]:
-            more.append(f"does better than it on {above[control]}")
-        if unknown[control]:
-            more.append(f"cannot be compared on {unknown[control]}")
-        said = f" (the control {', '.join(more)})" if more else ""
-        parts.append(f"{control} on {times} of {count(tasks, 'task')}{said}")
-    return f"Not shown to beat {'; '.join(parts)}."
+        above = sum(each.verdict == "no" for each in lines if each.b == control)
+        more = f" (no on {above})" if above else ""
+        parts.append(f"{control_label(control)} on {times} of {count(len(by_task), 'task')}{more}")
+    why = dict.fromkeys(
+        each.why.rstrip(".") for each in lines if each.why and "verdicts" in view.more
+    )
+    reasons = f" Why: {'; '.join(list(why)[:4])}." if why else ""
+    robust = dict.fromkeys(
+        each.robust for these in by_task.values() for each in these if each.robust
+    )
+    held = f" Holds over: {'; '.join(robust)}." if robust else ""
+    return f"Not shown to beat {'; '.join(parts)}.{reasons}{held}"
 
 
 def _extent(view: View, model: str, name: str, score: str) -> str:
     """The lowest and highest of a hypothesis's means over tasks."""
-    read = [(task, view.cell(model, task, name, score)) for task in view.tasks]
-    known = [
-        (cell.value, task, cell)
-        for task, cell in read
-        if cell is not None and not math.isnan(cell.value)
-    ]
+    read = [(task, view.reading(model, task, name, score)) for task in view.tasks]
+    known = [(r.value, task, r) for task, r in read if r is not None and not math.isnan(r.value)]
     if not known:
         return ""
-    low, high = min(known), max(known)
+    low, high = min(known, key=lambda k: k[:2]), max(known, key=lambda k: k[:2])
     if len(known) == 1:
-        return f"It reads {reading(low[2])} on {low[1]}, where 1 is what in-context learning does."
+        return f"It reads {estimate(low[2])} on {low[1]}, where 1 is what in-context learning does."
     return (
         f"It reads from {number(low[0])} ({low[1]}) to {number(high[0])} ({high[1]}), where 1 is "
         "what in-context learning does."
     )
+
+
+# -- remarks ---------------------------------------------------------------------------------------
+
+
+def _between(view: View, model: str, score: str) -> list[Finding]:
+    """Which of two hypotheses scores higher."""
+    groups: dict[tuple[str, str], list[Contrast]] = {}
+    for each in view.differences:
+        if (each.model, each.score, each.kind) == (model, score, "hypotheses"):
+            groups.setdefault((each.a, each.b), []).append(each)
+    return [_pair(score, label(a), label(b), lines) for (a, b), lines in groups.items()]
+
+
+def _pair(score: str, a: str, b: str, lines: Sequence[Contrast]) -> Finding:
+    def where(verdict: str) -> str:
+        tasks = [each.task for each in lines if each.verdict == verdict]
+        return all_of(tasks) if len(tasks) == len(lines) else listed(tasks) if tasks else ""
+
+    parts = [f"{a} beats {b} on {where('yes')}"] if where("yes") else []
+    parts += [f"{b} beats {a} on {where('no')}"] if where("no") else []
+    if where("undecided"):
+        parts.append(f"no difference of {a} and {b} is shown on {where('undecided')}")
+    known = [each for each in lines if not math.isnan(each.difference)]
+    ends = sorted(known, key=_advantage)
+    said = [f"{signed(e.difference)} {interval(e.ci_low, e.ci_high)} ({e.task})" for e in ends]
+    body = f"Differences {a} − {b}: {said[0]}" if said else ""
+    if len(said) > 1:
+        body += f" to {said[-1]}"
+    return Finding("note", f"{score}: {'; '.join(parts)}.", f"{body}." if body else "")
+
+
+def estimate(reading: Reading) -> str:
+    """A value with its interval."""
+    return f"{number(reading.value)} {interval(reading.low, reading.high)}".rstrip()
+
+
+def _advantage(each: Contrast) -> float:
+    return -each.difference if lower_is_better(each.score) else each.difference
+
+
+def _instrument(view: View, model: str) -> list[Finding]:
+    """A check injects what in-context learning does, so that what it must read is known."""
+    read = [
+        (reading.value, SCORES[score].oracle, f"{score} {number(reading.value)} on {task}")
+        for name in view.hypotheses if is_check(name)
+        for score in view.main_scores if score in SCORES for task in view.tasks
+        if (reading := view.reading(model, task, name, score)) and not math.isnan(reading.value)
+    ]  # fmt: skip
+    wrong = [text for value, must, text in read if must is not None and abs(value - must) > 0.001]
+    if not read:
+        return []
+    if not wrong:
+        lead = "The instrument reads right: the oracle scores 1 wherever it was measured."
+        return [Finding("note", lead)]
+    lead = "The instrument reads wrong: the oracle should score 1 and does not."
+    body = f"It reads {'; '.join(wrong)}. Distrust the other scores there."
+    return [Finding("caution", lead, body)]
+
+
+def _behaviour(view: View, model: str) -> list[Finding]:
+    """Whether there is any in-context learning to explain, by accuracy alone."""
+    better: list[str] = []
+    read: list[str] = []
+    for task in view.tasks:
+        zs, icl = (view.reading(model, task, name, "accuracy") for name in ("ZS", "ICL"))
+        if zs is None or icl is None or math.isnan(zs.value) or math.isnan(icl.value):
+            continue
+        read.append(f"{task} {number(zs.value)} → {number(icl.value)}")
+        if icl.low > zs.high:
+            better.append(task)
+    if not read:
+        return []
+    body = f"Accuracy, ZS → ICL: {'; '.join(read)}."
+    if better:
+        where = all_of(better) if len(better) == len(read) else listed(better)
+        lead = f"In-context learning is clearly more accurate than no demonstrations on {where}."
+        return [Finding("note", lead, body)]
+    where = "on any task" if len(read) > 1 else f"on {read[0].split(' ')[0]}"
+    lead = f"In-context learning is not clearly more accurate than no demonstrations {where}."
+    return [Finding("note", lead, f"{body} There is little behaviour to explain.")]
+
+
+def _order(view: View, model: str) -> list[Finding]:
+    """How far predictions depend on the order of the demonstrations."""
+    worst: dict[str, float] = {}
+    for each in records(view.order):
+        name, flips = str(each.hypothesis), number_of(each.flip_rate)
+        if str(each.model) == model and rank(name) in (0, 2) and not math.isnan(flips):
+            worst[label(name)] = max(worst.get(label(name), 0.0), flips)
+    if not worst:
+        return []
+    if max(worst.values()) == 0:
+        return [Finding("note", "The order of the demonstrations changed no prediction.")]
+    rates = "; ".join(f"{name} up to {number(rate)}" for name, rate in worst.items())
+    lead = "The order of the demonstrations changes predictions."
+    return [Finding("note", lead, f"Pairs of orders that disagree about a query: {rates}.")]
+
+
+def _draws(view: View) -> list[Finding]:
+    """One draw says nothing about others."""
+    if view.draws != 1:
+        return []
+    lead = "One draw of demonstrations: the numbers say nothing about other draws."
+    return [Finding("caution", lead, "The intervals are over queries alone.")]
+
+
+def _losses(view: View, model: str) -> list[Finding]:
+    """What the numbers lack."""
+    lost = sum(text_of(row.model) == model for row in records(view.failures))
+    if not lost:
+        return []
+    body = "The numbers rest on the others; the reasons are under Failures."
+    return [Finding("caution", f"Without scores: {count(lost, 'cell')}.", body)]

@@ -12,7 +12,7 @@ import pandas as pd
 
 SUMMARY = (
     "model", "task", "hypothesis", "score", "layer", "head", "value", "ci_low", "ci_high", "n",
-    "seeds",
+    "undefined",
 )  # fmt: skip
 DIFFERENCES = (
     "model", "task", "score", "kind", "a", "b", "difference", "ci_low", "ci_high", "p_value",
@@ -22,7 +22,9 @@ ORDER = (
     "model", "task", "hypothesis", "flip_rate", "ci_low", "ci_high", "accuracy_range",
     "permutations", "seeds", "n",
 )  # fmt: skip
-FAILURES = ("model", "task", "seed", "permutation", "hypothesis", "reason")
+FAILURES = (
+    "model", "task", "seed", "permutation", "network", "index", "budget", "subject", "reason",
+)  # fmt: skip
 EVIL = '<script>alert("x")</script>'
 TASKS = ("sst2", "sst5", "mr", "subj", "agnews", "cb")
 CONTROLS = ("random[{}]", "{}@untrained")
@@ -38,7 +40,7 @@ class RunData:
     failures_frame: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def summary(self) -> pd.DataFrame:
+    def frame(self) -> pd.DataFrame:
         return self.summary_frame.copy()
 
     def differences(self) -> pd.DataFrame:
@@ -78,13 +80,13 @@ def summary_lines(
             "ci_low": value - half,
             "ci_high": value + half,
             "n": 6000,
-            "seeds": 3,
+            "undefined": 0,
         }
     )
 
 
 def scalar_line(where: dict[str, Any], value: float, half: float = 0.02) -> dict[str, Any]:
-    line = {"layer": None, "head": None, "value": value, "n": 6000, "seeds": 3}
+    line = {"layer": None, "head": None, "value": value, "n": 6000, "undefined": 0}
     return where | line | {"ci_low": value - half, "ci_high": value + half}
 
 
@@ -98,7 +100,7 @@ def difference_line(
         "model": model, "task": task, "score": score, "kind": kind, "a": a, "b": b,
         "difference": value, "ci_low": value - half, "ci_high": value + half,
         "p_value": p_corrected / 10, "p_corrected": p_corrected, "n": 6000, "seeds": 3,
-        "verdict": f"about {a} and {b}",
+        "verdict": ("yes" if value > 0 else "no") if shown else "undecided",
     }  # fmt: skip
 
 
@@ -107,7 +109,7 @@ def frame(lines: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFra
 
 
 def typed(summary: pd.DataFrame) -> pd.DataFrame:
-    return summary.astype(dict.fromkeys(("layer", "head", "n", "seeds"), "Int64"))
+    return summary.astype(dict.fromkeys(("layer", "head", "n", "undefined"), "Int64"))
 
 
 def small(
@@ -203,9 +205,11 @@ def paper(layers: int = 24, heads: int = 32, controls: Sequence[str] = ()) -> Ru
             more = {"accuracy_range": 0.05, "permutations": 3, "seeds": 3, "n": 6000}
             order.append({"model": model, "task": task, "hypothesis": each} | flips | more)
     failures = [
-        {"model": model, "task": "agnews", "seed": 4, "permutation": 1, "hypothesis": "gd",
+        {"model": model, "task": "agnews", "seed": 4, "permutation": 1, "network": "untrained",
+         "index": 2, "budget": "own", "subject": "gd",
          "reason": "diverged: the loss of demonstration 17 is not finite (lr 0.2)"},
-        {"model": model, "task": "cb", "seed": 5, "permutation": 2, "hypothesis": None,
+        {"model": model, "task": "cb", "seed": 5, "permutation": 2, "network": "trained",
+         "index": 0, "budget": "own", "subject": "lcgd",
          "reason": "out of memory: 24.1 GB asked for, 23.7 GB there"},
     ]  # fmt: skip
     summary = pd.concat([*parts, pd.DataFrame(scalars)], ignore_index=True)[list(SUMMARY)]
@@ -219,7 +223,7 @@ def provenance(model: str) -> dict[str, Any]:
     text = """{
       "name": "synthetic paper grid",
       "cells": {"planned": 18, "finished": 17, "failed": 1, "missing": 0},
-      "plan": {"name": "paper", "shots": 32, "queries": null, "seeds": "published",
+      "plan": {"name": "paper", "shots": 32, "queries": null, "seeds": [0, 1, 2],
                "permutations": "published", "resamples": 1000, "lr": "published",
                "tasks": ["sst2", "sst5", "mr", "subj", "agnews", "cb"],
                "hypotheses": {"gd": {}, "lcgd": {}}},
@@ -237,7 +241,130 @@ def provenance(model: str) -> dict[str, Any]:
 def evil() -> RunData:
     """A run whose every name is an attempt at markup."""
     run = small(tasks=(EVIL, "b\"'&</td>"), name=EVIL, model="m${title}</title><b>")
-    reason = {"model": EVIL, "task": EVIL, "seed": 1, "permutation": 0, "hypothesis": EVIL}
+    reason = {"model": EVIL, "task": EVIL, "seed": 1, "permutation": 0, "subject": EVIL}
     failures = pd.DataFrame([reason | {"reason": f"{EVIL} --> <!-- ]]>"}])
     facts = {"name": EVIL, EVIL: {EVIL: [EVIL]}, "models": {EVIL: {"revision": EVIL}}}
     return replace(run, failures_frame=failures, provenance=facts)
+
+
+# -- a run that offers everything ------------------------------------------------------------------
+
+OFFERED = (
+    "gate", "verdicts", "cost", "trajectory", "nulls", "norms", "attention", "heads", "behaviour",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FullRun(RunData):
+    """A run with every optional frame; one that is None is as good as absent."""
+
+    more: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def gate(self) -> pd.DataFrame | None:
+        return self.more.get("gate")
+
+    def verdicts(self) -> pd.DataFrame | None:
+        return self.more.get("verdicts")
+
+    def cost(self) -> pd.DataFrame | None:
+        return self.more.get("cost")
+
+    def trajectory(self) -> pd.DataFrame | None:
+        return self.more.get("trajectory")
+
+    def nulls(self) -> pd.DataFrame | None:
+        return self.more.get("nulls")
+
+    def norms(self) -> pd.DataFrame | None:
+        return self.more.get("norms")
+
+    def attention(self) -> pd.DataFrame | None:
+        return self.more.get("attention")
+
+    def heads(self) -> pd.DataFrame | None:
+        return self.more.get("heads")
+
+    def behaviour(self) -> pd.DataFrame | None:
+        return self.more.get("behaviour")
+
+
+ANSWERS = ("yes", "no", "undecided", "not applicable")
+
+
+def full(layers: int = 4, heads: int = 4) -> FullRun:
+    """Two hypotheses on four tasks; the first task is answered yes, the next no, and so on."""
+    run, model, names = paper(layers, heads), "synthetic-1.3b", ("gd", "lcgd")
+    tasks = TASKS[:4]
+    frames = [each[each["task"].isin(tasks)].reset_index(drop=True) for each in (
+        run.summary_frame, run.differences_frame, run.order_frame, run.failures_frame)]  # fmt: skip
+    verdicts = [
+        {"model": model, "task": task, "hypothesis": name, "score": score,
+         "control": form.format(name), "verdict": answer, "p": 0.01 if answer == "yes" else 0.5,
+         "ci_low": 0.01, "ci_high": 0.2, "robust": (0.01, 0.3) if answer == "yes" else None,
+         "why": f"reason {answer}: five more draws would tell"}
+        for task, answer in zip(tasks, ANSWERS, strict=True) for name in names
+        for score in ("SimAOU", "SimAM") for form in CONTROLS
+    ]  # fmt: skip
+    gate = [
+        {"model": model, "task": task, "learns": answer != "not applicable", "uses_labels": True,
+         "auc_zs": 0.5 + 0.01 * i, "auc_icl": 0.8, "auc_shuffled": 0.6,
+         "sentence": f"sentence of the gate on {task}"}
+        for i, (task, answer) in enumerate(zip(tasks, ANSWERS, strict=True))
+    ]  # fmt: skip
+    cost = [{"model": model, "task": t, "hypothesis": n, "seconds": 1.5, "passes": 16}
+            for t in tasks for n in names]  # fmt: skip
+    path = [
+        {"model": model, "task": task, "hypothesis": name, "score": "SimAOU", "passes": passes,
+         "kl_removed": 1 - 0.8**passes if "@" not in name else 0.05 * passes,
+         "value": (0.1 if "@" in name else 0.3) + 0.02 * passes, "ci_low": 0.1, "ci_high": 0.6}
+        for task in tasks for name in (*names, "gd@untrained", "gd@shuffled")
+        for passes in (1, 2, 4, 8, 16)
+    ]  # fmt: skip
+    nulls = [
+        {"model": model, "task": task, "hypothesis": name, "score": "SimAOU",
+         "control": form.format(name), "value": 0.02 * j - 0.05}
+        for task in tasks for name in names for form in CONTROLS for j in range(8)
+    ]  # fmt: skip
+    norms = [
+        {"model": model, "task": task, "hypothesis": name, "query": q, "icl_norm": 1 + 0.1 * q,
+         "ft_norm": 0.5 + 0.07 * q * (1 + i)}
+        for task in tasks for i, name in enumerate(names) for q in range(12)
+    ]  # fmt: skip
+    words = ["great", " film", "\n", "Label", ":", " <good>", " dull", " plot"]
+    attention = [
+        {"model": model, "task": tasks[0], "setting": setting, "position": place, "token": word,
+         "weight": 1 / (1 + place + i)}
+        for i, setting in enumerate(("ZS", "ICL", "gd")) for place, word in enumerate(words)
+        if i or place > 4
+    ]  # fmt: skip
+    marked = [
+        {"model": model, "task": tasks[0], "hypothesis": "gd", "score": "SimAOU", "layer": layer,
+         "head": head, "shown": (layer + head) % 3 == 0}
+        for layer in range(layers) for head in range(heads)
+    ]  # fmt: skip
+    behaves = [{"model": model, "task": task, "hypothesis": name, "nearer": True, "by": 0.31}
+               for task in tasks for name in names]  # fmt: skip
+    scalars = [
+        scalar_line({"model": model, "task": task, "hypothesis": name, "score": "AUC"}, value)
+        for task in tasks for name, value in (("ZS", 0.6), ("ICL", 0.9), ("gd", 0.8), ("lcgd", 0.7))
+    ]  # fmt: skip
+    summary = typed(pd.concat([frames[0], pd.DataFrame(scalars)], ignore_index=True))
+    facts = {"gd": {"kind": "explanation", "description": "gradient descent, in a sentence"},
+             "lcgd": {"kind": "explanation"}}  # fmt: skip
+    rates = [
+        {"model": model, "task": task, "seed": seed, "permutation": 0,
+         "rates": {name: {"lr": (0.1, 0.3)[seed], "held_out_loss": {"0.01": 1.2, "0.1": 1.0 + seed,
+                                                                    "0.3": 1.1}} for name in names}}
+        for task in tasks for seed in (0, 1)
+    ]  # fmt: skip
+    lists = dict(
+        zip(
+            OFFERED,
+            (gate, verdicts, cost, path, nulls, norms, attention, marked, behaves),
+            strict=True,
+        )
+    )
+    return FullRun(
+        summary, *frames[1:], provenance(model) | {"hypotheses": facts, "chosen_rates": rates},
+        more={name: pd.DataFrame(lines) for name, lines in lists.items()},
+    )  # fmt: skip

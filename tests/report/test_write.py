@@ -18,12 +18,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iclgd_lens.errors import RunError
+from iclgd_lens.errors import LensError, RunError
 from iclgd_lens.report import write_report
-from iclgd_lens.report.page import plotly
-from iclgd_lens.report.payload import encode, payload
+from iclgd_lens.report.page import compact, plotly
+from iclgd_lens.report.pictures import pictures
 from iclgd_lens.report.view import view
-from tests.report.synthetic import EVIL, RunData, evil, paper, small
+from iclgd_lens.scores import SCORES
+from tests.report.synthetic import EVIL, OFFERED, RunData, evil, full, paper, small
 
 LIMIT = 8_000_000
 
@@ -67,7 +68,7 @@ def grid() -> RunData:
 
 @pytest.fixture(scope="module")
 def written(grid: RunData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(grid, tmp_path_factory.mktemp("paper"), png=False)
+    return write_report(grid, tmp_path_factory.mktemp("paper"))
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +90,16 @@ def test_the_paper_grid_stays_under_eight_megabytes(written: Path) -> None:
 def test_a_run_too_large_for_the_page_loses_the_intervals_of_heads_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = payload(view(small()))
-    assert full["headIntervals"]
-    monkeypatch.setattr("iclgd_lens.report.page.payload", lambda each: payload(each, limit=10))
-    page = Page(write_report(small(), tmp_path, png=False).read_text(encoding="utf-8"))
-    for kept, cut in zip(full["series"], page.data()["series"], strict=True):
-        assert kept[:7] == cut[:7]  # layers keep theirs
-        assert (kept[7][0], kept[7][3]) == (cut[7][0], cut[7][3])
-        assert cut[7][1:3] == [None, None]
-    assert "Heads are shown without their intervals" in " ".join(page.text)
+    whole = {each.name: each for each in pictures(view(small()))}
+    monkeypatch.setattr("iclgd_lens.report.pictures.HEAD_INTERVAL_LIMIT", 1)
+    cut = {each.name: each for each in pictures(view(small()))}
+    assert compact(whole["layers"].choices[0].spec) == compact(cut["layers"].choices[0].spec)
+    for kept, less in zip(whole["heads"].choices, cut["heads"].choices, strict=True):
+        assert "customdata" in kept.spec["data"][0]
+        assert "customdata" not in less.spec["data"][0]
+        np.testing.assert_array_equal(kept.spec["data"][0]["z"], less.spec["data"][0]["z"])
+    page = Page(write_report(small(), tmp_path).read_text(encoding="utf-8"))
+    assert "Intervals would make this page too large" in " ".join(page.text)
 
 
 def test_nothing_is_asked_of_any_other_place(written: Path, page: Page) -> None:
@@ -117,7 +119,7 @@ def test_nothing_is_asked_of_any_other_place(written: Path, page: Page) -> None:
 
 def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        write_report(small(), tmp_path / folder, png=False)
+        write_report(small(), tmp_path / folder)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
     assert {str(p) for p in files} >= {"index.html", "tables.csv", "table.tex"}
     for name in files:
@@ -142,21 +144,29 @@ def test_every_table_has_headers_with_a_scope(page: Page) -> None:
 
 
 def test_names_from_a_run_cannot_become_markup(tmp_path: Path) -> None:
-    page = Page(write_report(evil(), tmp_path, png=False).read_text(encoding="utf-8"))
+    page = Page(write_report(evil(), tmp_path).read_text(encoding="utf-8"))
     assert len(page.scripts) == 4  # theme, data, plotly, page
     assert not any("alert(" in each for each in page.scripts if not each.startswith("{"))
     assert "b" not in [tag for tag, _ in page.elements]
     assert not any("on" == key[:2] for _, a in page.elements for key in a)
     assert EVIL in "".join(page.text)  # shown as it is
-    assert EVIL in page.data()["tasks"]
+    assert EVIL in page.data()["figures"]["layers"]["choices"][0]
     assert "${title}" in "".join(page.text)
-    for drawing in (tmp_path / "figures").glob("*.svg"):
-        assert "<script" not in drawing.read_text(encoding="utf-8")
-        assert drawing.parent == tmp_path / "figures"
+    for each in pictures(view(evil())):
+        for name, _, _ in each.files():
+            assert re.fullmatch(r"[A-Za-z0-9._-]+", name)
+
+
+def test_figures_show_names_as_text_and_never_as_markup() -> None:
+    for each in pictures(view(evil())):
+        for choice in each.choices:
+            said = json.dumps(compact(choice.spec))
+            assert "<script" not in said
+            assert "&lt;script" in said or "script" not in said
 
 
 def test_the_data_block_cannot_end_its_script(tmp_path: Path) -> None:
-    text = write_report(evil(), tmp_path, png=False).read_text(encoding="utf-8")
+    text = write_report(evil(), tmp_path).read_text(encoding="utf-8")
     block = text.split('id="data">')[1].split("</script>")[0]
     assert not set("<>&") & set(block)
 
@@ -164,56 +174,43 @@ def test_the_data_block_cannot_end_its_script(tmp_path: Path) -> None:
 # -- numbers ---------------------------------------------------------------------------------------
 
 
-def decode(text: str) -> np.ndarray:
-    import base64
-
-    raw = base64.b64decode(text[1:])
-    if text[0] == "f":
-        return np.frombuffer(raw, "<f4").astype(float)
-    values = np.frombuffer(raw, "<i2").astype(float)
-    return np.where(values == -32768, np.nan, values / 1e4)
-
-
 @pytest.mark.parametrize(
-    ("values", "kind", "error"),
+    ("value", "short"),
     [
-        ([0.12344, -0.99999, math.nan, 3.2766], "i", 5.1e-5),
-        ([0.1, 12345.678, math.nan, -4.0], "f", 1e-3),
-        ([math.nan, math.inf], "i", 0.0),
-        ([], "i", 0.0),
+        (0.123449, 0.1234), (-0.99999, -1.0), (math.nan, None), (math.inf, None), (0.0, 0.0),
+        (0.000123456, 0.0001235), (12345.678, 12350.0), (np.float64(0.5), 0.5), (np.int64(3), 3),
+        (np.array([[0.1, math.nan]]), [[0.1, None]]), ({"a": (0.25,)}, {"a": [0.25]}),
+        ("<b>", "<b>"), (True, True), (None, None),
     ],
-)
-def test_series_are_packed_to_four_decimals(values: list[float], kind: str, error: float) -> None:
-    text = encode(np.array(values))
-    assert text[0] == kind
-    wanted = np.where(np.isfinite(values), values, np.nan)
-    np.testing.assert_allclose(decode(text), wanted, atol=error, rtol=0)
+)  # fmt: skip
+def test_figures_travel_as_short_json_values(value: Any, short: Any) -> None:
+    assert compact(value) == short
 
 
-def test_the_figures_hold_what_the_summary_holds(grid: RunData) -> None:
-    data = payload(view(grid))
-    summary = grid.summary()
-    where = ("agnews", "lcgd@untrained", "SimAM")
-    at = [data["tasks"].index("agnews"), [n for n, _ in data["names"]].index(where[1]), 1]
-    found = next(each for each in data["series"] if each[1:4] == at)
-    layers, heads, by_layer, by_head = found[4:]
-    lines = summary[
-        (summary["task"] == where[0])
-        & (summary["hypothesis"] == where[1])
-        & (summary["score"] == where[2])
-    ]
-    for packed, own in (
-        (by_layer, lines[lines["layer"].notna() & lines["head"].isna()]),
-        (by_head, lines[lines["head"].notna()]),
-    ):
-        for text, column in zip(packed[:3], ("value", "ci_low", "ci_high"), strict=True):
-            np.testing.assert_allclose(decode(text), own[column], atol=5.1e-5)
-        assert packed[3] == 6000
-    assert (layers, heads) == (24, 32)
+def test_the_figures_hold_what_the_summary_holds(grid: RunData, page: Page) -> None:
+    figures = page.data()["figures"]
+    summary = grid.frame()
+    lines = summary[(summary["task"] == "agnews") & (summary["score"] == "SimAM")]
+    found = figures["heads"]
+    at = found["choices"].index(["synthetic-1.3b", "agnews", "SimAM", "LCGD"])
+    traces = found["specs"][at]["data"]
+    for trace, name in zip(traces, ("lcgd", "lcgd@untrained"), strict=False):
+        own = lines[(lines["hypothesis"] == name) & lines["head"].notna()]
+        np.testing.assert_allclose(np.ravel(trace["z"]), own["value"], atol=5.1e-5)
+        bounds = np.reshape(trace["customdata"], (-1, 2))
+        np.testing.assert_allclose(bounds, own[["ci_low", "ci_high"]], atol=5.1e-5)
+    first, second, difference = (np.array(trace["z"]) for trace in traces)
+    np.testing.assert_allclose(difference, first - second, atol=1.6e-4)
+    assert first.shape == (24, 32)
+    found = figures["layers"]
+    at = found["choices"].index(["synthetic-1.3b", "agnews", "SimAM"])
+    line = next(t for t in found["specs"][at]["data"] if t.get("name") == "LCGD, untrained twins")
+    own = lines[(lines["hypothesis"] == "lcgd@untrained") & lines["layer"].notna()]
+    np.testing.assert_allclose(line["y"], own[own["head"].isna()]["value"], atol=5.1e-5)
 
 
 def test_the_csv_files_hold_the_frames(grid: RunData, written: Path) -> None:
-    summary = grid.summary()
+    summary = grid.frame()
     whole = summary["layer"].isna() & summary["head"].isna()
     tables = pd.read_csv(written.parent / "tables.csv")
     wanted = summary[whole].drop(columns=["layer", "head"]).reset_index(drop=True)
@@ -229,7 +226,7 @@ def test_the_csv_files_hold_the_frames(grid: RunData, written: Path) -> None:
 def test_the_tables_of_page_and_latex_hold_the_summary(
     grid: RunData, written: Path, page: Page
 ) -> None:
-    summary = grid.summary()
+    summary = grid.frame()
     lines = summary[summary["layer"].isna() & (summary["score"] == "SimAOU")]
     row = lines[(lines["task"] == "mr") & (lines["hypothesis"] == "lcgd")].iloc[0]
     latex = (written.parent / "table.tex").read_text(encoding="utf-8")
@@ -237,12 +234,12 @@ def test_the_tables_of_page_and_latex_hold_the_summary(
     heads, *_, found = (
         each.removesuffix("[2pt]").removesuffix(r" \\").split(" & ")
         for each in block.splitlines()
-        if each.startswith(("Hypothesis &", "lcgd &"))
+        if each.startswith((" &", "LCGD &"))
     )
     assert numbers_of(found[heads.index("mr")]) == [
         round(float(row[c]), 3) for c in ("value", "ci_low", "ci_high")
     ]
-    assert r"random{[}gd{]}" in latex
+    assert "GD, random directions &" in latex
     text = " ".join(page.text)
     shown = f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
     assert shown in re.sub(r"\s+", " ", text)
@@ -252,12 +249,31 @@ def test_latex_tables_fit_a_page(written: Path) -> None:
     """Six tasks side by side, and two lines a hypothesis, as far as a page goes."""
     latex = (written.parent / "table.tex").read_text(encoding="utf-8")
     tables = latex.split(r"\begin{table}")[1:]
-    assert len(tables) == 5  # SimAOU, SimAM, Tok2Attn, KL_ICL, accuracy
+    labels = re.findall(r"\\label\{(.*?)\}", latex)
+    assert len(labels) == len(set(labels)) == len(tables)
+    assert {"tab:synthetic-1.3b:SimAOU", "tab:synthetic-1.3b:SimAOU:differences"} <= set(labels)
     for each in tables:
         rows = each.split(r"\midrule")[1].split(r"\bottomrule")[0]
         lines = [line for line in rows.splitlines() if line.endswith(r" \\[2pt]")]
-        assert 2 < len(lines) < 20
+        assert 1 < len(lines) < 20
         assert {line.count(" & ") for line in lines} == {6}
+
+
+def test_latex_captions_say_what_the_numbers_rest_on_and_marks_follow_verdicts(
+    tmp_path: Path,
+) -> None:
+    latex = write_report(full(), tmp_path).with_name("table.tex").read_text(encoding="utf-8")
+    caption = latex.split(r"\caption{SimAOU of")[1].split("\n")[0]
+    for part in ("3 draws", "n = 6000", "32 shots", "learning rates 0.1 to 0.3"):
+        assert part in caption
+    (row,) = [
+        line for line in latex.split(r"\label{tab:synthetic-1.3b:SimAOU}")[1].splitlines()[:12]
+        if line.startswith("GD &")
+    ]  # fmt: skip
+    yes, no, undecided, none = row.split(" & ")[1:]
+    assert yes.count(r"\textbf") == yes.count(r"^{\ast}") == 1
+    assert (no.count(r"^{\circ}"), no.count(r"\textbf")) == (1, 0)
+    assert "^" not in undecided + none
 
 
 @pytest.mark.slow
@@ -278,7 +294,7 @@ def test_latex_compiles_without_anything_too_wide_or_tall(written: Path, tmp_pat
 
 
 def _evil_table(folder: Path) -> Path:
-    return write_report(evil(), folder / "evil", png=False).with_name("table.tex")
+    return write_report(evil(), folder / "evil").with_name("table.tex")
 
 
 def test_published_figures_stand_apart_and_say_whose_they_are(page: Page, written: Path) -> None:
@@ -290,7 +306,7 @@ def test_published_figures_stand_apart_and_say_whose_they_are(page: Page, writte
     assert section.count("not published") == 2  # agnews, untrained
     elsewhere = text.replace(section, "")
     assert "fairseq" not in elsewhere
-    assert "0.111" not in json.dumps(page.data()["whole"])
+    assert "0.111" not in json.dumps(page.data()["figures"]["means"])
 
 
 def test_undefined_scores_are_shown_as_such(written: Path) -> None:
@@ -310,10 +326,10 @@ def test_undefined_scores_are_shown_as_such(written: Path) -> None:
 def test_a_run_without_any_finished_cell_has_a_report_too(tmp_path: Path) -> None:
     run = small()
     empty = RunData(
-        run.summary().iloc[:0], run.differences().iloc[:0], run.order_sensitivity(),
+        run.frame().iloc[:0], run.differences().iloc[:0], run.order_sensitivity(),
         run.failures(), {"name": "empty", "cells": {"planned": 2, "missing": 2}},
     )  # fmt: skip
-    page = Page(write_report(empty, tmp_path, png=False).read_text(encoding="utf-8"))
+    page = Page(write_report(empty, tmp_path).read_text(encoding="utf-8"))
     assert "This run has no numbers yet (cells: 2 planned, 2 missing)." in " ".join(page.text)
 
 
@@ -325,12 +341,14 @@ def test_untrained_copies_that_are_models_of_their_own_stand_beside_the_trained(
         {"name": "m", "label": "m", "untrained": None},
         {"name": "m", "label": "m-untrained", "untrained": "embeddings"},
     ]
-    both = pd.concat([run.summary() for run in runs], ignore_index=True)
+    both = pd.concat([run.frame() for run in runs], ignore_index=True)
     run = replace(runs[0], summary_frame=both, provenance={"plan": {"models": models}})
-    page = Page(write_report(run, tmp_path, png=False).read_text(encoding="utf-8"))
-    assert page.data()["twins"] == [[0, 0, [[1, 0]]]]
+    page = Page(write_report(run, tmp_path).read_text(encoding="utf-8"))
     assert any(a.get("id") == "training-section" for _, a in page.elements)
-    assert (tmp_path / "figures" / "m-untrained_means_SimAOU.svg").is_file()
+    found = page.data()["figures"]["heads"]
+    at = found["choices"].index(["m", "sst2", "SimAOU", "GD"])
+    titles = [each["text"] for each in found["specs"][at]["layout"]["annotations"]]
+    assert titles == ["<b>GD</b>", "<b>m-untrained</b>", "<b>difference</b>"]
 
 
 def test_a_report_needs_a_run_and_a_place(tmp_path: Path) -> None:
@@ -342,30 +360,122 @@ def test_a_report_needs_a_run_and_a_place(tmp_path: Path) -> None:
         write_report("memory://runs/one")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
-        write_report(small(), tmp_path / "file" / "report", png=False)
+        write_report(small(), tmp_path / "file" / "report")
 
 
 @pytest.mark.parametrize(
     ("fake", "why"),
     [
-        ("raise ImportError", "not installed"),
+        ("raise ImportError", "kaleido is not installed (pip install 'iclgd_lens[figures]')"),
         ("", "older than 1.0"),
         ("class ChromeNotFoundError(Exception): pass\n"
          "def write_fig_from_object_sync(*a, **k): raise ChromeNotFoundError", "no browser"),
         ("def write_fig_from_object_sync(*a, **k): raise TimeoutError", "failed (TimeoutError)"),
-        ("def write_fig_from_object_sync(*a, **k): pass", "left out 6 of 6"),
+        ("def write_fig_from_object_sync(*a, **k): pass", "left out "),
     ],
 )  # fmt: skip
-def test_png_is_never_a_reason_to_fail(
+def test_figure_files_are_never_a_reason_to_fail(
     fake: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "kaleido.py").write_text(fake)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     monkeypatch.delitem(sys.modules, "kaleido", raising=False)
-    path = write_report(small(layers=3), tmp_path / "out")
+    path = write_report(small(layers=3), tmp_path / "out", figures="svg")
     monkeypatch.delitem(sys.modules, "kaleido", raising=False)
-    text = path.read_text(encoding="utf-8").replace(plotly(), "")
-    assert "no PNG copies of the figures: " in text
+    text = " ".join(Page(path.read_text(encoding="utf-8")).text)
+    assert "Figure files are missing: " in text
     assert why in text
-    assert len(list((tmp_path / "out" / "figures").glob("*.svg"))) == 6
+
+
+def test_a_figure_format_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LensError, match=r"no figure format 'svgs'.*svg, png, pdf.*svg"):
+        write_report(small(), tmp_path / "out", figures="svgs")
+    assert not (tmp_path / "out").exists()
+
+
+# -- what a run offers -----------------------------------------------------------------------------
+
+SECTIONS = {
+    "gate": "First: is there in-context learning?", "cost": "What each hypothesis cost",
+    "trajectory": "Trajectory:", "nulls": "draws and the observed value",
+    "norms": "Sizes of the changes", "attention": "Attention of the readout token",
+    "verdicts": "verdicts.csv", "behaviour": "What each hypothesis does to the answers",
+    "heads": "shown after correction for all heads",
+}  # fmt: skip
+
+
+def headings(page: Page) -> list[str]:
+    return [str(a["id"]) for tag, a in page.elements if tag == "section"]
+
+
+def test_gate_and_verdicts_come_first_and_everything_offered_is_shown(tmp_path: Path) -> None:
+    page = Page(write_report(full(), tmp_path).read_text(encoding="utf-8"))
+    text = " ".join(page.text)
+    assert set(SECTIONS) == set(OFFERED)
+    captions = json.dumps(page.data()["figures"])
+    for said in SECTIONS.values():
+        assert said in text or said in captions
+    assert headings(page)[:3] == ["summary-section", "board-section", "trajectory-section"]
+    order = [text.index(part) for part in (
+        SECTIONS["gate"], "sentence of the gate on sst2", "Is each hypothesis better",
+        "SimAOU: GD beats all its controls on 1 of 4 tasks (sst2)", "Means over tasks; in small",
+    )]  # fmt: skip
+    assert order == sorted(order)
+    assert "five more draws would tell" in text
+    links = [a["href"] for tag, a in page.elements if tag == "a" and "section" in str(a["href"])]
+    assert [link.removeprefix("#") for link in map(str, links)] == headings(page)
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_a_frame_that_a_run_does_not_offer_has_no_section(name: str, tmp_path: Path) -> None:
+    run = full()
+    less = replace(run, more={key: frame for key, frame in run.more.items() if key != name})
+    page = Page(write_report(less, tmp_path / "a").read_text(encoding="utf-8"))
+    assert SECTIONS[name] not in " ".join(page.text) + json.dumps(page.data()["figures"])
+    broken = dict(run.more)  # a frame of another shape is as good as none
+    broken[name] = pd.DataFrame({"unknown": [1]})
+    page = Page(write_report(replace(run, more=broken), tmp_path / "b").read_text(encoding="utf-8"))
+    assert SECTIONS[name] not in " ".join(page.text) + json.dumps(page.data()["figures"])
+
+
+def test_all_hypotheses_stand_beside_their_best_control(tmp_path: Path) -> None:
+    run = full()
+    text = write_report(run, tmp_path).read_text(encoding="utf-8")
+    section = text.split('id="board-section"')[1].split("</section>")[0]
+    row = re.sub(r"<[^>]+>", " ", section.split(">GD</th>")[1].split("</tr>")[0])
+    summary = run.frame()
+    summary = summary[summary["layer"].isna() & (summary["score"] == "SimAOU")]
+    means = summary.groupby("hypothesis")["value"].mean()
+    assert "3 of 4 tasks" in row
+    best = max(means["gd@untrained"], means["random[gd]"], means["uniform"])
+    assert f"{means['gd']:.3f}  {best:.3f} untrained twins" in row
+    assert row.split()[-1] == "6"  # 4 tasks of 1.5 s
+
+
+def test_names_meanings_and_order_are_those_of_the_tables(page: Page) -> None:
+    text = " ".join(page.text)
+    for name in ("SimAOU", "SimAM", "Tok2Attn", "KL_ICL", "accuracy"):
+        assert SCORES[name].meaning in text
+    assert "would a network that has learned nothing do the same?" in text
+    options = [label[1] for label in page.data()["figures"]["means"]["choices"]]
+    known = [name for name in SCORES if name in options]
+    assert options == known
+
+
+# -- light -----------------------------------------------------------------------------------------
+
+
+def test_writing_a_report_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from iclgd_lens.report import write_report;"
+        "from tests.report.synthetic import full; write_report(full(), sys.argv[1]);"
+        "import iclgd_lens.bench.results;"
+        "heavy = {'torch', 'transformers', 'transformer_lens', 'statsmodels', 'scipy'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "[]"
+    assert (tmp_path / "index.html").is_file()

@@ -1,28 +1,22 @@
-"""Figures and tables: what they show; undefined is never a number; no default is changed."""
+"""Tables: what they show; undefined is never a number."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-import plotly.io as pio
 import pytest
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from iclgd_lens.comparison import Comparison
-from iclgd_lens.errors import LensError
-from iclgd_lens.figures import heatmap, layer_profiles
 from iclgd_lens.tables import (
     comparison_table,
     controls_of,
     hypothesis_names,
     interval,
-    is_control,
     layer_table,
     number,
     verdicts,
@@ -76,107 +70,6 @@ def text_of(table: Table, width: int = 250) -> str:
 def line_of(text: str, start: str) -> str:
     (found,) = [line for line in text.splitlines() if line.strip().startswith(start)]
     return found
-
-
-# -- figures ---------------------------------------------------------------------------------------
-
-
-def test_a_heatmap_has_layers_upwards_heads_across_and_zero_in_the_middle() -> None:
-    values = np.array([[0.1, -0.2, 0.3], [0.4, 0.5, -0.6]])
-    figure = heatmap(values, title="t", score="SimAOU")
-    (trace,) = figure.data
-    assert np.array_equal(np.asarray(trace.z, dtype=float), values)
-    assert (list(trace.y), list(trace.x)) == ([0, 1], [0, 1, 2])
-    assert (trace.zmin, trace.zmax) == (-1, 1)
-    assert figure.layout.yaxis.autorange != "reversed"
-    assert figure.layout.title.text == "t"
-    colours = [colour for place, colour in trace.colorscale if place == 0.5]
-    assert len(colours) == 1
-    for part in ("layer %{y}", "head %{x}", "SimAOU %{z"):
-        assert part in trace.hovertemplate
-
-
-def test_undefined_cells_are_drawn_apart_and_never_as_a_value() -> None:
-    values = np.array([[0.1, math.nan], [0.4, 0.0]])
-    shown, undefined = heatmap(values).data
-    assert np.isnan(np.asarray(shown.z, dtype=float)[0, 1])
-    marked = ~np.isnan(np.asarray(undefined.z, dtype=float))
-    assert np.array_equal(marked, np.isnan(values))
-    assert "undefined" in undefined.hovertemplate
-    assert not undefined.showscale
-    scale = {colour for _, colour in shown.colorscale}
-    assert {colour for _, colour in undefined.colorscale}.isdisjoint(scale)
-
-
-@pytest.mark.parametrize("shape", [(3,), (2, 2, 2), (0, 4)])
-def test_a_heatmap_of_anything_but_layers_and_heads_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(LensError, match=r"layer head.*shape"):
-        heatmap(np.zeros(shape))
-
-
-def test_a_colour_scale_that_zero_is_not_inside_of_is_refused() -> None:
-    with pytest.raises(LensError, match="centred at 0"):
-        heatmap(np.zeros((1, 1)), bounds=(0.0, 1.0))
-
-
-def test_a_lopsided_scale_stays_centred_at_zero() -> None:
-    (trace,) = heatmap(np.zeros((1, 1)), bounds=(-0.2, 0.6)).data
-    assert (trace.zmin, trace.zmax) == (-0.6, 0.6)
-
-
-def test_profiles_are_a_line_and_a_band_each_with_controls_dashed(comparison: Comparison) -> None:
-    figure = comparison.layers("SimAOU")
-    lines = {trace.name: trace for trace in figure.data if trace.name}
-    assert set(lines) == set(comparison.values) - {"ZS", "ICL"}
-    for name, trace in lines.items():
-        dash = trace.line.dash
-        assert (dash is not None and dash != "solid") == is_control(name)
-        assert list(trace.x) == list(range(LAYERS))
-    expected = comparison.values["gd"]["SimAOU"].mean(0).numpy()
-    assert np.allclose(np.asarray(lines["gd"].y, dtype=float), expected, atol=1e-6)
-    bands = [trace for trace in figure.data if trace.fill == "toself"]
-    assert {band.legendgroup for band in bands} == set(lines)
-
-
-def test_a_band_holds_the_interval_and_stops_at_undefined_layers() -> None:
-    frame = pd.DataFrame(
-        {
-            "hypothesis": "gd",
-            "layer": [0, 1, 2, 3],
-            "value": [0.1, 0.2, math.nan, 0.4],
-            "ci_low": [0.0, 0.1, math.nan, 0.3],
-            "ci_high": [0.2, 0.3, math.nan, 0.5],
-        }
-    )
-    bands = [trace for trace in layer_profiles(frame).data if trace.fill == "toself"]
-    assert [sorted(set(band.x)) for band in bands] == [[0, 1], [3]]
-    assert sorted(bands[0].y) == [0.0, 0.1, 0.2, 0.3]
-
-
-def test_profiles_refuse_what_they_cannot_draw(frame: pd.DataFrame) -> None:
-    with pytest.raises(LensError, match="ci_low"):
-        layer_profiles(frame.drop(columns="ci_low"))
-    with pytest.raises(LensError, match=r"one score.*SimAM.*SimAOU"):
-        layer_profiles(frame[frame["layer"].notna()])
-    with pytest.raises(LensError, match="at least one line"):
-        layer_profiles(frame[frame["layer"].isna()])
-
-
-def test_figures_leave_plotly_as_it_was(comparison: Comparison) -> None:
-    before = (pio.templates.default, pio.renderers.default, go.Figure().to_dict())
-    comparison.heatmap("SimAOU", "gd")
-    comparison.layers("SimAM")
-    assert (pio.templates.default, pio.renderers.default, go.Figure().to_dict()) == before
-
-
-def test_figures_look_the_same_whatever_the_users_template(comparison: Comparison) -> None:
-    usual = comparison.heatmap("SimAOU", "gd").to_dict()
-    before = pio.templates.default
-    pio.templates.default = "plotly_dark"
-    try:
-        assert repr(comparison.heatmap("SimAOU", "gd").to_dict()) == repr(usual)
-    finally:
-        pio.templates.default = before
 
 
 # -- tables ----------------------------------------------------------------------------------------

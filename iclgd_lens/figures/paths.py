@@ -1,0 +1,152 @@
+"""Along a path: scores as training goes on, scores and accuracy against the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from iclgd_lens.figures.style import (
+    Look,
+    Spec,
+    axis,
+    builder,
+    by_name,
+    error_bars,
+    layout,
+    looks,
+    numbers,
+    one_score,
+    plain,
+    records,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TRAJECTORY = ("hypothesis", "kl_removed", "value")
+_RATES = ("hypothesis", "lr", "measure", "value")
+
+
+@builder
+def trajectory(frame: pd.DataFrame, *, score: str = "", title: str = "") -> Spec:
+    """A score against the share of KL to ICL removed, as training goes on: one line a hypothesis.
+
+    It answers what one point cannot: does attention come nearer to in-context learning's as the
+    answers do? Twins and wrong labels stand beside, dashed with open marks.
+
+    Args:
+        frame: One line a hypothesis or control and number of passes; columns hypothesis,
+            kl_removed (0 is what ZS has, 1 is ICL), value, and where they are known passes (the
+            order of the points), ci_low, ci_high, score.
+        score: What the values are; by default what the frame's column "score" says.
+        title: Over the figure.
+
+    Raises:
+        LensError: A column is missing, or the frame holds several scores or no line.
+    """
+    lines = records(frame, _TRAJECTORY, "trajectory")
+    score = one_score(lines, score, "trajectory")
+    look = looks(str(line.hypothesis) for line in lines)
+    data = [_path(own, look[name]) for name, own in by_name(lines).items()]
+    return {
+        "data": data,
+        "layout": layout(
+            x="share of KL to ICL removed (0: zero-shot, 1: in-context learning)", y=score,
+            title=title, height=460, xaxis={"zeroline": True}, yaxis={"zeroline": True},
+        ),
+    }  # fmt: skip
+
+
+def _path(lines: Sequence[Any], look: Look) -> Spec:
+    passes = numbers(lines, "passes")
+    if np.isfinite(passes).all():
+        lines = [lines[i] for i in np.argsort(passes, kind="stable")]
+        passes = np.sort(passes)
+    value, low, high = (numbers(lines, column) for column in ("value", "ci_low", "ci_high"))
+    said = [f"{number:g} passes" if np.isfinite(number) else "" for number in passes]
+    return {
+        "type": "scatter", "mode": "lines+markers", "name": plain(look.label),
+        "x": numbers(lines, "kl_removed"), "y": value, "line": look.line(),
+        "marker": look.marker(8), "text": said,
+        "error_y": {**error_bars(value, low, high), "color": look.colour},
+        "visible": True if look.shown else "legendonly",
+        "hovertemplate": "%{fullData.name}, %{text}<br>KL removed %{x:.3f}, "
+        "score %{y:.4f}<extra></extra>",
+    }  # fmt: skip
+
+
+@builder
+def rate_curve(
+    frame: pd.DataFrame,
+    *,
+    chosen: Mapping[str, Sequence[float]] | None = None,
+    title: str = "",
+) -> Spec:
+    """Score, accuracy or held-out loss against the learning rate, one panel a measure.
+
+    Chosen rates have a ring; a ring at the end of the grid is said to be at its edge, since a
+    better rate may lie beyond.
+
+    Args:
+        frame: Columns hypothesis, lr, measure (what the value is, with its unit), value.
+        chosen: Rates that were chosen, by hypothesis: one, or one a draw.
+        title: Over the figure.
+
+    Raises:
+        LensError: A column is missing, or there is no line.
+    """
+    lines = records(frame, _RATES, "rate_curve")
+    look = looks(str(line.hypothesis) for line in lines)
+    measures = by_name_unsorted(lines, "measure")
+    count = len(measures)
+    spec: Spec = {
+        "data": [],
+        "layout": layout(x="learning rate", y="", title=title, height=130 + 250 * count),
+    }  # fmt: skip
+    tall = (1 - 0.08 * (count - 1)) / count
+    for index, (measure, own) in enumerate(measures.items()):
+        number = "" if index == 0 else str(index + 1)
+        top = 1 - index * (tall + 0.08)
+        spec["layout"][f"yaxis{number}"] = axis(measure, domain=[max(0.0, top - tall), top])
+        spec["layout"][f"xaxis{number}"] = axis(
+            "learning rate" if index == count - 1 else "", type="log", exponentformat="power",
+            anchor=f"y{number}", matches="x" if index else None, dtick=1,
+        )  # fmt: skip
+        for name, points in by_name(own).items():
+            traces = _rates(points, look[name], (chosen or {}).get(name, ()), legend=index == 0)
+            spec["data"] += [{**t, "xaxis": f"x{number}", "yaxis": f"y{number}"} for t in traces]
+    return spec
+
+
+def by_name_unsorted(lines: Sequence[Any], column: str) -> dict[str, list[Any]]:
+    """Lines by a column, in the order in which its values come."""
+    found: dict[str, list[Any]] = {}
+    for line in lines:
+        found.setdefault(str(getattr(line, column)), []).append(line)
+    return found
+
+
+def _rates(lines: list[Any], look: Look, chosen: Sequence[float], *, legend: bool) -> list[Spec]:
+    lines = sorted(lines, key=lambda line: float(line.lr))
+    x, y = numbers(lines, "lr"), numbers(lines, "value")
+    shared: Spec = {"type": "scatter", "legendgroup": plain(look.label), "line": look.line()}
+    curve: Spec = {
+        **shared, "mode": "lines+markers", "name": plain(look.label), "x": x, "y": y,
+        "marker": look.marker(7), "showlegend": legend,
+        "hovertemplate": "%{fullData.name}<br>rate %{x:.3g}: %{y:.4f}<extra></extra>",
+    }  # fmt: skip
+    picked = [i for i, rate in enumerate(x) if any(np.isclose(rate, each) for each in chosen)]
+    if not picked:
+        return [curve]
+    edge = {0: "at the grid's edge", len(x) - 1: "at the grid's edge"}
+    ring: Spec = {
+        **shared, "mode": "markers+text", "x": x[picked], "y": y[picked], "showlegend": False,
+        "name": f"{plain(look.label)}: chosen", "text": [edge.get(i, "") for i in picked],
+        "textposition": ["middle right" if i == 0 else "middle left" for i in picked],
+        "marker": {"symbol": "circle-open", "size": 16,
+                   "line": {"width": 2.5, "color": look.colour}, "color": look.colour},
+        "hovertemplate": "%{fullData.name}, rate %{x:.3g} %{text}<extra></extra>",
+    }  # fmt: skip
+    return [curve, ring]

@@ -1,0 +1,184 @@
+"""How names and numbers of results are written for people: "GD, untrained twins", "0.434".
+
+Figures, tables and the report show these; files and frames keep the names themselves. Everything
+follows from the tables of controls and scores and from `Subject`: no other list of names is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from iclgd_lens.controls import CONTROLS, Control
+from iclgd_lens.errors import LensError
+from iclgd_lens.scores import SCORES
+from iclgd_lens.subjects import Subject
+
+UNDEFINED, MINUS = "—", "−"
+_NOUNS = {"update": "directions", "change": "directions", "network": "twins"}
+"""What varies with a control, by what it acts on."""
+_SETTINGS = {
+    "ZS": "the frozen model reads the query alone",
+    "ICL": "the frozen model reads the demonstrations, then the query",
+    "ICL_shuffled": "the frozen model reads the demonstrations with wrong labels, then the query",
+}
+_CONSONANTS = re.compile(r"[b-df-hj-np-tv-xz]{2,}")
+
+
+@lru_cache(maxsize=4096)
+def subject_of(name: str) -> Subject:
+    """The subject that a name in results stands for; one that cannot be read is its own rule."""
+    try:
+        return Subject.parse(name)
+    except LensError:
+        return Subject(name)
+
+
+def label(name: str) -> str:
+    """What people call a name in results."""
+    subject = subject_of(name)
+    entry = _control(subject)
+    if entry is not None and subject.rule == subject.control:
+        return _control_label(entry)
+    rule = _words(subject.rule)
+    if subject.settings:
+        rule += f" ({', '.join(f'{key} {value}' for key, value in subject.settings.items())})"
+    if subject.control is None:
+        return rule
+    return f"{rule}, {_control_label(entry) if entry is not None else subject.control}"
+
+
+def control_label(name: str) -> str:
+    """What people call the control alone: "untrained twins" for `gd@untrained`."""
+    return label(name).removeprefix(f"{label(str(subject_of(name).bare))}, ")
+
+
+def meaning(name: str, descriptions: Mapping[str, str]) -> str:
+    """What a name in results stands for, in a sentence; empty where nobody says.
+
+    Args:
+        name: The name.
+        descriptions: What each hypothesis is, by its rule.
+    """
+    subject = subject_of(name)
+    entry = _control(subject)
+    own = _SETTINGS.get(subject.rule) or descriptions.get(subject.rule, "")
+    if entry is None or subject.rule == subject.control:
+        return entry.meaning if entry is not None else own
+    return f"{_words(subject.rule)} under a control: {entry.meaning}"
+
+
+def score_meaning(score: str) -> str:
+    """What a score is, in a sentence; empty for one that is in no table."""
+    return SCORES[score].meaning if score in SCORES else ""
+
+
+def lower_is_better(score: str) -> bool:
+    """Whether a lower value of a score is nearer to in-context learning."""
+    return score in SCORES and SCORES[score].better == "lower"
+
+
+def in_order(scores: Iterable[str]) -> list[str]:
+    """Scores in the order of display; those in no table last, as they come."""
+    unique = list(dict.fromkeys(scores))
+    known = [score for score in SCORES if score in unique]
+    return known + [score for score in unique if score not in known]
+
+
+def rank(name: str) -> int:
+    """0 for hypotheses, 1 for controls, 2 for the frozen model's settings, 3 for a twin's."""
+    subject = subject_of(name)
+    if subject.is_setting:
+        return 3 if subject.is_control else 2
+    return int(subject.is_control)
+
+
+def is_rival(name: str) -> bool:
+    """Whether a verdict asks a hypothesis to beat what a name stands for."""
+    entry = _control(subject_of(name))
+    return entry is not None and entry.is_rival
+
+
+def is_check(name: str) -> bool:
+    """Whether a name's control only tells whether the instrument works."""
+    entry = _control(subject_of(name))
+    return entry is not None and entry.kind == "check"
+
+
+def control_index(name: str) -> int:
+    """The place of a name's control in the table; -1 where there is none."""
+    control = subject_of(name).control
+    return _order().get(control, -1) if control is not None else -1
+
+
+@lru_cache(maxsize=1)
+def _order() -> dict[str, int]:
+    return {name: index for index, name in enumerate(CONTROLS)}
+
+
+def _control(subject: Subject) -> Control | None:
+    control = subject.control
+    return CONTROLS[control] if control is not None and control in CONTROLS else None
+
+
+def _control_label(entry: Control) -> str:
+    """The table's own label, or the name with what varies: "untrained twins"."""
+    own = getattr(entry, "label", "")
+    return own or f"{_words(entry.name)} {_NOUNS.get(entry.acts_on, '')}".rstrip()
+
+
+def _words(name: str) -> str:
+    """A name as words; one of consonants alone is an abbreviation (gd, lcgd)."""
+    words = name.split("_")
+    return " ".join(word.upper() if _CONSONANTS.fullmatch(word) else word for word in words)
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def number(value: float, *, minus: str = MINUS) -> str:
+    """Three decimals; two figures where that would show a number that is not 0 as 0."""
+    if not math.isfinite(value):
+        return UNDEFINED
+    text = f"{value:.4g}" if abs(value) >= 1000 else f"{value:.3f}"
+    if float(text) == 0:
+        text = f"{value:.1e}" if value else "0.000"
+    return text.replace("-", minus)
+
+
+def signed(value: float) -> str:
+    """A difference, with its sign."""
+    return f"+{number(value)}" if value > 0 else number(value)
+
+
+def interval(low: float, high: float, *, minus: str = MINUS) -> str:
+    """Brackets around low and high, or nothing where there is no interval."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    # A bound keeps its sign however small: "[−0.000, 0.026]" holds 0.
+    bounds = (f"{each:.4g}" if abs(each) >= 1000 else f"{each:.3f}" for each in (low, high))
+    return f"[{', '.join(bounds)}]".replace("-", minus)
+
+
+def p_value(p: float) -> str:
+    """A p-value; never 0."""
+    if not math.isfinite(p):
+        return UNDEFINED
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a row: a, b and c."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def count(n: int, thing: str, things: str | None = None) -> str:
+    """A number of things: 1 task, 6 tasks."""
+    return f"{n:,} {thing if n == 1 else things or thing + 's'}"
+
+
+def all_of(tasks: Sequence[str]) -> str:
+    """The one task, or how many all are."""
+    return tasks[0] if len(tasks) == 1 else f"all {len(tasks)} tasks"

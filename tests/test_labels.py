@@ -1,0 +1,83 @@
+"""Names and numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from iclgd_lens import labels
+from iclgd_lens.controls import CONTROLS
+from iclgd_lens.scores import SCORES
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("gd", "GD"), ("lcgd", "LCGD"), ("function_vector", "function vector"),
+        ("lcgd_ridge", "LCGD ridge"), ("gd@untrained", "GD, untrained twins"),
+        ("gd@untrained_norms", "GD, untrained norms twins"),
+        ("random[lcgd]", "LCGD, random directions"), ("gd(lr=0.1)@permuted",
+                                                      "GD (lr 0.1), permuted twins"),
+        ("oracle", "oracle"), ("constant_shift", "constant shift"),
+        ("gaussian", "gaussian directions"), ("ZS", "ZS"),
+        ("ICL@untrained", "ICL, untrained twins"),
+        ("my rule", "my rule"), ("<script>(", "<script>("), ("a@b@c", "a@b@c"),
+    ],
+)  # fmt: skip
+def test_labels_follow_from_the_tables(name: str, text: str) -> None:
+    assert labels.label(name) == text
+
+
+def test_a_control_may_bring_its_own_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        type(CONTROLS["shuffled"]), "label", property(lambda self: "wrong labels"), raising=False
+    )
+    assert labels.label("gd@shuffled") == "GD, wrong labels"
+    assert labels.control_label("gd@shuffled") == "wrong labels"
+
+
+def test_meanings_are_the_tables_own() -> None:
+    assert labels.meaning("gd", {"gd": "steps downhill"}) == "steps downhill"
+    assert labels.meaning("gd", {}) == ""
+    assert CONTROLS["untrained"].meaning in labels.meaning("gd@untrained", {})
+    assert labels.meaning("oracle", {}) == CONTROLS["oracle"].meaning
+    assert labels.meaning("ZS", {})
+    assert labels.score_meaning("SimAOU") == SCORES["SimAOU"].meaning
+    assert labels.score_meaning("unknown") == ""
+
+
+def test_names_are_ranked_and_scores_ordered_as_the_tables_say() -> None:
+    names = ["ZS@untrained", "ICL", "gd@untrained", "oracle", "gd"]
+    assert [labels.rank(name) for name in names] == [3, 2, 1, 1, 0]
+    assert labels.in_order(["mine", "accuracy", "SimAM", "SimAOU"]) == [
+        "SimAOU", "SimAM", "accuracy", "mine",
+    ]  # fmt: skip
+    assert labels.lower_is_better("KL_ICL")
+    assert not labels.lower_is_better("SimAOU")
+    assert [labels.is_rival(name) for name in ("gd", "gd@untrained", "oracle", "gaussian")] == [
+        False, True, False, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.43449, "0.434"), (-0.5, "−0.500"), (0.0, "0.000"), (0.0001, "1.0e−04"),
+     (12345.6, "1.235e+04"), (math.nan, "—"), (math.inf, "—")],
+)  # fmt: skip
+def test_numbers_have_three_decimals_and_never_hide_what_is_not_zero(
+    value: float, text: str
+) -> None:
+    assert labels.number(value) == text
+
+
+def test_intervals_p_values_and_lists() -> None:
+    assert labels.interval(-0.0001, 0.026) == "[−0.000, 0.026]"
+    assert labels.interval(math.nan, 1.0) == ""
+    assert labels.signed(0.2) == "+0.200"
+    assert [labels.p_value(p) for p in (0.04, 0.0004, math.nan)] == ["0.040", "<0.001", "—"]
+    assert labels.listed(["a", "b", "c"]) == "a, b and c"
+    assert labels.count(1, "task") == "1 task"
+    assert labels.count(1200, "query", "queries") == "1,200 queries"
+    assert labels.all_of(["x"]) == "x"
+    assert labels.all_of(["x", "y"]) == "all 2 tasks"
