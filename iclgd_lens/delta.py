@@ -282,6 +282,26 @@ def _only_heads(name: str, value: Tensor, heads: Sequence[int]) -> Tensor:
     return kept
 
 
+# What is drawn is the same whatever the caller's default dtype and device are.
+_DRAWN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+
+
+def matched_random(like: ParameterDelta, seed: int) -> ParameterDelta:
+    """Gaussian directions with `like`'s norm in every head of every weight."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(like):  # whatever order a file or a sum gave the weights
+        value = like[name]
+        noise = torch.randn(value.shape, generator=generator, **_DRAWN).to(value.device)
+        by_head = ".attn." in name and value.ndim > 1
+        flat, target = (noise.flatten(1), value.flatten(1)) if by_head else (noise, value)
+        dims = -1 if by_head else tuple(range(value.ndim))
+        scale = target.norm(dim=dims, keepdim=True) / flat.norm(dim=dims, keepdim=True)
+        tensors[name] = (flat * scale).view(value.shape)
+    facts = {"rule": "random", "seed": seed, "like": like.metadata.get("rule", "delta")}
+    return ParameterDelta(tensors, facts)
+
+
 def write_delta(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write `tensors` and `metadata` to `path`; the file is whole or not there at all."""
     arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}

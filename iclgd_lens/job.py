@@ -140,8 +140,9 @@ class Job:
             other: Demonstrations for the control "other_task"; None draws them.
         """
         self.tell(f"{rule.name}: building the update, then each query alone")
-        acting = {control.acts_on for control in controls}
-        right, wrong = self._pair(rule, both=own or "update" in acting)
+        # Both always, and so in the same way whatever of it is wanted: numbers do not depend on
+        # what else is measured.
+        right, wrong = self._pair(rule)
         self.built[rule.name] = right, wrong
         changed_by_wrong: Readout | None = None
         if own:
@@ -226,14 +227,14 @@ class Job:
 
     # -- measuring -------------------------------------------------------------------------------
 
-    def _pair(self, rule: Rule, *, both: bool) -> tuple[Intervention | None, Intervention | None]:
-        """A rule's interventions from right (if `both`) and from wrong labels."""
+    def _pair(self, rule: Rule) -> tuple[Intervention | None, Intervention | None]:
+        """A rule's interventions from right and from wrong labels."""
         label = str(Subject(rule.name, "shuffled"))
-        if both and self.wrong is not None:
+        if self.wrong is not None:
             pair = self._built_beside(rule, self.wrong, label)
             if pair is not None:
                 return pair
-        right = self.build(rule, self.episode, rule.name) if both else None
+        right = self.build(rule, self.episode, rule.name)
         return right, None if self.wrong is None else self.build(rule, self.wrong, label)
 
     def _built_beside(

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from iclgd_lens import measures
-from iclgd_lens.delta import ParameterDelta
+from iclgd_lens.delta import ParameterDelta, matched_random
 from iclgd_lens.episode import FOREIGN, Demonstration, Demonstrations, Episode
 from iclgd_lens.errors import ComparisonError, ControlError, UnsupportedModelError, nearest
 from iclgd_lens.host import Host, as_host, copied
 from iclgd_lens.host.untrained import Untrained, permute_entries, reinitialise
-from iclgd_lens.hypotheses.random import matched_random
 from iclgd_lens.intervention import Intervention, Shift
 from iclgd_lens.readout import Readout
 from iclgd_lens.tasks import list_tasks

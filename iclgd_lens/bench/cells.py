@@ -30,6 +30,8 @@ FORMAT = "iclgd_lens.cell/2"
 # NumPy draws rows; the others read and run the model.
 _LIBRARIES = ("numpy", "tokenizers", "torch", "transformers", "transformer-lens")
 OWN = "own"
+OTHER = "other"
+"""Any network but the model itself."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,8 @@ def count_cells(plan: Plan) -> int:
         for name in plan.tasks:
             task = get_task(name)
             count = len(list(plan.draws(task.seeds)))
-            own = len(list(_subjects(plan, model, TRAINED)))
-            other = len(list(_subjects(plan, model, "other")))
+            own = len(list(subjects_of(plan, model, TRAINED)))
+            other = len(list(subjects_of(plan, model, OTHER)))
             total += count * own + len(_networks(plan, model)) * plan.twins * other
     return total
 
@@ -243,7 +245,7 @@ def _networks(plan: Plan, model: ModelSpec) -> list[Control]:
 
 
 def _cells(plan: Plan, setting: Setting, task: Task) -> Iterator[Cell]:
-    for subject, budget, spec in _subjects(plan, setting.model, setting.network):
+    for subject, budget, spec in subjects_of(plan, setting.model, setting.network):
         facts: dict[str, Any] = {"subject": str(subject), "budget": budget}
         if spec is not None:
             facts |= {"rule": rule_facts(spec, subject), **_rate_facts(plan, task, spec, subject)}
@@ -255,10 +257,16 @@ def _cells(plan: Plan, setting: Setting, task: Task) -> Iterator[Cell]:
         yield Cell(key, setting, subject, budget, facts)
 
 
-def _subjects(
+def subjects_of(
     plan: Plan, model: ModelSpec, network: str
 ) -> Iterator[tuple[Subject, str, HypothesisSpec | None]]:
-    """Subjects of a setting, each with its budget and (of a rule) its entry in the plan."""
+    """Subjects of a setting, each with its budget and (of a rule) its entry in the plan.
+
+    Args:
+        plan: The plan.
+        model: One of its models.
+        network: The setting's: "trained", or another's.
+    """
     for name in SETTINGS:
         yield Subject(name), "", None
     controls = [CONTROLS[name] for name in plan.controls_of(model)]
@@ -286,7 +294,7 @@ def _chooses(spec: HypothesisSpec, variant: Mapping[str, Any]) -> bool:
 
 
 def rule_facts(spec: HypothesisSpec, subject: Subject) -> dict[str, Any]:
-    """What changes a rule's numbers: name, version, settings, and what its module does."""
+    """What changes a rule's numbers: name, version, settings, and what its code does."""
     hypothesis = get_hypothesis(spec.hypothesis)
     settings = {**spec.settings, **subject.settings}
     return {
@@ -294,6 +302,7 @@ def rule_facts(spec: HypothesisSpec, subject: Subject) -> dict[str, Any]:
         "version": hypothesis.version,
         "settings": {key: repr(value) for key, value in sorted(settings.items())},
         "code": function_digest(hypothesis.build),
+        "rows": None if hypothesis.rows is None else function_digest(hypothesis.rows),
     }
 
 

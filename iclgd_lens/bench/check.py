@@ -11,6 +11,7 @@ from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.host.loading import ALIASES, has_hooked_transformer, model_names
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.rules import resolve_rules
+from iclgd_lens.subjects import Subject
 from iclgd_lens.tasks import Task, get_task
 
 
@@ -90,6 +91,18 @@ def _check_task(plan: Plan, task: Task) -> None:
 
 def _check_hypothesis(name: str, spec: HypothesisSpec) -> None:
     resolve_rules({name: spec.hypothesis}, {name: {**spec.settings, **spec.vary}})
+    for variant in spec.variants():
+        label = str(Subject(name, None, variant))
+        if not _is_readable(label):
+            raise PlanError(f"hypothesis {name!r}: {label} is no label: vary numbers and words")
+
+
+def _is_readable(label: str) -> bool:
+    """Whether the label of a result says again what was measured."""
+    try:
+        return str(Subject.parse(label)) == label
+    except LensError:
+        return False
 
 
 def _check_data(plan: Plan) -> None:

@@ -35,21 +35,34 @@ SHOWING = frozenset(
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of
 scores and controls say counts entry by entry.) A new room counts until it is listed here."""
 _RULES = "hypotheses"
+CORE_FILES = frozenset(
+    {"bench/measure.py", "hypotheses/registry.py", "hypotheses/rows.py", "hypotheses/sgd.py"}
+)
+"""Files of other rooms that compute for every hypothesis: the core itself builds with them."""
+
+
+def core_digest() -> str:
+    """Return sixteen hexadecimal digits over what the package's computing modules do.
+
+    What the tables of scores say counts entry by entry, somebody's own scores included.
+    """
+    digest = hashlib.sha256(files_digest().encode())
+    for name, score in sorted(SCORES.items()):
+        made = [_known_as(each) for each in (score.function, score.by_head)]
+        digest.update(f"{(name, score.level, score.needs, score.fact, *made)}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 @cache
-def core_digest(root: Path = _ROOT) -> str:
-    """Return sixteen hexadecimal digits over what the package's computing modules do."""
+def files_digest(root: Path = _ROOT) -> str:
+    """The digest of the computing modules of a package folder."""
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         place = file.relative_to(root)
         if is_core(place):
             text = file.read_text(encoding="utf-8")
             digest.update(f"{place.as_posix()}\0{meaning(text)}\0".encode())
-    for name, score in sorted(SCORES.known().items()):
-        made = [_known_as(each) for each in (score.function, score.by_head)]
-        digest.update(f"{(name, score.level, score.needs, score.fact, *made)}\0".encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def _known_as(function: Callable[..., Any] | str | None) -> str:
@@ -60,13 +73,16 @@ def _known_as(function: Callable[..., Any] | str | None) -> str:
 def is_core(place: Path) -> bool:
     """Whether a module (by its place in the package) computes for every hypothesis alike."""
     room = place.parts[0].removesuffix(".py")
+    if place.as_posix() in CORE_FILES:
+        return True
     return room not in SHOWING and room != _RULES
 
 
 def function_digest(function: Callable[..., Any] | str) -> str:
     """Return sixteen hexadecimal digits over what a function's module does, and its imports.
 
-    The core is left out, since every key holds its digest. A function of another package, or of a
+    The core is left out, since every key holds its digest: of one of its functions only the name
+    counts. A function of another package, or of a
     script or notebook, is known by its own source.
     """
     found = resolve(function)
@@ -77,9 +93,14 @@ def function_digest(function: Callable[..., Any] | str) -> str:
         except (OSError, TypeError):
             source = "unknown"
         return hashlib.sha256(source.encode()).hexdigest()[:16]
+    file = _file(module)
+    if file is not None and is_core(file.relative_to(_root())):
+        name = f"{module}:{getattr(found, '__qualname__', '')}"
+        return hashlib.sha256(name.encode()).hexdigest()[:16]
     return module_digest(module)
 
 
+@cache
 def module_digest(module: str) -> str:
     """The digest of one of the package's modules and of what it imports besides the core."""
     digest = hashlib.sha256()
@@ -103,7 +124,7 @@ def _reached(module: str) -> set[str]:
         if file is not None:
             wanted = (each for each in _imports(file) if each.startswith(f"{PACKAGE}.{_RULES}."))
             waiting += [each for each in wanted if _file(each) is not None]
-    return found - {f"{PACKAGE}.{_RULES}.registry"}
+    return found
 
 
 def _root() -> Path:
@@ -131,13 +152,22 @@ def meaning(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             node.body = [statement for statement in node.body if not _is_text(statement)]
-        elif isinstance(node, ast.Call):
+        elif isinstance(node, ast.Call) and _registers(node.func):
             node.keywords = [each for each in node.keywords if each.arg not in _PROSE]
     return ast.dump(tree)
 
 
 _PROSE = frozenset({"description", "meaning", "source"})
 """Arguments of registrations that are read by people alone."""
+
+
+_REGISTRATIONS = frozenset({"hypothesis", "score", "control", "Hypothesis", "Score", "Control"})
+
+
+def _registers(called: ast.expr) -> bool:
+    """Whether a call makes an entry of one of the tables."""
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in _REGISTRATIONS
 
 
 def _is_text(statement: ast.stmt) -> bool:

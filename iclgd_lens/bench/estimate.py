@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from iclgd_lens.bench.cells import count_cells, data_of
+from iclgd_lens.bench.cells import OTHER, count_cells, data_of, subjects_of
 from iclgd_lens.bench.plan import MATCHED, ModelSpec, Plan
 from iclgd_lens.bench.progress import duration
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError
 from iclgd_lens.host.loading import ALIASES
+from iclgd_lens.subjects import TRAINED
 from iclgd_lens.tasks import get_task, load_rows
 
 SAMPLE = 50
@@ -39,6 +40,8 @@ BATCH = 2
 """Assumed queries of equal length that run together."""
 BESIDE = 9
 """Numbers of a query beside those by layer and head: accuracy, label scores and the like."""
+SCORED = 5
+"""Scores of an intervention that exist by layer and head."""
 LINE, FACTS = 20, 5_000
 """Bytes of a line's mean, and of a cell's facts."""
 AROUND = 0.3
@@ -54,6 +57,7 @@ class ModelSize:
     parameters: int
     layers: int
     heads: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,16 @@ def estimate(plan: Plan, measured: Mapping[str, float] | None = None) -> Estimat
     sizes = {model.label: model_size(model) for model in plan.models}
     unknown = [label for label, size in sizes.items() if size is None]
     known = [(model, size) for model in plan.models if (size := sizes[model.label]) is not None]
-    disk = None if unknown else sum(_plan_bytes(plan, model, size) for model, size in known)
+    texts = {model.label: texts_of(plan, model) for model in plan.models}
+    disk = None
+    if not unknown:
+        disk = sum(_plan_bytes(plan, model, size, texts[model.label]) for model, size in known)
     if measured:
         seconds = cells * sum(measured.values()) / len(measured)
         return Estimate(cells, seconds, disk, f"from {len(measured)} measured cells of this run")
     if unknown:
         return Estimate(cells, None, None, f"the size of {', '.join(unknown)} is not known here")
     speed, call = machine_speed()
-    texts = {model.label: texts_of(plan, model) for model in plan.models}
     seconds = sum(
         _plan_seconds(plan, model, size, texts[model.label], speed, call) for model, size in known
     )
@@ -147,7 +153,7 @@ def model_size(model: ModelSpec) -> ModelSize | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     # Twelve squares of the width a layer: attention's four and the MLP's eight.
-    return ModelSize(weights or 12 * layers * width**2 + vocabulary * width, layers, heads)
+    return ModelSize(weights or 12 * layers * width**2 + vocabulary * width, layers, heads, width)
 
 
 def texts_of(plan: Plan, model: ModelSpec) -> Texts:
@@ -240,12 +246,36 @@ def _plan_seconds(
     return operations + passes * size.layers * CALLS * call + AROUND * (draws + twins)
 
 
-def _plan_bytes(plan: Plan, model: ModelSpec, size: ModelSize) -> float:
-    """Size of all files of a model: numbers of every query, lines, facts."""
+def _plan_bytes(plan: Plan, model: ModelSpec, size: ModelSize, texts: Texts) -> float:
+    """Size of all files of a model: cells, and what is kept of each network's own readouts."""
+    draws = sum(len(list(plan.draws(get_task(name).seeds))) for name in plan.tasks)
+    networks = sum(CONTROLS[n].acts_on == "network" for n in plan.controls_of(model))
+    twins = networks * plan.twins * len(plan.tasks)
     queries = plan.queries or QUERIES
+    total = 0.0
+    for count, network, asked in (
+        (draws, TRAINED, queries),
+        (twins, OTHER, min(queries, plan.twin_queries or queries)),
+    ):
+        subjects = [subject for subject, *_ in subjects_of(plan, model, network)]
+        changed = sum(not subject.is_setting for subject in subjects)
+        kept = _readings_bytes(plan, size, texts, asked)
+        total += count * (changed * _cell_bytes(size, asked) + FACTS * len(subjects) + kept)
+    return total
+
+
+def _cell_bytes(size: ModelSize, queries: int) -> float:
+    """Numbers of every query, and lines, of what an intervention leaves."""
     places = size.layers * (size.heads + 1)
-    values = 5 * places * queries + BESIDE * queries
-    return count_cells(plan) / max(1, len(plan.models)) * (4.0 * values + LINE * places + FACTS)
+    return SCORED * places * (4.0 * queries + LINE) + 4.0 * BESIDE * queries
+
+
+def _readings_bytes(plan: Plan, size: ModelSize, texts: Texts, queries: int) -> float:
+    """ZS, ICL and ICL after wrong labels at every query, and attention to demonstrations."""
+    first = min(plan.tok2attn_queries, queries)
+    own = 3 * queries * (2 * size.width + size.heads * texts.tokens)
+    shown = first * (2 * size.heads * plan.shots * texts.tokens + 3 * size.width)
+    return 4.0 * size.layers * (own + shown)
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:

@@ -48,7 +48,7 @@ def decode_readings(data: bytes, device: torch.device) -> dict[str, Readout] | N
             setting, part = name.split("|")
             found.setdefault(setting, {})[part] = value.to(device)
         return {name: Readout(**cast("Any", parts)) for name, parts in found.items()}
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -56,5 +56,5 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}\0{tuple(tensors[name].shape)}\0".encode())
-        digest.update(tensors[name].numpy().tobytes())
+        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -26,11 +26,12 @@ from iclgd_lens.nulls import shuffled_labels, untrained
 from iclgd_lens.readings import Frozen
 from iclgd_lens.readout import Readout
 from iclgd_lens.registry import resolve
-from iclgd_lens.rules import Options, Rule
+from iclgd_lens.rules import Options, Rule, is_out_of_memory
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.writing import load_episode
 
 Tell = Callable[[str], None]
+_NOTHING = "it was not measured: its rule or control gave nothing"
 
 
 class Session:
@@ -76,49 +77,45 @@ class Session:
 
     def measure(
         self, setting: Setting, cells: Sequence[Cell], tell: Tell | None = None
-    ) -> Iterator[tuple[Cell, Measured]]:
+    ) -> Iterator[tuple[Cell, Measured | str]]:
         """Measure some cells of one setting, rule by rule; yields each as soon as it is there.
 
-        What a hypothesis raises is that cell's failure alone.
+        What a hypothesis raises is its own cells' failure alone: their values do not exist. Where
+        memory did not suffice there are none, but the reason.
 
         Raises:
             LensError: The episode cannot be made or its rows changed meanwhile, or the model
                 cannot read it.
         """
-        episode = self._episode(setting)
-        job = self._job(setting, episode, tell)
-        by_label = {(str(cell.subject), cell.budget): cell for cell in cells}
-        if any(cell.subject.is_setting for cell in cells):
+        episode, host = self._episode(setting), self.host(setting)
+        with host.laid_out():
+            job = self._job(setting, episode, tell)
+            for group in _groups(cells):
+                problem, lost = _NOTHING, False
+                try:
+                    self._measure_group(job, setting, group)
+                except RunError:
+                    raise
+                except Exception as error:  # a user's function may fail in any way
+                    problem, lost = reason_of(error), is_out_of_memory(error)
+                yield from self._taken(job, group, problem, lost=lost)
+
+    def _measure_group(self, job: Job, setting: Setting, cells: Sequence[Cell]) -> None:
+        subject, seed = cells[0].subject, self.plan.control_seed + setting.seed
+        if subject.is_setting:
             job.measure_settings()
-        yield from self._taken(job, by_label, "")
-        for name in dict.fromkeys(self._rule_name(cell) for cell in cells):
-            if name is None:
-                continue
-            for budget in ("", OWN):
-                mine = [c for c in cells if self._rule_name(c) == name and c.budget == budget]
-                if mine:
-                    self._run(job, setting, mine, budget)
-                    yield from self._taken(job, by_label, budget)
-        for cell in cells:
-            if cell.subject.control == cell.subject.rule:
-                control = CONTROLS[cell.subject.rule]
-                job.run_alone(control, seed=self.plan.control_seed + setting.seed)
-                yield from self._taken(job, by_label, "")
+        elif subject.control == subject.rule:
+            job.run_alone(CONTROLS[subject.rule], seed=seed)
+        else:
+            self._run(job, setting, cells, seed)
 
-    def _rule_name(self, cell: Cell) -> str | None:
-        subject = cell.subject
-        if subject.is_setting or subject.control == subject.rule:
-            return None
-        return str(subject.bare)
-
-    def _run(self, job: Job, setting: Setting, cells: Sequence[Cell], budget: str) -> None:
+    def _run(self, job: Job, setting: Setting, cells: Sequence[Cell], seed: int) -> None:
         """Measure a rule, its controls, or both: as many as are missing."""
-        bare = cells[0].subject.bare
+        bare, budget = cells[0].subject.bare, cells[0].budget
         rule = self._rule(job, setting, bare.rule, dict(bare.settings), budget)
         controls = [CONTROLS[c.subject.control] for c in cells if c.subject.control is not None]
         job.run(
-            Rule(str(bare), rule.value, rule.settings, rule.facts), controls,
-            seed=self.plan.control_seed + setting.seed,
+            Rule(str(bare), rule.value, rule.settings, rule.facts), controls, seed=seed,
             own=any(cell.subject.control is None for cell in cells),
         )  # fmt: skip
 
@@ -132,33 +129,41 @@ class Session:
             return with_settings_of(rule, {"lr": self.plan.lr})
         if self.plan.budget != MATCHED:
             return rule
-        if setting.trained is not None and budget != OWN:
-            return self._model_rule(setting.trained, rule)
-        return with_budget(rule, job.host, job.episode)
+        if budget == OWN:
+            return with_budget(rule, job.host, job.episode)
+        return self._model_rule(setting.trained or setting, rule)
 
     def _model_rule(self, trained: Setting, rule: Rule) -> Rule:
-        """The rule at the budget that the model itself has on this draw."""
+        """The rule at the budget that the model itself has on this draw; chosen once."""
         known = (trained.key, f"{rule.name}{sorted(rule.settings.items(), key=str)}")
         if known not in self._rules:
-            episode = self._episode(trained)
-            self._rules[known] = with_budget(rule, self.host(trained), episode)
+            host = self.host(trained)
+            with host.laid_out():
+                self._rules[known] = with_budget(rule, host, self._episode(trained))
         return self._rules[known]
 
     def _taken(
-        self, job: Job, wanted: dict[tuple[str, str], Cell], budget: str
-    ) -> Iterator[tuple[Cell, Measured]]:
-        """Hand on what the job has measured of what is wanted, and forget it."""
-        for label in list(job.values):
-            values = job.values.pop(label)
-            cell = wanted.get((label, budget))
-            if cell is None:
+        self, job: Job, cells: Sequence[Cell], problem: str, *, lost: bool
+    ) -> Iterator[tuple[Cell, Measured | str]]:
+        """Hand on what the job has measured of a group; what is missing has a reason.
+
+        What is `lost` is no measurement: another machine may have the memory.
+        """
+        values, failures = dict(job.values), dict(job.failures)
+        job.values.clear()
+        job.failures.clear()
+        for cell in cells:
+            label, bare = str(cell.subject), str(cell.subject.bare)
+            found, failure = values.get(label), failures.get(label)
+            if found is None and lost:
+                yield cell, problem
                 continue
-            facts = job.described.get(str(cell.subject.bare), {})
-            arrays = {name: value.numpy() for name, value in values.items()}
-            yield (
-                cell,
-                Measured(arrays, job.episode.gold, job.failures.get(label), facts),
-            )
+            if found is None:
+                found = job.undefined()
+                failure = failure or failures.get(bare) or problem
+            arrays = {name: value.numpy() for name, value in found.items()}
+            facts = job.described.get(bare, {})
+            yield cell, Measured(arrays, job.episode.gold, failure, facts)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -197,7 +202,28 @@ class Session:
 
     def _kept(self, setting: Setting, host: Host, episode: Episode) -> Frozen | None:
         data = self.store.readings(setting.key)
-        found = None if data is None else decode_readings(data, host.device)
+        if data is None:
+            return None
+        found = decode_readings(data, host.device)
         if found is None or len(found) < 3:
+            self.store.refuse_readings(setting.key)
             return None
         return Frozen.read(host, episode, found["zs"], found["icl"], found["icl_shuffled"])
+
+
+def _groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells that are measured together: settings, each rule at each budget, each lone control."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        subject = cell.subject
+        name = "" if subject.is_setting else str(subject.bare)
+        found.setdefault((name, cell.budget), []).append(cell)
+    return list(found.values())
+
+
+def reason_of(error: Exception) -> str:
+    """Why something could not be measured, in one line."""
+    text = " ".join(str(error).split()) or "no message"
+    if is_out_of_memory(error):
+        return f"out of memory: {text[:300]}"
+    return f"{type(error).__name__}: {text[:600]}"

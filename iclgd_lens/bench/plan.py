@@ -70,7 +70,8 @@ class HypothesisSpec(_Strict):
     Attributes:
         hypothesis: Its registered name.
         settings: What it is built with.
-        vary: Values of settings to go through, each a subject of its own: {lr: [0.001, 0.01]}.
+        vary: Values of settings to go through beside these, each a subject of its own:
+            {lr: [0.001, 0.01]}.
     """
 
     hypothesis: str
@@ -83,11 +84,17 @@ class HypothesisSpec(_Strict):
         for name, values in vary.items():
             if not values:
                 raise ValueError(f"{name} has no values to go through")
+            twice = [value for value in values if values.count(value) > 1]
+            if twice:
+                raise ValueError(f"{name}: {twice[0]!r} is given twice")
         return vary
 
     def variants(self) -> Iterator[dict[str, Any]]:
-        """Yield the varied settings of each subject: one empty mapping where nothing varies."""
+        """Yield the varied settings of each subject: first none, then every combination."""
         names = sorted(self.vary)
+        yield {}
+        if not names:
+            return
         for values in product(*(self.vary[name] for name in names)):
             yield dict(zip(names, values, strict=True))
 

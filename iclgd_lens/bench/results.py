@@ -112,8 +112,20 @@ class Run:
             groups.setdefault((place["model"], place["task"]), []).append(cell)
         resamples = int(self.plan["resamples"])
         return {
-            where: Comparison(tuple(_parts(cells)), _provenance(cells), resamples)
+            where: Comparison(tuple(_parts(cells)), self._provenance_of(cells), resamples)
             for where, cells in groups.items()
+        }
+
+    def _provenance_of(self, cells: Sequence[CellData]) -> dict[str, Any]:
+        """What the comparison of one model and task says of itself."""
+        place, setting = cells[0].facts["place"], cells[0].facts["setting"]
+        name = place["model"]
+        own = (m["controls"] for m in self.plan["models"] if m["label"] == name)
+        return {
+            "model": {"name": name, "identity": setting["model"], "dtype": setting["dtype"]},
+            "episode": {"task": place["task"], "shots": setting["shots"]},
+            "versions": setting["versions"],
+            "controls": list(dict.fromkeys([*self.plan["controls"], *next(own, ())])),
         }
 
     def _together(self, make: Callable[[Comparison], pd.DataFrame]) -> pd.DataFrame:
@@ -250,15 +262,6 @@ def _parts(cells: Sequence[CellData]) -> list[Part]:
             )
         )
     return found
-
-
-def _provenance(cells: Sequence[CellData]) -> dict[str, Any]:
-    place, setting = cells[0].facts["place"], cells[0].facts["setting"]
-    return {
-        "model": {"name": place["model"], "identity": setting["model"], "dtype": setting["dtype"]},
-        "episode": {"task": place["task"], "shots": setting["shots"]},
-        "versions": setting["versions"],
-    }
 
 
 class _ReadOnly(Store):

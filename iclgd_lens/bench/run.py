@@ -119,6 +119,7 @@ def run_plan(
     work = resolved(plan)
     every = list_cells(work, tell=tell.stage)
     cells = shard(every, *shard_of) if shard_of else every
+    store.read_run()  # a damaged one is set aside, with a note, before it is written anew
     _settle(store, plan, every)
     found = states(store, cells, lambda n: tell.stage(f"checking finished cells: {n}"))
     todo = [

@@ -21,16 +21,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from iclgd_lens.bench.cellfile import CellData, Measured, decode, encode
+from iclgd_lens.bench.cellfile import PLACE, CellData, Measured, decode, encode
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.errors import RunError
+from iclgd_lens.run_files import open_files
 
 if TYPE_CHECKING:
     from iclgd_lens.bench.cells import Cell
-from iclgd_lens.run_files import open_files
 
 RUN_FORMAT = "iclgd_lens.run/2"
-_OLDER = "iclgd_lens.run/"
+_FAMILY = "iclgd_lens.run/"
 State = Literal["done", "failed", "missing"]
 _KNOWN = {"run.json", "cells", "failed", "invocations", "quarantine", "readings", "report"}
 
@@ -60,7 +60,6 @@ class Store:
 
     def __post_init__(self) -> None:
         self.files = open_files(self.where)
-        self.files.clean("cells", "failed", "invocations", "readings", "quarantine")
 
     # -- cells ---------------------------------------------------------------------------------
 
@@ -76,8 +75,8 @@ class Store:
         return "missing" if self.failure(key) is None else "failed"
 
     def is_written(self, key: str) -> bool:
-        """Whether the cell has a file and no record of a failure; its content is not read."""
-        return self.files.exists(_cell(key)) and not self.files.exists(_failure(key))
+        """Whether the cell has a file, which is not read."""
+        return self.files.exists(_cell(key))
 
     def cell(self, key: str) -> CellData | None:
         """Return a measured cell, or None; a damaged file is moved aside."""
@@ -117,19 +116,19 @@ class Store:
 
     def readings(self, key: str) -> bytes | None:
         """What is kept of a setting's own readouts, or None."""
-        return self.files.read(f"readings/{key}.safetensors")
+        return self.files.read(_readings(key))
 
     def keep_readings(self, key: str, data: bytes) -> None:
         """Keep a setting's own readouts."""
-        self.files.write(f"readings/{key}.safetensors", data)
+        self.files.write(_readings(key), data)
+
+    def refuse_readings(self, key: str) -> None:
+        """Set damaged readouts aside."""
+        self.quarantine(_readings(key), "it is damaged, or of another version")
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """Return the record of a failed cell, or None; a damaged record is moved aside."""
-        found = self._read_json(_failure(key), {"key": key})
-        if found is not None and not isinstance(found.get("reason"), str):
-            self.quarantine(_failure(key), "it tells no reason")
-            return None
-        return found
+        return self._read_json(_failure(key), _tells_why(key))
 
     def strangers(self, cells: Iterable[Cell]) -> int:
         """How many cell files are of none of these cells: of another plan, or of other code."""
@@ -138,13 +137,13 @@ class Store:
     # -- the run -------------------------------------------------------------------------------
 
     def check_usable(self) -> None:
-        """Refuse a directory that holds something else.
+        """Refuse a directory that holds something else; remove what killed processes left in it.
 
         Raises:
             RunError: It is not empty and is no run directory, or an earlier version's.
         """
-        found = self.files.names()
         self.check_version()
+        found = self.files.names()
         strangers = {name for name in found if not name.startswith(".")} - _KNOWN
         is_run = "run.json" in found or self.files.names("cells")
         if strangers and not is_run:
@@ -152,22 +151,23 @@ class Store:
                 f"{self.files.where} holds other files ({min(strangers)}, ...) and is no run; give "
                 "an empty or new directory"
             )
+        self.files.clean("cells", "failed", "invocations", "readings", "quarantine")
 
     def check_version(self) -> None:
-        """Refuse a run of an earlier version; nothing of it is touched.
+        """Refuse a run of another version; nothing of it is touched.
 
         Raises:
-            RunError: An earlier version wrote it.
+            RunError: Another version wrote it.
         """
         data = self.files.read("run.json")
         try:
             facts: Any = json.loads(data) if data is not None else {}
         except (ValueError, RecursionError):
             return
-        known = str(facts.get("format")) if isinstance(facts, dict) else ""
-        if known.startswith(_OLDER) and known != RUN_FORMAT:
+        known = str(cast("dict[str, Any]", facts).get("format")) if isinstance(facts, dict) else ""
+        if known.startswith(_FAMILY) and known != RUN_FORMAT:
             raise RunError(
-                f"{self.files.where} was written by an earlier version of iclgd_lens (format "
+                f"{self.files.where} was written by {_age(known)} version of iclgd_lens (format "
                 f"{known}; this version writes {RUN_FORMAT}). Give a new directory; nothing of the "
                 "old one was touched."
             )
@@ -178,7 +178,7 @@ class Store:
 
     def read_run(self) -> dict[str, Any] | None:
         """Return run.json's facts, or None where there is none; a damaged one is moved aside."""
-        return self._read_json("run.json", {"format": RUN_FORMAT})
+        return self._read_json("run.json", _is_run)
 
     def write_invocation(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write what one command did so far."""
@@ -187,7 +187,7 @@ class Store:
     def invocations(self) -> list[dict[str, Any]]:
         """What each command did, oldest first."""
         names = sorted(self.files.names("invocations"))
-        found = [self._read_json(f"invocations/{name}", {}) for name in names]
+        found = [self._read_json(f"invocations/{name}", _is_invocation) for name in names]
         return [facts for facts in found if facts is not None]
 
     def quarantine(self, name: str, reason: str) -> None:
@@ -204,7 +204,10 @@ class Store:
         facts = dict(facts) | {"sha256": _digest(facts)}
         self.files.write(name, (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
 
-    def _read_json(self, name: str, expected: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _read_json(
+        self, name: str, fits: Callable[[dict[str, Any]], bool]
+    ) -> dict[str, Any] | None:
+        """Facts that fit, or None; a damaged or foreign file is moved aside."""
         data = self.files.read(name)
         if data is None:
             return None
@@ -215,9 +218,8 @@ class Store:
             known = cast("dict[str, Any]", facts)
             if known.pop("sha256", None) != _digest(known):
                 raise RunError("its checksum does not match its content")
-            for key, value in expected.items():
-                if known.get(key) != value:
-                    raise RunError(f"its {key} is {known.get(key)!r}, not {value!r}")
+            if not fits(known):
+                raise RunError("it holds something else")
         except (ValueError, RecursionError) as error:
             self.quarantine(name, str(error))
             return None
@@ -250,8 +252,47 @@ def run_facts(
     }
 
 
+# -- what well-sealed facts must look like ---------------------------------------------------------
+
+
+def _is_run(facts: dict[str, Any]) -> bool:
+    plan, cells = facts.get("plan"), facts.get("cells")
+    if facts.get("format") != RUN_FORMAT or not isinstance(plan, dict):
+        return False
+    if not {"name", "hypotheses", "controls", "resamples", "protocol", "models"} <= plan.keys():
+        return False
+    if not all(isinstance(facts.get(name), dict) for name in ("environment", "timings")):
+        return False
+    wanted = {"key", "subject", *PLACE}
+    each = cast("list[Any]", cells) if isinstance(cells, list) else [None]
+    return all(isinstance(cell, dict) and wanted <= cell.keys() for cell in each)
+
+
+def _is_invocation(facts: dict[str, Any]) -> bool:
+    cells: Any = facts.get("cells")
+    return (
+        isinstance(facts.get("started"), str)
+        and isinstance(cells, dict)
+        and all(isinstance(each, (int, float)) for each in cast("dict[str, Any]", cells).values())
+    )
+
+
+def _tells_why(key: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda facts: facts.get("key") == key and isinstance(facts.get("reason"), str)
+
+
+def _age(found: str) -> str:
+    """How another version's format relates to this one's."""
+    number, own = (each.rpartition("/")[2] for each in (found, RUN_FORMAT))
+    return "a later" if number.isdigit() and int(number) > int(own) else "an earlier"
+
+
 def _cell(key: str) -> str:
     return f"cells/{key}.parquet"
+
+
+def _readings(key: str) -> str:
+    return f"readings/{key}.safetensors"
 
 
 def _failure(key: str) -> str:

@@ -13,11 +13,10 @@ from typing import Literal
 import torch
 
 from iclgd_lens.bench.cells import Cell, Setting
-from iclgd_lens.bench.measure import Session
+from iclgd_lens.bench.measure import Session, reason_of
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.store import Store
 from iclgd_lens.errors import PlanError
-from iclgd_lens.rules import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Workbench:
         start = time.perf_counter()
         left: dict[str, Cell] = {}
         for cell in cells:
-            if not fresh and self.store.is_written(cell.key):
+            if not fresh and self.store.state(cell.key) == "done":
                 yield cell, CellOutcome(cell.key, "found", 0.0)
             else:
                 left[cell.key] = cell
@@ -73,12 +72,16 @@ class Workbench:
             session = self._session_of(setting)
             for cell, measured in session.measure(setting, list(left.values()), tell):
                 del left[cell.key]
-                reason = self.store.save(cell, measured)
+                if isinstance(measured, str):
+                    reason = measured
+                    self.store.fail(cell, reason)
+                else:
+                    reason = self.store.save(cell, measured)
                 seconds, start = time.perf_counter() - start, time.perf_counter()
                 yield cell, CellOutcome(cell.key, "failed" if reason else "done", seconds, reason)
-            problem = "it was not measured: its rule or control gave nothing"
+            problem = "it was not measured"
         except Exception as error:  # of the model, the rows, the machine
-            problem = _reason(error)
+            problem = reason_of(error)
         for cell in left.values():
             self.store.fail(cell, problem)
             yield cell, CellOutcome(cell.key, "failed", time.perf_counter() - start, problem)
@@ -119,10 +122,3 @@ def import_modules(names: Iterable[str]) -> None:
             raise PlanError(
                 f"the module {name!r} cannot be imported ({type(error).__name__}: {error})"
             ) from error
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or "no message"
-    if is_out_of_memory(error):
-        return f"out of memory: {text[:300]}"
-    return f"{type(error).__name__}: {text[:600]}"

@@ -150,7 +150,7 @@ def _describe(plan: Any, where: str, share: tuple[int, int] | None) -> None:
     print(str(found))
     if share is not None:
         index, count = share
-        print(f"Share {index} of {count}: {len(range(index - 1, found.cells, count))} cells")
+        print(f"Share {index} of {count}: about {round(found.cells / count)} cells")
 
 
 def _conclude(outcome: Any) -> None:

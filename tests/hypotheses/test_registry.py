@@ -23,7 +23,7 @@ from iclgd_lens.errors import HypothesisError
 from iclgd_lens.hypotheses import registry
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.oracle import oracle
-from iclgd_lens.hypotheses.random import matched_random, random
+from iclgd_lens.hypotheses.random import random
 from iclgd_lens.hypotheses.zero import zero
 from iclgd_lens.intervention import Injection, Intervention
 from tests import checks
