@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.bench.run import run_plan
+from iclgd_lens.hypotheses.registry import HYPOTHESES
 from tests import families
 
 COLUMNS = {"sst2": "sentence", "mr": "text", "subj": "text"}
@@ -43,7 +45,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fields(model_folder: Path, data_folder: Path) -> dict[str, Any]:
-    """A plan of eight cells, four a task, as its file would hold it."""
+    """A plan of two tasks and four draws each, as its file would hold it."""
     return {
         "name": "tiny",
         "models": [str(model_folder)],
@@ -57,14 +59,16 @@ def fields(model_folder: Path, data_folder: Path) -> dict[str, Any]:
         "hypotheses": ["gd", "lcgd"],
         "controls": ["random", "untrained", "oracle"],
         "lr": 0.05,
+        "twins": 2,
+        "twin_queries": 3,
         "tok2attn_queries": 2,
-        "resamples": 100,
+        "resamples": 50,
     }
 
 
 @pytest.fixture(scope="session")
 def small(fields: dict[str, Any]) -> Plan:
-    """A plan of two quick cells."""
+    """A plan of two settings of four cells: ZS, ICL, ICL with wrong labels, gd."""
     return parse_plan(
         fields
         | {"tasks": ["sst2"], "permutations": [0], "controls": [], "hypotheses": ["gd"]}
@@ -74,7 +78,7 @@ def small(fields: dict[str, Any]) -> Plan:
 
 @pytest.fixture(scope="session")
 def plan(fields: dict[str, Any]) -> Plan:
-    """Four cells: two draws of demonstrations in two orders."""
+    """Two draws of demonstrations in two orders, and two untrained networks."""
     return parse_plan(fields | {"tasks": ["sst2"]})
 
 
@@ -90,3 +94,12 @@ def finished(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cells_of(folder: Path) -> dict[str, bytes]:
     """Content of every finished cell, by file name."""
     return {path.name: path.read_bytes() for path in sorted((folder / "cells").glob("*.parquet"))}
+
+
+@pytest.fixture
+def plugins() -> Iterator[None]:
+    """Whatever hypotheses a test registers are forgotten afterwards."""
+    before = HYPOTHESES.known()
+    yield
+    HYPOTHESES._entries.clear()
+    HYPOTHESES._entries.update(before)
