@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from iclgd_lens.errors import RunError
 from iclgd_lens.scores import FACTS
@@ -63,7 +63,7 @@ class Measured:
     """
 
     values: Mapping[str, NDArray[np.float32]]
-    gold: ArrayLike
+    gold: NDArray[np.int64]
     failure: str | None = None
     described: Mapping[str, Any] = field(default_factory=dict[str, Any])
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from iclgd_lens.bench.cells import OWN, Cell, Setting
 from iclgd_lens.bench.kept import decode_readings, encode_readings
 from iclgd_lens.bench.plan import MATCHED, HypothesisSpec, ModelSpec, Plan
@@ -149,6 +151,7 @@ class Session:
 
         What is `lost` is no measurement: another machine may have the memory.
         """
+        gold = np.asarray(job.episode.gold, np.int64)
         values, failures = dict(job.values), dict(job.failures)
         job.values.clear()
         job.failures.clear()
@@ -163,7 +166,7 @@ class Session:
                 failure = failure or failures.get(bare) or problem
             arrays = {name: value.numpy() for name, value in found.items()}
             facts = job.described.get(bare, {})
-            yield cell, Measured(arrays, job.episode.gold, failure, facts)
+            yield cell, Measured(arrays, gold, failure, facts)
 
     # -- reading ---------------------------------------------------------------------------------
 

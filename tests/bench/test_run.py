@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -18,12 +18,12 @@ import pytest
 import torch
 import yaml
 
+from iclgd_lens import nulls
 from iclgd_lens.bench import measure
-from iclgd_lens.bench.cells import list_cells
-from iclgd_lens.bench.frames import load_run
-from iclgd_lens.bench.measure import Session
+from iclgd_lens.bench.cells import list_cells, settings_of
 from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.bench.progress import Lines, Live, duration
+from iclgd_lens.bench.results import load_run
 from iclgd_lens.bench.run import Outcome, run_plan
 from iclgd_lens.bench.store import Store
 from iclgd_lens.bench.work import Workbench
@@ -31,14 +31,18 @@ from iclgd_lens.comparing import compare
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import DivergedError, PlanError, RunError
 from iclgd_lens.host.loading import load_model
-from iclgd_lens.hypotheses.registry import _REGISTERED, hypothesis
+from iclgd_lens.hypotheses.registry import get_hypothesis, hypothesis
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.job import Job
 from iclgd_lens.protocol import REFERENCE
+from iclgd_lens.readout import Reader
 from iclgd_lens.tasks import draw_demonstrations, get_task, load_rows
 from iclgd_lens.writing import load_episode
 from tests.bench.conftest import cells_of
 
 ROOT = Path(__file__).resolve().parents[2]
+CELLS = 42
+"""Of the plan of four draws: eight each, and five on each of two networks."""
 RUN = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -47,15 +51,6 @@ from iclgd_lens.bench.run import run_plan
 outcome = run_plan(load_plan(sys.argv[2]), sys.argv[3])
 print(outcome.found, outcome.done)
 """
-
-
-@pytest.fixture
-def plugins() -> Iterator[None]:
-    """Whatever a test registers is forgotten afterwards."""
-    before = dict(_REGISTERED)
-    yield
-    _REGISTERED.clear()
-    _REGISTERED.update(before)
 
 
 def start(plan: Plan, folder: Path) -> subprocess.Popen[str]:
@@ -73,30 +68,49 @@ def test_a_killed_run_goes_on_to_the_same_bytes(plan: Plan, finished: Path, tmp_
     folder = tmp_path / "run"
     process = start(plan, folder)
     deadline = time.monotonic() + 120
-    while not cells_of(folder) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    # Beyond the settings, so that a rule's cells are cut apart.
+    while len(cells_of(folder)) < 5 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
     held = len(cells_of(folder))
-    assert 1 <= held < 4
+    assert 5 <= held < CELLS
 
     outcome = run_plan(plan, folder)
-    assert (outcome.found, outcome.done, outcome.quarantined) == (held, 4 - held, ())
+    assert (outcome.found, outcome.done, outcome.quarantined) == (held, CELLS - held, ())
     assert cells_of(folder) == cells_of(finished)
-    assert load_run(folder).summary().equals(load_run(finished).summary())
+    assert load_run(folder).frame().equals(load_run(finished).frame())
 
 
-def test_two_processes_on_one_directory(plan: Plan, finished: Path, tmp_path: Path) -> None:
+def test_cells_are_equal_whatever_is_measured_beside_them(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    plan = parse_plan(
+        fields
+        | {"tasks": ["sst2"], "seeds": [0], "permutations": [0], "queries": 3}
+        | {"controls": ["random", "shuffled", "other_task", "oracle"]}
+    )
+    run_plan(plan, tmp_path / "whole")
+    whole = cells_of(tmp_path / "whole")
+    cells, store = list_cells(plan), Store(tmp_path / "apart")
+    for cell in reversed(cells):  # each alone, its rule's controls before the rule
+        ((_, outcome),) = Workbench(plan, store).do([cell])
+        assert outcome.state == "done"
+    assert cells_of(tmp_path / "apart") == whole
+
+
+def test_two_processes_on_one_directory(small: Plan, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = start(plan, folder)
+    process = start(small, folder)
     while not (folder / "run.json").exists() and process.poll() is None:
         time.sleep(0.02)
-    outcome = run_plan(plan, folder)
+    outcome = run_plan(small, folder)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert outcome.found + outcome.done == sum(map(int, output.split())) == 4
-    assert cells_of(folder) == cells_of(finished)
+    assert outcome.found + outcome.done == sum(map(int, output.split())) == 8
+    run_plan(small, tmp_path / "whole")
+    assert cells_of(folder) == cells_of(tmp_path / "whole")
     assert not (folder / "quarantine").exists()
     assert load_run(folder).facts["timings"]["commands"] == 2
 
@@ -104,103 +118,240 @@ def test_two_processes_on_one_directory(plan: Plan, finished: Path, tmp_path: Pa
 def test_shards_together_are_the_whole_run(small: Plan, tmp_path: Path) -> None:
     plan = small.model_copy(update={"seeds": (0, 1, 2)})
     folder = tmp_path / "run"
-    parts = [run_plan(plan, folder, shard_of=(index, 2)) for index in (1, 2)]
-    assert [(part.cells, part.done) for part in parts] == [(2, 2), (1, 1)]
-    assert run_plan(plan, folder).found == 3
+    first = run_plan(plan, folder, shard_of=(1, 2))
+    assert (first.cells, first.done) == (8, 8)
+    run = load_run(folder)  # half-finished, it can be looked at
+    assert run.provenance["cells"] == {"planned": 12, "finished": 8, "failed": 0, "missing": 4}
+    assert len(run.missing) == 4
+    assert {place["seed"] for place in run.missing}.isdisjoint(
+        cell.facts["place"]["seed"] for cell in run.cells
+    )
+    assert set(run.frame()["hypothesis"]) == {"ZS", "ICL", "ICL_shuffled", "gd"}
+    second = run_plan(plan, folder, shard_of=(2, 2))
+    assert (second.cells, second.done) == (4, 4)
+    assert run_plan(plan, folder).found == 12
     run_plan(plan, tmp_path / "whole")
     assert cells_of(folder) == cells_of(tmp_path / "whole")
 
 
-def test_a_half_finished_run_can_be_looked_at(small: Plan, tmp_path: Path) -> None:
-    run_plan(small, tmp_path / "run", shard_of=(1, 2))
-    run = load_run(tmp_path / "run")
-    assert run.provenance["cells"] == {"planned": 2, "finished": 1, "failed": 0, "missing": 1}
-    assert len(run.missing) == 1
-    assert set(run.frame()["seed"]) == {run.cells[0].facts["place"]["seed"]}
+def test_fresh_measures_again(done: Path, small: Plan, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(done, tmp_path / "run"))
+    outcome = run_plan(small, folder, fresh=True)
+    assert (outcome.done, outcome.found) == (8, 0)
+    assert cells_of(folder) == cells_of(done)
 
 
-def test_fresh_measures_again(small: Plan, tmp_path: Path) -> None:
-    run_plan(small, tmp_path / "run")
-    before = cells_of(tmp_path / "run")
-    outcome = run_plan(small, tmp_path / "run", fresh=True)
-    assert (outcome.done, outcome.found) == (2, 0)
-    assert cells_of(tmp_path / "run") == before
+# -- what is added -------------------------------------------------------------------------------
 
 
-def test_a_larger_plan_keeps_what_is_finished(small: Plan, tmp_path: Path) -> None:
-    run_plan(small, tmp_path / "run")
-    larger = small.model_copy(update={"seeds": (0, 1, 2)})
-    outcome = run_plan(larger, tmp_path / "run")
-    assert (outcome.found, outcome.done) == (2, 1)
-    assert len(load_run(tmp_path / "run").cells) == 3
-    lines = StringIO()
-    run_plan(small, tmp_path / "run", progress=Lines(lines))
-    assert "1 more files in cells/ are of another plan" in lines.getvalue()
-    run = load_run(tmp_path / "run")
-    assert len(run.cells) == 2
-    assert repr(run).endswith("run: 2 of 2 cells of 'tiny'>")
+@pytest.fixture(scope="module")
+def done(small: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "run"
+    assert run_plan(small, folder).done == 8
+    return folder
 
 
-def test_a_cell_holds_what_compare_gives(
-    plan: Plan, finished: Path, model_folder: Path, data_folder: Path
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What readers were asked for, in order."""
+    asked: list[str] = []
+    for name in ("zs", "icl", "ftzs"):
+        real = getattr(Reader, name)
+
+        def spy(reader: Any, *args: Any, name: str = name, real: Any = real) -> Any:
+            asked.append(name)
+            return real(reader, *args)
+
+        monkeypatch.setattr(Reader, name, spy)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("change", "new"),
+    [
+        ({"hypotheses": ["gd", "lcgd"]}, {"lcgd"}),
+        ({"controls": ["random"]}, {"random[gd]"}),
+        ({"controls": ["shuffled"]}, {"gd@shuffled"}),
+        ({"controls": ["gaussian", "oracle"]}, {"gaussian", "oracle"}),
+        ({"hypotheses": {"gd": {"hypothesis": "gd", "vary": {"lr": [0.1]}}}}, {"gd(lr=0.1)"}),
+    ],
+    ids=["hypothesis", "random", "shuffled", "alone", "value"],
+)
+def test_what_is_added_is_measured_alone_and_nothing_is_read_again(
+    fields: dict[str, Any], small: Plan, done: Path, tmp_path: Path, read: list[str],
+    change: dict[str, Any], new: set[str],
+) -> None:  # fmt: skip
+    folder = Path(shutil.copytree(done, tmp_path / "run"))
+    base = {"tasks": ["sst2"], "permutations": [0], "controls": [], "hypotheses": ["gd"]}
+    larger = parse_plan(fields | base | {"queries": 4} | change)
+    before = cells_of(folder)
+    outcome = run_plan(larger, folder)
+    assert (outcome.found, outcome.done, outcome.failed) == (8, 2 * len(new), {})
+    assert read, "interventions are read"
+    assert set(read) <= {"ftzs"}
+    after = cells_of(folder)
+    assert {name: after[name] for name in before} == before
+    run = load_run(folder)
+    added = [c for c in run.cells if f"{c.facts['key']}.parquet" not in before]
+    assert {cell.facts["place"]["subject"] for cell in added} == new
+    run_plan(larger, tmp_path / "anew")
+    assert cells_of(tmp_path / "anew") == after, "as if all had been measured at once"
+
+
+def test_a_network_that_is_added_is_read_and_the_model_is_not(
+    fields: dict[str, Any], done: Path, tmp_path: Path, read: list[str]
 ) -> None:
-    model = load_model(model_folder)
-    episode = load_episode(
-        "sst2", model, shots=4, queries=6, seed=1, permutation=1, data=data_folder,
-        protocol="reference",
-    )  # fmt: skip
-    result = compare(
-        model,
-        episode,
-        ["gd", "lcgd"],
-        controls=["random", "untrained", "oracle"],
-        lr=0.05,
-        tok2attn_queries=2,
-        resamples=100,
+    folder = Path(shutil.copytree(done, tmp_path / "run"))
+    base = {"tasks": ["sst2"], "permutations": [0], "hypotheses": ["gd"], "queries": 4}
+    outcome = run_plan(parse_plan(fields | base | {"controls": ["permuted"]}), folder)
+    assert (outcome.found, outcome.done) == (8, 8)
+    # Two networks: ZS, ICL, ICL after wrong labels; gd from right and from wrong labels.
+    assert Counter(read) == {"zs": 2, "icl": 4, "ftzs": 4}
+
+
+def test_readouts_that_are_damaged_are_set_aside_and_read_again(
+    fields: dict[str, Any], done: Path, tmp_path: Path, read: list[str]
+) -> None:
+    folder = Path(shutil.copytree(done, tmp_path / "run"))
+    first, second = sorted((folder / "readings").iterdir())
+    first.write_bytes(first.read_bytes()[:-100])
+    data = bytearray(second.read_bytes())
+    data[-50] ^= 1
+    second.write_bytes(bytes(data))
+    base = {"tasks": ["sst2"], "permutations": [0], "controls": [], "queries": 4}
+    larger = parse_plan(fields | base)
+    outcome = run_plan(larger, folder)
+    assert {each.name for each in outcome.quarantined} == {
+        f"readings/{first.name}", f"readings/{second.name}",
+    }  # fmt: skip
+    assert Counter(read) == {"zs": 1, "icl": 4, "ftzs": 4}, "both settings ask the same queries"
+    assert outcome.done == 2
+    read.clear()
+    run_plan(larger, folder, fresh=True)
+    assert set(read) == {"ftzs"}
+
+
+def test_a_larger_plan_keeps_what_is_finished(small: Plan, done: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(done, tmp_path / "run"))
+    larger = small.model_copy(update={"seeds": (0, 1, 2)})
+    outcome = run_plan(larger, folder)
+    assert (outcome.found, outcome.done) == (8, 4)
+    assert len(load_run(folder).cells) == 12
+    lines = StringIO()
+    run_plan(small, folder, progress=Lines(lines))
+    assert "4 more files in cells/ are of another plan" in lines.getvalue()
+    run = load_run(folder)
+    assert len(run.cells) == 8
+    assert repr(run).endswith("run: 8 of 8 cells of 'tiny'>")
+
+
+# -- the numbers ---------------------------------------------------------------------------------
+
+
+def test_a_run_holds_what_compare_gives(
+    fields: dict[str, Any], model_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    controls = ["random", "shuffled", "untrained", "oracle", "gaussian", "constant_shift"]
+    plan = parse_plan(
+        fields
+        | {"tasks": ["sst2"], "permutations": [0], "controls": controls, "queries": 4}
+        | {"twin_queries": 4}
     )
-    run = load_run(finished)
-    frame = run.frame()
-    ours = frame[(frame.seed == 1) & (frame.permutation == 1)]
+    assert not run_plan(plan, tmp_path / "run").failed
+    model = load_model(model_folder)
+    draws = [
+        load_episode(
+            "sst2", model, shots=4, queries=4, seed=seed, data=data_folder, protocol="reference"
+        )
+        for seed in (0, 1)
+    ]
+    expected = compare(
+        model, draws, ["gd", "lcgd"], controls=controls, lr=0.05, twins=2, twin_queries=4,
+        budget="published", tok2attn_queries=2, resamples=50,
+    )  # fmt: skip
+    ours = load_run(tmp_path / "run")
+    (comparison,) = ours.comparisons.values()
+    assert comparison.hypotheses == expected.hypotheses
+    for label, scores in expected.values.items():
+        mine = comparison.values[label]
+        assert mine.keys() == scores.keys(), label
+        for score, value in scores.items():
+            same = torch.allclose(mine[score], value, rtol=1e-5, atol=1e-6, equal_nan=True)
+            assert same, (label, score)
+    assert torch.equal(comparison.gold, expected.gold)
+    frame, other = ours.frame().drop(columns=["model", "task"]), expected.frame()
+    assert list(frame) == list(other)
+    assert len(frame) == len(other)
     key = ["hypothesis", "score", "layer", "head"]
-    both = ours.merge(result.frame(), on=key, suffixes=("", "_other"))
-    assert len(both) == len(ours) == len(result.frame())
+    both = frame.merge(other, on=key, suffixes=("", "_other"))
+    assert len(both) == len(frame)
     for name in ("value", "ci_low", "ci_high", "n", "undefined"):
-        left = both[name].astype(float).to_numpy()
-        assert np.array_equal(left, both[f"{name}_other"].astype(float).to_numpy(), equal_nan=True)
-    queries = run.queries("SimAOU", "lcgd")
-    mine = queries[
-        (queries.seed == 1) & (queries.permutation == 1)
-        & (queries.layer == 2) & queries["head"].isna()
-    ]  # fmt: skip
-    expected = result.tensor("SimAOU", "lcgd")[:, 2].numpy()
-    assert np.array_equal(mine["value"].to_numpy(np.float32), expected)
-    assert mine["gold"].tolist() == list(episode.gold)
+        left, right = (both[n].astype(float).to_numpy() for n in (name, f"{name}_other"))
+        assert np.allclose(left, right, rtol=1e-4, atol=1e-5, equal_nan=True), name
+    said = [(v.hypothesis, v.score, v.control, v.verdict) for v in comparison.verdicts()]
+    assert said == [(v.hypothesis, v.score, v.control, v.verdict) for v in expected.verdicts()]
 
 
-def test_nothing_is_computed_twice(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[str] = []
-    read: list[int] = []
-    real_untrained, real_zs = measure.untrained, measure.Reader.zs
+def test_matched_budgets_are_chosen_once_and_recorded(
+    fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"hypothesis": "gd", "settings": {"lr": 0.2}}
+    plan = parse_plan(
+        fields
+        | {"tasks": ["sst2"], "permutations": [0], "seeds": [1], "controls": ["untrained"]}
+        | {"hypotheses": {"gd": None, "fixed": own}, "lr": "matched", "queries": 3, "twins": 1}
+    )
+    chosen: list[str] = []
+    real = measure.with_budget
 
-    def untrained(host: Any, keep: Any, seed: Any) -> Any:
-        built.append(keep)
-        return real_untrained(host, keep, seed)
+    def spy(rule: Any, *args: Any) -> Any:
+        chosen.append(rule.name)
+        return real(rule, *args)
 
-    def zs(reader: Any) -> Any:
-        read.append(1)
-        return real_zs(reader)
+    monkeypatch.setattr(measure, "with_budget", spy)
+    assert not run_plan(plan, tmp_path / "run").failed
+    # On the model, which the twin's first update shares, and on the twin itself.
+    assert Counter(chosen) == {"gd": 2, "fixed": 2}
+    run = load_run(tmp_path / "run")
+    described = {
+        (p["network"], p["budget"], p["subject"]): cell.facts["described"]
+        for cell in run.cells
+        if (p := cell.facts["place"])
+    }
+    same, twin, its_own = (
+        described[place]
+        for place in (("trained", "", "gd"), ("untrained", "", "gd"), ("untrained", "own", "gd"))
+    )
+    assert same["budget"] == twin["budget"]
+    assert same["budget"]["settings"]["lr"] == float(same["settings"]["lr"])
+    assert same["settings"] == twin["settings"]
+    assert its_own["budget"]["zs_loss"] != same["budget"]["zs_loss"], "another network's loss"
+    assert "budget" not in described["trained", "", "fixed"]
+    assert run.provenance["hypotheses"]["fixed"]["settings"] == {"lr": "0.2"}
+    labels = set(run.frame()["hypothesis"])
+    assert {"gd@untrained", "gd(budget=own)@untrained", "fixed@untrained"} <= labels
 
-    monkeypatch.setattr(measure, "untrained", untrained)
-    monkeypatch.setattr(measure.Reader, "zs", zs)
-    session = Session(plan, plan.models[0])
-    for cell in list_cells(plan)[:2]:
-        session.measure(cell)
-    assert built == ["embeddings"]
-    assert len(read) == 2, "once on the model, once on its untrained copy"
+
+def test_nothing_is_computed_twice(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
+) -> None:
+    made: list[int] = []
+    real = nulls.untrained_twin
+
+    def untrained_twin(host: Any, seed: int = 0) -> Any:
+        made.append(seed)
+        return real(host, seed)
+
+    monkeypatch.setattr(nulls, "untrained_twin", untrained_twin)
+    run_plan(plan.model_copy(update={"controls": ("untrained",)}), tmp_path / "run")
+    assert made == [0, 1]
+    # ZS once for the model's four draws and once for each network; ICL, right and wrong, for all.
+    # gd and lcgd from right and wrong labels in each.
+    assert Counter(read) == {"zs": 3, "icl": 12, "ftzs": 24}
 
 
 def test_zs_is_read_once_for_each_set_of_evaluation_rows(
-    small: Plan, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Plan, data_folder: Path, tmp_path: Path, read: list[str]
 ) -> None:
     # Seed 1 shows a prompt that is also a query, which its cells pass over: seeds 0 and 2 share
     # their evaluation rows, seed 1 has others.
@@ -212,24 +363,21 @@ def test_zs_is_read_once_for_each_set_of_evaluation_rows(
     lines = (rows / "validation.jsonl").read_text().splitlines()
     text = (rows / "train.jsonl").read_text().splitlines()[shown[0].index]
     (rows / "validation.jsonl").write_text("\n".join([text, *lines]) + "\n")
-    cells = list_cells(plan)
-    assert cells[0].reading == cells[2].reading != cells[1].reading
-    read: list[int] = []
-    real = measure.Reader.zs
-
-    def zs(reader: Any) -> Any:
-        read.append(1)
-        return real(reader)
-
-    monkeypatch.setattr(measure.Reader, "zs", zs)
-    assert run_plan(plan, tmp_path / "run").done == 3
-    assert len(read) == 2
+    first, second, third = settings_of(list_cells(plan))
+    assert first.reading == third.reading != second.reading
+    assert run_plan(plan, tmp_path / "run").done == 12
+    assert read.count("zs") == 2
 
 
 # -- failures ------------------------------------------------------------------------------------
 
 
-def test_a_hypothesis_that_raises_costs_its_own_scores_alone(
+def failing(fields: dict[str, Any], *hypotheses: str, **changes: Any) -> Plan:
+    base = {"tasks": ["sst2"], "permutations": [0], "seeds": [0], "queries": 3}
+    return parse_plan(fields | base | {"hypotheses": list(hypotheses)} | changes)
+
+
+def test_a_hypothesis_that_raises_costs_its_own_cells_alone(
     fields: dict[str, Any], plugins: None, tmp_path: Path
 ) -> None:
     broken = [True]
@@ -238,34 +386,67 @@ def test_a_hypothesis_that_raises_costs_its_own_scores_alone(
     def shaky(model: Any, episode: Any, *, lr: float = 0.1) -> Intervention:
         if broken[0]:
             raise IndexError("my bug")
-        return Intervention()
+        return get_hypothesis("gd").build(model, episode, lr=lr)
 
-    plan = parse_plan(
-        fields
-        | {"tasks": ["sst2"], "permutations": [0], "hypotheses": ["gd", "shaky"], "seeds": [0]}
-    )
+    plan = failing(fields, "gd", "shaky", twins=1)
     outcome = run_plan(plan, tmp_path / "run")
-    assert (outcome.exit_code, len(outcome.failed)) == (101, 1)
-    assert list(outcome.failed.values()) == [
-        "shaky, shaky@untrained: shaky raised IndexError: my bug"
-    ]
-    assert list(outcome.places.values()) == ["tiny · sst2 · seed 0.0"]
+    assert (outcome.exit_code, len(outcome.failed)) == (103, 3)
+    assert set(outcome.failed.values()) == {"shaky raised IndexError: my bug"}
+    assert set(outcome.places.values()) == {
+        "tiny, sst2, seed 0, order 0: shaky",
+        "tiny, sst2, seed 0, order 0: random[shaky]",
+        "tiny, sst2, seed 0, order 0, untrained 0: shaky",
+    }
     run = load_run(tmp_path / "run")
-    frame = run.frame().query("score == 'SimAOU' and layer.isna()").set_index("hypothesis")
+    frame = run.frame().query("score == 'SimAOU' and level == 'all'").set_index("hypothesis")
     assert np.isfinite(frame.loc["gd", "value"])
     assert np.isnan(frame.loc["shaky", "value"])
-    assert frame.loc["shaky", "undefined"] == 6
-    assert set(run.failures()["hypothesis"]) == {"shaky", "shaky@untrained"}
-    assert np.isnan(run.differences().set_index(["a", "b", "score"]).loc[
-        ("shaky", "gd", "SimAOU"), "p_value"
-    ])  # fmt: skip
-    assert "cannot be compared" in " ".join(run.differences()["verdict"])
+    assert frame.loc["shaky", "undefined"] == 3
+    assert set(run.failures()["subject"]) == {"shaky", "random[shaky]"}
+    assert len(run.cells) == outcome.cells, "what failed has its place in every table"
+    said = {(v.hypothesis, v.verdict) for c in run.comparisons.values() for v in c.verdicts()}
+    assert ("shaky", "yes") not in said
 
-    assert run_plan(plan, tmp_path / "run").done == 0, "a failure is not tried again unasked"
+    again = run_plan(plan, tmp_path / "run")
+    assert (again.done, len(again.failed)) == (0, 3), "a failure is not tried again unasked"
     broken[0] = False
     outcome = run_plan(plan, tmp_path / "run", retry_failed=True)
-    assert (outcome.done, outcome.failed) == (1, {})
-    assert load_run(tmp_path / "run").failures().query("hypothesis == 'shaky'").empty
+    assert (outcome.done, outcome.failed) == (3, {})
+    assert load_run(tmp_path / "run").failures().empty
+
+
+def test_a_failure_stays_one_when_its_record_is_lost(
+    fields: dict[str, Any], plugins: None, tmp_path: Path
+) -> None:
+    broken = [True]
+
+    @hypothesis("shaky")
+    def shaky(model: Any, episode: Any) -> Intervention:
+        if broken[0]:
+            raise DivergedError("shaky diverged")
+        return get_hypothesis("gd").build(model, episode, lr=0.1)
+
+    plan = failing(fields, "shaky", controls=[])
+    run_plan(plan, tmp_path / "run")
+    (record,) = (tmp_path / "run/failed").iterdir()
+    key, text = record.stem, record.read_text()
+
+    def check() -> None:
+        outcome = run_plan(plan, tmp_path / "run")
+        assert (outcome.failed, outcome.exit_code) == ({key: "shaky diverged"}, 101)
+        assert outcome.done == 0
+        failures = load_run(tmp_path / "run").failures()
+        assert failures["reason"].tolist() == ["shaky diverged"]
+
+    check()
+    record.unlink()
+    check()
+    for damage in ("", "{}", text[:-5], text.replace("diverged", "converged")):
+        record.write_text(damage)
+        check()
+    broken[0] = False
+    outcome = run_plan(plan, tmp_path / "run", retry_failed=True)
+    assert (outcome.done, outcome.failed, outcome.exit_code) == (1, {}, 0)
 
 
 @pytest.mark.parametrize("given", [None, 3])
@@ -276,13 +457,32 @@ def test_a_hypothesis_that_returns_nothing_usable(
     def useless(model: Any, episode: Any) -> Any:
         return given
 
-    plan = parse_plan(
-        fields
-        | {"tasks": ["sst2"], "permutations": [0], "seeds": [0], "hypotheses": ["useless"]}
-        | {"controls": []}
-    )
-    outcome = run_plan(plan, tmp_path / "run")
+    outcome = run_plan(failing(fields, "useless", controls=[]), tmp_path / "run")
     assert "not an Intervention" in next(iter(outcome.failed.values()))
+
+
+@pytest.mark.parametrize("lr", [0.05, "matched"])
+def test_what_fails_late_costs_nothing_else(
+    fields: dict[str, Any], plugins: None, tmp_path: Path, lr: Any
+) -> None:
+    class Late(Intervention):
+        def hooks(self, host: Any, batch: Any) -> Any:
+            def hook(activation: Any, hook: Any) -> Any:
+                raise KeyError("in the forward pass")
+
+            return [(host.sites["blocks.0.attn.W_V"].output_hook, hook)]
+
+    @hypothesis("late")
+    def late(model: Any, episode: Any, *, lr: float = 0.1) -> Intervention:
+        return Late()
+
+    plan = failing(fields, "late", "zero", controls=["oracle"], lr=lr)
+    outcome = run_plan(plan, tmp_path / "run")
+    assert set(outcome.places.values()) == {"tiny, sst2, seed 0, order 0: late"}
+    assert "in the forward pass" in next(iter(outcome.failed.values()))
+    frame = load_run(tmp_path / "run").frame().set_index(["hypothesis", "score", "level"])
+    assert np.isnan(frame.loc[("late", "SimAOU", "all"), "value"])
+    assert frame.loc[("oracle", "SimAOU", "all"), "value"] == pytest.approx(1)
 
 
 def test_divergence_is_a_failure_that_costs_nothing_else(
@@ -292,23 +492,20 @@ def test_divergence_is_a_failure_that_costs_nothing_else(
     def wild(model: Any, episode: Any) -> Intervention:
         raise DivergedError("wild diverged: the loss of step 2 is not finite")
 
-    plan = parse_plan(
-        fields
-        | {"tasks": ["sst2"], "permutations": [0], "hypotheses": ["wild"]}
-        | {"controls": ["random", "oracle"]}
-    )
     lines = StringIO()
+    plan = failing(fields, "wild", controls=["oracle"], seeds=[0, 1])
     outcome = run_plan(plan, tmp_path / "run", progress=Lines(lines))
-    assert (outcome.done, outcome.exit_code) == (0, 102)
-    assert "failed: tiny · sst2 · seed 0.0: wild: wild diverged: the loss" in lines.getvalue()
+    assert (outcome.done, outcome.exit_code) == (8, 102)
+    line = "failed: tiny, sst2, seed 0, order 0: wild: wild diverged: the loss"
+    assert line in lines.getvalue()
     run = load_run(tmp_path / "run")
     failures = run.failures()
-    assert failures["hypothesis"].tolist() == ["wild", "wild"]
+    assert failures["subject"].tolist() == ["wild", "wild"]
     assert failures["reason"].str.contains("step 2 is not finite").all()
-    summary = run.summary().query("score == 'SimAOU' and layer.isna()").set_index("hypothesis")
-    assert np.isnan(summary.loc["wild", "value"])
-    assert summary.loc["wild", "n"] == 0
-    assert summary.loc["oracle", "value"] == pytest.approx(1)
+    frame = run.frame().query("score == 'SimAOU' and level == 'all'").set_index("hypothesis")
+    assert np.isnan(frame.loc["wild", "value"])
+    assert frame.loc["wild", "n"] == 0
+    assert frame.loc["oracle", "value"] == pytest.approx(1)
 
 
 def test_non_finite_weights_are_named_not_averaged(
@@ -319,39 +516,33 @@ def test_non_finite_weights_are_named_not_averaged(
         site = model.site("blocks.1.attn.W_V")
         return ParameterDelta({site.weight: torch.full(site.shape, torch.nan)})
 
-    plan = parse_plan(
-        fields
-        | {"tasks": ["sst2"], "permutations": [0], "seeds": [0], "hypotheses": ["nan"]}
-        | {"controls": []}
-    )
-    run_plan(plan, tmp_path / "run")
+    run_plan(failing(fields, "nan", controls=[]), tmp_path / "run")
     run = load_run(tmp_path / "run")
     assert "not finite" in run.failures()["reason"][0]
-    value = run.frame().query("score == 'SimAOU' and layer == 2 and head.isna()")
+    frame = run.frame()
+    value = frame.query("score == 'SimAOU' and layer == 2 and level == 'layer'")
     assert value["n"].tolist() == [0]
-    assert value["undefined"].tolist() == [6]
-    assert run.frame().query("score == 'accuracy' and hypothesis == 'nan'")["n"].tolist() == [0]
+    assert value["undefined"].tolist() == [3]
+    assert frame.query("score == 'accuracy' and hypothesis == 'nan'")["n"].tolist() == [0]
 
 
-def test_a_cell_that_cannot_be_measured_is_recorded_and_the_rest_goes_on(
+def test_a_setting_that_cannot_be_measured_is_recorded_and_the_rest_goes_on(
     fields: dict[str, Any], tmp_path: Path
 ) -> None:
     # subj's label words are not in the tokenizer; cb has no rows.
-    plan = parse_plan(
-        fields
-        | {"tasks": ["cb", "subj", "sst2"], "permutations": [0], "hypotheses": ["gd"]}
-        | {"controls": [], "seeds": [0]}
-    )
+    plan = failing(fields, "gd", controls=[], tasks=["cb", "subj", "sst2"])
     outcome = run_plan(plan, tmp_path / "run")
-    assert (outcome.done, outcome.exit_code) == (1, 102)
-    failures = load_run(tmp_path / "run").failures().set_index("task")
-    assert failures["hypothesis"].isna().all()
-    assert "no rows of task 'cb'" in failures.loc["cb", "reason"]
-    assert "same tokens" in failures.loc["subj", "reason"]
+    assert (outcome.done, outcome.exit_code) == (4, 108)
+    failures = load_run(tmp_path / "run").failures().set_index(["task", "subject"])
+    assert set(failures.index) == {
+        (task, name) for task in ("cb", "subj") for name in ("ZS", "ICL", "ICL_shuffled", "gd")
+    }
+    assert "no rows of task 'cb'" in failures.loc[("cb", "gd"), "reason"]
+    assert "same tokens" in failures.loc[("subj", "gd"), "reason"]
     again = run_plan(plan, tmp_path / "run")
-    assert (again.done, again.found, again.exit_code) == (0, 1, 102)
+    assert (again.done, again.found, again.exit_code) == (0, 4, 108)
     retried = run_plan(plan, tmp_path / "run", retry_failed=True)
-    assert (retried.done, retried.found, retried.exit_code) == (0, 1, 102)
+    assert (retried.done, retried.found, retried.exit_code) == (0, 4, 108)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -360,43 +551,42 @@ def test_rows_that_change_during_a_run_are_not_measured_under_the_key_of_the_for
 ) -> None:
     rows = shutil.copytree(data_folder, tmp_path / "rows")
     plan = small.model_copy(update={"data": str(rows)})
-    (cell, *_) = list_cells(plan)
+    cells = list_cells(plan)[:4]
     path = rows / "sst2" / f"{split}.jsonl"
     path.write_text(path.read_text().replace('"w', '"w1 w'), encoding="utf-8")
-    outcome = Workbench(plan, Store(tmp_path / "run")).do(cell)
-    assert (outcome.state, "the rows changed" in outcome.reason) == ("failed", True)
+    outcomes = [outcome for _, outcome in Workbench(plan, Store(tmp_path / "run")).do(cells)]
+    assert {outcome.state for outcome in outcomes} == {"failed"}
+    assert all("the rows changed" in outcome.reason for outcome in outcomes)
+    assert cells_of(tmp_path / "run") == {}
 
 
-def test_out_of_memory_fails_the_cell_and_can_be_retried(
+def test_out_of_memory_leaves_no_numbers_and_can_be_retried(
     small: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate 80 GB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(measure, "compare", full)
+        patch.setattr(Job, "run", full)
         outcome = run_plan(small, tmp_path / "run")
+    assert (outcome.done, len(outcome.failed)) == (6, 2), "what needs less memory is measured"
     assert set(outcome.failed.values()) == {"out of memory: tried to allocate 80 GB"}
+    assert len(cells_of(tmp_path / "run")) == 6
     assert run_plan(small, tmp_path / "run", retry_failed=True).done == 2
 
 
 def test_a_keyboard_interrupt_stops_the_run_and_loses_nothing(
     small: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = measure.compare, [0]
-
     def interrupted(*args: Any, **settings: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == 2:
-            raise KeyboardInterrupt
-        return real(*args, **settings)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(measure, "compare", interrupted)
+        patch.setattr(Job, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_plan(small, tmp_path / "run")
     outcome = run_plan(small, tmp_path / "run")
-    assert (outcome.found, outcome.done) == (1, 1)
+    assert (outcome.found, outcome.done) == (3, 5)
 
 
 def test_a_plan_that_cannot_run_leaves_nothing_behind(small: Plan, tmp_path: Path) -> None:
@@ -410,7 +600,7 @@ def test_a_plan_that_cannot_run_leaves_nothing_behind(small: Plan, tmp_path: Pat
         run_plan(small, tmp_path / "run", imports=["no_such_module"])
 
 
-def test_exit_codes_stay_clear_of_the_shells(small: Plan) -> None:
+def test_exit_codes_stay_clear_of_the_shells() -> None:
     def code(failed: int) -> int:
         reasons = {str(index): "why" for index in range(failed)}
         return Outcome("run", 99, 0, 0, reasons, {}, (), 1.0).exit_code
@@ -425,7 +615,7 @@ def test_progress_in_plain_lines(small: Plan, tmp_path: Path) -> None:
     lines = StringIO()
     run_plan(small, tmp_path / "run", progress=Lines(lines))
     text = lines.getvalue()
-    assert "2/2 cells" in text
+    assert "8/8 cells" in text
     assert "left" in text
     assert "\x1b" not in text
 
@@ -437,8 +627,8 @@ def test_progress_on_a_terminal(small: Plan, tmp_path: Path) -> None:
             list_cells(small)[0],
             replace(_failed(), reason="[bold]no markup"),
         )
-    assert (live.done, live.failed) == (2, 1)
-    assert outcome.done == 2
+    assert (live.done, live.failed) == (8, 1)
+    assert outcome.done == 8
 
 
 def _failed() -> Any:
