@@ -79,7 +79,8 @@ def small(fields: dict[str, Any]) -> Plan:
 @pytest.fixture(scope="session")
 def plan(fields: dict[str, Any]) -> Plan:
     """Two draws of demonstrations in two orders, and two untrained networks."""
-    return parse_plan(fields | {"tasks": ["sst2"]})
+    fewer = {"hypotheses": ["gd"], "controls": ["random", "untrained"], "queries": 4}
+    return parse_plan(fields | {"tasks": ["sst2"]} | fewer)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from iclgd_lens import nulls
+from iclgd_lens import budget, nulls
 from iclgd_lens.bench import measure
 from iclgd_lens.bench.cells import list_cells, settings_of
 from iclgd_lens.bench.plan import Plan, parse_plan
@@ -27,6 +28,7 @@ from iclgd_lens.bench.results import load_run
 from iclgd_lens.bench.run import Outcome, run_plan
 from iclgd_lens.bench.store import Store
 from iclgd_lens.bench.work import Workbench
+from iclgd_lens.budget import choose_budget
 from iclgd_lens.comparing import compare
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import DivergedError, PlanError, RunError
@@ -41,8 +43,8 @@ from iclgd_lens.writing import load_episode
 from tests.bench.conftest import cells_of
 
 ROOT = Path(__file__).resolve().parents[2]
-CELLS = 42
-"""Of the plan of four draws: eight each, and five on each of two networks."""
+CELLS = 28
+"""Of the plan of four draws: five each, and four on each of two networks."""
 RUN = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -89,7 +91,7 @@ def test_cells_are_equal_whatever_is_measured_beside_them(
     plan = parse_plan(
         fields
         | {"tasks": ["sst2"], "seeds": [0], "permutations": [0], "queries": 3}
-        | {"controls": ["random", "shuffled", "other_task", "oracle"]}
+        | {"controls": ["random", "shuffled", "gaussian", "oracle"], "hypotheses": ["gd"]}
     )
     run_plan(plan, tmp_path / "whole")
     whole = cells_of(tmp_path / "whole")
@@ -254,19 +256,19 @@ def test_a_run_holds_what_compare_gives(
     controls = ["random", "shuffled", "untrained", "oracle", "gaussian", "constant_shift"]
     plan = parse_plan(
         fields
-        | {"tasks": ["sst2"], "permutations": [0], "controls": controls, "queries": 4}
-        | {"twin_queries": 4}
+        | {"tasks": ["sst2"], "permutations": [0], "controls": controls, "queries": 3}
+        | {"hypotheses": ["gd"]}
     )
     assert not run_plan(plan, tmp_path / "run").failed
     model = load_model(model_folder)
     draws = [
         load_episode(
-            "sst2", model, shots=4, queries=4, seed=seed, data=data_folder, protocol="reference"
+            "sst2", model, shots=4, queries=3, seed=seed, data=data_folder, protocol="reference"
         )
         for seed in (0, 1)
     ]
     expected = compare(
-        model, draws, ["gd", "lcgd"], controls=controls, lr=0.05, twins=2, twin_queries=4,
+        model, draws, ["gd"], controls=controls, lr=0.05, twins=2, twin_queries=3,
         budget="published", tok2attn_queries=2, resamples=50,
     )  # fmt: skip
     ours = load_run(tmp_path / "run")
@@ -309,9 +311,11 @@ def test_matched_budgets_are_chosen_once_and_recorded(
         return real(rule, *args)
 
     monkeypatch.setattr(measure, "with_budget", spy)
+    few = partial(choose_budget, grid=(0.01, 0.1), epochs=(1,), losses=("label",))
+    monkeypatch.setattr(budget, "choose_budget", few)
     assert not run_plan(plan, tmp_path / "run").failed
     # On the model, which the twin's first update shares, and on the twin itself.
-    assert Counter(chosen) == {"gd": 2, "fixed": 2}
+    assert Counter(chosen) == {"gd": 2, "fixed": 1}
     run = load_run(tmp_path / "run")
     described = {
         (p["network"], p["budget"], p["subject"]): cell.facts["described"]
@@ -346,8 +350,8 @@ def test_nothing_is_computed_twice(
     run_plan(plan.model_copy(update={"controls": ("untrained",)}), tmp_path / "run")
     assert made == [0, 1]
     # ZS once for the model's four draws and once for each network; ICL, right and wrong, for all.
-    # gd and lcgd from right and wrong labels in each.
-    assert Counter(read) == {"zs": 3, "icl": 12, "ftzs": 24}
+    # gd from right and wrong labels in each.
+    assert Counter(read) == {"zs": 3, "icl": 12, "ftzs": 12}
 
 
 def test_zs_is_read_once_for_each_set_of_evaluation_rows(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from iclgd_lens.bench.cellfile import Measured
 from iclgd_lens.bench.cells import list_cells
-from iclgd_lens.bench.frames import load_run
 from iclgd_lens.bench.plan import Plan
+from iclgd_lens.bench.results import load_run, measured_seconds
 from iclgd_lens.bench.run import run_plan
-from iclgd_lens.bench.store import Store
+from iclgd_lens.bench.store import RUN_FORMAT, Store
 from iclgd_lens.errors import RunError
+from iclgd_lens.files import partial_name
 from iclgd_lens.run_files import open_files
 from tests.bench.conftest import cells_of
 
@@ -28,7 +33,7 @@ Damage = Callable[[Path], None]
 @pytest.fixture(scope="module")
 def done(small: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store") / "run"
-    assert run_plan(small, folder).done == 2
+    assert run_plan(small, folder).done == 8
     return folder
 
 
@@ -86,12 +91,12 @@ def test_a_damaged_cell_is_set_aside_and_measured_again(
     damaged = victim.read_bytes()
 
     seen = load_run(run)
-    assert len(seen.cells) == 1
+    assert len(seen.cells) == 7
     assert "damaged file" in seen.failures()["reason"][0]
     assert victim.read_bytes() == damaged, "reading a run changes nothing"
 
     outcome = run_plan(small, run)
-    assert (outcome.done, outcome.found, len(outcome.quarantined)) == (1, 1, 1)
+    assert (outcome.done, outcome.found, len(outcome.quarantined)) == (1, 7, 1)
     assert outcome.quarantined[0].name == f"cells/{victim.name}"
     assert (run / outcome.quarantined[0].moved_to).read_bytes() == damaged
     assert cells_of(run) == before
@@ -108,18 +113,32 @@ JSON_DAMAGE: dict[str, Damage] = {
         path.read_text().replace('"format"', '"farmat"').replace("engine", "motor"),
         encoding="utf-8",
     ),
+    "another kind, well sealed": lambda path: seal(path, {"cells": [1], "reason": 2}),
+    "cells that are none, well sealed": lambda path: seal(
+        path, {"format": RUN_FORMAT, "plan": {}, "cells": {"a": "b"}, "started": "now"}
+    ),
 }
 
 
+def seal(path: Path, facts: dict[str, Any]) -> None:
+    """Write JSON of another kind with the right checksum."""
+    Store(path.parent)._write_json(path.name, facts)
+
+
 @pytest.mark.parametrize("damage", JSON_DAMAGE.values(), ids=JSON_DAMAGE)
-def test_a_damaged_run_json_is_written_anew(small: Plan, run: Path, damage: Damage) -> None:
+def test_a_damaged_run_json_is_set_aside_and_written_anew(
+    small: Plan, run: Path, damage: Damage
+) -> None:
     before = cells_of(run)
     damage(run / "run.json")
+    damaged = (run / "run.json").read_bytes()
     with pytest.raises(RunError, match="The command that made it repairs it"):
         load_run(run)
     outcome = run_plan(small, run)
-    assert (outcome.done, outcome.found) == (0, 2)
-    assert len(load_run(run).cells) == 2
+    assert (outcome.done, outcome.found) == (0, 8)
+    (aside,) = outcome.quarantined
+    assert (aside.name, (run / aside.moved_to).read_bytes()) == ("run.json", damaged)
+    assert len(load_run(run).cells) == 8
     assert cells_of(run) == before
 
 
@@ -131,17 +150,94 @@ def test_damaged_records_of_failures_and_commands(small: Plan, run: Path, damage
     assert run_plan(small, run).failed == {cell.key: "no memory"}
     damage(run / "failed" / f"{cell.key}.json")
     damage(min((run / "invocations").iterdir()))
+    assert len(measured_seconds(run)) <= 8
     outcome = run_plan(small, run)
     names = {each.name.split("/")[0] for each in outcome.quarantined}
     assert names == {"failed", "invocations"}
     assert (outcome.done, outcome.failed) == (1, {})
 
 
+# -- other versions ------------------------------------------------------------------------------
+
+
+def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.parametrize(
+    ("version", "age"), [("1", "an earlier version"), ("99", "a later version")]
+)
+def test_a_run_of_another_version_is_refused_and_not_touched(
+    small: Plan, run: Path, version: str, age: str
+) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    facts["format"] = f"iclgd_lens.run/{version}"
+    (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    # What a killed process of that version left is its own affair, too.
+    dead = f"{partial_name().rsplit('-', 2)[0]}-{2**22 + 1}-{'0' * 12}"
+    (run / "cells" / dead).write_bytes(b"half")
+    (run / "failed").mkdir()
+    (run / "failed" / "0.json").write_text("{}")
+    before = everything(run)
+    for attempt in (lambda: run_plan(small, run), lambda: load_run(run)):
+        with pytest.raises(RunError, match=f"{age} of iclgd_lens") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+        assert f"iclgd_lens.run/{version}" in str(caught.value)
+    assert everything(run) == before
+
+
+def test_reading_a_run_changes_nothing(run: Path) -> None:
+    dead = f"{partial_name().rsplit('-', 2)[0]}-{2**22 + 1}-{'0' * 12}"
+    (run / "cells" / dead).write_bytes(b"half")
+    min((run / "invocations").iterdir()).write_text("{")
+    before = everything(run)
+    load_run(run).frame()
+    measured_seconds(run)
+    assert everything(run) == before
+
+
+def test_a_cell_of_another_version_is_named(run: Path) -> None:
+    from iclgd_lens.bench import cellfile
+
+    path = min((run / "cells").iterdir())
+    data = path.read_bytes()
+    held = cellfile.decode(data, path.stem)
+    measured = Measured(held.values, held.gold)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cellfile, "FORMAT", "iclgd_lens.cell/1")
+        path.write_bytes(cellfile.encode(path.stem, held.facts["place"], measured, {}))
+    (reason,) = load_run(run).failures()["reason"]
+    assert "an earlier version wrote it (format iclgd_lens.cell/1; this version reads" in reason
+
+
+OPEN = """
+import sys
+import iclgd_lens
+run = iclgd_lens.load_run(sys.argv[1])
+for table in (run.frame(), run.queries("SimAOU"), run.verdicts(), run.gate(), run.behaviour(),
+              run.differences(), run.cost(), run.order_sensitivity(), run.failures()):
+    len(table)
+run.provenance, repr(run)
+print(*sorted({"torch", "transformers", "transformer_lens"} & set(sys.modules)))
+"""
+
+
+def test_opening_a_run_needs_no_torch(finished: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, str(finished)], capture_output=True, text=True, cwd=root,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
 def test_a_partial_file_of_a_killed_process_is_nobodys_result(small: Plan, run: Path) -> None:
     (run / "cells" / ".partial-0123").write_bytes(b"half a cell")
     outcome = run_plan(small, run)
-    assert (outcome.found, outcome.quarantined) == (2, ())
-    assert len(list((run / "cells").glob("*.parquet"))) == 2
+    assert (outcome.found, outcome.quarantined) == (8, ())
+    assert len(list((run / "cells").glob("*.parquet"))) == 8
 
 
 def test_a_failed_write_leaves_neither_a_file_nor_a_part(tmp_path: Path) -> None:
@@ -168,8 +264,8 @@ def test_a_cell_file_is_plain_parquet_for_everyone(run: Path) -> None:
     table = pq.ParquetDataset(run / "cells", filters=[("score", "=", "SimAOU")]).read()
     frame = table.to_pandas()
     assert set(frame["seed"]) == {0, 1}
-    aggregate = frame[frame["layer"].isna()].iloc[0]
-    assert np.mean(aggregate["values"]) == pytest.approx(aggregate["value"], rel=1e-6)
+    line = frame[frame["head"].isna() & frame["layer"].eq(2)].iloc[0]
+    assert np.mean(line["values"]) == pytest.approx(line["value"], rel=1e-6)
     assert len(frame.explode("values")) == sum(map(len, frame["values"]))
 
 
@@ -179,19 +275,24 @@ def test_the_folder_of_cells_is_a_dataset_also_where_cells_failed(small: Plan, r
     store.fail(cells[0], "no memory")
     assert load_run(run).failures()["reason"].tolist() == ["no memory"]
     frame = pd.read_parquet(run / "cells")
-    assert set(frame["seed"]) == {cells[1].seed}
+    assert set(frame.query("seed == 0")["hypothesis"]) == {"ICL", "ICL_shuffled", "gd"}
 
 
-def test_a_process_that_ended_between_record_and_cell_has_measured_nothing(
+def test_a_process_that_ended_before_the_record_left_the_failure_in_the_cell(
     small: Plan, run: Path
 ) -> None:
-    store, cell = Store(run), list_cells(small)[0]
-    before = cells_of(run)
-    (run / "cells" / f"{cell.key}.parquet").unlink()
-    store.fail(cell, "gd: gd raised KeyError", {"gd": "gd raised KeyError"})
+    store, cell = Store(run), list_cells(small)[3]
+    held = store.cell(cell.key)
+    assert held is not None
+    assert store.save(cell, Measured(held.values, held.gold, "gd raised KeyError"))
+    shutil.rmtree(run / "failed")
+    assert store.state(cell.key) == "failed"
+    assert store.why(cell.key) == "gd raised KeyError"
     outcome = run_plan(small, run)
-    assert (outcome.found, outcome.done, outcome.failed) == (1, 1, {})
-    assert cells_of(run) == before
+    assert (outcome.found, outcome.done) == (7, 0)
+    assert outcome.failed == {cell.key: "gd raised KeyError"}
+    again = run_plan(small, run, retry_failed=True)
+    assert (again.found, again.done, again.failed) == (7, 1, {})
 
 
 def test_polars_and_duckdb_read_the_cells(run: Path) -> None:
@@ -205,24 +306,25 @@ def test_polars_and_duckdb_read_the_cells(run: Path) -> None:
 
 def test_no_file_is_a_pickle(run: Path) -> None:
     kinds = {path.suffix for path in run.rglob("*") if path.is_file()}
-    assert kinds == {".parquet", ".json"}
+    assert kinds == {".parquet", ".json", ".safetensors"}
 
 
 def test_run_json_says_where_the_numbers_come_from(small: Plan, run: Path) -> None:
     facts = json.loads((run / "run.json").read_text())
-    assert facts["plan"]["hypotheses"] == {"gd": {"hypothesis": "gd", "settings": {}}}
+    assert facts["plan"]["hypotheses"] == {"gd": {"hypothesis": "gd", "settings": {}, "vary": {}}}
     assert {"versions", "hardware", "system", "git_commit"} <= facts["environment"].keys()
     assert facts["environment"]["hardware"]["cores"] >= 1
     assert facts["timings"]["cell_seconds"] > 0
-    assert [cell["seed"] for cell in facts["cells"]] == [0, 1]
+    assert [cell["seed"] for cell in facts["cells"]] == [0] * 4 + [1] * 4
+    assert [cell["subject"] for cell in facts["cells"]] == ["ZS", "ICL", "ICL_shuffled", "gd"] * 2
     assert len(list((run / "invocations").iterdir())) == 1
 
 
 def test_a_run_in_any_place_that_fsspec_reaches(small: Plan, done: Path) -> None:
     fsspec = pytest.importorskip("fsspec")
     where = "memory://bench/run"
-    assert run_plan(small, where).done == 2
-    assert run_plan(small, where).found == 2
+    assert run_plan(small, where).done == 8
+    assert run_plan(small, where).found == 8
     fs = fsspec.filesystem("memory")
     stored = {
         path.rpartition("/")[2]: fs.cat_file(path) for path in fs.glob("/bench/run/cells/*.parquet")
