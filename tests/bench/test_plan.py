@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from iclgd_lens.bench.check import check_plan
-from iclgd_lens.bench.plan import ModelSpec, Plan, RateChoice, load_plan, parse_plan
-from iclgd_lens.comparing import CONTROLS
+from iclgd_lens.bench.plan import HypothesisSpec, ModelSpec, Plan, load_plan, parse_plan
+from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import PlanError
 from iclgd_lens.protocol import DEFAULT, REFERENCE
 
@@ -39,8 +39,13 @@ LEAST: dict[str, Any] = {"models": ["gpt2"], "tasks": ["sst2"], "hypotheses": ["
         ({"queries": 0}, "queries: .*greater than or equal to 1"),
         ({"lr": "publishd"}, r"lr: 'publishd' is no number\. Did you mean 'published'\?"),
         ({"lr": 0}, "lr is 0.0; it must be a positive number"),
-        ({"lr": {"grid": []}}, "grid: the grid needs at least one rate"),
-        ({"lr": {"grid": [0.1], "heldout": 0.5}}, r"heldout.*Did you mean 'held_out'\?"),
+        ({"lr": "machted"}, r"lr: 'machted' is no number\. Did you mean 'matched'\?"),
+        ({"lr": {"grid": [0.1]}}, "lr: "),
+        ({"twins": -1}, r"twins: .*greater than or equal to 0 \(-1\)"),
+        ({"twin_queries": 0}, "twin_queries: .*greater than or equal to 1"),
+        ({"hypotheses": {"gd": {"hypothesis": "gd", "vary": {"lr": []}}}}, "lr has no values"),
+        ({"hypotheses": {"gd": {"hypothesis": "gd", "vary": {"lr": [1, 1]}}}}, "1 is given twice"),
+        ({"hypotheses": {"gd": {"hypothesis": "gd", "vari": {}}}}, r"vari.*mean 'vary'\?"),
         ({"protocol": "referense"}, r"No protocol is called 'referense'.*'reference'\?"),
         ({"protocol": {"readot": "x"}}, r"no field 'readot'.*'readout'\?"),
         ({"resamples": 0}, "resamples"),
@@ -93,9 +98,19 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
             {"hypotheses": {"x": {"hypothesis": "gd", "settings": {"epoch": 2}}}},
             r"no setting 'epoch'.*'epochs'\?",
         ),
-        ({"controls": ["untraned"]}, r"no control is called 'untraned'.*'untrained'\?"),
+        (
+            {"hypotheses": {"x": {"hypothesis": "gd", "vary": {"epoch": [2]}}}},
+            r"no setting 'epoch'.*'epochs'\?",
+        ),
+        (
+            {"hypotheses": {"x": {"hypothesis": "gd", "vary": {"layers": [[0, 1]]}}}},
+            r"x\(layers=\[0;1\]\) is no label: vary numbers and words",
+        ),
+        ({"controls": ["untraned"]}, r"[Nn]o control is called 'untraned'.*'untrained'\?"),
+        ({"models": [{"name": "gpt2", "controls": ["unifrom"]}]}, r"'unifrom'.*'uniform'\?"),
         ({"data": "hubb"}, r"data 'hubb' is not.*'hub'\?"),
-        ({"lr": "demonstrations", "shots": 1}, "needs at least 2 shots"),
+        ({"shots": 1}, "needs at least 2 shots"),
+        ({"lr": "matched", "shots": 1}, "needs at least 2 shots"),
     ],
 )
 def test_what_does_not_exist_is_named(change: dict[str, Any], message: str) -> None:
@@ -106,7 +121,8 @@ def test_what_does_not_exist_is_named(change: dict[str, Any], message: str) -> N
 def test_a_task_without_published_settings_needs_its_own(tmp_path: Path) -> None:
     task = tmp_path / "mine.yaml"
     task.write_text("prompt: 'Say {text} ->'\nlabels: ['a', 'b']\n", encoding="utf-8")
-    plan = LEAST | {"tasks": [str(task)]}
+    check_plan(parse_plan(LEAST | {"tasks": [str(task)]}))
+    plan = LEAST | {"tasks": [str(task)], "lr": "published"}
     with pytest.raises(PlanError, match="no published learning rate for 'gd'"):
         check_plan(parse_plan(plan))
     with pytest.raises(PlanError, match="no published seeds"):
@@ -134,7 +150,34 @@ def test_hypotheses_of_one_rule_with_several_settings() -> None:
     twice = {"gd": None, "gd2": {"hypothesis": "gd", "settings": {"epochs": 2}}}
     plan = parse_plan(LEAST | {"hypotheses": twice})
     assert list(plan.hypotheses) == ["gd", "gd2"]
+    assert [list(spec.variants()) for spec in plan.hypotheses.values()] == [[{}], [{}]]
     assert plan == parse_plan(LEAST | {"hypotheses": ["gd", {"gd2": twice["gd2"]}]})
+
+
+def test_values_of_settings_are_gone_through_beside_the_hypothesis_itself() -> None:
+    spec = HypothesisSpec(hypothesis="gd", vary={"lr": [0.1, 0.2], "epochs": [1, 2]})
+    assert list(spec.variants()) == [
+        {},
+        {"epochs": 1, "lr": 0.1},
+        {"epochs": 1, "lr": 0.2},
+        {"epochs": 2, "lr": 0.1},
+        {"epochs": 2, "lr": 0.2},
+    ]
+    plan = parse_plan(LEAST | {"hypotheses": {"gd": spec.model_dump()}})
+    check_plan(plan)
+    assert parse_plan(plan.as_dict()) == plan
+
+
+def test_budgets_are_matched_unless_the_protocol_is_the_published_one() -> None:
+    def budget(**changes: Any) -> str | None:
+        return parse_plan(LEAST | changes).budget
+
+    assert budget() == "matched"
+    assert budget(protocol="reference") == "published"
+    assert budget(protocol="reference", lr="matched") == "matched"
+    assert budget(lr="published") == "published"
+    assert budget(lr=0.1) is None
+    assert budget(lr=1) is None
 
 
 def test_yaml_learning_rates_without_a_dot(tmp_path: Path) -> None:
@@ -142,7 +185,7 @@ def test_yaml_learning_rates_without_a_dot(tmp_path: Path) -> None:
     path.write_text("tasks: [sst2]\nhypotheses: [gd]\nlr: 5e-4\n", encoding="utf-8")
     plan = load_plan(path)
     assert (plan.lr, plan.name) == (5e-4, "rates")
-    assert parse_plan(LEAST | {"lr": "demonstrations"}).lr == RateChoice()
+    assert parse_plan(LEAST | {"lr": "demonstrations"}).lr == "matched"
 
 
 def test_draws_pair_published_orders_with_published_seeds() -> None:
@@ -178,14 +221,17 @@ def test_shipped_plans_are_valid(name: str) -> None:
         assert (plan.shots, plan.lr, plan.protocol) == (32, "published", REFERENCE)
         assert len(plan.tasks) == 6
     if name == "six_datasets":
-        assert isinstance(plan.lr, RateChoice)
+        assert plan.budget == "matched"
         assert len(plan.tasks) == 6
+    if name == "quick":
+        assert plan.budget == "matched"
+        assert plan.twins >= 2
 
 
 def test_the_documentation_names_every_key_of_a_plan() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     keys = text.split("| key | meaning")[1].split("\n\n")[0]
-    for field in (*set(Plan.model_fields) - {"name"}, *ModelSpec.model_fields):
+    for field in (*set(Plan.model_fields) - {"name"}, *ModelSpec.model_fields, "vary"):
         assert f"`{field}`" in keys, field
     for plan in (ROOT / "benchmarks").glob("*.yaml"):
         assert f"`benchmarks/{plan.name}`" in text
@@ -195,7 +241,7 @@ def test_the_paper_and_default_plans_are_the_designs_that_they_say() -> None:
     paper = load_plan(ROOT / "benchmarks" / "paper.yaml")
     assert (paper.seeds, paper.permutations, paper.queries) == ("published", "published", None)
     assert list(paper.hypotheses) == ["gd", "lcgd"]
-    assert {"untrained", "untrained_norms"} <= set(paper.controls)
+    assert {"untrained", "untrained_norms", "shuffled"} <= set(paper.controls)
     six = load_plan(ROOT / "benchmarks" / "six_datasets.yaml")
     assert six.protocol == DEFAULT
     assert set(six.controls) == set(CONTROLS)

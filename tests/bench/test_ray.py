@@ -12,12 +12,12 @@ import pytest
 
 from iclgd_lens.bench import ray_engine
 from iclgd_lens.bench.cells import list_cells
-from iclgd_lens.bench.frames import load_run
 from iclgd_lens.bench.plan import parse_plan
 from iclgd_lens.bench.progress import Lines
+from iclgd_lens.bench.results import load_run
 from iclgd_lens.bench.run import RayOptions, run_plan
+from iclgd_lens.bench.work import by_setting
 from iclgd_lens.errors import RunError
-from iclgd_lens.hypotheses.registry import _REGISTERED
 from tests.bench.conftest import cells_of
 
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
@@ -56,12 +56,17 @@ def cluster() -> Any:
 
 
 def test_a_killed_worker_is_replaced_and_the_numbers_are_the_local_engines(
-    fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
+    fields: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: None,
+    plugins: None,
 ) -> None:
     (tmp_path / "fragile_plugin.py").write_text(PLUGIN, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    settings = fields | {"tasks": ["sst2"], "hypotheses": ["gd", "fragile"], "controls": ["random"]}
+    settings = fields | {"tasks": ["sst2"], "hypotheses": ["fragile"], "controls": ["random"]}
+    settings |= {"permutations": [0], "queries": 3}
     plan, lines = parse_plan(settings), StringIO()
     try:
         outcome = run_plan(
@@ -74,25 +79,28 @@ def test_a_killed_worker_is_replaced_and_the_numbers_are_the_local_engines(
         )
         assert (tmp_path / "killed").exists()
         assert "a worker died at tiny" in lines.getvalue()
-        assert (outcome.done, outcome.failed) == (4, {})
+        assert (outcome.done, outcome.failed) == (10, {})
         run_plan(plan, tmp_path / "local", imports=["fragile_plugin"])
         assert cells_of(tmp_path / "ray") == cells_of(tmp_path / "local")
-        assert len(load_run(tmp_path / "ray").cells) == 4
+        assert len(load_run(tmp_path / "ray").cells) == 10
         resumed = run_plan(plan, tmp_path / "ray", engine="ray", imports=["fragile_plugin"])
-        assert (resumed.found, resumed.done) == (4, 0)
+        assert (resumed.found, resumed.done) == (10, 0)
 
-        # A cell that kills every worker is given up; the others are measured.
+        # A setting that kills every worker is given up; the others are measured.
         (tmp_path / "deadly").touch()
         monkeypatch.setattr(ray_engine, "DEATHS", 1)
-        deadly = parse_plan(settings | {"shots": 3, "seeds": [0], "permutations": [0]})
+        deadly = parse_plan(settings | {"shots": 3, "seeds": [0]})
         outcome = run_plan(
             deadly, tmp_path / "deadly_run", engine="ray", ray=RayOptions(workers=1),
             imports=["fragile_plugin"],
         )  # fmt: skip
-        assert outcome.exit_code == 101
-        assert "1 workers died of it" in next(iter(outcome.failed.values()))
+        # What was measured before its death is kept.
+        assert set(outcome.places.values()) == {
+            f"tiny, sst2, seed 0, order 0: {label}" for label in ("fragile", "random[fragile]")
+        }
+        assert all("1 workers died of it" in reason for reason in outcome.failed.values())
+        assert outcome.exit_code == 102
     finally:
-        _REGISTERED.pop("fragile", None)
         sys.modules.pop("fragile_plugin", None)
 
 
@@ -105,26 +113,30 @@ def test_workers_that_do_not_fit_the_cluster(
 
 
 def test_workers_share_a_gpu(fields: dict[str, Any], tmp_path: Path, cluster: None) -> None:
-    plan, lines = parse_plan(fields | {"seeds": [0], "permutations": [0]}), StringIO()
+    fewer = {"seeds": [0], "permutations": [0], "hypotheses": ["gd"], "controls": []}
+    plan, lines = parse_plan(fields | fewer), StringIO()
     outcome = run_plan(
         plan, tmp_path / "run", engine="ray", ray=RayOptions(gpus=0.5), progress=Lines(lines)
     )
     assert "Ray: 2 workers" in lines.getvalue()
-    assert outcome.done == 2
+    assert outcome.done == 8
 
 
 def test_a_worker_takes_what_it_holds_and_leaves_others_their_readouts(
     fields: dict[str, Any],
 ) -> None:
-    cells = list_cells(parse_plan(fields))  # four of sst2, four of mr
-    waiting = deque(cells)
-    first = ray_engine._next(waiting, None, [])
-    second = ray_engine._next(waiting, None, [first])
-    assert (first.task, second.task) == ("sst2", "mr")
-    assert ray_engine._next(waiting, second, [first]).task == "mr"
-    assert ray_engine._next(waiting, first, [second]).task == "sst2"
-    left = deque([cell for cell in waiting if cell.task == "sst2"])
-    assert ray_engine._next(left, second, [first]).task == "sst2", "no worker idles"
+    groups = by_setting(list_cells(parse_plan(fields)))  # of each task four draws, two networks
+    waiting = deque(groups)
+    first = ray_engine._next(waiting, None, [])[0].setting
+    second = ray_engine._next(waiting, None, [first])[0].setting
+    assert (first.task, first.network, second.task, second.network) == (
+        "sst2", "trained", "sst2", "untrained",
+    )  # fmt: skip
+    third = ray_engine._next(waiting, second, [first])[0].setting
+    assert third.reading not in (first.reading, second.reading), "it leaves others their readouts"
+    assert ray_engine._next(waiting, first, [second, third])[0].setting.reading == first.reading
+    left = deque([group for group in waiting if group[0].setting.reading == first.reading])
+    assert ray_engine._next(left, second, [first])[0].setting.reading == first.reading, "no idling"
 
 
 @pytest.mark.parametrize(("given", "joined"), [(None, "local"), ("auto", "auto")])

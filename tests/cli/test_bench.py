@@ -11,6 +11,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from iclgd_lens.bench.cells import count_cells
 from iclgd_lens.bench.estimate import estimate, megabytes, model_size, texts_of
 from iclgd_lens.bench.plan import Plan, load_plan, parse_plan
 from iclgd_lens.cli.bench import add_commands, parse_shard
@@ -41,12 +42,12 @@ def call(app: typer.Typer, *arguments: Any) -> Any:
 def test_bench_runs_resumes_and_says_so(app: typer.Typer, plan_file: Path, tmp_path: Path) -> None:
     done = call(app, "bench", plan_file, "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output
-    assert "2 cells in" in done.output
-    assert "2 measured, 0 found finished" in done.output
-    assert len(cells_of(tmp_path / "run")) == 2
+    assert "8 cells in" in done.output
+    assert "8 measured, 0 found finished" in done.output
+    assert len(cells_of(tmp_path / "run")) == 8
     again = call(app, "bench", plan_file, "--out", tmp_path / "run", "--shard", "2/2")
-    assert "1 cells in" in again.output
-    assert "0 measured, 1 found finished" in again.output
+    assert "4 cells in" in again.output
+    assert "0 measured, 4 found finished" in again.output
 
 
 def test_a_dry_run_prints_the_cost_and_touches_nothing(
@@ -54,10 +55,10 @@ def test_a_dry_run_prints_the_cost_and_touches_nothing(
 ) -> None:
     found = call(app, "bench", plan_file, "--out", tmp_path / "run", "--dry-run")
     assert found.exit_code == 0, found.output
-    assert "2 cells, about" in found.output
+    assert "8 cells, about" in found.output
     assert "on disk" in found.output
-    shared = call(app, "bench", plan_file, "--shard", "2/3", "--dry-run")
-    assert "Share 2 of 3: 1 cells" in shared.output
+    shared = call(app, "bench", plan_file, "--shard", "2/2", "--dry-run")
+    assert "Share 2 of 2: about 4 cells" in shared.output
     assert not (tmp_path / "run").exists()
 
 
@@ -68,8 +69,8 @@ def test_the_exit_code_counts_failed_cells(
     changed = {"tasks": ["cb"], "controls": [], "hypotheses": ["gd"], "permutations": [0]}
     path.write_text(yaml.safe_dump(fields | changed), encoding="utf-8")
     found = call(app, "bench", path, "--out", tmp_path / "run")
-    assert found.exit_code == 102
-    assert "2 failed" in found.output
+    assert found.exit_code == 108
+    assert "8 failed" in found.output
     assert "--retry-failed" in found.output
 
 
@@ -83,7 +84,8 @@ def test_a_model_of_the_command_line(
     assert "--model" in str(missing.exception)
     found = call(app, "bench", paper, "--model", model_folder, "--data", data_folder, "--dry-run")
     assert found.exit_code == 0, found.output
-    assert "18 cells" in found.output
+    plan = load_plan(paper).with_models([str(model_folder)])
+    assert f"{count_cells(plan)} cells" in found.output
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
@@ -100,14 +102,14 @@ def test_errors_are_one_class(app: typer.Typer, tmp_path: Path) -> None:
 
 def test_estimates_grow_with_the_work(fields: dict[str, Any]) -> None:
     least = estimate(parse_plan(fields))
-    assert least.cells == 8
-    for change in ({"queries": 2000}, {"lr": "demonstrations"}, {"shots": 64}):
+    assert least.cells == 84
+    for change in ({"queries": 2000}, {"lr": "matched"}, {"shots": 64}, {"twins": 20}):
         more = estimate(parse_plan(fields | change))
         assert more.seconds is not None
         assert least.seconds is not None
         assert more.seconds > least.seconds
     measured = estimate(parse_plan(fields), {"a": 2.0, "b": 4.0})
-    assert (measured.seconds, "2 measured cells" in str(measured)) == (24.0, True)
+    assert (measured.seconds, "2 measured cells" in str(measured)) == (252.0, True)
 
 
 def test_texts_are_as_long_as_the_rows_say(
@@ -132,7 +134,8 @@ def test_texts_are_as_long_as_the_rows_say(
 
 
 def test_the_estimate_of_disk_is_near_the_truth(plan: Plan, finished: Path) -> None:
-    written = sum(path.stat().st_size for path in (finished / "cells").iterdir())
+    folders = [finished / "cells", finished / "readings"]
+    written = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
     disk = estimate(plan).disk
     assert disk is not None
     assert 0.7 < disk / written < 1.4
@@ -142,7 +145,7 @@ def test_a_model_of_unknown_size_has_no_estimate() -> None:
     plan = parse_plan({"models": ["nobody/nothing"], "tasks": ["sst2"], "hypotheses": ["gd"]})
     assert model_size(plan.models[0]) is None
     text = str(estimate(plan))
-    assert "3 cells, unknown in one process" in text
+    assert "12 cells, unknown in one process" in text
     assert "the size of nobody/nothing is not known here" in text
 
 
@@ -155,7 +158,13 @@ def test_the_quick_plan_runs_on_the_embedded_model(app: typer.Typer, tmp_path: P
     if not (ROOT / "iclgd_lens" / "embedded" / "model" / "model.safetensors").is_file():
         pytest.skip("the embedded model is not here")
     plan = load_plan(ROOT / "benchmarks" / "quick.yaml").model_copy(
-        update={"tasks": ("sst2",), "seeds": (0,), "queries": 4, "controls": ("random",)}
+        update={
+            "tasks": ("sst2",),
+            "seeds": (0,),
+            "queries": 4,
+            "controls": ("random",),
+            "lr": 0.01,
+        }
     )
     path = tmp_path / "quick.yaml"
     path.write_text(yaml.safe_dump(plan.as_dict()), encoding="utf-8")
