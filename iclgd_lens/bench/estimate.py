@@ -210,7 +210,7 @@ class Work:
     """What is done in one setting, in units of one update and of one reading of the queries."""
 
     updates: float
-    readings: float
+    readings: int
 
     @classmethod
     def of(cls, plan: Plan, model: ModelSpec, network: bool) -> Work:

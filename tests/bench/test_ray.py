@@ -79,7 +79,8 @@ def test_a_killed_worker_is_replaced_and_the_numbers_are_the_local_engines(
         )
         assert (tmp_path / "killed").exists()
         assert "a worker died at tiny" in lines.getvalue()
-        assert (outcome.done, outcome.failed) == (10, {})
+        # What the dead worker had written of its setting is found.
+        assert (outcome.done + outcome.found, outcome.failed) == (10, {})
         run_plan(plan, tmp_path / "local", imports=["fragile_plugin"])
         assert cells_of(tmp_path / "ray") == cells_of(tmp_path / "local")
         assert len(load_run(tmp_path / "ray").cells) == 10
