@@ -246,8 +246,6 @@ class _Search:
             for state in states:
                 state.keep(kept)
             alive = [alive[row] for row in kept]
-        for training in trainings:
-            training.close()
 
     def _one_by_one(
         self, rates: Sequence[float], passes: Sequence[int | None], loss_on: str | None

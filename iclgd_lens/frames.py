@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from iclgd_lens.parts import Parts, nanmean_over
-from iclgd_lens.scores import FACTS
-from iclgd_lens.subjects import rivals
+from iclgd_lens.scores import FACTS, SCORES, primary_scores
+from iclgd_lens.subjects import Subject, rivals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,3 +143,27 @@ def top_heads(
             "control_label": beside,
         }
     )  # fmt: skip
+
+
+def trajectory_frame(parts: Parts, scores: Sequence[str] | None) -> pd.DataFrame:
+    """Scores along the training; see `Comparison.trajectory`."""
+    import pandas as pd
+
+    wanted = tuple(scores or (*primary_scores(), "SimAOU", "SimAM", "KL_removed", "AUC"))
+    columns = ["hypothesis", "rule", "control", "network", "draw", "passes", "score", "value"]
+    lines: list[dict[str, Any]] = []
+    for part in parts.parts:
+        for own, stages in part.trajectory.items():
+            label = part.label(own)
+            subject = Subject.parse(label)
+            for passes, measured in stages.items():
+                where = {
+                    "hypothesis": label, "rule": subject.rule, "control": subject.control,
+                    "network": part.index, "draw": part.draw, "passes": passes,
+                }  # fmt: skip
+                lines += [
+                    where | {"score": score, "value": parts.aggregate(score, [(part, measured)])}
+                    for score in wanted
+                    if score in measured or SCORES[score].fact in measured
+                ]
+    return pd.DataFrame(lines, columns=columns)
