@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iclgd_lens.conclusions import Conclusions
 from iclgd_lens.parts import Parts, nanmean_over
 from iclgd_lens.scores import FACTS, SCORES, primary_scores
 from iclgd_lens.subjects import Subject, rivals
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from iclgd_lens.comparison import Comparison
 
 
 def query_frame(parts: Parts, score: str | None, hypothesis: str | None) -> pd.DataFrame:
@@ -46,7 +45,7 @@ def query_frame(parts: Parts, score: str | None, hypothesis: str | None) -> pd.D
     return frame.astype({"layer": "Int64", "head": "Int64"})
 
 
-def verdict_frame(comparison: Comparison) -> pd.DataFrame:
+def verdict_frame(conclusions: Conclusions) -> pd.DataFrame:
     """Verdicts as a table: those of `Verdict.as_dict`, the interval in two columns."""
     import pandas as pd
 
@@ -54,17 +53,17 @@ def verdict_frame(comparison: Comparison) -> pd.DataFrame:
         "hypothesis", "score", "control", "verdict", "p", "ci_low", "ci_high", "why", "robust",
     ]  # fmt: skip
     lines: list[dict[str, Any]] = []
-    for verdict in comparison.verdicts():
+    for verdict in conclusions.verdicts():
         low, high = verdict.interval or (np.nan, np.nan)
         lines.append({**verdict.as_dict(), "ci_low": low, "ci_high": high})
     return pd.DataFrame(lines, columns=columns)
 
 
-def gate_frame(comparison: Comparison) -> pd.DataFrame:
+def gate_frame(conclusions: Conclusions) -> pd.DataFrame:
     """The gate as a table of one line: its answers, each measure in each setting, the sentence."""
     import pandas as pd
 
-    gate = comparison.gate()
+    gate = conclusions.gate()
     if gate is None:
         return pd.DataFrame()
     facts = gate.as_dict()
@@ -75,12 +74,12 @@ def gate_frame(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame([line | {"sentence": gate.sentence}])
 
 
-def behaviour_frame(comparison: Comparison) -> pd.DataFrame:
+def behaviour_frame(conclusions: Conclusions) -> pd.DataFrame:
     """What each hypothesis does to the answers, as a table."""
     import pandas as pd
 
     columns = ["hypothesis", "classifies_better", "comes_nearer", "kl_removed", "sentence"]
-    found = [each.as_dict() for each in comparison.behaviour()]
+    found = [each.as_dict() for each in conclusions.behaviour()]
     return pd.DataFrame(found, columns=columns)
 
 

@@ -11,20 +11,18 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from rich.table import Table
 
-    from iclgd_lens.comparison import Comparison
-
 
 class Shown:
     """The part of `Comparison` that shows it."""
 
     @property
-    def _own(self) -> Comparison:
-        return cast("Any", self)
+    def _own(self) -> Any:
+        return self
 
     def _repr_html_(self) -> str:
         from iclgd_lens.tables import html_summary
 
-        return html_summary(self._own)
+        return html_summary(self._own, repr(self)[1:-1])
 
     def table(self) -> Table:
         """Return a Rich table: one line a hypothesis, with layers' SimAOU and SimAM."""

@@ -145,15 +145,15 @@ class Run:
 
     def verdicts(self) -> pd.DataFrame:
         """Return the verdicts of every model and task; see `Comparison.verdicts`."""
-        return self._together(verdict_frame)
+        return self._together(lambda comparison: verdict_frame(comparison.conclusions))
 
     def gate(self) -> pd.DataFrame:
         """Return whether there is in-context learning at all, by model and task."""
-        return self._together(gate_frame)
+        return self._together(lambda comparison: gate_frame(comparison.conclusions))
 
     def behaviour(self) -> pd.DataFrame:
         """Return what each hypothesis does to the answers, by model and task."""
-        return self._together(behaviour_frame)
+        return self._together(lambda comparison: behaviour_frame(comparison.conclusions))
 
     def differences(self) -> pd.DataFrame:
         """Return paired differences of hypotheses, and of each with its controls."""
