@@ -140,10 +140,7 @@ def verdict_matrix(view: View, model: str) -> Table | None:
                 items = tuple(_answer(view, by_task.get(task, [])) for task in tasks)
                 lines.append(Line(label(name), items, small=score))
     marks = ", ".join(f"{mark} {what}" for what, mark in MARKS.items())
-    caption = (
-        "Is each hypothesis better than every control? Beside the mark, how many controls say yes "
-        f"({marks})"
-    )
+    caption = f"Is each hypothesis better than every control? With how many say yes ({marks})"
     return _filled(f"Verdicts, {model}", caption, ("hypothesis", *tasks), lines, "verdicts")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.figures.evidence import VERDICTS
-from iclgd_lens.labels import in_order, is_rival, rank, subject_of
+from iclgd_lens.labels import home, in_order, is_rival, rank, subject_of
 from iclgd_lens.scores import SCORES
 
 if TYPE_CHECKING:
@@ -177,11 +177,10 @@ class View:
 
     def rivals(self, hypothesis: str, names: Iterable[str]) -> list[str]:
         """Those names that a hypothesis has to beat."""
-        bare = subject_of(hypothesis)
         return [
             name for name in names
             if is_rival(name) and rank(name) == 1
-            and (subject_of(name).bare == bare or subject_of(name).rule == subject_of(name).control)
+            and (home(name) == hypothesis or subject_of(name).rule == subject_of(name).control)
         ]  # fmt: skip
 
     def twins(self, model: str, hypothesis: str) -> list[tuple[str, str]]:
@@ -190,7 +189,7 @@ class View:
         own = [
             (model, name) for name in self.hypotheses
             if name in have and rank(name) == 1 and subject_of(name).model_state != "trained"
-            and subject_of(name).bare == subject_of(hypothesis)
+            and home(name) == hypothesis
         ]  # fmt: skip
         return own + [(other, hypothesis) for other in self._untrained.get(model, ())]
 
