@@ -22,7 +22,9 @@ from iclgd_lens.scores import SCORES
         ("oracle", "oracle"), ("constant_shift", "constant shift"),
         ("gaussian", "gaussian directions"), ("ZS", "ZS"),
         ("ICL@untrained", "ICL, untrained twins"),
-        ("gd(budget=own)@untrained", "GD, untrained twins (own budget)"), ("my rule", "my rule"), ("<script>(", "<script>("), ("a@b@c", "a@b@c"),
+
+        ("gd(budget=own)@untrained", "GD, untrained twins (own budget)"),
+        ("my rule", "my rule"), ("<script>(", "<script>("), ("a@b@c", "a@b@c"),
     ],
 )  # fmt: skip
 def test_labels_follow_from_the_tables(name: str, text: str) -> None:
