@@ -113,6 +113,14 @@ def is_rival(name: str) -> bool:
     return entry is not None and entry.is_rival
 
 
+def in_results(hypothesis: str, control: str) -> str:
+    """A control as results name it, where only the table's name is given: `gd@untrained`."""
+    entry = CONTROLS[control] if control in CONTROLS else None
+    if entry is None or entry.stands_alone:
+        return control
+    return str(subject_of(hypothesis).under(control))
+
+
 def is_check(name: str) -> bool:
     """Whether a name's control only tells whether the instrument works."""
     entry = _control(subject_of(name))

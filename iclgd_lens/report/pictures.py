@@ -126,7 +126,7 @@ def _behaviour(view: View) -> Iterator[Choice]:
 
 
 def _means(view: View) -> Iterator[Choice]:
-    whole = where(view.summary, view.summary["layer"].isna() & view.summary["head"].isna())
+    whole = where(view.lines, view.lines["layer"].isna() & view.lines["head"].isna())
     parts = {key: part for key, part in whole.groupby(["model", "score"], observed=True)}
     for model in view.models:
         for score in view.scores:
@@ -136,7 +136,7 @@ def _means(view: View) -> Iterator[Choice]:
 
 
 def _layers(view: View) -> Iterator[Choice]:
-    layered = where(view.summary, view.summary["layer"].notna() & view.summary["head"].isna())
+    layered = where(view.lines, view.lines["layer"].notna() & view.lines["head"].isna())
     parts = _indices(layered, _HEAD_KEYS[:2] + _HEAD_KEYS[3:])
     for key in _in_order(view, parts):
         model, task, score = key
@@ -185,7 +185,7 @@ def _heads(view: View) -> Iterator[Choice]:
 
 def _maps(view: View) -> dict[tuple[str, ...], tuple[Any, Any, Any]]:
     """Value, low and high [layer head], by (model, task, hypothesis, score)."""
-    frame = where(view.summary, view.summary["head"].notna())
+    frame = where(view.lines, view.lines["head"].notna())
     layer, head = (frame[name].to_numpy(dtype=int) for name in ("layer", "head"))
     columns = [
         frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
