@@ -79,7 +79,8 @@ class Conclusions:
             orders = [part.values.get(label, {}).get(LABEL_SCORES) for part in parts]
             there = [each[: self._fewest()] for each in orders if each is not None]
             whole = there and len(there) == len(orders)
-            found.append(np.mean(np.stack(there), 0, np.float64) if whole else None)
+            mean = np.asarray(np.stack(there).mean(0, np.float64)) if whole else None
+            found.append(mean)
         known = next((each for each in found if each is not None), None)
         if known is None:
             return None
