@@ -91,8 +91,14 @@ def lcgd_attention(
     between(NAME, "gamma", gamma, 0, 8)
     one_of(NAME, "weighted_by", weighted_by, WEIGHTED_BY)
     between(NAME, "tau", tau, 0, above=True)
-    found, sinks = demonstration_weights(host, shown, weighted_by, tau, seed)
-    rule = _Rule(host, found**gamma, training_order(shown))
+    if weighted_by == "recency":
+        mass = recency(host, len(shown), tau)
+    else:
+        mass = prompt_attention(host, shown)
+    if weighted_by == "permuted":
+        moved = np.random.default_rng(seed).permutation(len(shown))
+        mass = mass[..., torch.from_numpy(moved).to(host.device)]
+    rule = _Rule(host, mass, gamma, training_order(shown))
     delta = train(
         rule,
         NAME,
@@ -105,28 +111,25 @@ def lcgd_attention(
         weights=weights,
         layers=layers,
     )
-    delta.metadata |= {"gamma": gamma, "weighted_by": weighted_by, "sink_heads": sinks}
+    delta.metadata |= {"gamma": gamma, "weighted_by": weighted_by, "sink_heads": rule.sinks}
     if weighted_by != "attention":
         delta.metadata |= {"tau": tau} if weighted_by == "recency" else {"seed": seed}
     return delta
 
 
-def demonstration_weights(
-    host: Host, shown: Demonstrations, weighted_by: str, tau: float, seed: int
+def recency(host: Host, count: int, tau: float) -> Float[Tensor, "layer head demonstration"]:
+    """Attention that falls by e every `tau` demonstrations back from the last, for every head."""
+    mass = torch.exp((torch.arange(1, count + 1) - count) / tau).to(host.device)
+    return (mass / mass.sum()).expand(host.n_layers, host.n_heads, -1)
+
+
+def weights_of(
+    mass: Float[Tensor, "layer head demonstration"],
 ) -> tuple[Float[Tensor, "layer head demonstration"], int]:
     """Weights of mean 1 over demonstrations, and the number of heads that read none of them."""
-    count = len(shown)
-    if weighted_by == "recency":
-        weight = torch.exp((torch.arange(1, count + 1) - count) / tau).to(host.device)
-        return (weight / weight.mean()).expand(host.n_layers, host.n_heads, -1), 0
-    mass = prompt_attention(host, shown)
     total = mass.sum(-1, keepdim=True)
     reads = total > 1 - SINK
-    weight = torch.where(reads, mass / total * count, 1.0)
-    if weighted_by == "permuted":
-        order = np.random.default_rng(seed).permutation(count)
-        weight = weight[..., torch.from_numpy(order).to(host.device)]
-    return weight, int((~reads).sum())
+    return torch.where(reads, mass / total * mass.shape[-1], 1.0), int((~reads).sum())
 
 
 def prompt_attention(
@@ -164,11 +167,17 @@ class _Rule:
     """LCGD's step with gradients multiplied by the weights of the sequence's own demonstration."""
 
     def __init__(
-        self, host: Host, weight: Float[Tensor, "layer head demonstration"], order: list[int]
+        self,
+        host: Host,
+        mass: Float[Tensor, "layer head demonstration"],
+        gamma: float,
+        order: list[int],
     ) -> None:
-        self.weight, self.order, self.step = weight, order, 0
+        self.order, self.step = order, 0
         groups = host.n_heads // host.n_key_value_heads
-        self.shared = weight.unflatten(1, (host.n_key_value_heads, groups)).mean(2)
+        own, self.sinks = weights_of(mass)
+        shared, _ = weights_of(mass.unflatten(1, (host.n_key_value_heads, groups)).mean(2))
+        self.weight, self.shared = own**gamma, shared**gamma
 
     def __call__(
         self, host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn

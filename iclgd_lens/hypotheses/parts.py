@@ -18,6 +18,7 @@ from iclgd_lens.hypotheses.sgd import UpdateRule
 from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
 
 _TOKENS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 64
 
 
 def shown_of(demonstrations: Demonstrations | Episode) -> Demonstrations:
@@ -107,11 +108,25 @@ def label_losses(
             batch = Batch(torch.full_like(lengths, -1), lengths, starts - 1)
             with host.hooked(hooks_of(intervention, host, batch), forced=False):
                 residual = host.run(host.tensor(padded)).residual
-            for row, place in enumerate(places):
-                first, own = int(starts[row]), rows[place]
-                logits = host.logits(residual[row, first - 1 : len(own) - 1]).float()
-                wanted = host.tensor(own[first:])[0]
-                losses[place] = torch.nn.functional.cross_entropy(logits, wanted)
+            spans = [
+                residual[row, int(starts[row]) - 1 : len(rows[place]) - 1]
+                for row, place in enumerate(places)
+            ]
+            wanted = [token for place in places for token in shown.examples[place].label]
+            owner = [place for place in places for _ in shown.examples[place].label]
+            # Few rows at a time: all logits together would outweigh the pass itself.
+            nll = torch.cat([
+                torch.nn.functional.cross_entropy(
+                    host.logits(some).float(), targets, reduction="none"
+                )
+                for some, targets in zip(
+                    torch.cat(spans).split(_ROWS_AT_ONCE),
+                    host.tensor(wanted)[0].split(_ROWS_AT_ONCE),
+                    strict=True,
+                )
+            ])
+            losses.index_add_(0, host.tensor(owner)[0], nll)
+        losses /= host.tensor(labels)[0]
     return losses
 
 

@@ -21,9 +21,9 @@ def one_of(rule: str, name: str, given: str, allowed: Iterable[str]) -> None:
 def between(
     rule: str,
     name: str,
-    given: float,
-    low: float,
-    high: float = math.inf,
+    given: int | float,
+    low: int | float,
+    high: int | float = math.inf,
     *,
     above: bool = False,
 ) -> None:
@@ -46,7 +46,7 @@ def between(
         raise HypothesisError(f"{rule}: {name} is {given}; it must be {allowed}.{hint}".rstrip())
 
 
-def _nearest(given: float, low: float, high: float) -> str:
+def _nearest(given: int | float, low: int | float, high: int | float) -> str:
     return f"{high if given > high else low:g}."
 
 
