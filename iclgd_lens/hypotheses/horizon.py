@@ -47,7 +47,7 @@ def horizon_step(
         hooks.append((host.block_input_hook(layer), partial(walk.enter, layer)))
         hooks.append((host.block_output_hook(layer), partial(walk.leave, layer)))
     with host.hooked(hooks):
-        host.run(host.tensor(sequence.tokens))
+        host.run(sequence.rows(host))
     return torch.stack(walk.losses).sum()
 
 

@@ -53,6 +53,7 @@ FOLDS = 4
 @hypothesis(
     NAME,
     description="LCGD held back: L2, rank, clipping, KL, smoothing, group lasso, early stop",
+    rows=layer_step,
     source="LCGD (Deutch et al. 2024) with standard regularisers",
 )
 def lcgd_regularized(
