@@ -108,7 +108,7 @@ def train(
     with frozen(host.model), torch.enable_grad():
         for name in names:
             # Made here: a tensor made under the caller's inference mode could not be trained.
-            delta[name] = _zeros(host, name)
+            delta[name] = zeros(host, name)
             if start is not None and name in start:
                 delta[name].copy_(start[name])
             delta[name].requires_grad_(True)
@@ -259,7 +259,7 @@ def trained_names(
     return names
 
 
-def _zeros(host: Host, name: str) -> Tensor:
+def zeros(host: Host, name: str) -> Tensor:
     """A change of nothing, laid out as `LinearSite.apply` reads it.
 
     Heads lie side by side in memory, so that no step copies a weight, and autograd keeps no copies.
