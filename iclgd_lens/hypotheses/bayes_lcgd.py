@@ -9,8 +9,8 @@ What is searched is not the weights but how LCGD moves them:
     epochs       1, 2 or 4
 
 The objective is the label loss of left-out demonstrations, mean over folds; queries are never read.
-The first trial is the setting that was given; Sobol points and then a Gaussian process with expected
-improvement (`optuna`) propose the others. The best is trained on all demonstrations.
+The first trial is the setting that was given; Sobol points and then a Gaussian process (`optuna`)
+propose the others. The best is trained on all demonstrations.
 
 Limits: trials = 1 is LCGD to the bit. The best loss so far never rises.
 

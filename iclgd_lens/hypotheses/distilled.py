@@ -6,12 +6,12 @@ passes, so its score is no evidence: it is what K demonstrations can teach an up
 weights, a mark that explanations are read against.
 
     ridge   W_V alone, in closed form: with the pattern as it is, a head's output at the readout
-            token moves by u ΔW_V, u = Σ_t A_t x_t; ridge regression of z_(in context) - z on u,
-            head by head (query heads that share a value head together), layer after layer, each on
-            what the changed layers below it pass on
-    sgd     all trained weights, by LCGD on the loss
-            (1 - μ) CE_l + μ |a_l(x_i alone; Δ) - a_l(x_i | D without i)|² / |a_l(x_i | D without i)|²,
-            a_l the layer's attention output at the end of the content
+            token moves by u ΔW_V, u = Σ_t A_t x_t; ridge regression of z(in context) - z on u,
+            head by head (query heads that share a value head together), layer after layer, each
+            on what the changed layers below it pass on
+    sgd     all trained weights, by LCGD on (1 - μ) CE_l + μ |a_l - a_l*|² / |a_l*|², where a_l
+            is the layer's attention output at the end of content i, alone, and a_l* the same
+            after the other demonstrations
 
 Limits: `fit="sgd"` with μ = 0 is LCGD to the bit; with μ = 1 it is layer-wise IA2. An infinite ridge
 is no change.

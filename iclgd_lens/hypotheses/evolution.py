@@ -42,7 +42,7 @@ from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.parts import gradients, label_losses, shown_of
 from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.search import Fitness, antithetic, cma, nes
+from iclgd_lens.hypotheses.search import antithetic, cma, nes
 from iclgd_lens.hypotheses.settings import between, one_of
 from iclgd_lens.hypotheses.sgd import trained_names, zeros
 
@@ -100,9 +100,7 @@ def evolution(
         between(NAME, "population", population, 2)
     if method == "cma":
         optional(NAME, "cmaes")
-    delta = lcgd(
-        host, shown, lr=lr, epochs=epochs, loss_on=loss_on, weights=weights, layers=layers
-    )
+    delta = lcgd(host, shown, lr=lr, epochs=epochs, loss_on=loss_on, weights=weights, layers=layers)
     gated = Gated(host, shown, delta)
     trials = population or 4 + int(3 * math.log(gated.count))
     curve: list[float] = []

@@ -4,9 +4,10 @@ From the demonstrations alone, layer by layer as in LCGD:
 
     label     mean negative log-likelihood of the label word
     content   mean negative log-likelihood of the content's tokens
-    contrast  InfoNCE: -log [Σ_(j: y_j = y_i, j ≠ i) exp(cos(a_i, a_j) / T) / Σ_(j ≠ i) exp(cos / T)],
-              where a_i is the layer's attention output at the end of content i. The others' a_j are
-              those last seen (at first, the unchanged model's) and are held constant.
+    contrast  InfoNCE: -log [Σ_(j alike) exp(cos(a_i, a_j) / T) / Σ_(j ≠ i) exp(cos(a_i, a_j) / T)],
+              j alike: of the same label, j ≠ i. a_i is the layer's attention output at the end of
+              content i; the others' are those last seen (at first, the unchanged model's) and are
+              held constant
 
 Combined by "sum" (fixed weights), by "pcgrad" (of two gradients that disagree, each loses its part
 along the other: g_t -= (g_t · g_s) / |g_s|² g_s; Yu et al. 2020) or by "upgrad" (each is projected
@@ -95,7 +96,9 @@ def lcgd_multitask(
     for name, value in (("label", label), ("content", content), ("contrast", contrast)):
         between(NAME, name, value, 0)
     if label + content + contrast == 0:
-        raise HypothesisError(f"{NAME}: every task has weight 0; give one of them more, as label=1.")
+        raise HypothesisError(
+            f"{NAME}: every task has weight 0; give one of them more, as label=1."
+        )
     one_of(NAME, "combine", combine, COMBINERS)
     one_of(NAME, "per", per, ("task", "tokens"))
     between(NAME, "temperature", temperature, 0, above=True)

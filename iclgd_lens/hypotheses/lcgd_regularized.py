@@ -1,9 +1,10 @@
-r"""LCGD held back: small, low-rank, clipped, near the model, smoothed, sparse over heads, or stopped.
+r"""LCGD held back: small, low-rank, clipped, near the model, smoothed, sparse or stopped.
 
 If in-context learning is a cautious learner, a regularised update should be nearer to it than a
 plain one. Every setting is off by default, and LCGD to the bit where it is off.
 
-    l2 λ         Δ <- (1 - η λ) Δ - η g. The first step is LCGD's; a constant g has the fixed point -g/λ
+    l2 λ         Δ <- (1 - η λ) Δ - η g. The first step is LCGD's; where g is constant, Δ ends at
+                 -g / λ
     rank r       after each epoch, each head's ΔW becomes its best approximation of rank r (SVD);
                  r >= d_head is LCGD
     clip c       each head's mean gradient is at most c long; infinity is LCGD
@@ -30,7 +31,6 @@ from torch import Tensor
 
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
-from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.parts import folds, label_losses, shown_of

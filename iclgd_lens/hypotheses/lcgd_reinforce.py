@@ -7,9 +7,10 @@ constant: loss_i = -w_i log p_(y_i).
 
     exact    w = p^ν. At ν = 1 the gradient is that of the expected reward, p_y ∇ log p_y = ∇ p_y;
              ν = 0 is cross-entropy over label words, which learns most from surprise
-    group    w = sqrt(p / (1 - p)), the expectation of GRPO's normalised advantage, p in [1e-3, 1 - 1e-3]
-    sample   S words drawn from p, each reward minus the mean of the others' (Williams 1992; leave-one-
-             out baseline); unbiased, within 1 / sqrt(S) of exact
+    group    w = sqrt(p / (1 - p)), the expectation of GRPO's normalised advantage; p is held
+             within [1e-3, 1 - 1e-3]
+    sample   S words drawn from p, each reward minus the mean of the others' (Williams 1992);
+             unbiased, within 1 / sqrt(S) of exact
 
 An entropy bonus τ adds -τ H(p) to the loss. With `policy="vocabulary"` p is over all words, so that
 ν = 0 is LCGD on the label, to the bit. With `causal=False` the reward is that of the model's own

@@ -23,6 +23,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
@@ -78,10 +80,8 @@ def newton(
     between(NAME, "damping", damping, 0, above=True)
     matrices: dict[str, torch.Tensor] = {}
     if math.isfinite(damping):
-        for name, moment in value_moments(host, shown).items():
-            unit = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-            scaled = moment / (damping * moment.diagonal().mean().clamp(min=1e-30))
-            matrices[name] = torch.linalg.inv(scaled + unit).float()
+        moments = value_moments(host, shown)
+        matrices = {name: damped_inverse(moment, damping) for name, moment in moments.items()}
     with contextlib.nullcontext() if causal else host.laid_out():
         delta = train(
             layer_step if causal else gd_step,
@@ -98,3 +98,12 @@ def newton(
         )
     delta.metadata |= {"damping": None if math.isinf(damping) else damping, "causal": causal}
     return delta
+
+
+def damped_inverse(
+    moment: Float[Tensor, "d_in d_in"], damping: float
+) -> Float[Tensor, "d_in d_in"]:
+    """(A / δ + I)⁻¹ in fp32, δ = damping times A's mean eigenvalue."""
+    unit = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    delta = damping * moment.diagonal().mean().clamp(min=1e-30)
+    return torch.linalg.inv(moment / delta + unit).float()

@@ -100,8 +100,7 @@ def label_losses(
         ):
             longest = max(len(rows[place]) for place in places)
             padded = [
-                [*rows[place], *rows[place][-1:] * (longest - len(rows[place]))]
-                for place in places
+                [*rows[place], *rows[place][-1:] * (longest - len(rows[place]))] for place in places
             ]
             lengths = host.tensor([len(rows[place]) for place in places])[0]
             starts = lengths - host.tensor([labels[place] for place in places])[0]
@@ -115,16 +114,18 @@ def label_losses(
             wanted = [token for place in places for token in shown.examples[place].label]
             owner = [place for place in places for _ in shown.examples[place].label]
             # Few rows at a time: all logits together would outweigh the pass itself.
-            nll = torch.cat([
-                torch.nn.functional.cross_entropy(
-                    host.logits(some).float(), targets, reduction="none"
-                )
-                for some, targets in zip(
-                    torch.cat(spans).split(_ROWS_AT_ONCE),
-                    host.tensor(wanted)[0].split(_ROWS_AT_ONCE),
-                    strict=True,
-                )
-            ])
+            nll = torch.cat(
+                [
+                    torch.nn.functional.cross_entropy(
+                        host.logits(some).float(), targets, reduction="none"
+                    )
+                    for some, targets in zip(
+                        torch.cat(spans).split(_ROWS_AT_ONCE),
+                        host.tensor(wanted)[0].split(_ROWS_AT_ONCE),
+                        strict=True,
+                    )
+                ]
+            )
             losses.index_add_(0, host.tensor(owner)[0], nll)
         losses /= host.tensor(labels)[0]
     return losses

@@ -106,9 +106,9 @@ def antithetic(
     for _ in range(pairs):
         direction = {
             # Drawn on the CPU, so that a seed means the same everywhere.
-            name: torch.randn(value.shape, generator=generator, dtype=torch.float32, device="cpu").to(
-                value.device
-            )
+            name: torch.randn(
+                value.shape, generator=generator, dtype=torch.float32, device="cpu"
+            ).to(value.device)
             for name, value in like.items()
         }
         slope = (fitness(direction, sigma) - fitness(direction, -sigma)) / (2 * pairs * sigma)

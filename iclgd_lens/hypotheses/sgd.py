@@ -76,12 +76,9 @@ def train(
     """Take SGD steps on the demonstrations and return what they add to the weights.
 
     No momentum, decay, clipping, warm-up or dropout; a batch's loss is summed over its sequences
-    and divided by their predicted tokens. See `gd` and `lcgd` for the other arguments.
-
-    Args:
-        start: The change that training begins with; None for no change.
-        transform: What each batch's gradient is turned into; None for nothing.
-        after_step: Called after each step; None for nothing.
+    and divided by their predicted tokens. See `gd` and `lcgd` for the arguments. Of those that
+    they do not have, `start` is the change that training begins with, `transform` turns each
+    batch's gradient into what the step follows, and `after_step` is called after each step.
 
     Raises:
         HypothesisError: A setting is not allowed, or the model lacks a named weight.

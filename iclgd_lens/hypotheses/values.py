@@ -1,4 +1,4 @@
-"""The change of W_V that makes heads mix what they mixed in context: ridge regression, a layer each.
+"""The change of W_V that makes heads mix what they mixed in context, by ridge regression.
 
 With the attention pattern as it is, a head's output is linear in W_V: at a readout token it changes
 by u ΔW_V, u = Σ_t A_t x_t the pattern's mean of the inputs. One forward pass fits all layers in
@@ -7,6 +7,7 @@ turn: each is fitted on what the changed layers below it pass on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ def fit_values(
     wanted: Float[Tensor, "row layer head d_head"],
     ridge: float,
     layers: Collection[int],
-) -> dict[str, Float[Tensor, "head d_in d_head"]]:
+) -> dict[str, Float[Tensor, "kv_head d_in d_head"]]:
     """Return changes of W_V under which each row's last token has the wanted mixed values.
 
     Args:
@@ -107,10 +108,13 @@ def ridge_solution(
 ) -> Float[Tensor, "d_in d_out"]:
     """W of least |X W - Y|^2 + r |W|^2, r = ridge times the mean eigenvalue of X Xᵀ.
 
-    By the kernel of rows: Xᵀ (X Xᵀ + r I)⁻¹ Y, in fp64. A ridge of 0 gives the least-norm solution.
+    By the kernel of rows: Xᵀ (X Xᵀ + r I)⁻¹ Y, in fp64. A ridge of 0 gives the least-norm solution,
+    an infinite one no change.
     """
     x, y = inputs.double(), targets.double()
     kernel = x @ x.T
+    if math.isinf(ridge):
+        return torch.zeros(x.shape[1], y.shape[1], dtype=targets.dtype, device=targets.device)
     penalty = ridge * kernel.diagonal().mean()
     if float(penalty) == 0:
         return (torch.linalg.pinv(x) @ y).to(targets.dtype)

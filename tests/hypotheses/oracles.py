@@ -12,7 +12,7 @@ from tests import checks, families
 
 
 def precise(kind: str, family: str, seed: int = 0) -> Any:
-    """An independent copy of the test model in double precision, whose weights ask for gradients."""
+    """A copy of the test model in double precision, whose weights ask for gradients."""
     twin = checks.twin(checks.model(kind, family, seed)).double()
     if kind == "hooked":
         twin.cfg.dtype = torch.float64
@@ -29,6 +29,19 @@ def lens_logits(model: Any, tokens: tuple[int, ...], *, detach: bool) -> list[Te
         hooks.append((f"blocks.{layer}.hook_resid_post", lambda value, hook: leaving.append(value)))
     model.run_with_hooks(torch.tensor([tokens]), fwd_hooks=hooks)
     return [model.unembed(model.ln_final(value))[0] for value in leaving]
+
+
+def isolated(model: Any, tokens: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    """Attention outputs [pos, d_model] and lens logits of each block, run on a constant input."""
+    outputs: list[Tensor] = []
+    hooks: list[Any] = []
+    for layer in range(families.N_LAYERS):
+        name = f"blocks.{layer}.hook_attn_out"
+        name = name if name in model.hook_dict else f"blocks.{layer}.attn.hook_out"
+        hooks.append((name, lambda value, hook: outputs.append(value[0])))
+    with model.hooks(fwd_hooks=hooks):
+        logits = lens_logits(model, tokens, detach=True)
+    return outputs, logits
 
 
 def nll(logits: Tensor, tokens: tuple[int, ...], first: int = 1) -> Tensor:

@@ -121,7 +121,9 @@ def test_heads_that_read_the_bos_alone_learn_as_in_lcgd(monkeypatch: pytest.Monk
     found, plain = lcgd_attention(host, episode), lcgd(host, episode)
     assert found.metadata["sink_heads"] == 1
     # What the first layer learns first depends on nothing else: the head's change is LCGD's.
-    one = [rule(host, episode, batch_size=4)["blocks.0.attn.W_V"] for rule in (lcgd_attention, lcgd)]
+    one = [
+        rule(host, episode, batch_size=4)["blocks.0.attn.W_V"] for rule in (lcgd_attention, lcgd)
+    ]
     torch.testing.assert_close(one[0][1], one[1][1])
     assert not torch.allclose(one[0][0], one[1][0], rtol=1e-2)
     assert set(found) == set(plain)

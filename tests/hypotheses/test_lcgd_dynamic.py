@@ -96,9 +96,7 @@ def test_in_sequence_a_block_is_read_after_it_has_learned(kind: str, family: str
             with torch.no_grad():
                 for name, step in steps.items():
                     checks.real(model, name).sub_(step, alpha=LR)
-    found = lcgd_dynamic(
-        checks.model(kind, family), episode, horizon=0, sequential=True, lr=LR
-    )
+    found = lcgd_dynamic(checks.model(kind, family), episode, horizon=0, sequential=True, lr=LR)
     for name in found:
         if not name.endswith("b_K"):
             change = checks.real(model, name).detach() - before[name]
@@ -108,8 +106,7 @@ def test_in_sequence_a_block_is_read_after_it_has_learned(kind: str, family: str
 @BY_KIND
 @pytest.mark.parametrize(
     "settings",
-    [{"sequential": True}, {"rates": "norm"}, {"rates": "rms"}, {"rates": "hyper"}]
-    + [{"rates": "surprise"}],
+    [{"sequential": True}, *({"rates": each} for each in ("norm", "rms", "hyper", "surprise"))],
 )
 def test_without_a_horizon_learning_stays_layer_causal(kind: str, settings: Any) -> None:
     episode = checks.episode()
@@ -124,9 +121,7 @@ def test_without_a_horizon_learning_stays_layer_causal(kind: str, settings: Any)
 @BY_KIND
 def test_steps_of_rates_norm_are_as_long_as_the_weights_say(kind: str) -> None:
     host = checks.host(kind, "llama")
-    found = lcgd_dynamic(
-        host, checks.episode(shots=1), horizon=0, rates="norm", trust=0.01, lr=0.5
-    )
+    found = lcgd_dynamic(host, checks.episode(shots=1), horizon=0, rates="norm", trust=0.01, lr=0.5)
     for name, value in found.items():
         weight = host.parameter(name)
         assert weight is not None
