@@ -13,8 +13,8 @@ weights, a mark that explanations are read against.
             is the layer's attention output at the end of content i, alone, and a_l* the same
             after the other demonstrations
 
-Limits: `fit="sgd"` with μ = 0 is LCGD to the bit; with μ = 1 it is layer-wise IA2. An infinite ridge
-is no change.
+Limits: `fit="sgd"` with μ = 0 is LCGD to the bit; with μ = 1 it is layer-wise IA2. An infinite
+ridge is no change.
 
 Source: IA2 (Mishra et al. 2026), layer-wise, on the demonstrations alone.
 """

@@ -7,9 +7,9 @@ last m + 1 blocks, which are all that is held in memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class _Walk:
         if any(each in self.named for each in learners):
             self._carry_back(layer, learners, last)
         if first >= 0:
-            self.leaving.pop(first), self.entering.pop(first)
+            del self.leaving[first], self.entering[first]
         return activation.detach()
 
     def _carry_back(self, layer: int, learners: range, last: bool) -> None:
@@ -99,7 +99,7 @@ class _Walk:
                 reached = self.leaving[at]
             learned = self.named.get(at, {}) if at in learners else {}
             below = [self.entering[at]] if at > lowest else []
-            gradients = torch.autograd.grad(
+            found = torch.autograd.grad(
                 reached,
                 [*below, *learned.values()],
                 flow,
@@ -107,6 +107,7 @@ class _Walk:
                 retain_graph=not last and at > lowest,
                 allow_unused=True,
             )
+            gradients = cast("Sequence[Tensor | None]", found)
             if below:
                 flow = gradients[0]
             for name, gradient in zip(learned, gradients[len(below) :], strict=True):

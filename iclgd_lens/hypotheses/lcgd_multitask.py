@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -183,7 +183,7 @@ def _combined(combine: Combine, terms: Sequence[Tensor], named: Mapping[str, Ten
         )
         filled = [
             torch.zeros_like(value) if gradient is None else gradient
-            for gradient, value in zip(found, values, strict=True)
+            for gradient, value in zip(cast("list[Tensor | None]", found), values, strict=True)
         ]
         rows.append(torch.cat([gradient.flatten() for gradient in filled]))
     parts = combine(torch.stack(rows)).split([value.numel() for value in values])

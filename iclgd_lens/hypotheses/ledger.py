@@ -74,12 +74,12 @@ def counting(host: Host) -> Generator[Ledger, None, None]:
         ledger.unembeddings += residual.shape[:-1].numel()
         return norm(residual)
 
-    host.__dict__["final_norm"] = counted
+    vars(host)["final_norm"] = counted
     try:
         with host.hooked(hooks, forced=False):
             yield ledger
     finally:
-        del host.__dict__["final_norm"]
+        del vars(host)["final_norm"]
 
 
 def _entered(ledger: Ledger, activation: Tensor, hook: Any) -> None:

@@ -152,8 +152,10 @@ def gradients(
             count = len(sequence.targets)
 
             def add(name: str, gradient: Tensor, count: int = count) -> None:
-                gradient = gradient / count
-                total[name] = total[name] + gradient if name in total else gradient
+                if name in total:
+                    total[name].add_(gradient, alpha=1 / count)
+                else:
+                    total[name] = gradient / count
 
             rule(host, leaves, sequence, add)
     return {name: total.get(name, torch.zeros_like(value)) for name, value in delta.items()}

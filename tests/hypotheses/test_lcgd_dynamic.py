@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from iclgd_lens.errors import HypothesisError
+from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import lcgd
@@ -101,6 +102,23 @@ def test_in_sequence_a_block_is_read_after_it_has_learned(kind: str, family: str
         if not name.endswith("b_K"):
             change = checks.real(model, name).detach() - before[name]
             oracles.close(model, name, found[name], change, 1e-4)
+
+
+@BY_KIND
+def test_an_exception_between_a_blocks_two_runs_leaves_the_model_alone(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = checks.fresh(kind, "llama")
+    host = Host(model)
+    before = checks.photograph(model)
+
+    def fail(*arguments: Any) -> Any:
+        raise RuntimeError("interrupted")
+
+    monkeypatch.setattr("iclgd_lens.hypotheses.lcgd_dynamic.lens_loss", fail)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        lcgd_dynamic(host, checks.episode(), horizon=0, sequential=True)
+    before.assert_same(model)
 
 
 @BY_KIND
