@@ -201,9 +201,9 @@ class BridgeHost(Host):
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None
             )
         if cache is None or not keep:
-            return Run(residuals[0], None)
+            return Run(residuals[-1], None)  # of a block that runs twice, the second
         read = tokens if prefix is None else torch.cat([prefix.tokens, tokens], dim=1)
-        return Run(residuals[0], read_prefix(cache, read))
+        return Run(residuals[-1], read_prefix(cache, read))
 
     def final_norm(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """See `Host.final_norm`."""
