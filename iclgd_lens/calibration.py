@@ -80,17 +80,19 @@ class Rate:
     @property
     def share(self) -> float:
         """The share."""
-        return self.count / self.trials
+        return self.count / self.trials if self.trials else float("nan")
 
     @property
     def interval(self) -> tuple[float, float]:
         """Its exact 95 % interval."""
+        if not self.trials:
+            return float("nan"), float("nan")
         return binomial_interval(self.count, self.trials)
 
     @property
     def holds(self) -> bool | None:
         """Whether the share may be what is allowed, given how few trials there were."""
-        if self.expected is None:
+        if self.expected is None or not self.trials:
             return None
         (low, high), (least, most) = self.interval, self.expected
         return low <= most and high >= least
