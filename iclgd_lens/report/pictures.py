@@ -98,10 +98,15 @@ def _groups(view: View, name: str, keys: Sequence[str]) -> Iterator[tuple[tuple[
 
 
 def _trajectories(view: View) -> Iterator[Choice]:
-    for key, part in _groups(view, "trajectory", ("model", "task", "score")):
-        model, task, score = key
-        said = f"{score} as training goes on, {task}, {model}: each point is a number of passes."
-        yield Choice(key, said, figures.trajectory.spec(part, score=score))
+    if "trajectory" in view.more:
+        path = figures.against_behaviour(view.more["trajectory"])
+        parts = _indices(path, ("model", "task", "score"))
+        for key in _in_order(view, parts):
+            model, task, score = key
+            said = (
+                f"{score} as training goes on, {task}, {model}: each point is a number of passes."
+            )
+            yield Choice(key, said, figures.trajectory.spec(path.take(parts[key]), score=score))
 
 
 def _behaviour(view: View) -> Iterator[Choice]:

@@ -24,7 +24,7 @@ OPTIONAL = {
     "verdicts": ("model", "task", "hypothesis", "score", "control", "verdict"),
     "behaviour": ("model", "task", "hypothesis"),
     "cost": ("hypothesis",),
-    "trajectory": ("model", "task", "hypothesis", "score", "kl_removed", "value"),
+    "trajectory": ("model", "task", "hypothesis", "score", "passes", "value"),
     "nulls": ("model", "task", "hypothesis", "score", "control", "value"),
     "norms": ("model", "task", "hypothesis", "icl_norm", "ft_norm"),
     "heads": ("model", "task", "hypothesis", "score", "layer", "head", "shown"),
