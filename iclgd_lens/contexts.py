@@ -138,7 +138,7 @@ class Contexts:
             return self._masked(names, attention)
         places, parts = list[int](), list[Recorder]()
         scores: list[Tensor] = []
-        for place, prefix, others in self._prefixes(loo):
+        for place, prefix, others in self.prefixes(loo):
             recorder = Recorder(1, names, prefix=prefix, others=others if attention else None)
             scores.append(self._read(recorder, [place]))
             places.append(place)
@@ -174,8 +174,11 @@ class Contexts:
         weights = recorder.attention(self.host, len(own)) if attention else None
         return Seen(recorder.values, scores, tuple(range(len(own))), weights)
 
-    def _prefixes(self, loo: str) -> Iterator[tuple[int, Prefix, Others]]:
-        """Place, prefix without it, and where the others stand in that."""
+    def prefixes(self, loo: str) -> Iterator[tuple[int, Prefix, Others]]:
+        """Each demonstration's place, the prefix without it, and where the others stand in that.
+
+        For "exact" and "causal", which differ from one demonstration to the next in their prefix.
+        """
         whole, prompt, own = self.prompt(), self.shown.prompt(), spans(self.shown)
         for place, (start, end) in enumerate(own):
             before = list(enumerate(own[:place]))
