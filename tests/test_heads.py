@@ -130,7 +130,7 @@ def test_no_query_is_read() -> None:
 def test_the_induction_head_is_the_one_that_a_world_was_built_with() -> None:
     """Its only head of layer 1 attends to the label after a word's earlier occurrence."""
     worlds = pytest.importorskip("iclgd_lens.worlds", reason="worlds are not in this checkout")
-    model, episode = worlds.lcgd_world(0)
+    model, episode = worlds.lcgd_world(0.0)
     words = sorted({token for query in episode.queries for token in query.content})
     scores = induction_scores(model, tokens=words, bos=0)
     assert scores.top(1) == [(1, 0)]
