@@ -333,6 +333,7 @@ def test_in_worlds_the_kernel_learns_and_renaming_does_not() -> None:
     icl, zs = reader.icl().label_scores, reader.zs().label_scores
     rule = kernel_regression(model, episode, layer=0, tau=0.0)
     found = reader.ftzs(rule).label_scores
-    torch.testing.assert_close(found.argmax(-1), icl.argmax(-1))
+    answer = found.argmax(-1, keepdim=True)  # where several labels were shown as often, one of them
+    torch.testing.assert_close(icl.gather(1, answer)[:, 0], icl.amax(-1), rtol=1e-3, atol=1e-3)
     renamed = reader.ftzs(label_bayes(model, episode)).label_scores
     torch.testing.assert_close(renamed.softmax(-1), zs.softmax(-1), rtol=1e-4, atol=1e-6)
