@@ -328,7 +328,7 @@ def test_wrong_settings_are_refused() -> None:
 def test_in_worlds_the_kernel_learns_and_renaming_does_not() -> None:
     """Words are told apart in the stream of layer 0; without knowledge nothing can be renamed."""
     worlds = pytest.importorskip("iclgd_lens.worlds", reason="worlds are not in this checkout")
-    model, episode = worlds.lcgd_world(30.0)
+    model, episode = worlds.lcgd_world(0.0)
     reader = Reader(model, episode)
     icl, zs = reader.icl().label_scores, reader.zs().label_scores
     rule = kernel_regression(model, episode, layer=0, tau=0.0)
