@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
+from iclgd_lens.host.hooking import receiver
 from iclgd_lens.host.layout import laid_out
 from iclgd_lens.host.probe import check_model
 
@@ -175,34 +175,24 @@ class HookedHost(Host):
     ) -> Generator[None, None, None]:
         """See `Host.score_hooks`."""
         hooks = [
-            (f"blocks.{layer}.attn.hook_attn_scores", receiver(receive, layer))
-            for layer in range(self.n_layers)
+            (self.score_hook(layer), receiver(receive, layer)) for layer in range(self.n_layers)
         ]
         with self.hooked(hooks, forced=False):
             yield
 
-    @contextlib.contextmanager
-    def query_key_hooks(
-        self,
-        queries: Callable[[int, Tensor], None] | None,
-        keys: Callable[[int, Tensor], None] | None,
-    ) -> Generator[None, None, None]:
-        """See `Host.query_key_hooks`."""
+    def score_hook(self, layer: int) -> str:
+        """See `Host.score_hook`."""
+        return f"blocks.{layer}.attn.hook_attn_scores"
+
+    def query_key_hook(self, layer: int, letter: str) -> str:
+        """See `Host.query_key_hook`."""
         position = self.cfg.positional_embedding_type
         if position not in ("standard", "rotary"):
             raise HookError(
                 f"Queries and keys of a model with {position!r} positions do not by themselves "
                 "give attention scores; Tok2Attn is undefined on it."
             )
-        stem = "hook_rot_" if position == "rotary" else "hook_"
-        hooks = [
-            (f"blocks.{layer}.attn.{stem}{letter}", receiver(receive, layer))
-            for letter, receive in (("q", queries), ("k", keys))
-            if receive is not None
-            for layer in range(self.n_layers)
-        ]
-        with self.hooked(hooks, forced=False):
-            yield
+        return f"blocks.{layer}.attn.hook_{'rot_' if position == 'rotary' else ''}{letter}"
 
     # -- running -------------------------------------------------------------------------------
 
@@ -302,17 +292,6 @@ class HookedHost(Host):
     @property
     def _soft_cap(self) -> float:
         return float(getattr(self.cfg, "output_logits_soft_cap", None) or 0.0)
-
-
-def receiver(receive: Callable[[int, Tensor], None], layer: int) -> Callable[..., None]:
-    """Return a reading hook that passes the activation on to `receive(layer, activation)`."""
-    return partial(_received, receive, layer)
-
-
-def _received(
-    receive: Callable[[int, Tensor], None], layer: int, activation: Tensor, hook: Any
-) -> None:
-    receive(layer, activation)
 
 
 def _attribute(module: Any, kind: str) -> Any:
