@@ -166,3 +166,19 @@ def trajectory_frame(parts: Parts, scores: Sequence[str] | None) -> pd.DataFrame
                     if score in measured or SCORES[score].fact in measured
                 ]
     return pd.DataFrame(lines, columns=columns)
+
+
+def head_frame(conclusions: Conclusions, score: str = "SimAOU_label") -> pd.DataFrame:
+    """Which heads survive correction for their number, by hypothesis."""
+    import pandas as pd
+
+    columns = ["hypothesis", "score", "layer", "head", "value", "p_corrected", "shown"]
+    lines: list[dict[str, Any]] = []
+    parts = conclusions.parts
+    for label in parts.hypotheses:
+        if all(f"{score}/head" not in measured for _, measured in parts.series[label]):
+            continue
+        for line in conclusions.head_map(score, label):
+            shown = bool(line["p_corrected"] < 0.05)
+            lines.append({**line, "hypothesis": label, "score": score, "shown": shown})
+    return pd.DataFrame(lines, columns=columns)

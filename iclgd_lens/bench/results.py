@@ -17,7 +17,7 @@ from iclgd_lens.bench.order import order_sensitivity
 from iclgd_lens.bench.store import Quarantined, Store
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError
-from iclgd_lens.frames import behaviour_frame, gate_frame, verdict_frame
+from iclgd_lens.frames import behaviour_frame, gate_frame, head_frame, verdict_frame
 from iclgd_lens.parts import Part
 from iclgd_lens.subjects import TRAINED
 
@@ -162,6 +162,18 @@ class Run:
     def cost(self) -> pd.DataFrame:
         """Return what building each hypothesis took, counted."""
         return self._together(lambda comparison: comparison.cost())
+
+    def trajectory(self) -> pd.DataFrame:
+        """Return scores along the training, where they were read; see `Comparison.trajectory`."""
+        return self._together(lambda comparison: comparison.trajectory())
+
+    def heads(self) -> pd.DataFrame:
+        """Return which heads survive correction for their number.
+
+        Columns: model, task, hypothesis, score (the label contrast), layer, head, value,
+        p_corrected (Benjamini-Hochberg, over draws), shown (below .05).
+        """
+        return self._together(lambda comparison: head_frame(comparison.conclusions))
 
     @cached_property
     def _order(self) -> pd.DataFrame:
