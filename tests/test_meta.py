@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Data flows from left to right: a room imports only rooms of a smaller number.
 ORDER = [
-    {"registry", "kernels", "files", "provenance", "ratios", "defaults", "phrases"},
+    {"registry", "kernels", "files", "provenance", "ratios", "defaults", "phrases", "naming"},
     {"overview", "run_files", "sealed", "seeds", "tokens", "validation"},
     {"statistics", "resampling", "power"},
     {"crossed", "evidence"},

@@ -14,12 +14,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from iclgd_lens.errors import LensError, PlanError, nearest
+from iclgd_lens.naming import label_of, split_untrained
 from iclgd_lens.protocol import Protocol, get_protocol
 from iclgd_lens.seeds import check_seed
 
 PUBLISHED = "published"
 MATCHED = "matched"
-UNTRAINED_SUFFIX = "-untrained"
 
 
 class _Strict(BaseModel):
@@ -57,9 +57,9 @@ class ModelSpec(_Strict):
         fields = dict(cast("Mapping[str, Any]", given))
         name = fields.get("name")
         if isinstance(name, str) and name:
-            fields.setdefault("label", Path(name).name if Path(name).is_dir() else name)
-            if name.endswith(UNTRAINED_SUFFIX) and not Path(name).is_dir():
-                fields["name"] = name.removesuffix(UNTRAINED_SUFFIX)
+            fields.setdefault("label", label_of(name))
+            fields["name"], untrained = split_untrained(name)
+            if untrained:
                 fields.setdefault("untrained", "embeddings")
         return fields
 

@@ -12,20 +12,11 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
+from iclgd_lens.host.families import family_of
 from iclgd_lens.host.hooking import receiver
 from iclgd_lens.host.layout import laid_out
 from iclgd_lens.host.probe import check_model
 
-# HookedTransformer gives every attention layer bias tensors, zero where the architecture has none.
-_BIASED_ATTENTION = {
-    "GPT2LMHeadModel": "QKVO",
-    "GPTNeoXForCausalLM": "QKVO",
-    "Qwen2ForCausalLM": "QKV",
-    "OPTForCausalLM": "QKVO",
-    "BloomForCausalLM": "QKVO",
-    "PhiForCausalLM": "QKVO",
-}
-_POST_NORM = {"Olmo2ForCausalLM", "Olmo3ForCausalLM"}
 _SWITCHES = {
     "use_attn_in": "set_use_attn_in(False)",
     "use_split_qkv_input": "set_use_split_qkv_input(False)",
@@ -143,7 +134,8 @@ class HookedHost(Host):
 
     def _has_bias(self, layer: int, letter: str) -> bool:
         architecture = getattr(self.cfg, "original_architecture", None)
-        if architecture is None or letter in _BIASED_ATTENTION.get(architecture, ""):
+        family = family_of(architecture)
+        if architecture is None or (family is not None and letter in family.biases):
             return True
         # Layer by layer: what a layer learns must not depend on what later layers hold.
         return bool(_attribute(self._blocks[layer].attn, f"b_{letter}").any())
@@ -320,7 +312,8 @@ def _refuse(cfg: Any) -> None:
         raise UnsupportedModelError(
             "Shortformer positions enter keys but not values; such models are not served."
         )
-    if getattr(cfg, "original_architecture", None) in _POST_NORM:
+    family = family_of(getattr(cfg, "original_architecture", None))
+    if family is not None and family.norm_after_attention:
         raise UnsupportedModelError(
             f"{cfg.original_architecture} normalises after attention, which HookedTransformer's "
             'hooks do not separate; load it with iclgd_lens.load_model(..., host="bridge").'
