@@ -117,6 +117,7 @@ class Plan(_Strict):
         twins: Networks of each control that is another network.
         twin_queries: Queries that each of them is asked at most; None for all.
         tok2attn_queries: Queries on which Tok2Attn is measured.
+        worlds: Whether the instrument is also read on models whose answer is known, once a run.
         resamples: Bootstrap resamples of intervals over queries.
         control_seed: Seed of random controls and untrained copies.
     """
@@ -135,6 +136,7 @@ class Plan(_Strict):
     lr: float | Literal["published", "matched"] | None = None
     twins: int = Field(default=8, ge=0)
     twin_queries: int | None = Field(default=16, ge=1)
+    worlds: bool = False
     tok2attn_queries: int = Field(default=32, ge=0)
     resamples: int = Field(default=1000, ge=1)
     control_seed: int = Field(default=0, ge=0)

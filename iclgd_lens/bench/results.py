@@ -167,6 +167,16 @@ class Run:
         """Return scores along the training, where they were read; see `Comparison.trajectory`."""
         return self._together(lambda comparison: comparison.trajectory())
 
+    def worlds(self) -> pd.DataFrame:
+        """Return what the instrument reads on models whose answer is known; empty if not read.
+
+        Columns: world, theta (degrees between GD and LCGD), rule, value (SimAOU), exact, error
+        (largest of any query and layer), kl, recovery.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(_ReadOnly(self.where).worlds() or [])
+
     def heads(self) -> pd.DataFrame:
         """Return which heads survive correction for their number.
 

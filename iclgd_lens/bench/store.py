@@ -32,7 +32,16 @@ from iclgd_lens.run_files import open_files
 RUN_FORMAT = "iclgd_lens.run/2"
 _OLDER = "iclgd_lens.run/"
 State = Literal["done", "failed", "missing"]
-_KNOWN = {"run.json", "cells", "failed", "invocations", "quarantine", "readings", "report"}
+_KNOWN = {
+    "run.json",
+    "cells",
+    "failed",
+    "invocations",
+    "quarantine",
+    "readings",
+    "report",
+    "worlds.json",
+}
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,16 @@ class Store:
     def read_run(self) -> dict[str, Any] | None:
         """Return run.json's facts, or None where there is none; a damaged one is moved aside."""
         return self._read_json("run.json", {"format": RUN_FORMAT})
+
+    def write_worlds(self, marks: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what the instrument reads on models whose answer is known."""
+        self._write_json("worlds.json", {"format": RUN_FORMAT, "marks": [dict(m) for m in marks]})
+
+    def worlds(self) -> list[dict[str, Any]] | None:
+        """What the instrument reads on models whose answer is known; None where it was not read."""
+        facts = self._read_json("worlds.json", {"format": RUN_FORMAT})
+        marks: Any = None if facts is None else facts.get("marks")
+        return marks if isinstance(marks, list) else None
 
     def write_invocation(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write what one command did so far."""

@@ -117,7 +117,7 @@ def frame_table(view: View, name: str, model: str, caption: str, head: str) -> T
         for row in records(frame)
     )
     titles = (head, *(each.replace("_", " ") for each in columns))
-    return _filled(f"{caption}, {model}", caption, titles, lines)
+    return _filled(f"{caption}, {model}" if model else caption, caption, titles, lines)
 
 
 def _plain(value: Any, column: str) -> Item:

@@ -24,6 +24,7 @@ OPTIONAL = {
     "verdicts": ("model", "task", "hypothesis", "score", "control", "verdict"),
     "behaviour": ("model", "task", "hypothesis"),
     "cost": ("hypothesis",),
+    "worlds": ("world", "theta", "rule", "value", "exact"),
     "trajectory": ("model", "task", "hypothesis", "score", "passes", "value"),
     "nulls": ("model", "task", "hypothesis", "score", "control", "value"),
     "norms": ("model", "task", "hypothesis", "icl_norm", "ft_norm"),
