@@ -17,6 +17,11 @@ from .episode import Episode as Episode
 from .episode import EpisodeWarning as EpisodeWarning
 from .episode import Query as Query
 from .errors import LensError as LensError
+from .evidence import ControlEvidence as ControlEvidence
+from .evidence import Evidence as Evidence
+from .gate import Behaviour as Behaviour
+from .gate import Gate as Gate
+from .gate import behaves as behaves
 from .host import Host as Host
 from .host import LinearSite as LinearSite
 from .host.loading import load_model as load_model
@@ -51,6 +56,8 @@ from .subjects import Subject as Subject
 from .tasks import Task as Task
 from .tasks import get_task as get_task
 from .tasks import list_tasks as list_tasks
+from .verdicts import Verdict as Verdict
+from .verdicts import decide as decide
 from .writing import load_demonstrations as load_demonstrations
 from .writing import load_episode as load_episode
 from .writing import load_episodes as load_episodes

@@ -155,7 +155,7 @@ def choose_budget(
     passes = tuple(epochs) if "epochs" in takes and "epochs" not in given else (None,)
     tokens = tuple(losses) if "loss_on" in takes and "loss_on" not in given else (None,)
     for loss_on in tokens:
-        if not search.solved:
+        if not search.does_well:
             search.run(tuple(grid), passes, loss_on)
     edge = search.widen(passes)
     found = min(search.found.items(), key=lambda item: (item[1].mean, item[0]))
@@ -246,8 +246,6 @@ class _Search:
             for state in states:
                 state.keep(kept)
             alive = [alive[row] for row in kept]
-        for training in trainings:
-            training.close()
 
     def _one_by_one(
         self, rates: Sequence[float], passes: Sequence[int | None], loss_on: str | None
@@ -279,6 +277,12 @@ class _Search:
     def solved(self) -> bool:
         """Whether a budget was found that leaves next to nothing to gain."""
         return any(outcome.mean < SOLVED for outcome in self.found.values())
+
+    @property
+    def does_well(self) -> bool:
+        """Whether a budget was found that does twice as well as guessing: others are not tried."""
+        guess = math.log(self.episode.n_labels)
+        return any(outcome.mean < guess / 2 for outcome in self.found.values())
 
     def widen(self, passes: Sequence[int | None]) -> bool:
         """Try rates beyond the edge while the best lies there; whether it still does."""

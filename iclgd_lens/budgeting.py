@@ -22,6 +22,12 @@ def with_settings_of(rule: Rule, settings: Mapping[str, Any]) -> Rule:
     return replace(rule, settings={**more, **rule.settings})
 
 
+def needs_budget(rule: Rule) -> bool:
+    """Whether a rule takes a learning rate that nobody gave."""
+    takes = isinstance(rule.value, Hypothesis) and rule.value.takes_rate
+    return takes and rule.settings.get("lr") is None
+
+
 def with_budget(rule: Rule, host: Host, episode: Episode) -> Rule:
     """The rule at the budget that left-out demonstrations choose on a network and draw.
 
@@ -31,9 +37,7 @@ def with_budget(rule: Rule, host: Host, episode: Episode) -> Rule:
     """
     from iclgd_lens.budget import choose_budget
 
-    if not isinstance(rule.value, Hypothesis) or not rule.value.takes_rate:
-        return rule
-    if rule.settings.get("lr") is not None:
+    if not needs_budget(rule) or not isinstance(rule.value, Hypothesis):
         return rule
     try:
         found = choose_budget(host, episode, rule.value, rule.settings)

@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from iclgd_lens.budgeting import with_budget
+from iclgd_lens.budgeting import needs_budget, with_budget
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.controls import DEFAULT_CONTROLS, Control
 from iclgd_lens.episode import Demonstrations, Episode
-from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.host import Host, as_host
-from iclgd_lens.host.provenance import model_provenance
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.job import Job, reading_key
 from iclgd_lens.nulls import shuffled_labels, with_foreign
 from iclgd_lens.parts import Part
 from iclgd_lens.readout import Readout
+from iclgd_lens.recording import BudgetMode, check_draws, default_budget, provenance
 from iclgd_lens.registry import resolve
 from iclgd_lens.rules import (
     HypothesisLike,
@@ -37,7 +36,6 @@ from iclgd_lens.rules import (
 )
 from iclgd_lens.subjects import TRAINED
 
-BudgetMode = Literal["matched", "published"]
 TWINS = 8
 TWIN_QUERIES = 16
 """Queries that another network is asked: its spread is between networks, not between queries."""
@@ -142,35 +140,6 @@ def compare(
     return Comparison(tuple(parts), facts, resamples, confidence, seed)
 
 
-def check_draws(draws: Sequence[Episode], twins: int, budget: str | None) -> None:
-    """Refuse draws that do not belong together.
-
-    Raises:
-        ComparisonError: There are none, or they differ in protocol or label words.
-    """
-    if not draws:
-        raise ComparisonError("There is no episode to compare on; give at least one.")
-    first = draws[0]
-    for number, episode in enumerate(draws):
-        if episode.protocol != first.protocol or episode.label_tokens != first.label_tokens:
-            raise ComparisonError(
-                f"Episode {number} has another protocol or other label words than the first: "
-                "episodes of one comparison differ in their demonstrations (and queries) alone."
-            )
-    if twins < 0:
-        raise ComparisonError(f"twins is {twins}; it must be 0 or more.")
-    if budget not in (None, "matched", "published"):
-        allowed = ("matched", "published")
-        raise ComparisonError(
-            f"budget is {budget!r}; allowed: {', '.join(allowed)}." + nearest(str(budget), allowed)
-        )
-
-
-def default_budget(episode: Episode) -> BudgetMode:
-    """Published under the reference protocol, else matched."""
-    return "published" if episode.protocol.name == "reference" else "matched"
-
-
 @dataclass(frozen=True)
 class _Plan:
     """What was asked for."""
@@ -188,6 +157,8 @@ class _Plan:
     seed: int
     options: Options
     tell: Progress
+    chosen: dict[int, list[Rule]] = field(default_factory=dict[int, "list[Rule]"])
+    """The rules at the model's own budget, by draw."""
 
     @property
     def contrasted(self) -> bool:
@@ -211,8 +182,13 @@ def _measure_draw(plan: _Plan, draw: int, readouts: dict[str, Readout]) -> list[
     readouts.clear()  # one at a time: draws that share their queries follow one another
     readouts[key] = job.frozen.zs
     seed = plan.seed + draw
-    for rule in _budgeted(plan, job, plan.rules.values()):
+    plan.chosen[draw] = _budgeted(plan, job, plan.rules.values())
+    for rule in plan.chosen[draw]:
         job.run(rule, plan.controls["rule"], seed=seed, other=plan.other)
+    if plan.trajectory and draw == 0:
+        for rule in plan.chosen[draw]:
+            job.tell(f"{rule.name}: along its training")
+            job.follow(rule)
     for control in plan.controls["alone"]:
         job.run_alone(control, seed=seed)
     return [_part(job, draw), *_realisations(plan, job, draw)]
@@ -241,12 +217,27 @@ def _measure_twin(plan: _Plan, control: Control, index: int) -> list[Part]:
     twin = as_host(resolve(control.function)(plan.host, plan.seed + index))
     episode = first_queries(plan.draws[draw], plan.twin_queries)
     job = Job(twin, episode, plan.options, wrong=plan.wrong(episode, draw), tell=tell)
+    jobs = {"": job}
     with twin.laid_out():
         job.measure_settings()
-        rules = [each for each in plan.rules.values() if isinstance(each.value, Hypothesis)]
-        for rule in _budgeted(plan, job, rules):
-            job.run(rule)
-    return [dataclasses.replace(_part(job, draw), network=control.name, index=index)]
+        for rule in plan.chosen[draw]:
+            if isinstance(rule.value, Hypothesis):
+                job.run(rule)
+        open_ = [each for each in plan.rules.values() if needs_budget(each)]
+        own = _budgeted(plan, job, open_) if plan.budget == "matched" else []
+        if own:
+            jobs["own"] = Job(
+                twin, episode, plan.options, wrong=job.wrong, frozen=job.frozen, tell=tell
+            )
+        for rule in own:
+            jobs["own"].run(rule)
+            if plan.trajectory and draw == 0:
+                tell(f"{rule.name}: along its training")
+                jobs["own"].follow(rule)
+    return [
+        dataclasses.replace(_part(each, draw), network=control.name, index=index, budget=budget)
+        for budget, each in jobs.items()
+    ]
 
 
 def _budgeted(plan: _Plan, job: Job, rules: Iterable[Rule]) -> list[Rule]:
@@ -284,9 +275,19 @@ def _part(job: Job, draw: int) -> Part:
         label: {score: value.numpy() for score, value in found.items()}
         for label, found in job.values.items()
     }
+    along = {
+        label: {
+            count: {score: value.numpy() for score, value in found.items()}
+            for count, found in stages.items()
+        }
+        for label, stages in job.trajectory.items()
+    }
     facts = {"rules": job.described, "episode": dict(job.episode.provenance)}
     gold = np.asarray(job.episode.gold, np.int64)
-    return Part(values, gold, draw, failures=dict(job.failures), facts=facts, network=TRAINED)
+    return Part(
+        values, gold, draw, failures=dict(job.failures), facts=facts, network=TRAINED,
+        trajectory=along,
+    )  # fmt: skip
 
 
 def _numbered(plan: _Plan, where: str, count: int) -> Progress:
@@ -295,29 +296,3 @@ def _numbered(plan: _Plan, where: str, count: int) -> Progress:
 
 def _silent(stage: str) -> None:
     """Tell nobody."""
-
-
-def provenance(host: Host, draws: Sequence[Episode]) -> dict[str, Any]:
-    """Everything about model, episodes and libraries that the numbers depend on."""
-    from iclgd_lens.provenance import library_versions
-
-    first = draws[0]
-    dtype = str(host.dtype).removeprefix("torch.")
-    return {
-        "model": model_provenance(host.model)
-        | {
-            "device": host.device.type,
-            "n_layers": host.n_layers,
-            "n_heads": host.n_heads,
-            "n_key_value_heads": host.n_key_value_heads,
-            "d_model": host.d_model,
-        },
-        "precision": f"activations {dtype}, deltas and scores fp32",
-        "protocol": first.protocol.as_dict() | {"hash": first.protocol.hash},
-        "episode": dict(first.provenance) | {"hash": first.hash, "queries": len(first.queries)},
-        "draws": [
-            dict(each.provenance) | {"hash": each.hash, "warnings": list(each.warnings)}
-            for each in draws
-        ],
-        "versions": library_versions(),
-    }

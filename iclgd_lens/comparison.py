@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,20 +17,19 @@ from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.gate import Behaviour, Gate
 from iclgd_lens.parts import Part, Parts, parts_of
 from iclgd_lens.scores import FACTS, SCORES
+from iclgd_lens.showing import Shown
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.verdicts import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
-    from rich.table import Table
     from torch import Tensor
 
 By = Literal["query", "layer", "head"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Shown):
     """Scores of each hypothesis and control against in-context learning, query by query.
 
     Settings ZS, ICL and ICL_shuffled (after wrong labels) are subjects of their own; `gd@untrained`
@@ -286,6 +285,19 @@ class Comparison:
 
         return pd.DataFrame(self.conclusions.cost())
 
+    def trajectory(self, scores: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return scores along the training of each hypothesis, where they were read.
+
+        Does attention come nearer to in-context learning's as behaviour does? One line a label,
+        network, number of passes and score; `KL_removed` is the share of ZS's KL to ICL that the
+        update has removed by then.
+
+        Columns: hypothesis (the label), rule, control, network, draw, passes, score, value.
+        """
+        from iclgd_lens.frames import trajectory_frame
+
+        return trajectory_frame(self.data, scores)
+
     def head_map(self, score: str = "SimAOU_label", hypothesis: str = "lcgd") -> pd.DataFrame:
         """Return a score of each head over draws, corrected for the number of heads.
 
@@ -310,36 +322,6 @@ class Comparison:
         return (
             f"<Comparison of {names} on {facts}, {task}: {draws} draw{'s' if draws != 1 else ''}, "
             f"{queries} queries, {len(self.hypotheses)} subjects; .table(), .frame(), .verdicts()>"
-        )
-
-    def _repr_html_(self) -> str:
-        from iclgd_lens.tables import html_summary
-
-        return html_summary(self)
-
-    def table(self) -> Table:
-        """Return a Rich table: one line a hypothesis, with layers' SimAOU and SimAM."""
-        from iclgd_lens.tables import comparison_table
-
-        return comparison_table(self)
-
-    def heatmap(self, score: str = "SimAOU", hypothesis: str = "lcgd") -> go.Figure:
-        """Return a Plotly figure of a score's mean over queries: layer by head."""
-        from iclgd_lens.figures import heatmap
-
-        value = self.tensor(score, hypothesis, by="head").nanmean(0)
-        return heatmap(value.numpy(), title=f"{score} of {hypothesis} with in-context learning")
-
-    def layers(self, score: str = "SimAOU") -> go.Figure:
-        """Return a Plotly figure of a score by layer, with intervals, one line a hypothesis."""
-        from iclgd_lens.figures import layer_profiles
-
-        frame = self.frame()
-        frame = frame[(frame["score"] == score) & (frame["level"] == "layer")]
-        if frame.empty:
-            raise ComparisonError(f"No hypothesis has a score {score!r} by layer.")
-        return layer_profiles(
-            cast("pd.DataFrame", frame), title=f"{score} with in-context learning, by layer"
         )
 
     # -- on disk -------------------------------------------------------------------------------

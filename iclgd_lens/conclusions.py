@@ -59,17 +59,32 @@ class Conclusions:
         """The model's own parts, one a draw and order."""
         return [part for part in self.parts.parts if part.network == TRAINED and part.index == 0]
 
+    def _by_draw(self) -> list[list[Part]]:
+        """The same, one list a draw: its orders."""
+        return [[part for part in self._own() if part.draw == draw] for draw in self.parts.draws]
+
+    def _fewest(self) -> int:
+        return min((len(part.gold) for part in self._own()), default=0)
+
     def _gold(self) -> NDArray[np.int64]:
-        fewest = min(len(part.gold) for part in self._own())
-        return np.stack([part.gold[:fewest] for part in self._own()])
+        return np.stack([parts[0].gold[: self._fewest()] for parts in self._by_draw()])
 
     def _label_scores(self, label: str) -> Floats | None:
-        """Label scores [draw query label] on the model itself; None if a draw has none."""
-        own = self._own()
-        fewest = min((len(part.gold) for part in own), default=0)
-        found = [part.values.get(label, {}).get(LABEL_SCORES) for part in own]
-        arrays = [each[:fewest].astype(np.float64) for each in found if each is not None]
-        return np.stack(arrays) if arrays and len(arrays) == len(own) else None
+        """Label scores [draw query label] on the model itself, orders averaged.
+
+        NaN in draws where the label has none; None if it has none at all.
+        """
+        found: list[Floats | None] = []
+        for parts in self._by_draw():
+            orders = [part.values.get(label, {}).get(LABEL_SCORES) for part in parts]
+            there = [each[: self._fewest()] for each in orders if each is not None]
+            whole = there and len(there) == len(orders)
+            mean = np.asarray(np.stack(there).mean(0, np.float64)) if whole else None
+            found.append(mean)
+        known = next((each for each in found if each is not None), None)
+        if known is None:
+            return None
+        return np.stack([np.full_like(known, np.nan) if e is None else e for e in found])
 
     # -- behaviour -------------------------------------------------------------------------------
 
@@ -115,7 +130,23 @@ class Conclusions:
     ) -> list[Verdict]:
         """The verdicts of every hypothesis, on the primary scores or on those named."""
         chosen = primary_scores() if scores is None else tuple(scores)
-        return decide(list(self.evidence(chosen)), gate=gate, **rule)
+        asked = [name for name in self.asked if CONTROLS[name].is_rival]
+        found: list[Verdict] = []
+        # Controls that every hypothesis has to beat on a score: those that can bear on it.
+        by_controls: dict[tuple[str, ...], list[str]] = {}
+        for score in chosen:
+            bearing = tuple(name for name in asked if self._bears(CONTROLS[name], score))
+            by_controls.setdefault(bearing, []).append(score)
+        for bearing, names in by_controls.items():
+            found += decide(list(self.evidence(names)), gate=gate, asked=bearing, **rule)
+        return found
+
+    def _bears(self, control: Control, score: str) -> bool:
+        """Whether a control has anything to say on a score."""
+        if SCORES[score].needs and _is_in_contrast(control):
+            return False
+        # Directions have no behaviour and no labels.
+        return control.acts_on != "change" or score in self._scores_of(control.name)
 
     def evidence(self, scores: Sequence[str]) -> Iterator[Evidence]:
         """What the verdicts rest on, hypothesis by hypothesis."""
@@ -155,7 +186,7 @@ class Conclusions:
             reason = gate.reason_for(labels=bool(entry.needs))
         reason = reason or self.has_not_learned(label)
         return Evidence(
-            label, score, self.parts.per_unit(score, label),
+            label, score, self.parts.per_draw(score, label)[:, 0],
             dict(self._controls(label, score)), entry.better, kind, reason,
             _rate(facts), rates or {},
         )  # fmt: skip
@@ -164,14 +195,12 @@ class Conclusions:
         """Each control that was asked for, as far as it bears on a score."""
         for name in self.asked:
             control = CONTROLS[name]
-            if not control.is_rival or (SCORES[score].needs and _is_in_contrast(control)):
+            if not control.is_rival or not self._bears(control, score):
                 continue
             if control.acts_on == "network":
                 yield name, self._networks(label, score, name)
             else:
                 own = name if control.stands_alone else str(Subject.parse(label).under(name))
-                if control.stands_alone and score not in self._scores_of(own):
-                    continue  # directions have no behaviour and no labels
                 yield name, self._drawn(own, score)
 
     def _scores_of(self, label: str) -> list[str]:
@@ -181,10 +210,7 @@ class Conclusions:
         failed = self._failed(label, score)
         if failed is not None:
             return ControlEvidence("draw", failed=failed)
-        values = self.parts.per_unit(score, label)
-        if len(self.parts.draws) == 1:
-            values = values.reshape(1, -1)
-        return ControlEvidence("draw", values)
+        return ControlEvidence("draw", self.parts.per_draw(score, label))
 
     def _networks(self, label: str, score: str, name: str) -> ControlEvidence:
         subject = Subject.parse(label)
@@ -194,12 +220,12 @@ class Conclusions:
         if failed is not None:
             return ControlEvidence("network", failed=failed)
         if own not in self.parts.series:
-            return ControlEvidence("network", self.parts.per_unit(score, same))
+            return ControlEvidence("network", self.parts.per_network(score, same, name))
         return ControlEvidence(
             "network",
             variants={
-                MODEL_BUDGET: self.parts.per_unit(score, same),
-                OWN_BUDGET: self.parts.per_unit(score, own),
+                MODEL_BUDGET: self.parts.per_network(score, same, name),
+                OWN_BUDGET: self.parts.per_network(score, own, name),
             },
         )
 
@@ -231,9 +257,7 @@ class Conclusions:
 
     def _between(self, score: str, a: str, b: str) -> dict[str, Any]:
         """A minus b, draw by draw."""
-        first, second = self.parts.per_unit(score, a), self.parts.per_unit(score, b)
-        same = len(first) == len(second)
-        change = first - second if same else np.full(1, np.nan)
+        change = self.parts.per_draw(score, a)[:, 0] - self.parts.per_draw(score, b)[:, 0]
         found = paired_t(change, confidence=self.confidence)
         return {
             "score": score, "kind": "hypotheses", "a": a, "b": b,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from iclgd_lens.embedded import is_embedded
+from iclgd_lens.embedded import rows_source
 from iclgd_lens.errors import EpisodeError, RowsError
 from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
 from iclgd_lens.seeds import check_seed
@@ -158,7 +158,7 @@ def check_rows(
     """
     task, protocol = get_task(task), get_protocol(protocol)
     if data is None and model is not None:
-        data = "embedded" if is_embedded(model) else "hub"
+        data = rows_source(model)
     splits = load_splits(task, data, revision, strip=protocol.strip)
     draw_rows(
         splits, protocol, shots=shots, queries=queries, seed=seed, draws=draws,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iclgd_lens.conclusions import Conclusions
 from iclgd_lens.parts import Parts, nanmean_over
-from iclgd_lens.scores import FACTS
-from iclgd_lens.subjects import rivals
+from iclgd_lens.scores import FACTS, SCORES, primary_scores
+from iclgd_lens.subjects import Subject, rivals
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from iclgd_lens.comparison import Comparison
 
 
 def query_frame(parts: Parts, score: str | None, hypothesis: str | None) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def query_frame(parts: Parts, score: str | None, hypothesis: str | None) -> pd.D
     return frame.astype({"layer": "Int64", "head": "Int64"})
 
 
-def verdict_frame(comparison: Comparison) -> pd.DataFrame:
+def verdict_frame(conclusions: Conclusions) -> pd.DataFrame:
     """Verdicts as a table: those of `Verdict.as_dict`, the interval in two columns."""
     import pandas as pd
 
@@ -53,17 +53,17 @@ def verdict_frame(comparison: Comparison) -> pd.DataFrame:
         "hypothesis", "score", "control", "verdict", "p", "ci_low", "ci_high", "why", "robust",
     ]  # fmt: skip
     lines: list[dict[str, Any]] = []
-    for verdict in comparison.verdicts():
+    for verdict in conclusions.verdicts():
         low, high = verdict.interval or (np.nan, np.nan)
         lines.append({**verdict.as_dict(), "ci_low": low, "ci_high": high})
     return pd.DataFrame(lines, columns=columns)
 
 
-def gate_frame(comparison: Comparison) -> pd.DataFrame:
+def gate_frame(conclusions: Conclusions) -> pd.DataFrame:
     """The gate as a table of one line: its answers, each measure in each setting, the sentence."""
     import pandas as pd
 
-    gate = comparison.gate()
+    gate = conclusions.gate()
     if gate is None:
         return pd.DataFrame()
     facts = gate.as_dict()
@@ -74,12 +74,12 @@ def gate_frame(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame([line | {"sentence": gate.sentence}])
 
 
-def behaviour_frame(comparison: Comparison) -> pd.DataFrame:
+def behaviour_frame(conclusions: Conclusions) -> pd.DataFrame:
     """What each hypothesis does to the answers, as a table."""
     import pandas as pd
 
     columns = ["hypothesis", "classifies_better", "comes_nearer", "kl_removed", "sentence"]
-    found = [each.as_dict() for each in comparison.behaviour()]
+    found = [each.as_dict() for each in conclusions.behaviour()]
     return pd.DataFrame(found, columns=columns)
 
 
@@ -142,3 +142,43 @@ def top_heads(
             "control_label": beside,
         }
     )  # fmt: skip
+
+
+def trajectory_frame(parts: Parts, scores: Sequence[str] | None) -> pd.DataFrame:
+    """Scores along the training; see `Comparison.trajectory`."""
+    import pandas as pd
+
+    wanted = tuple(scores or (*primary_scores(), "SimAOU", "SimAM", "KL_removed", "AUC"))
+    columns = ["hypothesis", "rule", "control", "network", "draw", "passes", "score", "value"]
+    lines: list[dict[str, Any]] = []
+    for part in parts.parts:
+        for own, stages in part.trajectory.items():
+            label = part.label(own)
+            subject = Subject.parse(label)
+            for passes, measured in stages.items():
+                where = {
+                    "hypothesis": label, "rule": subject.rule, "control": subject.control,
+                    "network": part.index, "draw": part.draw, "passes": passes,
+                }  # fmt: skip
+                lines += [
+                    where | {"score": score, "value": parts.aggregate(score, [(part, measured)])}
+                    for score in wanted
+                    if score in measured or SCORES[score].fact in measured
+                ]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def head_frame(conclusions: Conclusions, score: str = "SimAOU_label") -> pd.DataFrame:
+    """Which heads survive correction for their number, by hypothesis."""
+    import pandas as pd
+
+    columns = ["hypothesis", "score", "layer", "head", "value", "p_corrected", "shown"]
+    lines: list[dict[str, Any]] = []
+    parts = conclusions.parts
+    for label in parts.hypotheses:
+        if all(f"{score}/head" not in measured for _, measured in parts.series[label]):
+            continue
+        for line in conclusions.head_map(score, label):
+            shown = bool(line["p_corrected"] < 0.05)
+            lines.append({**line, "hypothesis": label, "score": score, "shown": shown})
+    return pd.DataFrame(lines, columns=columns)

@@ -9,6 +9,7 @@ each is, and where its readout token stands. Weight changes, which act on every 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -39,12 +40,24 @@ class Batch:
         readout: Position of each row's readout token in this pass. None: the last.
         reads: Whether the readout tokens are in this pass. They are not where it only continues
             rows that were read before (the later tokens of a label word).
+        tokens: The rows' tokens, continued ones included, for interventions that read the
+            unchanged model first. None where nobody hands them over.
+        predicting: Position of each row's token whose next token is the prediction; another than
+            the readout token where a label word was appended. None: the readout token.
     """
 
     queries: Int[Tensor, " row"] | None = None
     lengths: Int[Tensor, " row"] | None = None
     readout: Int[Tensor, " row"] | None = None
     reads: bool = True
+    tokens: Int[Tensor, "row pos"] | None = None
+    predicting: Int[Tensor, " row"] | None = None
+
+    def at_prediction(self) -> Batch:
+        """The same rows with the predicting token in the readout token's place."""
+        if self.predicting is None:
+            return self
+        return dataclasses.replace(self, readout=self.predicting)
 
     @property
     def rows(self) -> int | None:

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from einops import einsum, repeat
 from torch import Tensor
 
+from iclgd_lens.building import Builder
 from iclgd_lens.controls import Control
-from iclgd_lens.cost import Ledger, counted
 from iclgd_lens.episode import Episode
-from iclgd_lens.errors import ComparisonError, ControlError, DivergedError, HypothesisError
+from iclgd_lens.errors import ComparisonError, ControlError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, built_beside
-from iclgd_lens.intervention import UNCOUNTED, Injection, Intervention, hooks_of
+from iclgd_lens.intervention import Injection, Intervention
 from iclgd_lens.readings import Frozen, Readings
 from iclgd_lens.readout import Reader, Readout
 from iclgd_lens.registry import resolve
-from iclgd_lens.rules import Options, Progress, Rule, is_out_of_memory
+from iclgd_lens.rules import Options, Progress, Rule
 from iclgd_lens.scores import SCORES
 from iclgd_lens.scoring import measured, measured_setting
 from iclgd_lens.subjects import Subject
+from iclgd_lens.trajectories import PASSES, along
 
 Values = dict[str, dict[str, Tensor]]
 _APART = 1_000_003
@@ -50,6 +49,7 @@ class Job:
         failures: Why a label has no scores.
         described: Settings, metadata and version of each rule.
         built: Each rule's interventions, from right and from wrong demonstrations.
+        trajectory: Scores along the training, by label and number of passes.
     """
 
     def __init__(
@@ -66,8 +66,10 @@ class Job:
         self.host, self.episode, self.wrong, self.options = host, episode, wrong, options
         self.tell: Progress = tell or _silent
         self.values: Values = {}
-        self.failures: dict[str, str] = {}
-        self.described: dict[str, dict[str, Any]] = {}
+        self.builder = Builder(host, episode, wrong, forgiving=options.forgiving)
+        self.failures = self.builder.failures
+        self.described = self.builder.described
+        self.trajectory: dict[str, dict[int, dict[str, Tensor]]] = {}
         self.built: dict[str, tuple[Intervention | None, Intervention | None]] = {}
         self._zs, self._given = zs, frozen
         if zs is not None and len(zs.label_scores) != len(episode.queries):
@@ -142,7 +144,7 @@ class Job:
         self.tell(f"{rule.name}: building the update, then each query alone")
         # Both always, and so in the same way whatever of it is wanted: numbers do not depend on
         # what else is measured.
-        right, wrong = self._pair(rule)
+        right, wrong = self.builder.pair(rule)
         self.built[rule.name] = right, wrong
         changed_by_wrong: Readout | None = None
         if own:
@@ -169,96 +171,13 @@ class Job:
         self.tell(f"{control.name}: building it, then each query alone")
         function = resolve(control.function)
         rule = Rule(control.name, Hypothesis(control.name, function))
-        right = self.build(rule, self.episode, control.name)
+        right = self.builder.build(rule, self.episode, control.name)
         wrong = None
         if self.wrong is not None:
-            wrong = self.build(rule, self.wrong, str(Subject(control.name, "shuffled")))
+            wrong = self.builder.build(rule, self.wrong, str(Subject(control.name, "shuffled")))
         self.measure(control.name, right, wrong)
 
-    def build(self, rule: Rule, episode: Episode, label: str) -> Intervention | None:
-        """Build a rule's intervention from an episode's demonstrations; None where it failed.
-
-        An intervention that exists already was built from this draw's own demonstrations.
-        """
-        value = rule.value
-        if isinstance(value, Intervention):
-            if episode is self.episode:
-                self.described[rule.name] = {"settings": {}, **rule.facts}
-            return value if episode is self.episode else None
-        ledger = Ledger()
-        try:
-            with counted(self.host) as ledger:
-                found: Any = value.build(self.host, episode, **rule.settings)
-            if not isinstance(found, Intervention):
-                raise HypothesisError(
-                    f"{rule.name} returned a {type(found).__name__}, not an Intervention."
-                )
-            hooks_of(found, self.host, UNCOUNTED) if self.options.forgiving else None
-        except (DivergedError, MemoryError) as error:
-            if isinstance(error, MemoryError):
-                raise
-            self.failures[label] = str(error)
-            found = None
-        except Exception as error:  # a user's function may fail in any way
-            if not self.options.forgiving or is_out_of_memory(error):
-                raise
-            self.failures[label] = f"{rule.name} raised {type(error).__name__}: {error}"
-            found = None
-        if episode is self.episode:
-            self._describe(rule, value, found, ledger)
-        return found
-
-    def _describe(
-        self, rule: Rule, value: Hypothesis, built: Intervention | None, ledger: Ledger
-    ) -> None:
-        facts: dict[str, Any] = {
-            "settings": {key: repr(item) for key, item in rule.settings.items()},
-            "rule": value.name,
-            "version": value.version,
-            "kind": value.kind,
-            "cost": ledger.as_dict(),
-            **rule.facts,
-        }
-        metadata: Any = getattr(built, "metadata", None)
-        if isinstance(metadata, Mapping):
-            known: Mapping[str, Any] = metadata
-            facts["delta"] = {key: item for key, item in known.items() if key != "loss_sum"}
-        self.described[rule.name] = facts
-
     # -- measuring -------------------------------------------------------------------------------
-
-    def _pair(self, rule: Rule) -> tuple[Intervention | None, Intervention | None]:
-        """A rule's interventions from right and from wrong labels."""
-        label = str(Subject(rule.name, "shuffled"))
-        if self.wrong is not None:
-            pair = self._built_beside(rule, self.wrong, label)
-            if pair is not None:
-                return pair
-        right = self.build(rule, self.episode, rule.name)
-        return right, None if self.wrong is None else self.build(rule, self.wrong, label)
-
-    def _built_beside(
-        self, rule: Rule, wrong: Episode, label: str
-    ) -> tuple[Intervention | None, Intervention | None] | None:
-        """Both at once, as rows of one batch; None where the rule or its texts do not allow it."""
-        value = rule.value
-        if not isinstance(value, Hypothesis) or value.rows is None:
-            return None
-        if not set(rule.settings) <= SIDE_BY_SIDE:
-            return None
-        shown = [self.episode.demonstrations, wrong.demonstrations]
-        with counted(self.host) as ledger:
-            built = built_beside(value.rows, value.name, self.host, shown, **rule.settings)
-        if built is None:
-            return None
-        found: list[Intervention | None] = []
-        for one, where in zip(built, (rule.name, label), strict=True):
-            failed = isinstance(one, DivergedError)
-            if failed:
-                self.failures[where] = str(one)
-            found.append(None if failed else one)
-        self._describe(rule, value, found[0], ledger.shared(len(shown)))
-        return found[0], found[1]
 
     def measure(
         self, label: str, right: Intervention | None, wrong: Intervention | None = None, *,
@@ -311,15 +230,30 @@ class Job:
             return
         self.measure(label, first, second)
 
+    def follow(self, rule: Rule, passes: Sequence[int] = PASSES) -> None:
+        """Score a rule along its training, after each number of passes over the demonstrations.
+
+        Of a rule that has no passes nothing is kept.
+        """
+        for count, right, wrong in along(self.builder, rule, passes):
+            ft = self.reader.ftzs(right)
+            changed = None if wrong is None else self.reader.ftzs(wrong)
+            found = {rule.name: measured(Readings(self.frozen, ft, changed))}
+            if changed is not None:
+                label = str(Subject(rule.name, "shuffled"))
+                found[label] = measured(Readings(self.frozen, changed))
+            for label, values in found.items():
+                self.trajectory.setdefault(label, {})[count] = values
+
     def _from_other_demonstrations(
         self, rule: Rule, control: Control, label: str, seed: int, other: Episode | None
     ) -> Intervention | None:
         if isinstance(rule.value, Intervention):
             return None
         if control.name == "other_task" and other is not None:
-            return self.build(rule, other, label)
+            return self.builder.build(rule, other, label)
         episode = resolve(control.function)(self.host, self.episode, seed)
-        return self.build(rule, episode, label)
+        return self.builder.build(rule, episode, label)
 
     def _measure_directions(self, control: Control, seed: int) -> None:
         """Score random directions in place of an intervention's change."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from iclgd_lens.controls import CONTROLS, Control
@@ -24,6 +25,8 @@ _SETTINGS = {
     "ICL": "the frozen model reads the demonstrations, then the query",
     "ICL_shuffled": "the frozen model reads the demonstrations with wrong labels, then the query",
 }
+_BUDGET = "budget"
+"""The setting that tells whose budget another network's update was given."""
 _CONSONANTS = re.compile(r"[b-df-hj-np-tv-xz]{2,}")
 
 
@@ -42,17 +45,26 @@ def label(name: str) -> str:
     entry = _control(subject)
     if entry is not None and subject.rule == subject.control:
         return _control_label(entry)
-    rule = _words(subject.rule)
-    if subject.settings:
-        rule += f" ({', '.join(f'{key} {value}' for key, value in subject.settings.items())})"
+    rule, settings = _words(subject.rule), dict(subject.settings)
+    budget = settings.pop(_BUDGET, "")
+    tail = f" ({budget} budget)" if budget else ""
+    if settings:
+        rule += f" ({', '.join(f'{key} {value}' for key, value in settings.items())})"
     if subject.control is None:
-        return rule
-    return f"{rule}, {_control_label(entry) if entry is not None else subject.control}"
+        return rule + tail
+    return f"{rule}, {_control_label(entry) if entry is not None else subject.control}{tail}"
+
+
+def home(name: str) -> str:
+    """The hypothesis that a name belongs to: `gd` for `gd@untrained`, at whatever budget."""
+    bare = subject_of(name).bare
+    settings = {key: value for key, value in bare.settings.items() if key != _BUDGET}
+    return str(replace(bare, settings=settings))
 
 
 def control_label(name: str) -> str:
     """What people call the control alone: "untrained twins" for `gd@untrained`."""
-    return label(name).removeprefix(f"{label(str(subject_of(name).bare))}, ")
+    return label(name).removeprefix(f"{label(home(name))}, ")
 
 
 def meaning(name: str, descriptions: Mapping[str, str]) -> str:
@@ -99,6 +111,14 @@ def is_rival(name: str) -> bool:
     """Whether a verdict asks a hypothesis to beat what a name stands for."""
     entry = _control(subject_of(name))
     return entry is not None and entry.is_rival
+
+
+def in_results(hypothesis: str, control: str) -> str:
+    """A control as results name it, where only the table's name is given: `gd@untrained`."""
+    entry = CONTROLS[control] if control in CONTROLS else None
+    if entry is None or entry.stands_alone:
+        return control
+    return str(subject_of(hypothesis).under(control))
 
 
 def is_check(name: str) -> bool:

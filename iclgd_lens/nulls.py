@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iclgd_lens import measures
 from iclgd_lens.delta import ParameterDelta, matched_random
@@ -28,10 +28,11 @@ from iclgd_lens.writing import load_demonstrations
 def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
     """Return an untrained copy of `model`; the model itself is not changed.
 
-    Weights are drawn by the initialiser of the architecture's own `transformers` class
-    (`iclgd_lens.host.initialiser`). The same seed gives the same blocks
-    on a HookedTransformer and on a TransformerBridge of one model; embeddings, which
-    `keep="norms"` draws too, are laid out and tied differently on the two and differ.
+    Weights are those of a new model of the architecture's own `transformers` class, so its own
+    initialiser draws them, residual scaling included (`iclgd_lens.host.initialiser`). The same seed
+    gives the same weights on a HookedTransformer and on a TransformerBridge of one model. A
+    HookedTransformer that came from no known class is drawn by TransformerLens's rule, with a
+    `ModelWarning`; which rule it was is in the twin's provenance.
 
     Args:
         model: A HookedTransformer, TransformerBridge or host.
@@ -41,22 +42,23 @@ def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
 
     Raises:
         ComparisonError: `keep` is neither.
-        UnsupportedModelError: A copy of this model does not compute with its own weights.
+        UnsupportedModelError: A copy of this model does not compute with its own weights, or its
+            architecture cannot be made anew.
     """
     if keep not in ("embeddings", "norms"):
         raise ComparisonError(
             f"keep is {keep!r}; allowed: embeddings, norms."
             + nearest(str(keep), ("embeddings", "norms"))
         )
-    return _another_network(model, lambda twin: reinitialise(twin, keep, seed))
+    return _another_network(model, lambda _, twin: reinitialise(twin, keep, seed))
 
 
-def _another_network(model: Any, change: Callable[[Host], None]) -> Any:
+def _another_network(model: Any, change: Callable[[Host, nn.Module], None]) -> Any:
     host = as_host(model)
     twin = copied(host.model)
     try:
-        change(host.again(twin))
-        own = host.again(twin)  # asks anew whether every map computes with the weights just drawn
+        change(host, twin)
+        own = host.again(twin)  # asks anew whether every map computes with its new weights
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
             f"A copy of {host.name} does not compute with weights of its own, so it has no "
@@ -81,7 +83,7 @@ def permuted(model: Any, seed: int = 0) -> Any:
     Raises:
         UnsupportedModelError: A copy of this model does not compute with its own weights.
     """
-    return _another_network(model, lambda twin: permute_entries(twin, seed))
+    return _another_network(model, lambda host, twin: permute_entries(host.again(twin), seed))
 
 
 def shuffled(model: Any, episode: Episode, seed: int = 0) -> Episode:

@@ -171,6 +171,35 @@ class Parts:
         """A score's aggregate in each unit of a label: [unit], NaN where it does not exist."""
         return np.array([self.aggregate(score, unit) for unit in self.units(label)])
 
+    def per_draw(self, score: str, label: str) -> Floats:
+        """A score of a label on the model itself: [draw realisation], NaN where one failed.
+
+        Every draw of the model has its row, whether the label was measured on it or not; orders of
+        a draw are averaged. A mean with an undefined part is undefined: what failed is not
+        averaged away.
+        """
+        found = (
+            {unit[0][0].unit: unit for unit in self.units(label)} if label in self.series else {}
+        )
+        last = max((index for _, index in found), default=0)
+        return np.array(
+            [
+                [self._strictly(score, found.get((draw, index), ())) for index in range(last + 1)]
+                for draw in self.draws
+            ]
+        )
+
+    def per_network(self, score: str, label: str, control: str) -> Floats:
+        """A score of a label in each network of a control: [network], NaN where one failed."""
+        networks = sorted({part.index for part in self.parts if part.network == control})
+        units = self.units(label) if label in self.series else []
+        found = {unit[0][0].index: unit for unit in units}
+        return np.array([self._strictly(score, found.get(index, ())) for index in networks])
+
+    def _strictly(self, score: str, unit: Sequence[tuple[Part, Measured]]) -> float:
+        values = [self._of_part(score, part, measured) for part, measured in unit]
+        return float(np.mean(values)) if values else float("nan")
+
     def aggregate(self, score: str, unit: Sequence[tuple[Part, Measured]]) -> float:
         """A score over queries and layers, mean over the parts of one unit."""
         return nanmean([self._of_part(score, part, measured) for part, measured in unit])

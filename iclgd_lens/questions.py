@@ -64,7 +64,7 @@ def corrected(
     Args:
         lines: Of each hypothesis and score.
         asked: Whether it asks the questions at all (what is no explanation asks none).
-        applies: Whether a verdict can be given; what cannot is counted, with p = 1.
+        applies: Whether a verdict can be given; what cannot be a yes is counted, with p = 1.
 
     Returns:
         As `lines`.
@@ -78,17 +78,24 @@ def corrected(
             if line.control == name and asked[index]
         ]
         members = [lines[index][place] for index, place in family]
-        open_ = [applies[index] for index, _ in family]
+        # What cannot be a yes must not be rejected first and so free the others of its share.
+        open_ = [applies[index] and not lines[index][place].faults for index, place in family]
         p = [or_one(line.decisive.p) for line in members]
         # The best of several variants: as many chances.
         equal = [min(1.0, or_one(line.equal.equivalent) * len(line.tests)) for line in members]
-        p, equal = (
-            holm([value if ok else 1.0 for value, ok in zip(values, open_, strict=True)])
-            for values in (p, equal)
-        )
+        p, equal = (_holm(values, open_) for values in (p, equal))
         for (index, place), line, one, two in zip(family, members, p, equal, strict=True):
-            found[index][place] = Corrected(line, float(one), float(two), len(family))
+            found[index][place] = Corrected(line, one, two, len(family))
     return found
+
+
+def _holm(p: Sequence[float], open_: Sequence[bool]) -> list[float]:
+    """Holm's correction of what is open; of the rest, Bonferroni's, which frees nothing."""
+    stepped = holm([value if ok else 1.0 for value, ok in zip(p, open_, strict=True)]).tolist()
+    return [
+        float(value) if ok else min(1.0, own * len(p))
+        for value, own, ok in zip(stepped, p, open_, strict=True)
+    ]
 
 
 def or_one(p: float) -> float:

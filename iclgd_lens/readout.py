@@ -216,16 +216,19 @@ class Reader:
         long_labels = any(len(label) > 1 for label in episode.label_tokens)
         shared = None if prefix is None else prefix.expand(len(indices))
         lengths = host.tensor([head + len(ids) for ids in own])[0]
-        batch = Batch(host.tensor(indices)[0], lengths, lengths - 1)
+        # The predicting token is the last of the content, before any label word that was appended.
+        places = host.tensor([head + len(query.content) - 1 for query in queries])[0]
+        tokens = host.tensor(rows)
+        batch = Batch(
+            host.tensor(indices)[0], lengths, lengths - 1, tokens=tokens, predicting=places
+        )
         # What the intervention does comes before what is read of it.
         with (
             host.hooked(hooks_of(intervention, host, batch)),
             taps.attached(want_queries=bool(self.first)),
             taps.reading(indices, head, [len(ids) for ids in own]),
         ):
-            run = host.run(host.tensor(rows), shared, keep=long_labels)
-        # The predicting token is the last of the content, before any label word that was appended.
-        places = host.tensor([head + len(query.content) - 1 for query in queries])[0]
+            run = host.run(tokens, shared, keep=long_labels)
         for label, tokens in enumerate(episode.label_tokens):
             later: Tensor | float = 0.0
             if len(tokens) > 1 and run.prefix is not None:

@@ -292,6 +292,8 @@ def _difference(
     unknown = (n < 2) | (same & ~none) | ~np.isfinite(value)
     p = np.where(unknown, np.nan, np.where(none, 1.0, p))
     low, high = (np.where(unknown, np.nan, value + sign * half) for sign in (-1, 1))
-    floats = (each.reshape(rest) for each in (value, low, high, p))
-    counts = (each.reshape(rest) for each in (n, len(units) - n))
-    return Difference(*floats, *counts, spread.reshape(rest))
+    value, low, high, p, spread = (
+        np.asarray(each, np.float64).reshape(rest) for each in (value, low, high, p, spread)
+    )
+    undefined = np.asarray(len(units) - n, np.int64).reshape(rest)
+    return Difference(value, low, high, p, n.reshape(rest), undefined, spread)

@@ -18,8 +18,6 @@ from iclgd_lens.subjects import Subject, hypothesis_labels, rivals
 if TYPE_CHECKING:
     import pandas as pd
 
-    from iclgd_lens.comparison import Comparison
-
 SUMMARY_SCORES = (
     "AUC", "accuracy", "KL_removed", "SimAOU_label", "SimAOU_label_centred", "SimAOU", "SimAM",
     "Tok2Attn",
@@ -224,22 +222,21 @@ def _caption(comparison: Compared, rows: pd.DataFrame) -> Text:
     return Text(" ".join(parts))
 
 
-def html_summary(comparison: Comparison) -> str:
+def html_summary(comparison: Compared, title: str) -> str:
     """A notebook's view: what was compared, and each hypothesis's aggregates, as an HTML table."""
     from html import escape
 
-    cells = aggregate_cells(comparison.frame())
-    names = [name for name in comparison.hypotheses if not is_control(name)]
-    shown = [s for s in SUMMARY_SCORES if any((name, s) in cells for name in names)]
+    frame = comparison.frame()
+    cells = aggregate_cells(frame)
+    names = [name for name in dict.fromkeys(frame["hypothesis"]) if not is_control(name)]
+    shown = [score for score in SUMMARY_SCORES if any((name, score) in cells for name in names)]
     head = "".join(f"<th>{escape(score)}</th>" for score in shown)
     body = ""
     for name in names:
-        texts = (
-            "" if (c := cells.get((name, s))) is None else interval(c.value, c.ci_low, c.ci_high)
-            for s in shown
-        )
+        found = [cells.get((name, score)) for score in shown]
+        texts = ("" if c is None else interval(c.value, c.ci_low, c.ci_high) for c in found)
         body += f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(t)}</td>' for t in texts)}</tr>"
     return (
-        f"<p>{escape(repr(comparison)[1:-1])}</p><table><thead><tr><th></th>{head}</tr></thead>"
+        f"<p>{escape(title)}</p><table><thead><tr><th></th>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table>"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from iclgd_lens.drawing import Draw, check_draws, demonstrations_of, draw_rows
-from iclgd_lens.embedded import embedded_revision
+from iclgd_lens.embedded import rows_source
 from iclgd_lens.episode import Demonstrations, Episode, EpisodeWarning
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
@@ -140,8 +140,7 @@ def _source(data: Data, host: Host) -> Data:
     """Where rows come from, by default those that the model was trained to read."""
     if data is not None:
         return data
-    revision = getattr(host.model.cfg, "model_revision", None)
-    return "embedded" if revision == embedded_revision() else "hub"
+    return rows_source(revision=getattr(host.model.cfg, "model_revision", None))
 
 
 def _write(writer: Writer, draw: Draw, facts: dict[str, Any]) -> Episode:

@@ -22,6 +22,8 @@ from iclgd_lens.scores import SCORES
         ("oracle", "oracle"), ("constant_shift", "constant shift"),
         ("gaussian", "gaussian directions"), ("ZS", "ZS"),
         ("ICL@untrained", "ICL, untrained twins"),
+
+        ("gd(budget=own)@untrained", "GD, untrained twins (own budget)"),
         ("my rule", "my rule"), ("<script>(", "<script>("), ("a@b@c", "a@b@c"),
     ],
 )  # fmt: skip
@@ -35,6 +37,15 @@ def test_a_control_may_bring_its_own_label(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert labels.label("gd@shuffled") == "GD, wrong labels"
     assert labels.control_label("gd@shuffled") == "wrong labels"
+
+
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [("gd", "gd"), ("gd@untrained", "gd"), ("gd(budget=own)@untrained", "gd"),
+     ("random[gd(lr=0.1)]", "gd(lr=0.1)"), ("oracle", "oracle")],
+)  # fmt: skip
+def test_a_name_belongs_to_its_hypothesis_at_whatever_budget(name: str, of: str) -> None:
+    assert labels.home(name) == of
 
 
 def test_meanings_are_the_tables_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,8 @@ import transformers
 from iclgd_lens import nulls
 from iclgd_lens.errors import ComparisonError, UnsupportedModelError
 from iclgd_lens.host import Host
+from iclgd_lens.host.checkpoint import ModelWarning
+from iclgd_lens.host.provenance import model_provenance
 from iclgd_lens.hypotheses.random import random as random_delta
 from iclgd_lens.nulls import random_directions, shuffled_labels, untrained
 from iclgd_lens.readout import Reader
@@ -75,14 +78,83 @@ def test_untrained_weights_are_those_that_the_architecture_draws(kind: str, fami
         assert abs(float(drawn.mean())) < 5 * float(drawn.std()) / drawn.numel() ** 0.5
 
 
-def test_an_architecture_that_is_not_known_says_so() -> None:
-    from iclgd_lens.host.initialiser import initialiser_of
+BRIDGED = ("gemma2", "granite", "opt", "bloom")
 
-    host = checks.host(checks.kinds()[0], "gpt2")
-    known = initialiser_of(host)
-    assert known.is_own
-    assert known.residual_std == pytest.approx(known.std / (2 * host.n_layers) ** 0.5)
-    assert "GPT2LMHeadModel" in known.name
+
+@pytest.mark.parametrize("family", BRIDGED)
+def test_families_of_the_bridge_alone_are_drawn_by_their_own_class(family: str) -> None:
+    twin = Host(untrained(checks.model("bridge", family), seed=5))
+    config = families.BRIDGE_FAMILIES[family]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        new = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    own = Host(families.hosted("bridge", new.eval()))
+    for name in twin.sites:
+        drawn, expected = twin.parameter(name), own.parameter(name)
+        assert float(drawn.std() / expected.std()) == pytest.approx(
+            1, abs=5 / drawn.numel() ** 0.5
+        ), name
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_gpt2_scales_what_it_adds_to_the_residual_stream(kind: str) -> None:
+    twin = Host(untrained(checks.model(kind, "gpt2"), seed=5))
+    std = families.FAMILIES["gpt2"]().initializer_range
+    for site in twin.sites.values():
+        scale = (2 * twin.n_layers) ** -0.5 if site.kind in ("W_O", "W_out") else 1.0
+        drawn = twin.parameter(site.weight)
+        assert float(drawn.std()) == pytest.approx(std * scale, rel=4 / drawn.numel() ** 0.5)
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_a_twin_names_its_initialiser(kind: str) -> None:
+    model = checks.model(kind, "gpt2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ModelWarning)
+        twins = untrained(model, "norms", seed=4), nulls.permuted(model, seed=2)
+    told = [model_provenance(each)["network"] for each in twins]
+    assert told[0] == "untrained (norms kept), seed 4, by transformers GPT2LMHeadModel"
+    assert "permuted" in told[1]
+    assert "network" not in model_provenance(model)
+    hashes = {model_provenance(each)["config_hash"] for each in (model, *twins)}
+    assert len(hashes) == 1
+
+
+@pytest.mark.skipif("hooked" not in checks.kinds(), reason="TransformerLens 4 has none")
+@pytest.mark.parametrize("init_mode", ["gpt2", "xavier_uniform"])
+def test_a_model_of_no_known_class_is_drawn_by_transformer_lens_and_says_so(
+    init_mode: str,
+) -> None:
+    from transformer_lens import HookedTransformer
+
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(
+            {"n_layers": 2, "d_model": 32, "d_head": 8, "n_heads": 4, "n_ctx": 32, "d_vocab": 40,
+             "act_fn": "gelu", "init_mode": init_mode, "model_name": "mine", "device": "cpu",
+             "normalization_type": "LN"}
+        ).eval()  # fmt: skip
+    with pytest.warns(ModelWarning, match=f"initialiser of mine .* is not known.*{init_mode}"):
+        twin = untrained(model, seed=1)
+    assert f"TransformerLens init_mode='{init_mode}'" in model_provenance(twin)["network"]
+    for name in Host(twin).sites:
+        drawn, trained = Host(twin).parameter(name), Host(model).parameter(name)
+        assert not torch.equal(drawn, trained)
+        assert float(drawn.std() / trained.std()) == pytest.approx(1, rel=0.1)
+    assert torch.equal(twin.embed.W_E, model.embed.W_E)
+
+
+@pytest.mark.skipif("hooked" not in checks.kinds(), reason="TransformerLens 4 has none")
+def test_a_model_that_transformer_lens_loaded_knows_its_class() -> None:
+    """Without the configuration that `load_model` keeps: its class and sizes are enough."""
+    model = checks.fresh("hooked", "gpt2")
+    expected = untrained(model, seed=3)
+    del model.cfg.origin
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ModelWarning)
+        twin = untrained(model, seed=3)
+    pairs = zip(twin.parameters(), expected.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 @pytest.mark.parametrize("kind", checks.kinds())
@@ -151,8 +223,9 @@ def test_a_copy_that_shares_memory_is_never_written_to(kind: str) -> None:
 
 @pytest.mark.skipif("hooked" not in checks.kinds(), reason="needs both hosts")
 @pytest.mark.parametrize("family", ["gpt2", "neox", "llama", "qwen2"])
-def test_both_hosts_draw_the_same_untrained_model(family: str) -> None:
-    hosts = [Host(untrained(checks.model(kind, family), seed=3)) for kind in checks.kinds()]
+@pytest.mark.parametrize("make", [untrained, nulls.untrained_norms, nulls.permuted])
+def test_both_hosts_draw_the_same_network(family: str, make: Any) -> None:
+    hosts = [Host(make(checks.model(kind, family), seed=3)) for kind in checks.kinds()]
     for name in hosts[0].sites:
         assert torch.equal(hosts[0].parameter(name), hosts[1].parameter(name)), name
     tokens = families.tokens(8)

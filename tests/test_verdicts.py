@@ -418,6 +418,52 @@ def test_every_yes_has_its_p_and_its_interval(seed: int) -> None:
         json.dumps(each.as_dict(), allow_nan=False)
 
 
+def damaged(given: Evidence, generator: np.random.Generator) -> Evidence:
+    """The evidence with one thing lost: a value, a control, or a control's name."""
+    lost = generator.choice([np.nan, np.inf, -np.inf])
+    name = str(generator.choice(list(given.controls)))
+    control, others = given.controls[name], {k: v for k, v in given.controls.items() if k != name}
+    how = generator.integers(4)
+    if how == 0:
+        values = np.array(given.values)
+        values[generator.integers(len(values))] = lost
+        return replace(given, values=values)
+    if how == 1:
+        values = np.array(control.values)
+        values.flat[generator.integers(values.size)] = lost
+        return replace(given, controls={**others, name: replace(control, values=values)})
+    if how == 2:
+        failed = replace(control, failed="it diverged")
+        return replace(given, controls={**others, name: failed})
+    return replace(given, controls=others)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_lost_no_verdict_gets_easier(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    given = [
+        evidence(
+            generator.normal(0.3, 0.15, 5),
+            f"h{i}",
+            random=draw(generator.normal(0, 0.1, (5, 2))),
+            untrained=networks(generator.normal(0, 0.1, 8)),
+        )
+        for i in range(4)
+    ]
+    place = int(generator.integers(4))
+    before = decide(given, asked=["random", "untrained"])
+    given[place] = damaged(given[place], generator)
+    after = decide(given, asked=["random", "untrained"])
+    harmed = by_control(after, f"h{place}")
+    assert harmed[OVERALL].verdict != "yes"
+    old = {(each.hypothesis, each.control): each for each in before}
+    for each in after:
+        was = old[each.hypothesis, each.control]
+        if each.hypothesis != f"h{place}":
+            assert each.p_corrected >= was.p_corrected - 1e-12
+            assert not (each.verdict == "yes" and was.verdict != "yes")
+
+
 # -- what is shown beside ------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from iclgd_lens.bench.digests import core_digest, function_digest
 from iclgd_lens.bench.draws import Draws
 from iclgd_lens.bench.plan import MATCHED, PUBLISHED, HypothesisSpec, ModelSpec, Plan
 from iclgd_lens.controls import CONTROLS, Control
-from iclgd_lens.embedded import is_embedded
+from iclgd_lens.embedded import rows_source
 from iclgd_lens.errors import LensError
 from iclgd_lens.host.loading import identify_model
 from iclgd_lens.hypotheses.registry import get_hypothesis
@@ -164,7 +164,7 @@ def data_of(plan: Plan, model: ModelSpec) -> str:
     """Where the plan's rows come from for a model; see `Plan.data`."""
     if plan.data is not None:
         return plan.data
-    return "embedded" if is_embedded(model.name) else "hub"
+    return rows_source(model.name)
 
 
 def shard(cells: list[Cell], index: int, count: int) -> list[Cell]:

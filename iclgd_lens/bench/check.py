@@ -8,7 +8,8 @@ from pathlib import Path
 from iclgd_lens.bench.plan import MATCHED, PUBLISHED, HypothesisSpec, ModelSpec, Plan
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError, PlanError, nearest
-from iclgd_lens.host.loading import ALIASES, has_hooked_transformer, model_names
+from iclgd_lens.host.loading import has_hooked_transformer
+from iclgd_lens.host.source import find_model
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.rules import resolve_rules
 from iclgd_lens.subjects import Subject
@@ -46,30 +47,11 @@ def check_plan(plan: Plan) -> None:
 
 
 def _check_model(model: ModelSpec) -> None:
-    name, folder = model.name, Path(model.name).expanduser()
     if model.host == "hooked" and not has_hooked_transformer():
         raise PlanError(
             f"model {model.label!r}: host 'hooked' needs TransformerLens 3; use 'bridge' or 'auto'"
         )
-    if name in ALIASES:
-        ALIASES[name]()
-        return
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise PlanError(f"model folder {name!r} has no config.json")
-        return
-    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    known = model_names()
-    if is_path:
-        siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
-        hint = nearest(folder.name, [path.name for path in siblings if path.is_dir()])
-        raise PlanError(f"no model folder {name!r}.{hint}")
-    if "/" not in name and name not in known:
-        # Without an owner, a Hub name is one of the old short ones, all of which are known.
-        raise PlanError(
-            f"no model is called {name!r}: give a folder, a Hub name (owner/name) or "
-            f"'embedded'.{nearest(name, known)}"
-        )
+    find_model(model.name).check()
 
 
 def _check_controls(plan: Plan, model: ModelSpec) -> None:

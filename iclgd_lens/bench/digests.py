@@ -26,9 +26,9 @@ SHOWING = frozenset(
     {
         "__init__", "__main__", "aggregates", "archive", "behaviour", "bench", "calibration", "cli",
         "comparing", "comparison", "conclusions", "controls", "crossed", "embedded", "errors",
-        "evidence", "figures", "files", "frames", "gate", "labels", "mediation", "overview",
-        "parts", "phrases", "power", "provenance", "questions", "ratios", "report", "resampling",
-        "run_files", "scores", "sealed", "statistics", "sweeps", "tables", "trajectories",
+        "evidence", "exchange", "figures", "files", "frames", "gate", "labels", "mediation",
+        "overview", "parts", "phrases", "power", "provenance", "questions", "ratios",
+        "recording", "report", "resampling", "run_files", "scores", "sealed", "showing", "statistics", "sweeps", "tables",
         "verdicts", "words", "worlds",
     }
 )  # fmt: skip

@@ -24,7 +24,7 @@ from iclgd_lens.bench.plan import MATCHED, ModelSpec, Plan
 from iclgd_lens.bench.progress import duration
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError
-from iclgd_lens.host.loading import ALIASES
+from iclgd_lens.host.source import find_model
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.tasks import get_task, load_rows
 
@@ -132,8 +132,8 @@ def estimate(plan: Plan, measured: Mapping[str, float] | None = None) -> Estimat
 
 def model_size(model: ModelSpec) -> ModelSize | None:
     """Read a model's size from its folder, or from the Hub's local cache; None if not there."""
-    folder = _folder(model)
-    if folder.is_dir():
+    folder = find_model(model.name).folder
+    if folder is not None:
         path = folder / "config.json"
         files = list(folder.glob("*.safetensors"))
         weights: int | None = sum(file.stat().st_size for file in files) // 4
@@ -158,10 +158,10 @@ def model_size(model: ModelSpec) -> ModelSize | None:
 
 def texts_of(plan: Plan, model: ModelSpec) -> Texts:
     """Look at some rows of each task, if they and the tokenizer are on this machine."""
-    path, data = _folder(model) / "tokenizer.json", data_of(plan, model)
-    if data == "hub" or not path.is_file():
+    folder, data = find_model(model.name).folder, data_of(plan, model)
+    if data == "hub" or folder is None or not (folder / "tokenizer.json").is_file():
         return Texts()
-    tokenizer: Any = Tokenizer.from_file(str(path))
+    tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
     found: list[tuple[float, int]] = []
     for name in plan.tasks:
         try:
@@ -180,10 +180,6 @@ def texts_of(plan: Plan, model: ModelSpec) -> Texts:
         return Texts()
     tokens, more = (sum(column) / len(found) for column in zip(*found, strict=True))
     return Texts(tokens, 1 + more, measured=True)
-
-
-def _folder(model: ModelSpec) -> Path:
-    return ALIASES[model.name]() if model.name in ALIASES else Path(model.name).expanduser()
 
 
 def machine_speed() -> tuple[float, float]:

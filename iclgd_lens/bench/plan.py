@@ -14,12 +14,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from iclgd_lens.errors import LensError, PlanError, nearest
+from iclgd_lens.naming import label_of, split_untrained
 from iclgd_lens.protocol import Protocol, get_protocol
 from iclgd_lens.seeds import check_seed
 
 PUBLISHED = "published"
 MATCHED = "matched"
-UNTRAINED_SUFFIX = "-untrained"
 
 
 class _Strict(BaseModel):
@@ -57,9 +57,9 @@ class ModelSpec(_Strict):
         fields = dict(cast("Mapping[str, Any]", given))
         name = fields.get("name")
         if isinstance(name, str) and name:
-            fields.setdefault("label", Path(name).name if Path(name).is_dir() else name)
-            if name.endswith(UNTRAINED_SUFFIX) and not Path(name).is_dir():
-                fields["name"] = name.removesuffix(UNTRAINED_SUFFIX)
+            fields.setdefault("label", label_of(name))
+            fields["name"], untrained = split_untrained(name)
+            if untrained:
                 fields.setdefault("untrained", "embeddings")
         return fields
 
@@ -70,8 +70,8 @@ class HypothesisSpec(_Strict):
     Attributes:
         hypothesis: Its registered name.
         settings: What it is built with.
-        vary: Values of settings to go through beside these, each a subject of its own:
-            {lr: [0.001, 0.01]}.
+        vary: Values of settings to go through, each a subject of its own: {epochs: [1, 2, 4]}.
+            Rates ({lr: [0.001, 0.01]}) are gone through beside the plan's.
     """
 
     hypothesis: str
@@ -90,13 +90,16 @@ class HypothesisSpec(_Strict):
         return vary
 
     def variants(self) -> Iterator[dict[str, Any]]:
-        """Yield the varied settings of each subject: first none, then every combination."""
-        names = sorted(self.vary)
-        yield {}
-        if not names:
-            return
-        for values in product(*(self.vary[name] for name in names)):
-            yield dict(zip(names, values, strict=True))
+        """Yield the varied settings of each subject: one empty mapping where nothing varies.
+
+        Where rates are gone through, so is the rate that the plan gives or chooses: verdicts look
+        whether they would be others at other rates.
+        """
+        others = sorted(self.vary.keys() - {"lr"})
+        for values in product(*(self.vary[name] for name in others)):
+            chosen = dict(zip(others, values, strict=True))
+            yield chosen
+            yield from ({**chosen, "lr": rate} for rate in self.vary.get("lr", ()))
 
 
 class Plan(_Strict):
@@ -124,6 +127,7 @@ class Plan(_Strict):
         twins: Networks of each control that is another network.
         twin_queries: Queries that each of them is asked at most; None for all.
         tok2attn_queries: Queries on which Tok2Attn is measured.
+        worlds: Whether the instrument is also read on models whose answer is known, once a run.
         resamples: Bootstrap resamples of intervals over queries.
         control_seed: Seed of random controls and untrained copies.
     """
@@ -142,6 +146,7 @@ class Plan(_Strict):
     lr: float | Literal["published", "matched"] | None = None
     twins: int = Field(default=8, ge=0)
     twin_queries: int | None = Field(default=16, ge=1)
+    worlds: bool = False
     tok2attn_queries: int = Field(default=32, ge=0)
     resamples: int = Field(default=1000, ge=1)
     control_seed: int = Field(default=0, ge=0)

@@ -17,7 +17,7 @@ from iclgd_lens.bench.order import order_sensitivity
 from iclgd_lens.bench.store import Quarantined, Store
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError
-from iclgd_lens.frames import behaviour_frame, gate_frame, verdict_frame
+from iclgd_lens.frames import behaviour_frame, gate_frame, head_frame, verdict_frame
 from iclgd_lens.parts import Part
 from iclgd_lens.subjects import TRAINED
 
@@ -157,15 +157,15 @@ class Run:
 
     def verdicts(self) -> pd.DataFrame:
         """Return the verdicts of every model and task; see `Comparison.verdicts`."""
-        return self._together(verdict_frame)
+        return self._together(lambda comparison: verdict_frame(comparison.conclusions))
 
     def gate(self) -> pd.DataFrame:
         """Return whether there is in-context learning at all, by model and task."""
-        return self._together(gate_frame)
+        return self._together(lambda comparison: gate_frame(comparison.conclusions))
 
     def behaviour(self) -> pd.DataFrame:
         """Return what each hypothesis does to the answers, by model and task."""
-        return self._together(behaviour_frame)
+        return self._together(lambda comparison: behaviour_frame(comparison.conclusions))
 
     def differences(self) -> pd.DataFrame:
         """Return paired differences of hypotheses, and of each with its controls."""
@@ -174,6 +174,28 @@ class Run:
     def cost(self) -> pd.DataFrame:
         """Return what building each hypothesis took, counted."""
         return self._together(lambda comparison: comparison.cost())
+
+    def trajectory(self) -> pd.DataFrame:
+        """Return scores along the training, where they were read; see `Comparison.trajectory`."""
+        return self._together(lambda comparison: comparison.trajectory())
+
+    def worlds(self) -> pd.DataFrame:
+        """Return what the instrument reads on models whose answer is known; empty if not read.
+
+        Columns: world, theta (degrees between GD and LCGD), rule, value (SimAOU), exact, error
+        (largest of any query and layer), kl, recovery.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(_ReadOnly(self.where).worlds() or [])
+
+    def heads(self) -> pd.DataFrame:
+        """Return which heads survive correction for their number.
+
+        Columns: model, task, hypothesis, score (the label contrast), layer, head, value,
+        p_corrected (Benjamini-Hochberg, over draws), shown (below .05).
+        """
+        return self._together(lambda comparison: head_frame(comparison.conclusions))
 
     @cached_property
     def _order(self) -> pd.DataFrame:

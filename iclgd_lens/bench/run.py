@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import uuid
@@ -132,6 +133,9 @@ def run_plan(
     for cell, outcome in _engine(engine, ray, imports)(work, todo, store, fresh, tell):
         log.add(outcome)
         tell.advance(cell, outcome)
+    if plan.worlds and store.worlds() is None:
+        tell.stage("worlds: models whose answer is known")
+        store.write_worlds(_read_worlds())
     log.finish()
     _settle(store, plan, every)
     if others := store.strangers(every):
@@ -141,6 +145,19 @@ def run_plan(
         )
     known = 0 if fresh else sum(state == "done" for state in found.values())
     return _outcome(store, cells, known, log, time.monotonic() - start)
+
+
+def _read_worlds() -> list[dict[str, Any]]:
+    """The ruler's marks as plain values; what does not exist is None."""
+    from iclgd_lens.worlds import ruler
+
+    return [
+        {
+            key: None if isinstance(v, float) and math.isnan(v) else v
+            for key, v in vars(mark).items()
+        }
+        for mark in ruler()
+    ]
 
 
 Engine = Callable[[Plan, Sequence[Cell], Store, bool, Progress], Iterator[tuple[Cell, CellOutcome]]]

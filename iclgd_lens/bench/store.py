@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 RUN_FORMAT = "iclgd_lens.run/2"
 _FAMILY = "iclgd_lens.run/"
 State = Literal["done", "failed", "missing"]
-_KNOWN = {"run.json", "cells", "failed", "invocations", "quarantine", "readings", "report"}
+_KNOWN = {
+    "run.json", "cells", "failed", "invocations", "quarantine", "readings", "report", "worlds.json",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,15 @@ class Store:
         """Return run.json's facts, or None where there is none; a damaged one is moved aside."""
         return self._read_json("run.json", _is_run)
 
+    def write_worlds(self, marks: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what the instrument reads on models whose answer is known."""
+        self._write_json("worlds.json", {"format": RUN_FORMAT, "marks": [dict(m) for m in marks]})
+
+    def worlds(self) -> list[dict[str, Any]] | None:
+        """What the instrument reads on models whose answer is known; None where it was not read."""
+        facts = self._read_json("worlds.json", _holds_marks)
+        return None if facts is None else facts["marks"]
+
     def write_invocation(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write what one command did so far."""
         self._write_json(f"invocations/{name}.json", facts)
@@ -275,6 +286,10 @@ def _is_invocation(facts: dict[str, Any]) -> bool:
         and isinstance(cells, dict)
         and all(isinstance(each, (int, float)) for each in cast("dict[str, Any]", cells).values())
     )
+
+
+def _holds_marks(facts: dict[str, Any]) -> bool:
+    return facts.get("format") == RUN_FORMAT and isinstance(facts.get("marks"), list)
 
 
 def _tells_why(key: str) -> Callable[[dict[str, Any]], bool]:

@@ -13,6 +13,7 @@ import typer
 
 from iclgd_lens import __version__, defaults
 from iclgd_lens.cli import bench, listing
+from iclgd_lens.cli.calibrate import calibrate
 from iclgd_lens.cli.console import complain, output, print_json, progress, quiet_libraries
 from iclgd_lens.cli.worlds import worlds
 from iclgd_lens.controls import DEFAULT_CONTROLS
@@ -200,6 +201,7 @@ def demo(
 bench.add_commands(app)
 listing.add_commands(app)
 app.command()(worlds)
+app.command()(calibrate)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,8 @@ from iclgd_lens.bench.learning_rate import choose_rate
 from iclgd_lens.bench.plan import RateChoice
 from iclgd_lens.comparing import compare
 from iclgd_lens.comparison import LABEL_SCORES, Comparison
-from iclgd_lens.host.loading import UNTRAINED, load_model
+from iclgd_lens.host.loading import load_model
+from iclgd_lens.host.source import UNTRAINED
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.nulls import untrained
 from iclgd_lens.tables import Verdict, aggregate_cells, interval, verdicts

@@ -149,13 +149,13 @@ def models(
     """List the models that can be named, and the families that are served."""
     with progress() as tell:
         tell("asking TransformerLens for its models")
-        from iclgd_lens.host.conversion import FAMILIES
-        from iclgd_lens.host.loading import ALIASES, UNTRAINED, model_names
+        from iclgd_lens.host.families import convertible
+        from iclgd_lens.host.source import ALIASES, UNTRAINED, model_names
 
         known = model_names()
     found = [name for name in known if search is not None and search.lower() in name.lower()]
     if as_json:
-        families = [_family(name) for name in FAMILIES]
+        families = [_family(name) for name in convertible()]
         print_json({"embedded": [*ALIASES, *UNTRAINED], "names": found if search else known,
                      "hooked_families": families})  # fmt: skip
     elif search is not None:
@@ -165,7 +165,7 @@ def models(
     else:
         print_table(
             ("--model", "what it is"),
-            _kinds_of_models([*ALIASES, *UNTRAINED], FAMILIES, len(known)),
+            _kinds_of_models([*ALIASES, *UNTRAINED], list(convertible()), len(known)),
         )
 
 
@@ -174,7 +174,7 @@ def _family(architecture: str) -> str:
 
 
 def _kinds_of_models(
-    aliases: Sequence[str], families: dict[str, Any], count: int
+    aliases: Sequence[str], families: Sequence[str], count: int
 ) -> list[tuple[str, str]]:
     shipped = [(name, "travels with the package; needs no network") for name in aliases]
     hooked = ", ".join(_family(name) for name in families)

@@ -80,5 +80,19 @@ def is_embedded(name_or_folder: str | Path) -> bool:
     return weights.stat().st_size == len(shipped) and weights.read_bytes() == shipped
 
 
+def rows_source(model: str | Path | None = None, *, revision: str | None = None) -> str:
+    """Return where rows come from by default: those that a model was trained to read.
+
+    Args:
+        model: The model's name or folder, before it is loaded.
+        revision: What a loaded model records as its revision.
+
+    Returns:
+        "embedded" for the embedded model, under whatever name, else "hub".
+    """
+    named = model is not None and is_embedded(model)
+    return "embedded" if named or revision == embedded_revision() else "hub"
+
+
 def _shipped_weights() -> bytes:
     return (files(__name__) / "model" / _WEIGHTS).read_bytes()

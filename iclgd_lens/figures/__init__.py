@@ -18,6 +18,7 @@ from iclgd_lens.figures.evidence import forest as forest
 from iclgd_lens.figures.evidence import means as means
 from iclgd_lens.figures.evidence import nulls as nulls
 from iclgd_lens.figures.evidence import trained_untrained as trained_untrained
+from iclgd_lens.figures.paths import against_behaviour as against_behaviour
 from iclgd_lens.figures.paths import rate_curve as rate_curve
 from iclgd_lens.figures.paths import trajectory as trajectory
 from iclgd_lens.figures.places import head_maps as head_maps

@@ -25,6 +25,8 @@ from iclgd_lens.figures.style import (
 if TYPE_CHECKING:
     import pandas as pd
 
+BEHAVIOUR = "KL_removed"
+"""The score that tells how near the answers are to those of in-context learning."""
 _TRAJECTORY = ("hypothesis", "kl_removed", "value")
 _RATES = ("hypothesis", "lr", "measure", "value")
 
@@ -57,6 +59,26 @@ def trajectory(frame: pd.DataFrame, *, score: str = "", title: str = "") -> Spec
             title=title, height=460, xaxis={"zeroline": True}, yaxis={"zeroline": True},
         ),
     }  # fmt: skip
+
+
+def against_behaviour(frame: pd.DataFrame) -> pd.DataFrame:
+    """Lines of `Comparison.trajectory()` as `trajectory` draws them: each score beside behaviour.
+
+    Args:
+        frame: Columns hypothesis, passes, score, value, with the score KL_removed among them, and
+            model, task, draw, network where there are several.
+
+    Returns:
+        Means over draws and networks: columns (model, task,) hypothesis, score, passes, kl_removed,
+        value.
+    """
+    keys = [k for k in ("model", "task", "hypothesis", "passes", "draw", "network") if k in frame]
+    removed = frame[frame["score"] == BEHAVIOUR].rename(columns={"value": "kl_removed"})
+    others = frame[frame["score"] != BEHAVIOUR]
+    both = others.merge(removed[[*keys, "kl_removed"]], on=keys)
+    kept = [key for key in keys if key not in ("draw", "network")]
+    means = both.groupby([*kept, "score"], sort=False)[["kl_removed", "value"]].mean()
+    return means.reset_index()
 
 
 def _path(lines: Sequence[Any], look: Look) -> Spec:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iclgd_lens.errors import LensError
-from iclgd_lens.labels import control_index, is_check, label, rank, subject_of
+from iclgd_lens.labels import control_index, home, is_check, label, rank, subject_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,8 +112,8 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 
 def _look(name: str, rules: Sequence[str]) -> Look:
     own, index = rank(name) == 0, control_index(name)
-    bare = str(subject_of(name).bare)
-    place = rules.index(bare) if bare in rules else -1
+    place = rules.index(home(name)) if home(name) in rules else -1
+    index += bool(subject_of(name).settings) and not own  # another budget's twins stand apart
     colour = COLOURS[place % len(COLOURS)] if place >= 0 else QUIET
     symbol = (
         _CLOSED[(place + place // len(COLOURS)) % len(_CLOSED)]

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError, nearest
-from iclgd_lens.host.hooking import Firings, Hook, attached
+from iclgd_lens.host.hooking import Firings, Hook, attached, receiver
 from iclgd_lens.host.site import LinearSite as LinearSite
 
 if TYPE_CHECKING:
@@ -206,22 +206,46 @@ class Host(ABC):
         return f"blocks.{layer}.hook_mlp_out"
 
     @abstractmethod
+    def score_hook(self, layer: int) -> str:
+        """Name of the hook where masked scores pass and what is returned enters the softmax.
+
+        Raises:
+            HookError: This model's scores can be read (`score_hooks`), but not changed.
+        """
+
+    @abstractmethod
+    def query_key_hook(self, layer: int, letter: str) -> str:
+        """Name of the hook where queries ("q") or keys ("k") pass as they enter the dot product.
+
+        Raises:
+            HookError: This model does not expose them.
+        """
+
+    @abstractmethod
     def score_hooks(
         self, receive: Callable[[int, Float[Tensor, "batch head query key"]], None]
     ) -> contextlib.AbstractContextManager[None]:
         """Call `receive(layer, scores)` with pre-softmax scores during forwards in the context."""
 
-    @abstractmethod
+    @contextlib.contextmanager
     def query_key_hooks(
         self,
         queries: Callable[[int, Tensor], None] | None,
         keys: Callable[[int, Tensor], None] | None,
-    ) -> contextlib.AbstractContextManager[None]:
+    ) -> Generator[None, None, None]:
         """Call back with queries and keys as they enter the dot product: "batch pos head d_head".
 
         Raises:
             HookError: This model does not expose them.
         """
+        hooks = [
+            (self.query_key_hook(layer, letter), receiver(receive, layer))
+            for letter, receive in (("q", queries), ("k", keys))
+            if receive is not None
+            for layer in range(self.n_layers)
+        ]
+        with self.hooked(hooks, forced=False):
+            yield
 
     @contextlib.contextmanager
     def hooked(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
 from iclgd_lens.host.bridge_cache import read_prefix, shared_cache
-from iclgd_lens.host.hooked import receiver
+from iclgd_lens.host.hooking import receiver
 from iclgd_lens.host.probe import check_model
 from iclgd_lens.host.softmax_tap import softmax_tap
 
@@ -131,7 +131,7 @@ class BridgeHost(Host):
         """See `Host.score_hooks`."""
         native = [layer for layer in range(self.n_layers) if self._is_native(layer)]
         hooks = [
-            (f"blocks.{layer}.attn.hook_attn_scores", receiver(receive, layer))
+            (self.score_hook(layer), receiver(receive, layer))
             for layer in range(self.n_layers)
             if layer not in native
         ]
@@ -150,13 +150,17 @@ class BridgeHost(Host):
 
         return type(self._blocks[layer].attn).forward is AttentionBridge.forward
 
-    @contextlib.contextmanager
-    def query_key_hooks(
-        self,
-        queries: Callable[[int, Tensor], None] | None,
-        keys: Callable[[int, Tensor], None] | None,
-    ) -> Generator[None, None, None]:
-        """See `Host.query_key_hooks`."""
+    def score_hook(self, layer: int) -> str:
+        """See `Host.score_hook`."""
+        if self._is_native(layer):
+            raise HookError(
+                f"transformers itself runs the attention of this bridge of {self.name}: its scores "
+                "can be read but not changed."
+            )
+        return f"blocks.{layer}.attn.hook_attn_scores"
+
+    def query_key_hook(self, layer: int, letter: str) -> str:
+        """See `Host.query_key_hook`."""
         position = getattr(self.cfg, "positional_embedding_type", "standard")
         rotary = position == "rotary"
         if position not in ("standard", "rotary") or (rotary and self._is_native(0)):
@@ -164,17 +168,7 @@ class BridgeHost(Host):
                 f"This bridge of {self.name} does not expose queries and keys as they enter the "
                 "dot product; Tok2Attn is undefined on it."
             )
-        hooks = [
-            (
-                f"blocks.{layer}.attn." + (f"hook_rot_{part}" if rotary else f"{part}.hook_out"),
-                receiver(receive, layer),
-            )
-            for part, receive in (("q", queries), ("k", keys))
-            if receive is not None
-            for layer in range(self.n_layers)
-        ]
-        with self.hooked(hooks, forced=False):
-            yield
+        return f"blocks.{layer}.attn." + (f"hook_rot_{letter}" if rotary else f"{letter}.hook_out")
 
     # -- running -------------------------------------------------------------------------------
 
@@ -201,9 +195,9 @@ class BridgeHost(Host):
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None
             )
         if cache is None or not keep:
-            return Run(residuals[0], None)
+            return Run(residuals[-1], None)  # of a block that runs twice, the second
         read = tokens if prefix is None else torch.cat([prefix.tokens, tokens], dim=1)
-        return Run(residuals[0], read_prefix(cache, read))
+        return Run(residuals[-1], read_prefix(cache, read))
 
     def final_norm(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """See `Host.final_norm`."""

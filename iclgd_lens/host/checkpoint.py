@@ -66,7 +66,7 @@ class Checkpoint:
         from transformers import AutoConfig
 
         if self.is_folder:
-            _check_folder(Path(self.location))
+            check_folder(Path(self.location))
         try:
             config: Any = AutoConfig.from_pretrained(self.location, **self._arguments())
         except _READ_ERRORS as error:
@@ -163,8 +163,13 @@ class Checkpoint:
         return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder without configuration or safetensors weights, or with code of its own."""
+def check_folder(folder: Path) -> None:
+    """Refuse a folder without configuration or safetensors weights, or with code of its own.
+
+    Raises:
+        ModelError: Something is missing or unreadable.
+        UnsupportedModelError: The folder's model would run code of its own.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json: it is no folder of a transformers model")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import DeltaError, nearest
 from iclgd_lens.host.base import Host, LinearSite
-from iclgd_lens.host.export_names import NAMES, Names, unembedding_name
+from iclgd_lens.host.families import Family, Names, family_of, unembedding_name, writable
 
 LAYOUTS = ("transformer_lens", "huggingface")
 
@@ -74,19 +74,20 @@ def _hooked_state(host: Host, delta: Delta) -> State:
 def _converted_state(host: Host, delta: Delta) -> State:
     """A HookedTransformer's weights under the names of the `transformers` class it came from."""
     architecture = str(getattr(host.cfg, "original_architecture", None))
-    names = NAMES.get(architecture)
-    if names is None:
+    family = family_of(architecture)
+    if family is None or family.names is None:
         raise DeltaError(
             f"{host.name} cannot be written in transformers names: its architecture is "
-            f"{architecture!r}; written from a HookedTransformer: {', '.join(sorted(NAMES))}. Use "
-            'layout="transformer_lens", or load the model with host="bridge".'
+            f"{architecture!r}; written from a HookedTransformer: {', '.join(sorted(writable()))}. "
+            'Use layout="transformer_lens", or load the model with host="bridge".'
         )
+    names = family.names
     old: State = dict(host.model.state_dict())
     state: State = {names.embed: old["embed.W_E"]}
     if names.positions:
         state[names.positions] = old["pos_embed.W_pos"]
     for layer in range(host.n_layers):
-        state |= _attention(host, names, layer, delta) | _mlp(host, names, layer, delta)
+        state |= _attention(host, family, names, layer, delta) | _mlp(host, names, layer, delta)
         for own, theirs in names.norms.items():
             for letter, kind in (("w", "weight"), ("b", "bias")):
                 if (value := old.get(f"blocks.{layer}.{own}.{letter}")) is not None:
@@ -94,7 +95,7 @@ def _converted_state(host: Host, delta: Delta) -> State:
     for letter, kind in (("w", "weight"), ("b", "bias")):
         if (value := old.get(f"ln_final.{letter}")) is not None:
             state[f"{names.final_norm}.{kind}"] = value
-    unembed = unembedding_name(architecture)
+    unembed = unembedding_name(family)
     state[f"{unembed}.weight"] = old["unembed.W_U"].T
     if names.unembed_bias:
         state[f"{unembed}.bias"] = old["unembed.b_U"]
@@ -103,7 +104,7 @@ def _converted_state(host: Host, delta: Delta) -> State:
     return state
 
 
-def _attention(host: Host, names: Names, layer: int, delta: Delta) -> State:
+def _attention(host: Host, family: Family, names: Names, layer: int, delta: Delta) -> State:
     stem, prefix = f"blocks.{layer}.attn", names.layer.format(layer)
     flat = {letter: _flat(letter, _updated(host, f"{stem}.W_{letter}", delta)) for letter in "QKVO"}
     biases = {letter: _updated(host, f"{stem}.b_{letter}", delta) for letter in "QKVO"}
@@ -121,13 +122,13 @@ def _attention(host: Host, names: Names, layer: int, delta: Delta) -> State:
         state |= _linear(names, f"{prefix}{names.joint}", weight, bias)
     else:
         for letter, theirs in zip("QKV", names.separate, strict=True):
-            bias = biases[letter].flatten() if names.query_key_value_bias else None
+            bias = biases[letter].flatten() if letter in family.biases else None
             if bias is None:
                 _must_be_zero(host, f"{stem}.b_{letter}", biases[letter])
             state |= _linear(names, f"{prefix}{theirs}", flat[letter], bias)
-    if not names.output_bias:
+    bias = biases["O"] if "O" in family.biases else None
+    if bias is None:
         _must_be_zero(host, f"{stem}.b_O", biases["O"])
-    bias = biases["O"] if names.output_bias else None
     return state | _linear(names, f"{prefix}{names.output}", flat["O"], bias)
 
 

@@ -8,17 +8,14 @@ flags, `requires_grad` and buffers are put back. Weights and `.grad` are never t
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Generator
 from typing import Any
 
 import torch
 from torch import nn
 
-from iclgd_lens.errors import UnsupportedModelError
 
-
-def _modules(model: nn.Module) -> list[nn.Module]:
+def all_modules(model: nn.Module) -> list[nn.Module]:
     """Every module below `model`, and below the module that a bridge wraps."""
     found = list(model.modules())
     wrapped = model.__dict__.get("original_model")
@@ -28,45 +25,10 @@ def _modules(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy of `model`, also after a forward pass that kept attention maps on it.
-
-    Attention bridges keep the last pattern with its graph, which `copy.deepcopy` refuses.
-
-    Raises:
-        UnsupportedModelError: The copy shares weights with the model.
-    """
-    memo: dict[int, Any] = {
-        id(value): value.detach()
-        for module in _modules(model)
-        for value in module.__dict__.values()
-        if isinstance(value, torch.Tensor) and not value.is_leaf
-    }
-    # Parameters made under a caller's inference mode could never be trained on.
-    with torch.inference_mode(False):
-        twin = copy.deepcopy(model, memo)
-    if _weights(twin) & _weights(model):
-        raise UnsupportedModelError(
-            f"A copy of this {type(model).__name__} shares weights with the original, which must "
-            "not change."
-        )
-    return twin
-
-
-def _weights(model: nn.Module) -> set[int]:
-    """Addresses of the memory that holds the model's parameters."""
-    return {
-        parameter.untyped_storage().data_ptr()
-        for module in _modules(model)
-        for parameter in module.parameters(recurse=False)
-        if parameter.numel()
-    }
-
-
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Generator[None, None, None]:
     """Freeze `model` for the context and restore its flags and buffers on exit."""
-    modules = _modules(model)
+    modules = all_modules(model)
     training = [module for module in modules if module.training]
     parameters = {
         id(parameter): parameter

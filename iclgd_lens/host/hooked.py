@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,19 +12,11 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
+from iclgd_lens.host.families import family_of
+from iclgd_lens.host.hooking import receiver
 from iclgd_lens.host.layout import laid_out
 from iclgd_lens.host.probe import check_model
 
-# HookedTransformer gives every attention layer bias tensors, zero where the architecture has none.
-_BIASED_ATTENTION = {
-    "GPT2LMHeadModel": "QKVO",
-    "GPTNeoXForCausalLM": "QKVO",
-    "Qwen2ForCausalLM": "QKV",
-    "OPTForCausalLM": "QKVO",
-    "BloomForCausalLM": "QKVO",
-    "PhiForCausalLM": "QKVO",
-}
-_POST_NORM = {"Olmo2ForCausalLM", "Olmo3ForCausalLM"}
 _SWITCHES = {
     "use_attn_in": "set_use_attn_in(False)",
     "use_split_qkv_input": "set_use_split_qkv_input(False)",
@@ -143,7 +134,8 @@ class HookedHost(Host):
 
     def _has_bias(self, layer: int, letter: str) -> bool:
         architecture = getattr(self.cfg, "original_architecture", None)
-        if architecture is None or letter in _BIASED_ATTENTION.get(architecture, ""):
+        family = family_of(architecture)
+        if architecture is None or (family is not None and letter in family.biases):
             return True
         # Layer by layer: what a layer learns must not depend on what later layers hold.
         return bool(_attribute(self._blocks[layer].attn, f"b_{letter}").any())
@@ -175,34 +167,24 @@ class HookedHost(Host):
     ) -> Generator[None, None, None]:
         """See `Host.score_hooks`."""
         hooks = [
-            (f"blocks.{layer}.attn.hook_attn_scores", receiver(receive, layer))
-            for layer in range(self.n_layers)
+            (self.score_hook(layer), receiver(receive, layer)) for layer in range(self.n_layers)
         ]
         with self.hooked(hooks, forced=False):
             yield
 
-    @contextlib.contextmanager
-    def query_key_hooks(
-        self,
-        queries: Callable[[int, Tensor], None] | None,
-        keys: Callable[[int, Tensor], None] | None,
-    ) -> Generator[None, None, None]:
-        """See `Host.query_key_hooks`."""
+    def score_hook(self, layer: int) -> str:
+        """See `Host.score_hook`."""
+        return f"blocks.{layer}.attn.hook_attn_scores"
+
+    def query_key_hook(self, layer: int, letter: str) -> str:
+        """See `Host.query_key_hook`."""
         position = self.cfg.positional_embedding_type
         if position not in ("standard", "rotary"):
             raise HookError(
                 f"Queries and keys of a model with {position!r} positions do not by themselves "
                 "give attention scores; Tok2Attn is undefined on it."
             )
-        stem = "hook_rot_" if position == "rotary" else "hook_"
-        hooks = [
-            (f"blocks.{layer}.attn.{stem}{letter}", receiver(receive, layer))
-            for letter, receive in (("q", queries), ("k", keys))
-            if receive is not None
-            for layer in range(self.n_layers)
-        ]
-        with self.hooked(hooks, forced=False):
-            yield
+        return f"blocks.{layer}.attn.hook_{'rot_' if position == 'rotary' else ''}{letter}"
 
     # -- running -------------------------------------------------------------------------------
 
@@ -304,17 +286,6 @@ class HookedHost(Host):
         return float(getattr(self.cfg, "output_logits_soft_cap", None) or 0.0)
 
 
-def receiver(receive: Callable[[int, Tensor], None], layer: int) -> Callable[..., None]:
-    """Return a reading hook that passes the activation on to `receive(layer, activation)`."""
-    return partial(_received, receive, layer)
-
-
-def _received(
-    receive: Callable[[int, Tensor], None], layer: int, activation: Tensor, hook: Any
-) -> None:
-    receive(layer, activation)
-
-
 def _attribute(module: Any, kind: str) -> Any:
     """A weight by name; grouped key/value weights are stored once a key/value head."""
     grouped = f"_{kind}"
@@ -341,7 +312,8 @@ def _refuse(cfg: Any) -> None:
         raise UnsupportedModelError(
             "Shortformer positions enter keys but not values; such models are not served."
         )
-    if getattr(cfg, "original_architecture", None) in _POST_NORM:
+    family = family_of(getattr(cfg, "original_architecture", None))
+    if family is not None and family.norm_after_attention:
         raise UnsupportedModelError(
             f"{cfg.original_architecture} normalises after attention, which HookedTransformer's "
             'hooks do not separate; load it with iclgd_lens.load_model(..., host="bridge").'

@@ -88,3 +88,14 @@ def _counted(
 ) -> Tensor | None:
     counts[index] += 1
     return function(activation, hook=hook)
+
+
+def receiver(receive: Callable[[int, Tensor], None], layer: int) -> HookFunction:
+    """Return a reading hook that passes the activation on to `receive(layer, activation)`."""
+    return partial(_received, receive, layer)
+
+
+def _received(
+    receive: Callable[[int, Tensor], None], layer: int, activation: Tensor, hook: Any
+) -> None:
+    receive(layer, activation)

@@ -1,98 +1,153 @@
-"""How an architecture draws its weights before training, by the rule of its `transformers` class.
+"""How an architecture draws its weights before training: its `transformers` class is asked to.
 
-Nearly all draw every matrix from a normal distribution of one standard deviation and set biases to
-zero; GPT-2's scales down what is added to the residual stream. A model of the user's own that names
-no known architecture is drawn by TransformerLens's own rule, and says so.
+A new model of the same configuration is made from a seed, as the class itself makes it, and laid
+out as the model in question: whatever the class scales (GPT-2's residual projections, say) is
+scaled. A HookedTransformer that came from no known class is drawn by TransformerLens's own rule,
+and a warning says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+import contextlib
+import copy
+import warnings
+from collections.abc import Generator, Mapping
 from typing import Any
 
-from iclgd_lens.host.base import Host
+import torch
+from torch import Tensor, nn
 
-_STD_FIELDS = ("initializer_range", "init_std")
-_USUAL = 0.02
+from iclgd_lens.errors import UnsupportedModelError
+from iclgd_lens.host.checkpoint import ModelWarning
+from iclgd_lens.host.conversion import Origin
+from iclgd_lens.host.families import family_of
+from iclgd_lens.host.parameters import named_parameters
+
+Weights = Mapping[str, Tensor]
+"""New weights by the names that `named_parameters` gives them."""
 
 
-@dataclass(frozen=True)
-class Initialiser:
-    """The distribution of untrained weights.
+def new_weights(model: Any, seed: int) -> Weights:
+    """Draw every weight of `model` anew, as its architecture does before training.
 
-    Attributes:
-        name: Whose rule it is, for the record.
-        std: Standard deviation of every matrix.
-        residual_std: That of the matrices whose output is added to the residual stream.
-        is_own: Whether it is the architecture's own rule.
+    The same seed gives the same weights whatever the caller's random state, default dtype and
+    device are, and on both hosts; the global random state is as before.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge; it is not changed.
+        seed: Of the draw.
+
+    Raises:
+        UnsupportedModelError: The architecture cannot be made anew.
     """
-
-    name: str
-    std: float
-    residual_std: float
-    is_own: bool = True
-
-    def of(self, kind: str) -> float:
-        """Standard deviation of a weight by its TransformerLens name, such as "W_O"."""
-        return self.residual_std if kind in ("W_O", "W_out") else self.std
-
-
-_RESIDUAL_SCALED = frozenset({"GPT2LMHeadModel"})
-"""Architectures that divide the residual projections' deviation by sqrt(2 layers)."""
-_KNOWN: Mapping[str, str] = MappingProxyType(
-    {
-        name: f"transformers.{name}: normal, biases zero"
-        for name in (
-            "GPT2LMHeadModel", "GPTNeoXForCausalLM", "GPTJForCausalLM", "LlamaForCausalLM",
-            "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM",
-            "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GraniteForCausalLM", "OPTForCausalLM",
-            "BloomForCausalLM", "PhiForCausalLM", "Phi3ForCausalLM", "FalconForCausalLM",
-            "OlmoForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM", "StableLmForCausalLM",
-            "CohereForCausalLM", "HeliumForCausalLM", "SmolLM3ForCausalLM",
-        )
-    }
-)  # fmt: skip
+    with _seeded(seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if hasattr(model, "original_model"):
+            return _of_bridge(model)
+        origin = origin_of(model)
+        if origin is not None:
+            return _of_hooked(model, origin)
+        return _of_transformer_lens(model)
 
 
-def initialiser_of(host: Host) -> Initialiser:
-    """The rule by which a model's architecture draws its weights."""
-    config: Any = getattr(getattr(host.model, "original_model", None), "config", None)
-    architecture = _architecture(host)
-    given = (getattr(config, name, None) for name in _STD_FIELDS)
-    std = next((float(value) for value in given if value is not None), None)
-    if architecture not in _KNOWN and std is None:
-        std = _of_transformer_lens(host)
-        return Initialiser(
-            f"TransformerLens: normal with standard deviation 0.8 / sqrt(d_model) = {std:.4f} "
-            f"(the initialiser of {architecture or 'this architecture'} is not known)",
-            std, std, is_own=False,
-        )  # fmt: skip
-    if std is None:
-        std = _recorded(host)
-    scaled = std / (2 * host.n_layers) ** 0.5 if architecture in _RESIDUAL_SCALED else std
-    rule = _KNOWN.get(architecture, f"transformers.{architecture}: normal, biases zero")
-    more = f", residual projections {scaled:.5f}" if scaled != std else ""
-    return Initialiser(f"{rule} (standard deviation {std:g}{more})", std, scaled)
-
-
-def _architecture(host: Host) -> str:
-    original = getattr(host.model, "original_model", None)
+def initialiser_of(model: Any) -> str:
+    """Name whose rule `new_weights` draws by."""
+    original = getattr(model, "original_model", None)
     if original is not None:
-        return type(original).__name__
-    return str(getattr(host.cfg, "original_architecture", None) or "")
+        return f"transformers {type(original).__name__}"
+    origin = origin_of(model)
+    if origin is not None:
+        return f"transformers {origin.architecture}"
+    cfg = model.cfg
+    scale = f", initializer_range={cfg.initializer_range:.4g}" if cfg.init_mode == "gpt2" else ""
+    return f"TransformerLens init_mode={cfg.init_mode!r}{scale}"
 
 
-def _recorded(host: Host) -> float:
-    """What the conversion wrote down of the configuration, or the usual deviation.
+def warn_of_initialiser(model: Any) -> None:
+    """Warn where a model's own initialiser is not known, and say what is used in its place."""
+    if hasattr(model, "original_model") or origin_of(model) is not None:
+        return
+    known = getattr(model.cfg, "original_architecture", None) or "no architecture of transformers"
+    warnings.warn(
+        f"The initialiser of {model.cfg.model_name} ({known}) is not known; its untrained twin is "
+        f"drawn by another: {initialiser_of(model)}.",
+        ModelWarning,
+        stacklevel=3,
+    )
 
-    TransformerLens fills the field with a rule of its own where nobody gave it.
+
+def origin_of(model: Any) -> Origin | None:
+    """The `transformers` class and configuration of a HookedTransformer, where they are known.
+
+    A model that TransformerLens itself loaded knows its class and its sizes; all else is then the
+    class's default.
     """
-    found = float(getattr(host.cfg, "initializer_range", None) or 0.0)
-    filled = abs(found - _of_transformer_lens(host)) < 1e-12
-    return _USUAL if found <= 0 or filled else found
+    cfg = model.cfg
+    origin: Origin | None = getattr(cfg, "origin", None)
+    if origin is not None:
+        return origin if family_of(origin.architecture) is not None else None
+    architecture = getattr(cfg, "original_architecture", None)
+    family = family_of(architecture)
+    if family is None or architecture is None:
+        return None
+    config = family.config(cfg)
+    config.tie_word_embeddings = torch.equal(model.embed.W_E.T, model.unembed.W_U)
+    return Origin(architecture, config)
 
 
-def _of_transformer_lens(host: Host) -> float:
-    return 0.8 / host.d_model**0.5
+@contextlib.contextmanager
+def _seeded(seed: int) -> Generator[None, None, None]:
+    # The CPU's generator alone: `torch.manual_seed` would reset those of other devices, too.
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.device("cpu"),
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _made(cls: Any, config: Any) -> Any:
+    """A new `transformers` model in fp32 on the CPU."""
+    try:
+        return cls._from_config(
+            copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
+        ).eval()
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UnsupportedModelError(
+            f"{cls.__name__} cannot be made anew from its configuration, so this model has no "
+            f"untrained twin ({type(error).__name__}: {str(error).splitlines()[0]})."
+        ) from error
+
+
+def _of_bridge(model: Any) -> Weights:
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    original = model.original_model
+    new = _made(type(original), original.config)
+    bridge = build_bridge_from_module(
+        new, type(original).__name__, hf_config=new.config, model_name="untrained"
+    )
+    return {each.name: each.value for each in named_parameters(bridge)}
+
+
+def _of_hooked(model: Any, origin: Origin) -> Weights:
+    import transformers
+
+    family = family_of(origin.architecture)
+    assert family is not None
+    return family.convert(
+        _made(getattr(transformers, origin.architecture), origin.config), model.cfg
+    )
+
+
+def _of_transformer_lens(model: Any) -> Weights:
+    from transformer_lens import HookedTransformer
+
+    cfg = copy.deepcopy(model.cfg)
+    # Neither a tokenizer nor another device is needed, and the seed is set already.
+    cfg.init_weights, cfg.seed, cfg.tokenizer_name, cfg.device = True, None, None, "cpu"
+    cfg.dtype, cfg.n_devices = torch.float32, 1
+    new: nn.Module = HookedTransformer(cfg, move_to_device=False)
+    return {each.name: each.value for each in named_parameters(new)}

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import io
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +19,11 @@ from torch import Tensor
 
 from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError, nearest
 from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
-from iclgd_lens.host.choose import as_host
-from iclgd_lens.host.conversion import FAMILIES, hooked_from_huggingface
+from iclgd_lens.host.conversion import Origin, hooked_from_huggingface
+from iclgd_lens.host.families import convertible
 from iclgd_lens.host.probe import agree
 from iclgd_lens.host.provenance import model_provenance as model_provenance
+from iclgd_lens.host.source import find_model, model_names, official_name
 from iclgd_lens.host.untrained import reinitialise
 
 HOSTS = ("auto", "hooked", "bridge")
@@ -34,25 +34,10 @@ DTYPES = {
     "float64": torch.float64,
 }
 _TOKENS = 8  # read to compare logits with those of `transformers`
-# TransformerLens's own models: weights without a transformers configuration, pickled.
-_PICKLED = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
 
 
 class HostChoiceWarning(ModelWarning):
     """`host="auto"` chose TransformerBridge for a model that HookedTransformer cannot hold."""
-
-
-def _embedded() -> Path:
-    from iclgd_lens.embedded import embedded_model_folder
-
-    return Path(embedded_model_folder())
-
-
-ALIASES: dict[str, Callable[[], Path]] = {"embedded": _embedded}
-"""Names of models that travel with the package, and where their folders are."""
-
-UNTRAINED = {"embedded-untrained": "embedded"}
-"""Names of untrained twins (their embeddings, norms and unembedding are trained), and of whom."""
 
 
 def load_model(
@@ -71,8 +56,8 @@ def load_model(
 
     Args:
         name_or_folder: a Hugging Face Hub name, a name or alias of TransformerLens, the path of a
-            `transformers` folder, or a name of the package's own: "embedded", or
-            "embedded-untrained" for its twin whose blocks are drawn at random.
+            `transformers` folder, or the package's own "embedded"; with "-untrained" behind it, its
+            twin whose blocks are drawn by the architecture's own initialiser (seed 0).
         dtype: "float32", "bfloat16", "float16", "float64" or the `torch.dtype`.
         device: a torch device; the first CUDA device where there is one, else the CPU.
         host: "hooked" for HookedTransformer (TransformerLens 3 alone), "bridge" for
@@ -90,15 +75,11 @@ def load_model(
     """
     if host not in HOSTS:
         raise _choice("host", host, HOSTS)
-    if str(name_or_folder) in UNTRAINED:
-        trained = UNTRAINED[str(name_or_folder)]
-        twin = load_model(trained, dtype=dtype, device=device, host=host, revision=revision)
-        reinitialise(as_host(twin))
-        twin.cfg.model_name = str(name_or_folder)
-        return twin
     torch_dtype = _dtype(dtype)
     torch_device = _device(device)
-    checkpoint = _checkpoint(name_or_folder, revision)
+    source = find_model(name_or_folder)
+    source.refuse_pickled()
+    checkpoint = source.checkpoint(revision)
     # The pieces of both hosts draw initial weights before the real ones replace them.
     with torch.random.fork_rng(devices=[]):
         config = _config(checkpoint)
@@ -107,16 +88,13 @@ def load_model(
         model = _build(hf_model, tokenizer, checkpoint, torch_device, host)
     # The configuration is the one place of both hosts that may carry what results must record.
     model.cfg.model_revision = checkpoint.exact_revision(config)
+    if source.untrained:
+        reinitialise(model)
     return model.eval()
 
 
 def _config(checkpoint: Checkpoint) -> Any:
     """The checkpoint's configuration; a failure on the Hub answers with the nearest known name."""
-    if checkpoint.location.startswith(_PICKLED):
-        raise UnsupportedModelError(
-            f"{checkpoint.name} is published as a pickle, which is never opened; load it with "
-            "TransformerLens itself, without weight processing, and hand over the model"
-        )
     try:
         return checkpoint.config()
     except UnsupportedModelError:
@@ -187,7 +165,9 @@ def identify_model(name_or_folder: str | Path, revision: str | None = None) -> s
         ModelError: no model can be read there.
         UnsupportedModelError: the checkpoint is none that a host could serve.
     """
-    checkpoint = _checkpoint(name_or_folder, revision)
+    source = find_model(name_or_folder)
+    source.refuse_pickled()
+    checkpoint = source.checkpoint(revision)
     config = _config(checkpoint)
     exact = checkpoint.exact_revision(config)
     if not checkpoint.is_folder:
@@ -211,8 +191,8 @@ def has_hooked_transformer() -> bool:
 
 def _hooked(hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch.device) -> Any:
     """A HookedTransformer: by the family's converter, else by TransformerLens's official name."""
-    official = None if checkpoint.is_folder else _official_name(checkpoint.location)
-    known = type(hf_model).__name__ in FAMILIES
+    official = None if checkpoint.is_folder else official_name(checkpoint.location)
+    known = type(hf_model).__name__ in convertible()
     if known or official is None or not has_hooked_transformer():
         return hooked_from_huggingface(
             hf_model, name=checkpoint.name, device=device, tokenizer=tokenizer
@@ -224,13 +204,15 @@ def _hooked(hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch
         raise UnsupportedModelError("TransformerLens would run the checkpoint's own code for it")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", DeprecationWarning)
-        return HookedTransformer.from_pretrained_no_processing(
+        model = HookedTransformer.from_pretrained_no_processing(
             official,
             hf_model=hf_model,
             tokenizer=tokenizer,
             dtype=hf_model.dtype,
             device=str(device),
         )
+    model.cfg.origin = Origin(type(hf_model).__name__, hf_model.config)
+    return model
 
 
 def _bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device) -> Any:
@@ -249,49 +231,6 @@ def _bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device) -> A
         tokenizer=tokenizer,
         model_name=name,
     ).eval()
-
-
-def _checkpoint(name_or_folder: str | Path, revision: str | None) -> Checkpoint:
-    """Where the given name leads: an alias, then a folder, then the Hub."""
-    given = str(name_or_folder)
-    if not given.strip():
-        raise ModelError("the model's name is empty; give a Hub name or a folder")
-    alias = ALIASES.get(given)
-    folder = alias() if alias else Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise ModelError(
-                f"revision={revision!r} is for models on the Hub; {given!r} is a folder, "
-                "which has only the one state"
-            )
-        name = given if alias else folder.resolve().name
-        return Checkpoint(name=name, location=str(folder), is_folder=True)
-    if folder.is_file():
-        raise ModelError(f"{given!r} is a file; give the folder that holds config.json")
-    is_path = isinstance(name_or_folder, Path) or given.startswith((".", "/", "~"))
-    if is_path or given.count("/") > 1:
-        siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
-        hint = nearest(folder.name, [path.name for path in siblings if path.is_dir()])
-        raise ModelError(f"no model folder {given!r}.{hint}")
-    location = _official_name(given) or given
-    return Checkpoint(name=location, location=location, is_folder=False, revision=revision)
-
-
-def _official_name(name: str) -> str | None:
-    """The Hub name for a name or alias that TransformerLens lists, else None."""
-    from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
-
-    listed = {alias.lower(): full for full, names in MODEL_ALIASES.items() for alias in names}
-    listed |= {full.lower(): full for full in OFFICIAL_MODEL_NAMES}
-    return listed.get(name.lower())
-
-
-def model_names() -> list[str]:
-    """Names that `load_model` knows without asking the Hub: the package's and TransformerLens's."""
-    from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
-
-    aliases = {alias for names in MODEL_ALIASES.values() for alias in names}
-    return [*ALIASES, *sorted(aliases | set(OFFICIAL_MODEL_NAMES))]
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:

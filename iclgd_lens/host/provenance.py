@@ -26,6 +26,8 @@ _INCIDENTAL = frozenset(
         "model_revision",
         "n_devices",
         "n_params",
+        "network",
+        "origin",
         "seed",
         "tokenizer_appends_eos",
         "tokenizer_name",
@@ -53,12 +55,15 @@ def model_provenance(model: Any) -> dict[str, str]:
 
     Returns:
         `name`; `revision`, a Hub commit or, for a folder, "sha256:..." over its weight files;
-        `dtype`, such as "float32"; `host`, the class; `config_hash`, 16 hexadecimal digits.
+        `dtype`, such as "float32"; `host`, the class; `config_hash`, 16 hexadecimal digits;
+        `network`, where the weights are not the trained ones: what drew them, with its seed.
     """
     cfg = model.cfg
     revision = getattr(cfg, "model_revision", None)
     revision = revision or getattr(_hf_config(model), "_commit_hash", None)
-    return {
+    network = getattr(cfg, "network", None)
+    other = {} if network is None else {"network": str(network)}
+    return other | {
         "name": str(getattr(cfg, "model_name", None) or _UNKNOWN),
         "revision": str(revision or _UNKNOWN),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),

@@ -15,9 +15,10 @@ from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.sgd import Learn, backward, train
 
 
-def _step(
+def gd_step(
     host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
 ) -> Tensor:
+    """Run one sequence and hand on every weight's gradient of the model's own loss."""
     residual = host.run(sequence.rows(host)).residual
     loss = sequence_loss(host, residual, sequence)
     backward(loss, delta, learn)
@@ -27,7 +28,7 @@ def _step(
 @hypothesis(
     "gd",
     description="SGD on the demonstrations, backward through all layers",
-    rows=_step,
+    rows=gd_step,
     source="Dai et al. 2023; Deutch et al. 2024",
 )
 def gd(
@@ -64,7 +65,7 @@ def gd(
     # Back-propagation keeps every weight as the forward pass reads it in any case: no more memory.
     with host.laid_out():
         return train(
-            _step,
+            gd_step,
             "gd",
             host,
             demonstrations,

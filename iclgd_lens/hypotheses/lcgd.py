@@ -7,11 +7,12 @@ block alone. What layer l learns therefore depends on layers <= l only, as in in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens.delta import ParameterDelta
@@ -24,6 +25,22 @@ from iclgd_lens.hypotheses.sgd import Learn, backward, train
 ROWS = 128
 """Rows that wait to be unembedded together, unless one layer's sequence is longer."""
 
+LayerLoss = Callable[
+    [Host, Sequence[int], Float[Tensor, "layer pos d_model"], TrainingSequence],
+    Float[Tensor, ""],
+]
+"""Takes some layers and what leaves their blocks; returns the sum of these layers' losses."""
+
+
+def lens_loss(
+    host: Host,
+    layers: Sequence[int],
+    residual: Float[Tensor, "layer pos d_model"],
+    sequence: TrainingSequence,
+) -> Float[Tensor, ""]:
+    """LCGD's loss: each layer's output read through the final norm and the unembedding."""
+    return sequence_loss(host, residual, sequence)
+
 
 class _Learner:
     """Collects block outputs until they fill `ROWS` rows, then learns from them.
@@ -34,32 +51,60 @@ class _Learner:
     """
 
     def __init__(
-        self, host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
+        self,
+        host: Host,
+        delta: Mapping[str, Tensor],
+        sequence: TrainingSequence,
+        learn: Learn,
+        loss: LayerLoss,
+        rows: int,
     ) -> None:
-        self.host, self.sequence, self.learn = host, sequence, learn
+        self.host, self.sequence, self.learn, self.loss = host, sequence, learn, loss
         self.names: dict[int, dict[str, Tensor]] = {}
         for name, value in delta.items():
             self.names.setdefault(int(name.split(".")[1]), {})[name] = value
-        self.at_once = max(1, ROWS // len(sequence.targets))
+        self.at_once = max(1, rows // len(sequence.targets))
+        self.read: set[int] = set()
         self.waiting: dict[int, Tensor] = {}
         self.losses: list[Tensor] = []
 
     def __call__(self, layer: int, residual: Tensor) -> None:
-        if layer not in self.names:
+        if layer not in self.names or layer in self.read:  # a block that runs again learns once
             return
+        self.read.add(layer)
         self.waiting[layer] = residual
         if len(self.waiting) == self.at_once or layer == max(self.names):
-            loss = sequence_loss(self.host, torch.cat(list(self.waiting.values())), self.sequence)
+            residual = torch.cat(list(self.waiting.values()))
+            loss = self.loss(self.host, list(self.waiting), residual, self.sequence)
             delta = {k: v for each in self.waiting for k, v in self.names[each].items()}
             self.waiting.clear()
             backward(loss, delta, self.learn)
             self.losses.append(loss.detach())
 
 
-def _step(
-    host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
+def layer_step(
+    host: Host,
+    delta: Mapping[str, Tensor],
+    sequence: TrainingSequence,
+    learn: Learn,
+    loss: LayerLoss = lens_loss,
+    rows: int = ROWS,
 ) -> Tensor:
-    learner = _Learner(host, delta, sequence, learn)
+    """Run one sequence, every block by itself, and hand on each layer's gradient of its own loss.
+
+    Args:
+        host: The model, with hooks that apply `delta`.
+        delta: The trained change, whose layers learn.
+        sequence: What is read.
+        learn: Takes the gradients.
+        loss: The loss of some layers.
+        rows: Rows of several layers' sequences that may wait for one call of `loss`; 0 to learn
+            from each layer before the next one runs.
+
+    Returns:
+        The sum of the losses.
+    """
+    learner = _Learner(host, delta, sequence, learn, loss, rows)
     hooks: list[Hook] = []
     for layer in range(host.n_layers):
         hooks.append((host.block_input_hook(layer), _detach))
@@ -82,7 +127,7 @@ def _learn_and_detach(learner: _Learner, layer: int, activation: Tensor, hook: A
 @hypothesis(
     "lcgd",
     description="layer-causal SGD: each layer learns from its own output",
-    rows=_step,
+    rows=layer_step,
     source="Deutch et al. 2024, section 5",
 )
 def lcgd(
@@ -118,7 +163,7 @@ def lcgd(
         DivergedError: The loss or the delta is not finite.
     """
     return train(
-        _step,
+        layer_step,
         "lcgd",
         model,
         demonstrations,

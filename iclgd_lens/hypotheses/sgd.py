@@ -26,6 +26,13 @@ Learn = Callable[[str, Tensor], None]
 UpdateRule = Callable[[Host, Mapping[str, Tensor], TrainingSequence, Learn], Tensor]
 """Runs one sequence, hands every weight's gradient of the summed loss on, and returns that loss."""
 
+Transform = Callable[[str, Tensor, Tensor, int], Tensor]
+"""Takes a weight's name, the gradient of a batch's summed loss, the change so far, and the batch's
+predicted tokens; returns what the step follows in the gradient's place."""
+
+AfterStep = Callable[[Mapping[str, Tensor], int], None]
+"""Takes the change after a step, which it may write into, and how many steps were taken."""
+
 
 def backward(loss: Tensor, delta: Mapping[str, Tensor], learn: Learn) -> None:
     """Back-propagate `loss` and hand each gradient to `learn` as soon as it is there.
@@ -62,11 +69,16 @@ def train(
     loss_on: str | None = None,
     weights: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    transform: Transform | None = None,
+    after_step: AfterStep | None = None,
 ) -> ParameterDelta:
     """Take SGD steps on the demonstrations and return what they add to the weights.
 
     No momentum, decay, clipping, warm-up or dropout; a batch's loss is summed over its sequences
-    and divided by their predicted tokens. See `gd` and `lcgd` for the arguments.
+    and divided by their predicted tokens. See `gd` and `lcgd` for the arguments. Of those that
+    they do not have, `start` is the change that training begins with, `transform` turns each
+    batch's gradient into what the step follows, and `after_step` is called after each step.
 
     Raises:
         HypothesisError: A setting is not allowed, or the model lacks a named weight.
@@ -93,13 +105,19 @@ def train(
     with frozen(host.model), torch.enable_grad():
         for name in names:
             # Made here: a tensor made under the caller's inference mode could not be trained.
-            delta[name] = _zeros(host, name).requires_grad_(True)
+            delta[name] = zeros(host, name)
+            if start is not None and name in start:
+                delta[name].copy_(start[name])
+            delta[name].requires_grad_(True)
         with host.hooked(delta_hooks(host, delta), forced=False):
             for _ in range(epochs):
                 for batch in _batches(sequences, batch_size):
-                    loss, count = _step(rule, host, delta, batch, lr)
+                    loss, count = _step(rule, host, delta, batch, lr, transform)
                     losses.append(loss)
                     counts.append(count)
+                    if after_step is not None:
+                        with torch.no_grad():
+                            after_step(delta, len(counts))
         # Made here, too: in the caller's inference mode the result could never be trained again.
         # One at a time: a second delta is never in memory.
         for name in names:
@@ -160,11 +178,14 @@ def _step(
     delta: Mapping[str, Tensor],
     batch: Sequence[TrainingSequence],
     lr: float,
+    transform: Transform | None = None,
 ) -> tuple[Tensor, int]:
     count = sum(len(sequence.targets) for sequence in batch)
 
     def update(name: str, gradient: Tensor) -> None:
         with torch.no_grad():
+            if transform is not None:
+                gradient = transform(name, gradient, delta[name], count)
             delta[name].sub_(gradient, alpha=lr / count)
 
     if len(batch) == 1:
@@ -235,7 +256,7 @@ def trained_names(
     return names
 
 
-def _zeros(host: Host, name: str) -> Tensor:
+def zeros(host: Host, name: str) -> Tensor:
     """A change of nothing, laid out as `LinearSite.apply` reads it.
 
     Heads lie side by side in memory, so that no step copies a weight, and autograd keeps no copies.

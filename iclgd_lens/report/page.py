@@ -27,6 +27,7 @@ _FILES = (
     ("table.tex", "LaTeX tables: means a score, differences of the main scores"),
 )
 _GATE, _COST = "Is there in-context learning at all?", "What each hypothesis cost"
+_WORLDS = "The instrument on models whose answer is known"
 _BEHAVES = "What each hypothesis does to the answers"
 _DRAWS = ("shots", "queries", "seeds", "permutations", "resamples")
 
@@ -56,6 +57,7 @@ def page(
         data=script_json({"dark": DARK, "figures": data}), scripts=scripts, several=several,
         models=[(model, _per_model(view, model)) for model in view.models],
         twins=tables.twin_table(view), paired=tables.difference_table(view),
+        worlds=tables.frame_table(view, "worlds", "", _WORLDS, "world"),
         order=tables.order_table(view), published=tables.published_table(view),
         failures=tables.failure_table(view), facts=_facts(view), glossary=_glossary(view),
         links=[*(f for f in _FILES if f[0] != "verdicts.csv" or "verdicts" in view.more), *made],

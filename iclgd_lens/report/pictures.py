@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,10 +98,15 @@ def _groups(view: View, name: str, keys: Sequence[str]) -> Iterator[tuple[tuple[
 
 
 def _trajectories(view: View) -> Iterator[Choice]:
-    for key, part in _groups(view, "trajectory", ("model", "task", "score")):
-        model, task, score = key
-        said = f"{score} as training goes on, {task}, {model}: each point is a number of passes."
-        yield Choice(key, said, figures.trajectory.spec(part, score=score))
+    if "trajectory" in view.more:
+        path = figures.against_behaviour(view.more["trajectory"])
+        parts = _indices(path, ("model", "task", "score"))
+        for key in _in_order(view, parts):
+            model, task, score = key
+            said = (
+                f"{score} as training goes on, {task}, {model}: each point is a number of passes."
+            )
+            yield Choice(key, said, figures.trajectory.spec(path.take(parts[key]), score=score))
 
 
 def _behaviour(view: View) -> Iterator[Choice]:
@@ -126,7 +131,7 @@ def _behaviour(view: View) -> Iterator[Choice]:
 
 
 def _means(view: View) -> Iterator[Choice]:
-    whole = where(view.summary, view.summary["layer"].isna() & view.summary["head"].isna())
+    whole = where(view.lines, view.lines["layer"].isna() & view.lines["head"].isna())
     parts = {key: part for key, part in whole.groupby(["model", "score"], observed=True)}
     for model in view.models:
         for score in view.scores:
@@ -136,17 +141,28 @@ def _means(view: View) -> Iterator[Choice]:
 
 
 def _layers(view: View) -> Iterator[Choice]:
-    layered = where(view.summary, view.summary["layer"].notna() & view.summary["head"].isna())
-    for key, rows in _indices(layered, _HEAD_KEYS[:2] + _HEAD_KEYS[3:]).items():
-        model, task, score = (str(each) for each in key)
+    layered = where(view.lines, view.lines["layer"].notna() & view.lines["head"].isna())
+    parts = _indices(layered, _HEAD_KEYS[:2] + _HEAD_KEYS[3:])
+    for key in _in_order(view, parts):
+        model, task, score = key
         said = f"{score} by layer on {task}, {model}; bands are intervals."
-        spec = figures.layer_profiles.spec(layered.take(rows))
-        yield Choice((model, task, score), said, spec)
+        yield Choice(key, said, figures.layer_profiles.spec(layered.take(parts[key])))
+
+
+def _in_order(view: View, keys: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Keys that begin with a model and a task and end with a score, in the view's order."""
+
+    def place(key: tuple[str, ...]) -> tuple[int, ...]:
+        names = (view.models, view.tasks, view.scores)
+        found = (order.index(each) for order, each in zip(names, (*key[:2], key[-1]), strict=True))
+        return tuple(found)
+
+    return sorted(keys, key=place)
 
 
 def _heads(view: View) -> Iterator[Choice]:
     maps = _maps(view)
-    own = [key for key in maps if rank(key[2]) == 0]
+    own = [key for key in _in_order(view, maps) if rank(key[2]) == 0]
     whole = sum(maps[key][0].size for key in own) <= HEAD_INTERVAL_LIMIT
     marks = {key: part for key, part in _groups(view, "heads", _HEAD_KEYS)}
     for key in own:
@@ -174,7 +190,7 @@ def _heads(view: View) -> Iterator[Choice]:
 
 def _maps(view: View) -> dict[tuple[str, ...], tuple[Any, Any, Any]]:
     """Value, low and high [layer head], by (model, task, hypothesis, score)."""
-    frame = where(view.summary, view.summary["head"].notna())
+    frame = where(view.lines, view.lines["head"].notna())
     layer, head = (frame[name].to_numpy(dtype=int) for name in ("layer", "head"))
     columns = [
         frame[name].to_numpy(dtype=np.float64, na_value=np.nan)

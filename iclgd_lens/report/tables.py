@@ -107,7 +107,8 @@ def frame_table(view: View, name: str, model: str, caption: str, head: str) -> T
         return None
     if "model" in frame:
         frame = frame[frame["model"] == model]
-    columns = [str(each) for each in frame.columns if each not in ("model", head)]
+    told = ("model", head, *(["sentence"] if name == "gate" else []))  # a gate's stand above it
+    columns = [str(each) for each in frame.columns if each not in told]
     lines = (
         Line(
             _plain(getattr(row, head), head).text,
@@ -116,7 +117,7 @@ def frame_table(view: View, name: str, model: str, caption: str, head: str) -> T
         for row in records(frame)
     )
     titles = (head, *(each.replace("_", " ") for each in columns))
-    return _filled(f"{caption}, {model}", caption, titles, lines)
+    return _filled(f"{caption}, {model}" if model else caption, caption, titles, lines)
 
 
 def _plain(value: Any, column: str) -> Item:
@@ -140,10 +141,7 @@ def verdict_matrix(view: View, model: str) -> Table | None:
                 items = tuple(_answer(view, by_task.get(task, [])) for task in tasks)
                 lines.append(Line(label(name), items, small=score))
     marks = ", ".join(f"{mark} {what}" for what, mark in MARKS.items())
-    caption = (
-        "Is each hypothesis better than every control? Beside the mark, how many controls say yes "
-        f"({marks})"
-    )
+    caption = f"Is each hypothesis better than every control? With how many say yes ({marks})"
     return _filled(f"Verdicts, {model}", caption, ("hypothesis", *tasks), lines, "verdicts")
 
 
@@ -278,7 +276,7 @@ def difference_table(view: View) -> Table | None:
         for each in view.differences
     )  # fmt: skip
     columns = ("task", "score", "a − b", "difference", "p, corrected", "is a better?", "in words")
-    caption = "Paired differences with their intervals; p corrected for all lines"
+    caption = "Paired differences with their intervals; p is corrected for their number"
     return _filled("Paired differences", caption, columns, lines)
 
 

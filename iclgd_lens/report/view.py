@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from iclgd_lens.controls import CONTROLS
 from iclgd_lens.figures.evidence import VERDICTS
-from iclgd_lens.labels import in_order, is_rival, rank, subject_of
+from iclgd_lens.labels import home, in_order, in_results, is_rival, rank, subject_of
 from iclgd_lens.scores import SCORES
 
 if TYPE_CHECKING:
@@ -25,7 +24,8 @@ OPTIONAL = {
     "verdicts": ("model", "task", "hypothesis", "score", "control", "verdict"),
     "behaviour": ("model", "task", "hypothesis"),
     "cost": ("hypothesis",),
-    "trajectory": ("model", "task", "hypothesis", "score", "kl_removed", "value"),
+    "worlds": ("world", "theta", "rule", "value", "exact"),
+    "trajectory": ("model", "task", "hypothesis", "score", "passes", "value"),
     "nulls": ("model", "task", "hypothesis", "score", "control", "value"),
     "norms": ("model", "task", "hypothesis", "icl_norm", "ft_norm"),
     "heads": ("model", "task", "hypothesis", "score", "layer", "head", "shown"),
@@ -113,7 +113,8 @@ class View:
         order: The frame of order sensitivity; empty where no seed was run in several orders.
         failures: The frame of what has no scores.
         provenance: Everything that the numbers depend on.
-        summary: The run's frame itself, for figures by layer and head.
+        summary: The run's frame itself.
+        lines: Its columns that are drawn, as plain text and floats, which are quick to read.
         paired: The frame of differences itself.
         more: Optional frames that the run offers, by the method's name.
     """
@@ -130,6 +131,7 @@ class View:
     failures: pd.DataFrame
     provenance: Mapping[str, Any]
     summary: pd.DataFrame
+    lines: pd.DataFrame
     paired: pd.DataFrame
     more: Mapping[str, pd.DataFrame] = field(default_factory=dict[str, Any])
 
@@ -177,11 +179,10 @@ class View:
 
     def rivals(self, hypothesis: str, names: Iterable[str]) -> list[str]:
         """Those names that a hypothesis has to beat."""
-        bare = subject_of(hypothesis)
         return [
             name for name in names
             if is_rival(name) and rank(name) == 1
-            and (subject_of(name).bare == bare or subject_of(name).rule == subject_of(name).control)
+            and (home(name) == hypothesis or subject_of(name).rule == subject_of(name).control)
         ]  # fmt: skip
 
     def twins(self, model: str, hypothesis: str) -> list[tuple[str, str]]:
@@ -190,7 +191,7 @@ class View:
         own = [
             (model, name) for name in self.hypotheses
             if name in have and rank(name) == 1 and subject_of(name).model_state != "trained"
-            and subject_of(name).bare == subject_of(hypothesis)
+            and home(name) == hypothesis
         ]  # fmt: skip
         return own + [(other, hypothesis) for other in self._untrained.get(model, ())]
 
@@ -225,6 +226,8 @@ class View:
                                 yield model, score, name, task, other_model, other
 
 
+_TEXT = ("model", "task", "hypothesis", "score")
+_NUMBERS = ("layer", "head", "value", "ci_low", "ci_high", "n")
 _PLACE = ("model", "task", "score", "a", "b")
 _MODEL_FIELDS = ("name", "dtype", "host", "revision")
 
@@ -233,27 +236,27 @@ def view(run: RunFrames) -> View:
     """Read a run's frames once."""
     summary, paired = run.frame(), run.differences()
     more = {name: frame for name in OPTIONAL if (frame := _offered(run, name)) is not None}
-    whole = where(summary, summary["layer"].isna() & summary["head"].isna())
+    lines = _plain(summary)
+    whole = where(lines, lines["layer"].isna() & lines["head"].isna())
     readings = {
-        (str(row.model), str(row.task), str(row.hypothesis), str(row.score)): Reading(
-            number_of(row.value), number_of(row.ci_low), number_of(row.ci_high),
-            int(row.n),
+        (row.model, row.task, row.hypothesis, row.score): Reading(
+            number_of(row.value), number_of(row.ci_low), number_of(row.ci_high), int(row.n)
         )
         for row in records(whole)
-    }  # fmt: skip
+    }
     given = [_verdict(row) for row in records(more["verdicts"])] if "verdicts" in more else None
-    known = {(v.model, v.task, v.score, v.a, v.b): v.verdict for v in given or ()}
+    known = {(v.model, v.task, v.score, v.a, v.b): v for v in given or ()}
     differences = tuple(_difference(row, known) for row in records(paired))
     return View(
-        models=tuple(_unique(summary["model"])),
-        tasks=tuple(_unique(summary["task"])),
-        hypotheses=tuple(sorted(_unique(summary["hypothesis"]), key=rank)),
-        scores=tuple(in_order(_unique(summary["score"]))),
+        models=tuple(_unique(lines["model"])),
+        tasks=tuple(_unique(lines["task"])),
+        hypotheses=tuple(sorted(_unique(lines["hypothesis"]), key=rank)),
+        scores=tuple(in_order(_unique(lines["score"]))),
         readings=readings,
         verdicts=tuple(
-            [each for each in differences if each.kind != "hypotheses"]
-            if given is None
-            else [each for each in given if each.b != OVERALL]
+            each
+            for each in (differences if given is None else given)
+            if each.kind != "hypotheses" and each.b != OVERALL
         ),
         overall={
             (each.model, each.task, each.a, each.score): each.verdict
@@ -265,6 +268,7 @@ def view(run: RunFrames) -> View:
         failures=run.failures(),
         provenance=run.provenance,
         summary=summary,
+        lines=lines,
         paired=paired,
         more=more,
     )
@@ -273,6 +277,11 @@ def view(run: RunFrames) -> View:
 def where(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
     """The lines of a frame that a mask wants."""
     return cast("pd.DataFrame", frame[wanted])
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    kinds = dict.fromkeys(_TEXT, object) | dict.fromkeys(_NUMBERS, float)
+    return cast("pd.DataFrame", frame.reindex(columns=[*kinds]).astype(cast("Any", kinds)))
 
 
 def _offered(run: RunFrames, name: str) -> pd.DataFrame | None:
@@ -319,17 +328,9 @@ def _verdict(row: Any) -> Contrast:
         for each in (row.model, row.task, row.score, row.hypothesis, row.control, row.verdict)
     )
     return Contrast(
-        model, task, score, a, _named(a, b), verdict,
+        model, task, score, a, in_results(a, b), verdict,
         ci_low=low, ci_high=high, p=p, why=why, robust=_range(getattr(row, "robust", None)),
     )  # fmt: skip
-
-
-def _named(hypothesis: str, control: str) -> str:
-    """A control as results name it; a rule may give the table's name alone."""
-    entry = CONTROLS[control] if control in CONTROLS else None
-    if entry is None or entry.stands_alone:
-        return control
-    return str(subject_of(hypothesis).under(control))
 
 
 def _range(robust: Any) -> str:
@@ -340,11 +341,11 @@ def _range(robust: Any) -> str:
     return text_of(robust)
 
 
-def _difference(row: Any, known: Mapping[Any, str]) -> Contrast:
+def _difference(row: Any, known: Mapping[Any, Contrast]) -> Contrast:
     """A line of `differences()`; what stands beside it is the rule's verdict, if it gives any."""
     model, task, score, a, b = place = tuple(str(getattr(row, name)) for name in _PLACE)
     low, high, p = (number_of(getattr(row, n)) for n in ("ci_low", "ci_high", "p_corrected"))
     value, said = number_of(row.difference), text_of(getattr(row, "verdict", None))
-    verdict = known.get(place) or (said if said in VERDICTS else "undecided")
-    why = "" if said in VERDICTS else said
+    rule, verdict = known.get(place), said if said in VERDICTS else "undecided"
+    verdict, why = (rule.verdict, rule.why) if rule is not None else (verdict, "")
     return Contrast(model, task, score, a, b, verdict, str(row.kind), value, low, high, p, why)

@@ -113,9 +113,12 @@ def _static(
 
 
 def _write_tables(read: View, folder: Path) -> None:
-    whole = read.summary["layer"].isna() & read.summary["head"].isna()
+    whole = read.lines["layer"].isna() & read.lines["head"].isna()
     by_place = where(read.summary, ~whole)
-    _write(folder / "tables.csv", _csv(where(read.summary, whole).drop(columns=["layer", "head"])))
+    _write(
+        folder / "tables.csv",
+        _csv(where(read.summary, whole).drop(columns=["layer", "head"], errors="ignore")),
+    )
     _write(folder / "figures.csv", _csv(by_place))
     _write(folder / "differences.csv", _csv(read.paired))
     if "verdicts" in read.more:

@@ -130,9 +130,11 @@ def test_what_is_added_to_a_plan_is_new_and_all_else_stays(fields: dict[str, Any
     ):
         assert added(before, keys(fields, controls=[*controls, control])) == new
     assert added(before, keys(fields, twins=3)) == {"ZS", "ICL", "ICL_shuffled", "gd", "lcgd"}
+    rates = {"gd": {"hypothesis": "gd", "vary": {"lr": [0.1]}}, "lcgd": None}
+    new = keys(fields, hypotheses=rates)
+    assert added(before, new) == {"gd(lr=0.1)", "random[gd(lr=0.1)]"}
     varied = {"gd": {"hypothesis": "gd", "vary": {"epochs": [2]}}, "lcgd": None}
     new = keys(fields, hypotheses=varied)
-    assert added(before, new) == {"gd(epochs=2)", "random[gd(epochs=2)]"}
     more = {"gd": {"hypothesis": "gd", "vary": {"epochs": [2, 3]}}, "lcgd": None}
     assert added(new, keys(fields, hypotheses=more)) == {"gd(epochs=3)", "random[gd(epochs=3)]"}
 

@@ -154,15 +154,18 @@ def test_hypotheses_of_one_rule_with_several_settings() -> None:
     assert plan == parse_plan(LEAST | {"hypotheses": ["gd", {"gd2": twice["gd2"]}]})
 
 
-def test_values_of_settings_are_gone_through_beside_the_hypothesis_itself() -> None:
+def test_values_of_settings_are_gone_through_and_rates_beside_the_plans() -> None:
     spec = HypothesisSpec(hypothesis="gd", vary={"lr": [0.1, 0.2], "epochs": [1, 2]})
     assert list(spec.variants()) == [
-        {},
+        {"epochs": 1},
         {"epochs": 1, "lr": 0.1},
         {"epochs": 1, "lr": 0.2},
+        {"epochs": 2},
         {"epochs": 2, "lr": 0.1},
         {"epochs": 2, "lr": 0.2},
     ]
+    rates = HypothesisSpec(hypothesis="gd", vary={"lr": [0.1]})
+    assert list(rates.variants()) == [{}, {"lr": 0.1}]
     plan = parse_plan(LEAST | {"hypotheses": {"gd": spec.model_dump()}})
     check_plan(plan)
     assert parse_plan(plan.as_dict()) == plan

@@ -188,6 +188,22 @@ def test_a_trajectory_follows_the_passes() -> None:
     assert figure.layout.yaxis.title.text == "SimAOU"
 
 
+def test_scores_along_training_stand_beside_behaviour_as_means_over_draws() -> None:
+    tidy = frame(
+        *({"hypothesis": "gd", "draw": draw, "network": 0, "passes": passes, "score": score,
+           "value": value + 0.1 * draw}
+          for draw in (0, 1) for passes in (1, 2)
+          for score, value in (("KL_removed", 0.2 * passes), ("SimAOU", 0.3), ("SimAM", 0.1)))
+    )  # fmt: skip
+    found = figures.against_behaviour(tidy)
+    assert set(found["score"]) == {"SimAOU", "SimAM"}
+    own = found[found["score"] == "SimAOU"].sort_values("passes")
+    assert list(own["kl_removed"]) == pytest.approx([0.25, 0.45])
+    assert list(own["value"]) == pytest.approx([0.35, 0.35])
+    line = traces(figures.trajectory(own))["GD"]
+    assert list(line.x) == pytest.approx([0.25, 0.45])
+
+
 def test_chosen_rates_are_ringed_and_the_edge_is_named() -> None:
     figure = figures.rate_curve(RATES, chosen={"gd": [0.1, 1.0]})
     rings = [trace for trace in figure.data if str(trace.name).endswith("chosen")]

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import iclgd_lens as lens
-from iclgd_lens import controls, hypotheses
+from iclgd_lens import hypotheses, nulls
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.host import Host, copied, frozen, guard, hooking, layout
 from iclgd_lens.hypotheses.gd import gd
@@ -112,7 +112,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "oracle": lambda model: oracle(model, EPISODE),
     "reader": read,
     "applied": in_delta,
-    "untrained": controls.untrained,
+    "untrained": nulls.untrained,
     "merged": lambda model: ParameterDelta(checks.random_delta(Host(model))).merged(model),
     "merged huggingface": lambda model: ParameterDelta(
         checks.random_delta(Host(model), "W_K", "W_V")

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import iclgd_lens as lens
-from iclgd_lens.delta import ParameterDelta
+from iclgd_lens.delta import ParameterDelta, matched_random
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.hypotheses import registry
 from iclgd_lens.hypotheses.gd import gd

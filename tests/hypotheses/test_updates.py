@@ -16,7 +16,7 @@ from iclgd_lens.errors import DivergedError, EpisodeError, HypothesisError, Prot
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
-from iclgd_lens.hypotheses.sgd import _zeros
+from iclgd_lens.hypotheses.sgd import zeros
 from iclgd_lens.protocol import DEFAULT
 from tests import checks, families
 
@@ -316,7 +316,7 @@ def test_half_precision_models_give_full_precision_deltas(kind: str, dtype: torc
 def test_no_step_copies_a_delta(kind: str, family: str, weight: str) -> None:
     host = checks.host(kind, family)
     name = f"blocks.1.{'mlp' if weight == 'W_in' else 'attn'}.{weight}"
-    site, delta = host.site(name), _zeros(host, name).requires_grad_(True)
+    site, delta = host.site(name), zeros(host, name).requires_grad_(True)
     assert delta.shape == site.shape
     width = site.shape[0] * site.shape[1] if weight == "W_O" else site.shape[-2]
     x = torch.ones(1, 3, width, requires_grad=True)

@@ -314,11 +314,14 @@ def full(layers: int = 4, heads: int = 4) -> FullRun:
     cost = [{"model": model, "task": t, "hypothesis": n, "seconds": 1.5, "passes": 16}
             for t in tasks for n in names]  # fmt: skip
     path = [
-        {"model": model, "task": task, "hypothesis": name, "score": "SimAOU", "passes": passes,
-         "kl_removed": 1 - 0.8**passes if "@" not in name else 0.05 * passes,
-         "value": (0.1 if "@" in name else 0.3) + 0.02 * passes, "ci_low": 0.1, "ci_high": 0.6}
+        {"model": model, "task": task, "hypothesis": name, "network": 0, "draw": draw,
+         "passes": passes, "score": score, "value": value + 0.02 * draw}
         for task in tasks for name in (*names, "gd@untrained", "gd@shuffled")
-        for passes in (1, 2, 4, 8, 16)
+        for passes in (1, 2, 4, 8, 16) for draw in (0, 1)
+        for score, value in (
+            ("SimAOU", (0.1 if "@" in name else 0.3) + 0.02 * passes),
+            ("KL_removed", 1 - 0.8**passes if "@" not in name else 0.05 * passes),
+        )
     ]  # fmt: skip
     nulls = [
         {"model": model, "task": task, "hypothesis": name, "score": "SimAOU",

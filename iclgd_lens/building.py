@@ -1,0 +1,121 @@
+"""Builds a rule's interventions from right and from wrong demonstrations, and keeps the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from iclgd_lens.cost import Ledger, counted
+from iclgd_lens.episode import Episode
+from iclgd_lens.errors import DivergedError, HypothesisError
+from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.registry import Hypothesis
+from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, built_beside
+from iclgd_lens.intervention import UNCOUNTED, Intervention, hooks_of
+from iclgd_lens.rules import Rule, is_out_of_memory
+from iclgd_lens.subjects import Subject
+
+
+class Builder:
+    """Builds rules on one network and one draw of demonstrations.
+
+    Args:
+        host: The network.
+        episode: The draw's demonstrations, and the queries.
+        wrong: The same demonstrations with wrong labels, or None.
+        forgiving: Record whatever a hypothesis raises as its failure, and go on.
+
+    Attributes:
+        failures: Why a label could not be built.
+        described: Settings, metadata, version and cost of each rule.
+    """
+
+    def __init__(
+        self, host: Host, episode: Episode, wrong: Episode | None, *, forgiving: bool = False
+    ) -> None:
+        self.host, self.episode, self.wrong, self.forgiving = host, episode, wrong, forgiving
+        self.failures: dict[str, str] = {}
+        self.described: dict[str, dict[str, Any]] = {}
+
+    def build(self, rule: Rule, episode: Episode, label: str) -> Intervention | None:
+        """Build a rule's intervention from an episode's demonstrations; None where it failed.
+
+        An intervention that exists already was built from this draw's own demonstrations.
+        """
+        value = rule.value
+        if isinstance(value, Intervention):
+            if episode is self.episode:
+                self.described[rule.name] = {"settings": {}, **rule.facts}
+            return value if episode is self.episode else None
+        ledger = Ledger()
+        try:
+            with counted(self.host) as ledger:
+                found: Any = value.build(self.host, episode, **rule.settings)
+            if not isinstance(found, Intervention):
+                raise HypothesisError(
+                    f"{rule.name} returned a {type(found).__name__}, not an Intervention."
+                )
+            hooks_of(found, self.host, UNCOUNTED) if self.forgiving else None
+        except (DivergedError, MemoryError) as error:
+            if isinstance(error, MemoryError):
+                raise
+            self.failures[label] = str(error)
+            found = None
+        except Exception as error:  # a user's function may fail in any way
+            if not self.forgiving or is_out_of_memory(error):
+                raise
+            self.failures[label] = f"{rule.name} raised {type(error).__name__}: {error}"
+            found = None
+        if episode is self.episode:
+            self._describe(rule, value, found, ledger)
+        return found
+
+    def _describe(
+        self, rule: Rule, value: Hypothesis, built: Intervention | None, ledger: Ledger
+    ) -> None:
+        facts: dict[str, Any] = {
+            "settings": {key: repr(item) for key, item in rule.settings.items()},
+            "rule": value.name,
+            "version": value.version,
+            "kind": value.kind,
+            "cost": ledger.as_dict(),
+            **rule.facts,
+        }
+        metadata: Any = getattr(built, "metadata", None)
+        if isinstance(metadata, Mapping):
+            known: Mapping[str, Any] = metadata
+            facts["delta"] = {key: item for key, item in known.items() if key != "loss_sum"}
+        self.described[rule.name] = facts
+
+    def pair(self, rule: Rule) -> tuple[Intervention | None, Intervention | None]:
+        """A rule's interventions from right and from wrong labels."""
+        label = str(Subject(rule.name, "shuffled"))
+        if self.wrong is not None:
+            pair = self._built_beside(rule, self.wrong, label)
+            if pair is not None:
+                return pair
+        right = self.build(rule, self.episode, rule.name)
+        return right, None if self.wrong is None else self.build(rule, self.wrong, label)
+
+    def _built_beside(
+        self, rule: Rule, wrong: Episode, label: str
+    ) -> tuple[Intervention | None, Intervention | None] | None:
+        """Both at once, as rows of one batch; None where the rule or its texts do not allow it."""
+        value = rule.value
+        if not isinstance(value, Hypothesis) or value.rows is None:
+            return None
+        if not set(rule.settings) <= SIDE_BY_SIDE:
+            return None
+        shown = [self.episode.demonstrations, wrong.demonstrations]
+        with counted(self.host) as ledger:
+            built = built_beside(value.rows, value.name, self.host, shown, **rule.settings)
+        if built is None:
+            return None
+        found: list[Intervention | None] = []
+        for one, where in zip(built, (rule.name, label), strict=True):
+            failed = isinstance(one, DivergedError)
+            if failed:
+                self.failures[where] = str(one)
+            found.append(None if failed else one)
+        self._describe(rule, value, found[0], ledger.shared(len(shown)))
+        return found[0], found[1]

@@ -1,0 +1,136 @@
+"""The command `calibrate`: how often the verdict rule is wrong where the truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from iclgd_lens.cli.console import output, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from iclgd_lens.calibration import Rate
+
+
+def calibrate(
+    trials: Annotated[int, typer.Option(min=20, help="Simulated comparisons of each kind.")] = 500,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Also ask never-trained networks of this model's architecture."
+        ),
+    ] = None,
+    networks: Annotated[
+        int, typer.Option(min=4, help="Never-trained networks of that architecture.")
+    ] = 12,
+    task: Annotated[str, typer.Option("--task", "-t", help="The task they are asked on.")] = "sst2",
+    worlds: Annotated[
+        bool, typer.Option("--worlds/--no-worlds", help="Also the power, on models of known angle.")
+    ] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all of it.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the figure (.html) there.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+    ] = False,
+) -> None:
+    """Measure how often noise is called "yes", and from which angle GD and LCGD are told apart."""
+    with progress() as tell:
+        tell("simulating comparisons")
+        from iclgd_lens.calibration import calibrate as simulated
+
+        rates = simulated(trials=trials, seed=seed)
+        if model is not None:
+            rates += _on_networks(model, task, networks, seed, tell)
+        power = _power(tell) if worlds else None
+    if out is not None:
+        from iclgd_lens.files import write_whole
+
+        write_whole(out, _figure(rates).encode())
+    if as_json:
+        print_json({"rates": [rate.as_dict() for rate in rates], "power": power})
+        return
+    print_table(
+        ("what", "share", "95 %", "allowed", ""),
+        [_line(rate) for rate in rates],
+    )
+    if power is not None:
+        said = "no angle tried" if power["smallest"] is None else f"{power['smallest']:g} degrees"
+        output().print(
+            f"Worlds: GD and LCGD are told apart from {said} on, with {power['draws']} draws.",
+            markup=False,
+        )
+    if out is not None:
+        output().print(f"Figure: {out}", markup=False)
+
+
+def _line(rate: Rate) -> tuple[str, ...]:
+    low, high = rate.interval
+    allowed = "" if rate.expected is None else f"{rate.expected[0]:.2f} to {rate.expected[1]:.2f}"
+    verdict = {None: "", True: "holds", False: "does NOT hold"}[rate.holds]
+    return rate.what, f"{rate.share:.3f}", f"{low:.3f} to {high:.3f}", allowed, verdict
+
+
+def _on_networks(model: str, task: str, networks: int, seed: int, tell: Any) -> list[Rate]:
+    from iclgd_lens.comparing import compare
+    from iclgd_lens.exchange import never_trained
+    from iclgd_lens.host.loading import load_model
+    from iclgd_lens.writing import load_episodes
+
+    tell(f"loading {model}")
+    loaded = load_model(model)
+    episodes = load_episodes(task, loaded, draws=2, seed=seed, queries=16)
+    result = compare(
+        loaded, episodes, controls=("shuffled", "untrained"), lr=0.05, twins=networks, seed=seed,
+        tok2attn_queries=0, progress=tell,
+    )  # fmt: skip
+    return [never_trained([result])]
+
+
+def _power(tell: Any) -> dict[str, Any]:
+    tell("worlds: from which angle on are GD and LCGD told apart?")
+    from iclgd_lens.worlds import power
+
+    found = power((2.0, 5.0, 10.0, 20.0), n=5)
+    return {
+        "draws": 5,
+        "thetas": list(found.thetas),
+        "told_apart": list(found.told_apart()),
+        "smallest": found.smallest(),
+    }
+
+
+def _figure(rates: list[Rate]) -> str:
+    """Every rate with its interval beside what is allowed, as a page."""
+    import plotly.graph_objects as go
+
+    names = [rate.what for rate in rates]
+    low, high = zip(*(rate.interval for rate in rates), strict=True)
+    shares = [rate.share for rate in rates]
+    figure = go.Figure()
+    for rate, name in zip(rates, names, strict=True):
+        if rate.expected is not None:
+            figure.add_trace(
+                go.Scatter(
+                    x=list(rate.expected), y=[name, name], mode="lines", showlegend=False,
+                    line={"width": 12, "color": "#cfe6f5"}, hoverinfo="skip",
+                )
+            )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=shares, y=names, mode="markers", name="measured", marker={"color": "#0072b2"},
+            error_x={
+                "type": "data", "symmetric": False,
+                "array": [h - s for h, s in zip(high, shares, strict=True)],
+                "arrayminus": [s - lo for lo, s in zip(low, shares, strict=True)],
+            },
+        )
+    )  # fmt: skip
+    figure.update_layout(
+        template="plotly_white", height=140 + 26 * len(rates), margin={"l": 420},
+        title={"text": "How often the verdict rule is right or wrong, beside what is allowed"},
+        xaxis={"title": {"text": "share of simulated comparisons"}, "range": [0, 1]},
+    )  # fmt: skip
+    return figure.to_html(include_plotlyjs=True, div_id="calibration")

@@ -1,0 +1,314 @@
+"""What the demonstrations themselves see: the content of each, alone and after the others.
+
+A hypothesis may learn from its demonstrations alone, so they have to stand in for queries. Each
+one's content is read as a query is, up to the readout token, once by itself and once in a context
+of the others. There are three such contexts; what they cost is counted in tokens of a prompt:
+
+    exact   the K prompts of the K-1 others, in order. What stands before demonstration i in the
+            prompt is read once for all; what stands after it is read again without it: about
+            (K + 1) / 2 prompts. This is in-context learning of K-1 demonstrations.
+    masked  the whole prompt once, then each content with demonstration i hidden from it: one
+            prompt. Later demonstrations have seen i, and positions do not close up.
+    causal  the demonstrations before it: one prompt. The first has none and is left out, and early
+            ones see few. Contents are read as they stand in the prompt.
+
+In "causal", what is read is in-context learning of i - 1 demonstrations. All three end in one pass
+of each content after a prefix, so readout tokens and label words are those of queries, whatever
+the protocol.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Query, Tokens
+from iclgd_lens.errors import HypothesisError, nearest
+from iclgd_lens.host import Hook, Host, Prefix, as_host, frozen
+from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention, hooks_of
+from iclgd_lens.masking import hide
+from iclgd_lens.readout import Reader
+
+LOO = ("exact", "masked", "causal")
+"""The contexts of left-out demonstrations."""
+
+
+def shown_of(demonstrations: Demonstrations | Episode) -> Demonstrations:
+    """The demonstrations themselves, of an episode too."""
+    if isinstance(demonstrations, Episode):
+        return demonstrations.demonstrations
+    return demonstrations
+
+
+def spans(shown: Demonstrations) -> list[tuple[int, int]]:
+    """Where each demonstration stands in the prompt, with the separator after it: [start, end)."""
+    start, found = int(shown.bos is not None), list[tuple[int, int]]()
+    for example in shown.examples:
+        end = start + len(example.tokens) + len(shown.separator)
+        found.append((start, end))
+        start = end
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What passed at the readout token of each content; fp32.
+
+    Attributes:
+        values: By hook point, "context *rest": one token's activation for each content.
+        label_scores: Mean log-probability, in nats, of each label word's tokens.
+        places: Which demonstrations these are, by place in the prompt.
+        attention: Attention of the readout token to each demonstration of its context, its tokens
+            and the separator after it together; 0 for what is not in it. Where asked for.
+    """
+
+    values: dict[str, Tensor]
+    label_scores: Float[Tensor, "context label"]
+    places: tuple[int, ...]
+    attention: Float[Tensor, "context layer head demonstration"] | None = None
+
+
+class Contexts:
+    """Reads the demonstrations' contents, alone or after the others.
+
+    Args:
+        model: A HookedTransformer, TransformerBridge or host.
+        demonstrations: The examples, or their episode; of an episode, label words are its own.
+        rule: Who asks, for error messages.
+
+    Attributes:
+        host: The model's host.
+        shown: The demonstrations.
+        words: The label words; of demonstrations alone, or of another task, those that are shown.
+        gold: Each demonstration's own, by index.
+    """
+
+    def __init__(self, model: Any, demonstrations: Demonstrations | Episode, rule: str) -> None:
+        self.host = as_host(model)
+        self.shown = shown_of(demonstrations)
+        self.rule = rule
+        self.words, self.gold = label_words(demonstrations)
+
+    def alone(
+        self, names: Iterable[str] = (), *, change: Intervention | None = None
+    ) -> Seen:  # fmt: skip
+        """Each content by itself, after BOS.
+
+        Args:
+            names: Hook points whose values are kept.
+            change: An intervention under which they are read; rows know their demonstration's
+                place as `Batch.queries`. Values are kept after it has acted.
+        """
+        recorder = Recorder(len(self.shown), names, change=change)
+        scores = self._read(recorder, range(len(self.shown)))
+        return Seen(recorder.values, scores, tuple(range(len(self.shown))))
+
+    def after_others(
+        self, names: Iterable[str] = (), *, loo: str = "exact", attention: bool = False
+    ) -> Seen:
+        """Each content after other demonstrations.
+
+        Args:
+            names: Hook points whose values are kept.
+            loo: "exact", "masked" or "causal"; see the module.
+            attention: Whether attention to each demonstration is kept.
+
+        Raises:
+            HypothesisError: Fewer than two demonstrations, or no such context.
+            HookError: "masked" on a model whose scores cannot be changed.
+        """
+        if loo not in LOO:
+            raise HypothesisError(
+                f"{self.rule}: loo is {loo!r}; allowed: {', '.join(LOO)}." + nearest(loo, LOO)
+            )
+        if len(self.shown) < 2:
+            raise HypothesisError(
+                f"{self.rule} needs at least 2 demonstrations, not {len(self.shown)}: each is read "
+                "after others."
+            )
+        names = tuple(names)
+        if loo == "masked":
+            return self._masked(names, attention)
+        places, parts = list[int](), list[Recorder]()
+        scores: list[Tensor] = []
+        for place, prefix, others in self.prefixes(loo):
+            recorder = Recorder(1, names, prefix=prefix, others=others if attention else None)
+            scores.append(self._read(recorder, [place]))
+            places.append(place)
+            parts.append(recorder)
+        weights = [part.attention(self.host, len(self.shown)) for part in parts]
+        return Seen(
+            {name: torch.cat([part.values[name] for part in parts]) for name in names},
+            torch.cat(scores),
+            tuple(places),
+            torch.cat(weights) if attention else None,
+        )
+
+    def prompt(self) -> Prefix:
+        """Keys and values of the whole prompt."""
+        with frozen(self.host.model), torch.no_grad():
+            prefix = self.host.run(self.host.tensor(self.shown.prompt()), keep=True).prefix
+        assert prefix is not None
+        return prefix
+
+    def _masked(self, names: tuple[str, ...], attention: bool) -> Seen:
+        prefix, own = self.prompt(), spans(self.shown)
+        hidden = torch.zeros(len(own), 1, prefix.length, dtype=torch.bool)
+        for place, (start, end) in enumerate(own):
+            hidden[place, :, start:end] = True
+        recorder = Recorder(
+            len(own),
+            names,
+            prefix=prefix,
+            others=list(enumerate(own)) if attention else None,
+            change=_Hidden(hidden.to(self.host.device)),
+        )
+        scores = self._read(recorder, range(len(own)))
+        weights = recorder.attention(self.host, len(own)) if attention else None
+        return Seen(recorder.values, scores, tuple(range(len(own))), weights)
+
+    def prefixes(self, loo: str) -> Iterator[tuple[int, Prefix, Others]]:
+        """Each demonstration's place, the prefix without it, and where the others stand in that.
+
+        For "exact" and "causal", which differ from one demonstration to the next in their prefix.
+        """
+        whole, prompt, own = self.prompt(), self.shown.prompt(), spans(self.shown)
+        for place, (start, end) in enumerate(own):
+            before = list(enumerate(own[:place]))
+            head = whole.crop(start) if start else None
+            if loo == "causal":
+                if head is not None and place:
+                    yield place, head, before
+                continue
+            later = [(i, (s - end + start, e - end + start)) for i, (s, e) in enumerate(own)]
+            rest, prefix = prompt[end:], head
+            if rest:
+                with frozen(self.host.model), torch.no_grad():
+                    prefix = self.host.run(self.host.tensor(rest), head, keep=True).prefix
+            assert prefix is not None
+            yield place, prefix, before + later[place + 1 :]
+
+    def _read(self, recorder: Recorder, places: Iterable[int]) -> Float[Tensor, "context label"]:
+        """Read some contents as queries; returns their label scores."""
+        nothing = dataclasses.replace(self.shown, examples=(), drawn=())
+        queries = tuple(
+            Query(self.shown.examples[place].content, self.gold[place]) for place in places
+        )
+        reader = Reader(self.host, Episode(nothing, queries, self.words))
+        return reader.ftzs(recorder).label_scores
+
+
+Others = list[tuple[int, tuple[int, int]]]
+"""Demonstrations of a context by place, and where they stand in its prefix."""
+
+
+def label_words(demonstrations: Demonstrations | Episode) -> tuple[tuple[Tokens, ...], list[int]]:
+    """The label words, and the index of each demonstration's own, in prompt order.
+
+    Those of the episode; of demonstrations alone, or of another task, those that are shown.
+    """
+    shown = shown_of(demonstrations)
+    if isinstance(demonstrations, Episode) and all(e.gold != FOREIGN for e in shown.examples):
+        words = demonstrations.label_tokens
+    else:
+        words = tuple(sorted({example.label for example in shown.examples}))
+    return words, [words.index(example.label) for example in shown.examples]
+
+
+class Recorder(Intervention):
+    """Keeps what passes at the readout token of each row, and changes nothing by itself.
+
+    Args:
+        rows: Rows in all; a row's place is its `Batch.queries`.
+        names: Hook points whose values are kept.
+        prefix: Keys and values that every row sees.
+        others: Demonstrations of the prefix whose share of attention is kept; None for none.
+        change: An intervention under which the rows are read.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        names: Iterable[str],
+        *,
+        prefix: Prefix | None = None,
+        others: Others | None = None,
+        change: Intervention | None = None,
+    ) -> None:
+        self.values: dict[str, Tensor] = {}
+        self._rows, self._names, self._prefix = rows, tuple(dict.fromkeys(names)), prefix
+        self._others, self._change = others, change
+        self._attention: dict[int, Tensor] = {}
+
+    def prefix(self, host: Host) -> Prefix | None:
+        """The prefix that was given."""
+        return self._prefix
+
+    def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
+        """Those of the change, then the ones that keep."""
+        found = [] if self._change is None else hooks_of(self._change, host, batch)
+        if not batch.reads:
+            return found
+        found += [(name, partial(self._keep, batch, name)) for name in self._names]
+        if self._others is not None:
+            found += [
+                (f"blocks.{layer}.attn.hook_pattern", partial(self._attend, batch, layer))
+                for layer in range(host.n_layers)
+            ]
+        return found
+
+    def attention(
+        self, host: Host, demonstrations: int
+    ) -> Float[Tensor, "row layer head demonstration"]:
+        """Attention to each demonstration, by place."""
+        shares = torch.zeros(self._rows, host.n_layers, host.n_heads, demonstrations)
+        shares = shares.to(host.device)
+        for layer, weights in self._attention.items():
+            for place, (start, end) in self._others or ():
+                shares[:, layer, :, place] = weights[..., start:end].sum(-1)
+        return shares
+
+    def _keep(self, batch: Batch, name: str, activation: Tensor, hook: Any) -> None:
+        self._store(self.values, name, batch, batch.at_readout(activation).float())
+
+    def _attend(self, batch: Batch, layer: int, pattern: Tensor, hook: Any) -> None:
+        assert self._prefix is not None
+        weights = batch.at_readout(pattern.transpose(1, 2))[..., : self._prefix.length]
+        self._store(self._attention, layer, batch, weights.float())
+
+    def _store(self, into: dict[Any, Tensor], key: Any, batch: Batch, value: Tensor) -> None:
+        if key not in into:
+            into[key] = torch.zeros(self._rows, *value.shape[1:], device=value.device)
+        rows = torch.arange(len(value)) if batch.queries is None else batch.queries
+        into[key][rows] = value
+
+
+class _Hidden(Intervention):
+    """Hides from each row some tokens of the prefix, in every head."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
+
+    def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
+        assert batch.queries is not None
+        rows = self.hidden[batch.queries]
+        return [hide(host, layer, rows) for layer in range(host.n_layers)]
+
+
+def mean_of_others(values: Float[Tensor, "context *rest"]) -> Float[Tensor, "context *rest"]:
+    """For each context the mean over all others; of one alone, 0."""
+    n = values.shape[0]
+    return (values.sum(0, keepdim=True) - values) / max(n - 1, 1)
+
+
+def label_losses(seen: Seen, gold: Sequence[int]) -> Float[Tensor, " context"]:
+    """Negative log-likelihood of each content's own label word, in nats a token."""
+    own = torch.tensor([gold[place] for place in seen.places], device=seen.label_scores.device)
+    return -seen.label_scores.gather(1, own[:, None])[:, 0]

@@ -1,0 +1,199 @@
+"""Finds heads by what they do: induction heads, and function-vector heads.
+
+    scores = indirect_effects(model, episode)
+    scores.top(10)                                 # [(layer, head), ...], the largest first
+
+*Induction*: on random tokens that come twice, how much of a token's attention goes to the token
+after its first occurrence (Olsson et al. 2022).
+
+*Indirect effect*: in a prompt whose labels were shuffled, how much likelier the right label becomes
+when one head's output at the predicting token is replaced by its mean over proper prompts (Todd et
+al. 2024). Prompts are those of left-out demonstrations, so no query is read. Heads with a large
+effect carry the task; they are not the induction heads, as a rule (Yin and Steinhardt 2025).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclgd_lens.contexts import Contexts, shown_of
+from iclgd_lens.episode import Demonstrations, Episode
+from iclgd_lens.errors import LensError
+from iclgd_lens.host import Hook, Host, Prefix, as_host, frozen
+
+TOKENS_AT_ONCE = 8192
+"""Tokens of a pass at most, the prompt counted for each row."""
+
+Head = tuple[int, int]
+"""Layer and head."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """One number a head.
+
+    Attributes:
+        name: What was measured.
+        values: The numbers.
+    """
+
+    name: str
+    values: Float[Tensor, "layer head"]
+
+    def top(self, k: int = 10) -> list[Head]:
+        """The `k` heads of the largest values, largest first; of equals the earlier one."""
+        order = self.values.flatten().argsort(descending=True, stable=True)[:k].tolist()
+        return [divmod(index, self.values.shape[1]) for index in order]
+
+
+def induction_scores(
+    model: Any,
+    *,
+    length: int = 50,
+    sequences: int = 4,
+    tokens: Sequence[int] | None = None,
+    bos: int | None = None,
+    seed: int = 0,
+) -> HeadScores:
+    """Each head's attention from a repeated token to the one after its first occurrence.
+
+    Args:
+        model: A HookedTransformer, TransformerBridge or host.
+        length: Random tokens before they are repeated; fewer where the context is short.
+        sequences: How many such sequences.
+        tokens: Token ids to draw from; None for the whole vocabulary.
+        bos: Token at the start of each sequence; None for none.
+        seed: Of the tokens.
+
+    Raises:
+        LensError: `length` or `sequences` is below 1.
+    """
+    host = as_host(model)
+    if length < 1 or sequences < 1:
+        raise LensError(f"length and sequences are {length} and {sequences}; at least 1 each.")
+    head = () if bos is None else (bos,)
+    length = min(length, (host.n_ctx - len(head)) // 2)
+    known = np.arange(host.d_vocab) if tokens is None else np.asarray(list(tokens))
+    drawn = np.random.default_rng(seed).choice(known, size=(sequences, length))
+    rows = host.tensor([[*head, *row, *row] for row in drawn.tolist()])
+    first = torch.arange(length - 1) + len(head)  # the last token of all is followed by a repeat
+    values = torch.zeros(host.n_layers, host.n_heads, device=host.device)
+
+    def keep(layer: int, pattern: Tensor, hook: Any) -> None:
+        values[layer] = pattern[:, :, first + length, first + 1].float().mean((0, 2))
+
+    hooks: list[Hook] = [
+        (f"blocks.{layer}.attn.hook_pattern", partial(keep, layer))
+        for layer in range(host.n_layers)
+    ]
+    with frozen(host.model), torch.no_grad(), host.hooked(hooks):
+        host.run(rows)
+    return HeadScores("induction", values)
+
+
+def indirect_effects(
+    model: Any,
+    demonstrations: Demonstrations | Episode,
+    *,
+    trials: int = 8,
+    seed: int = 0,
+) -> HeadScores:
+    """How much each head's mean output raises the right label's probability, labels shuffled.
+
+    The probability is that of the label word's first token. Costs, beside reading the prompts, one
+    token a head and trial.
+
+    Args:
+        model: A HookedTransformer, TransformerBridge or host.
+        demonstrations: The examples, or their episode; at least two.
+        trials: Prompts with shuffled labels at most, one for each of the first demonstrations.
+        seed: Of the shuffle.
+
+    Raises:
+        HypothesisError: Fewer than two demonstrations.
+        LensError: `trials` is below 1.
+    """
+    if trials < 1:
+        raise LensError(f"trials is {trials}; it must be at least 1.")
+    host, shown = as_host(model), shown_of(demonstrations)
+    # The label is predicted after the content, wherever the protocol reads.
+    shown = dataclasses.replace(shown, protocol=shown.protocol.replace(readout="last_prompt_token"))
+    points = [host.z_hook(layer) for layer in range(host.n_layers)]
+    seen = Contexts(host, shown, "indirect_effects").after_others(points)
+    means = torch.stack([seen.values[point].mean(0) for point in points])
+    wrong = Contexts(host, _shuffled(shown, seed), "indirect_effects")
+    total = torch.zeros(host.n_layers, host.n_heads, device=host.device)
+    count = min(trials, len(shown))
+    for place, prefix, _ in wrong.prefixes("exact"):
+        if place == count:
+            break
+        example = shown.examples[place]
+        total += _effects(host, prefix, example.content, example.label[0], means)
+    return HeadScores("function_vector", total / count)
+
+
+def _shuffled(shown: Demonstrations, seed: int) -> Demonstrations:
+    """The same contents with labels exchanged among them."""
+    order = np.random.default_rng(seed).permutation(len(shown))
+    labels = [shown.examples[i] for i in order]
+    if all(a.label == b.label for a, b in zip(labels, shown.examples, strict=True)):
+        labels = [*labels[1:], labels[0]]
+    examples = tuple(
+        dataclasses.replace(own, label=other.label, gold=other.gold)
+        for own, other in zip(shown.examples, labels, strict=True)
+    )
+    return dataclasses.replace(shown, examples=examples)
+
+
+def _effects(
+    host: Host, prefix: Prefix, content: Sequence[int], label: int, means: Tensor
+) -> Float[Tensor, "layer head"]:
+    """Change of the label's probability with each head's output replaced, in one prompt."""
+    layers, heads = means.shape[:2]
+    own = [None, *((layer, head) for layer in range(layers) for head in range(heads))]
+    found: list[Tensor] = []
+    with frozen(host.model), torch.no_grad():
+        if len(content) > 1:
+            before = host.run(host.tensor(content[:-1]), prefix, keep=True).prefix
+            assert before is not None
+            prefix = before
+        step = max(1, TOKENS_AT_ONCE // (prefix.length + 1))
+        for start in range(0, len(own), step):
+            rows = own[start : start + step]
+            tokens = host.tensor([[content[-1]]] * len(rows))
+            with host.hooked(_replacing(host, rows, means)):
+                residual = host.run(tokens, prefix.expand(len(rows))).residual
+            found.append(host.logits(residual[:, -1]).float().softmax(-1)[:, label])
+    every = torch.cat(found)
+    return (every[1:] - every[0]).view(layers, heads)
+
+
+def _replacing(host: Host, rows: Sequence[Head | None], means: Tensor) -> list[Hook]:
+    """Hooks that replace one head's output in each row, none where there is None."""
+    found: list[Hook] = []
+    for layer in sorted({row[0] for row in rows if row is not None}):
+        places = [(i, row[1]) for i, row in enumerate(rows) if row is not None and row[0] == layer]
+        index, heads = (host.tensor(list(part))[0] for part in zip(*places, strict=True))
+
+        def put(
+            activation: Tensor,
+            hook: Any,
+            layer: int = layer,
+            index: Tensor = index,
+            heads: Tensor = heads,
+        ) -> Tensor:
+            changed = activation.clone()
+            changed[index, 0, heads] = means[layer, heads].to(activation.dtype)
+            return changed
+
+        found.append((host.z_hook(layer), put))
+    return found

@@ -1,0 +1,205 @@
+"""The table of model families that become HookedTransformers: all that is known of each.
+
+A family is a `transformers` class. To add one is to add one entry here; a family without an entry
+is served by TransformerBridge alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from iclgd_lens.host import fields as fields_of
+from iclgd_lens.host.fields import GPT_SIZES, GROUPED_SIZES, SIZES, Fields
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a `transformers` class calls its weights; names of a layer follow its prefix `layer`.
+
+    Attributes:
+        embed: The token embedding.
+        layer: Prefix of a layer's names, with a place for its index.
+        final_norm: The final norm.
+        norms: TransformerLens norm to its name.
+        output: The attention's output map.
+        mlp: "in", "gate", "out" to their maps.
+        positions: Learned position embedding, or None.
+        joint: The joint query-key-value map, or None.
+        separate: Query, key and value maps where there is no joint one.
+        interleaved: The joint map's outputs go head by head, each head's query, key and value.
+        input_first: Weights are [d_in, d_out] (Conv1D) instead of [d_out, d_in].
+        mlp_bias: Whether the MLP's maps have biases.
+        unembed_bias: Whether the unembedding has one.
+    """
+
+    embed: str
+    layer: str
+    final_norm: str
+    norms: Mapping[str, str]
+    output: str
+    mlp: Mapping[str, str]
+    positions: str | None = None
+    joint: str | None = None
+    separate: tuple[str, ...] = ()
+    interleaved: bool = False
+    input_first: bool = False
+    mlp_bias: bool = False
+    unembed_bias: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of one `transformers` class.
+
+    Attributes:
+        architecture: The class's name.
+        converter: TransformerLens's weight converter, a function of
+            `transformer_lens.pretrained.weight_conversions`.
+        biases: Which of the attention's maps have biases, of "QKVO". (HookedTransformer gives every
+            layer bias tensors, zero where the architecture has none.)
+        sizes: TransformerLens's sizes to what the `transformers` configuration calls them.
+        fields: HookedTransformer's configuration from that of `transformers`; None where only
+            TransformerLens's own list of official names makes one.
+        names: Where `transformers` keeps the weights; None where they cannot be written back.
+        norm_after_attention: The norm follows attention, which HookedTransformer's hooks do not
+            separate from it: such a family is served by TransformerBridge alone.
+    """
+
+    architecture: str
+    converter: str
+    biases: str = ""
+    sizes: Mapping[str, str] = field(default_factory=lambda: SIZES)
+    fields: Callable[[Any], Fields] | None = None
+    names: Names | None = None
+    norm_after_attention: bool = False
+
+    def convert(self, hf_model: Any, cfg: Any) -> dict[str, Any]:
+        """A `transformers` model's weights under TransformerLens's names (TransformerLens 3)."""
+        from transformer_lens.pretrained import weight_conversions
+
+        return getattr(weight_conversions, self.converter)(hf_model, cfg)
+
+    def config(self, cfg: Any) -> Any:
+        """A `transformers` configuration of the same sizes as a HookedTransformer's.
+
+        All else is the class's default: enough to know how the class draws its weights.
+        """
+        import transformers
+
+        sizes = {name: getattr(cfg, field) for field, name in self.sizes.items()}
+        if sizes.get("num_key_value_heads", 0) is None:
+            sizes["num_key_value_heads"] = cfg.n_heads
+        cls: Any = getattr(transformers, self.architecture)
+        return cls.config_class(**sizes)
+
+
+def _llama(norms: Mapping[str, str] | None = None) -> Names:
+    own = {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"}
+    return Names(
+        embed="model.embed_tokens.weight",
+        layer="model.layers.{}.",
+        final_norm="model.norm",
+        norms=own | dict(norms or {}),
+        separate=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        output="self_attn.o_proj",
+        mlp={"in": "mlp.up_proj", "gate": "mlp.gate_proj", "out": "mlp.down_proj"},
+    )
+
+
+_GPT2 = Names(
+    embed="transformer.wte.weight",
+    positions="transformer.wpe.weight",
+    layer="transformer.h.{}.",
+    final_norm="transformer.ln_f",
+    norms={"ln1": "ln_1", "ln2": "ln_2"},
+    joint="attn.c_attn",
+    output="attn.c_proj",
+    mlp={"in": "mlp.c_fc", "out": "mlp.c_proj"},
+    input_first=True,
+    mlp_bias=True,
+)
+_GPTJ = Names(
+    embed="transformer.wte.weight",
+    layer="transformer.h.{}.",
+    final_norm="transformer.ln_f",
+    # The second norm that HookedTransformer keeps is the first one again.
+    norms={"ln1": "ln_1"},
+    separate=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
+    output="attn.out_proj",
+    mlp={"in": "mlp.fc_in", "out": "mlp.fc_out"},
+    mlp_bias=True,
+    unembed_bias=True,
+)
+_NEOX = Names(
+    embed="gpt_neox.embed_in.weight",
+    layer="gpt_neox.layers.{}.",
+    final_norm="gpt_neox.final_layer_norm",
+    norms={"ln1": "input_layernorm", "ln2": "post_attention_layernorm"},
+    joint="attention.query_key_value",
+    interleaved=True,
+    output="attention.dense",
+    mlp={"in": "mlp.dense_h_to_4h", "out": "mlp.dense_4h_to_h"},
+    mlp_bias=True,
+)
+_QWEN3 = _llama({"attn.q_norm": "self_attn.q_norm", "attn.k_norm": "self_attn.k_norm"})
+_OPT_SIZES = {**SIZES, "d_mlp": "ffn_dim"}
+_BLOOM_SIZES = {"d_model": "hidden_size", "n_heads": "n_head", "n_layers": "n_layer",
+                "d_vocab": "vocab_size"}  # fmt: skip
+_NEO_SIZES = {**SIZES, "n_layers": "num_layers", "n_heads": "num_heads"}
+
+_ENTRIES = (
+    # Made from any folder, and written back as one.
+    Family("GPT2LMHeadModel", "convert_gpt2_weights", "QKVO", GPT_SIZES, fields_of.gpt2, _GPT2),
+    Family("GPTJForCausalLM", "convert_gptj_weights", "", GPT_SIZES, fields_of.gptj, _GPTJ),
+    Family("GPTNeoXForCausalLM", "convert_neox_weights", "QKVO", SIZES, fields_of.neox, _NEOX),
+    Family("LlamaForCausalLM", "convert_llama_weights", "", GROUPED_SIZES, fields_of.llama,
+           _llama()),
+    Family("MistralForCausalLM", "convert_mistral_weights", "", GROUPED_SIZES, fields_of.mistral,
+           _llama()),
+    Family("Qwen2ForCausalLM", "convert_qwen2_weights", "QKV", GROUPED_SIZES, fields_of.qwen2,
+           _llama()),
+    Family("Qwen3ForCausalLM", "convert_qwen3_weights", "", GROUPED_SIZES, fields_of.qwen3, _QWEN3),
+    # Made by TransformerLens, for its official names.
+    Family("BloomForCausalLM", "convert_bloom_weights", "QKVO", _BLOOM_SIZES),
+    Family("Gemma2ForCausalLM", "convert_gemma_weights", "", GROUPED_SIZES),
+    Family("Gemma3ForCausalLM", "convert_gemma_weights", "", GROUPED_SIZES),
+    Family("GemmaForCausalLM", "convert_gemma_weights", "", GROUPED_SIZES),
+    Family("GPTNeoForCausalLM", "convert_neo_weights", "", _NEO_SIZES),
+    Family("OlmoForCausalLM", "convert_olmo_weights", "", GROUPED_SIZES),
+    Family("Olmo2ForCausalLM", "convert_olmo2_weights", norm_after_attention=True),
+    Family("Olmo3ForCausalLM", "convert_olmo3_weights", norm_after_attention=True),
+    Family("OPTForCausalLM", "convert_opt_weights", "QKVO", _OPT_SIZES),
+    Family("Phi3ForCausalLM", "convert_phi3_weights", "", GROUPED_SIZES),
+    Family("PhiForCausalLM", "convert_phi_weights", "QKVO"),
+)  # fmt: skip
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({each.architecture: each for each in _ENTRIES})
+"""Every family with an entry, by the name of its `transformers` class."""
+
+
+def family_of(architecture: str | None) -> Family | None:
+    """The entry of a `transformers` class, or None."""
+    return None if architecture is None else FAMILIES.get(architecture)
+
+
+def convertible() -> dict[str, Family]:
+    """Families of which a HookedTransformer is made from any folder, by class name."""
+    return {name: family for name, family in FAMILIES.items() if family.fields is not None}
+
+
+def writable() -> dict[str, Family]:
+    """Families whose HookedTransformers are written in `transformers` names, by class name."""
+    return {name: family for name, family in FAMILIES.items() if family.names is not None}
+
+
+def unembedding_name(family: Family) -> str:
+    """The unembedding module's name, which `transformers` changed for GPT-NeoX."""
+    if family.names is not _NEOX:
+        return "lm_head"
+    import transformers
+
+    cls: Any = getattr(transformers, family.architecture)
+    return next(iter(cls._tied_weights_keys)).split(".")[0]

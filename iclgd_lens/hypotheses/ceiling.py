@@ -1,0 +1,67 @@
+r"""Ceiling: how high an update of the values could score, were it told the answers.
+
+The change of W_V under which each query, alone, leaves in every head what it leaves after the
+demonstrations; by the same ridge regression as `distilled`, but on the queries themselves. Nothing
+that changes these weights alone can be expected to do better on these queries, so a score is read
+as a share of this one. It has seen queries and in-context learning: never evidence of anything.
+
+With at most as many queries as W_V has inputs and no ridge, it reproduces in-context learning's
+attention outputs: SimAOU 1. Then its predictions, too, where nothing else tells the two passes
+apart (rotary positions; absolute ones are added to the stream, and differ). An infinite ridge is no
+change.
+
+Source: this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from iclgd_lens.delta import ParameterDelta
+from iclgd_lens.episode import Episode
+from iclgd_lens.host import as_host
+from iclgd_lens.hypotheses.registry import hypothesis
+from iclgd_lens.hypotheses.settings import between
+from iclgd_lens.hypotheses.sgd import trained_names
+from iclgd_lens.hypotheses.values import fit_values
+from iclgd_lens.readout import Reader
+
+NAME = "ceiling"
+
+
+@hypothesis(
+    NAME,
+    description="fitted to the queries' own passes in context: an upper bound for value updates",
+    kind="fitted",
+    needs=("demonstrations", "queries"),
+    source="this package",
+)
+def ceiling(
+    model: Any,
+    episode: Episode,
+    *,
+    ridge: float = 1e-4,
+    layers: int | Iterable[int] | None = None,
+) -> ParameterDelta:
+    """Return the change of W_V fitted to in-context learning on the episode's queries.
+
+    Args:
+        model: A HookedTransformer, TransformerBridge or host.
+        episode: Demonstrations and queries; both are read.
+        ridge: Penalty relative to the inputs' mean square.
+        layers: Which layers are fitted; None for all.
+
+    Raises:
+        HypothesisError: A setting is not allowed.
+        EpisodeError: The model cannot read the episode whole.
+    """
+    host = as_host(model)
+    between(NAME, "ridge", ridge, 0)
+    fitted = {int(name.split(".")[1]) for name in trained_names(host, "W_V", layers)}
+    wanted = Reader(host, episode).icl().z
+    bos = episode.demonstrations.bos
+    head = () if bos is None else (bos,)
+    rows = [head + episode.readout_tokens(query) for query in episode.queries]
+    found = fit_values(host, rows, wanted, ridge, fitted)
+    return ParameterDelta(found, {"rule": NAME, "ridge": ridge, "model": host.name})

@@ -1,0 +1,161 @@
+"""Parts that several hypotheses share: labels, folds, losses on demonstrations, gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclgd_lens.batching import batches
+from iclgd_lens.delta import delta_hooks
+from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Tokens, TrainingSequence
+from iclgd_lens.errors import HypothesisError
+from iclgd_lens.host import Host, frozen
+from iclgd_lens.hypotheses.sgd import UpdateRule
+from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
+
+_TOKENS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 64
+
+
+def shown_of(demonstrations: Demonstrations | Episode) -> Demonstrations:
+    """The demonstrations themselves, of an episode too."""
+    if isinstance(demonstrations, Episode):
+        return demonstrations.demonstrations
+    return demonstrations
+
+
+def training_order(shown: Demonstrations) -> list[int]:
+    """Places in the prompt of the demonstrations in the order in which they are trained on."""
+    if shown.protocol.order == "drawn" and shown.drawn:
+        return list(shown.drawn)
+    return list(range(len(shown)))
+
+
+def label_words(demonstrations: Demonstrations | Episode) -> tuple[tuple[Tokens, ...], list[int]]:
+    """The label words, and the index of each demonstration's own, in prompt order.
+
+    Those of the episode; of demonstrations alone, or of another task, those that are shown.
+    """
+    shown = shown_of(demonstrations)
+    if isinstance(demonstrations, Episode) and all(e.gold != FOREIGN for e in shown.examples):
+        words = demonstrations.label_tokens
+    else:
+        words = tuple(sorted({example.label for example in shown.examples}))
+    return words, [words.index(example.label) for example in shown.examples]
+
+
+def part(shown: Demonstrations, places: Sequence[int]) -> Demonstrations:
+    """Some of the demonstrations, by their places in the prompt, under the same protocol."""
+    kept = sorted(places)
+    drawn = [kept.index(place) for place in shown.drawn or range(len(shown)) if place in kept]
+    examples = tuple(shown.examples[place] for place in kept)
+    return dataclasses.replace(shown, examples=examples, drawn=tuple(drawn))
+
+
+def folds(
+    rule: str, shown: Demonstrations, count: int
+) -> list[tuple[Demonstrations, Demonstrations]]:
+    """Pairs of demonstrations to learn from and left-out ones; each is left out once.
+
+    The i-th drawn is left out by fold i modulo the number of folds, which is at most that of
+    demonstrations. Order and permutation of the prompt have no say.
+
+    Raises:
+        HypothesisError: Fewer than two demonstrations, or fewer than two folds.
+    """
+    if len(shown) < 2 or count < 2:
+        raise HypothesisError(
+            f"{rule}: leaving demonstrations out needs at least 2 of them and 2 folds, not "
+            f"{len(shown)} and {count}."
+        )
+    drawn = shown.drawn or tuple(range(len(shown)))
+    count = min(count, len(shown))
+    left_out = [[place for i, place in enumerate(drawn) if i % count == f] for f in range(count)]
+    return [
+        (part(shown, [place for place in drawn if place not in out]), part(shown, out))
+        for out in left_out
+    ]
+
+
+def label_losses(
+    host: Host, shown: Demonstrations, intervention: Intervention
+) -> Float[Tensor, " demonstration"]:
+    """Negative log-likelihood of each demonstration's label word, in nats a token, read alone."""
+    head = () if shown.bos is None else (shown.bos,)
+    rows = [head + example.tokens for example in shown.examples]
+    labels = [len(example.label) for example in shown.examples]
+    pads = host.can_pad and can_be_padded(intervention)
+    losses = torch.zeros(len(rows), dtype=torch.float32, device=host.device)
+    with frozen(host.model), torch.no_grad():
+        for places in batches(
+            [len(row) for row in rows],
+            shared=0,
+            tokens_at_once=_TOKENS_AT_ONCE,
+            most=None,
+            pass_tokens=_TOKENS_AT_ONCE if pads else 0,
+        ):
+            longest = max(len(rows[place]) for place in places)
+            padded = [
+                [*rows[place], *rows[place][-1:] * (longest - len(rows[place]))] for place in places
+            ]
+            lengths = host.tensor([len(rows[place]) for place in places])[0]
+            starts = lengths - host.tensor([labels[place] for place in places])[0]
+            batch = Batch(torch.full_like(lengths, -1), lengths, starts - 1)
+            with host.hooked(hooks_of(intervention, host, batch), forced=False):
+                residual = host.run(host.tensor(padded)).residual
+            spans = [
+                residual[row, int(starts[row]) - 1 : len(rows[place]) - 1]
+                for row, place in enumerate(places)
+            ]
+            wanted = [token for place in places for token in shown.examples[place].label]
+            owner = [place for place in places for _ in shown.examples[place].label]
+            # Few rows at a time: all logits together would outweigh the pass itself.
+            nll = torch.cat(
+                [
+                    torch.nn.functional.cross_entropy(
+                        host.logits(some).float(), targets, reduction="none"
+                    )
+                    for some, targets in zip(
+                        torch.cat(spans).split(_ROWS_AT_ONCE),
+                        host.tensor(wanted)[0].split(_ROWS_AT_ONCE),
+                        strict=True,
+                    )
+                ]
+            )
+            losses.index_add_(0, host.tensor(owner)[0], nll)
+        losses /= host.tensor(labels)[0]
+    return losses
+
+
+def gradients(
+    rule: UpdateRule,
+    host: Host,
+    delta: Mapping[str, Tensor],
+    sequences: Sequence[TrainingSequence],
+) -> dict[str, Tensor]:
+    """Sum over sequences of the gradient of each one's mean loss a token, at the change `delta`.
+
+    What SGD of batch size 1 would step along, were the change the same at every step.
+    """
+    total: dict[str, Tensor] = {}
+    leaves = {name: value.detach().requires_grad_(True) for name, value in delta.items()}
+    with (
+        frozen(host.model),
+        torch.enable_grad(),
+        host.hooked(delta_hooks(host, leaves), forced=False),
+    ):
+        for sequence in sequences:
+            count = len(sequence.targets)
+
+            def add(name: str, gradient: Tensor, count: int = count) -> None:
+                if name in total:
+                    total[name].add_(gradient, alpha=1 / count)
+                else:
+                    total[name] = gradient / count
+
+            rule(host, leaves, sequence, add)
+    return {name: total.get(name, torch.zeros_like(value)) for name, value in delta.items()}

@@ -1,0 +1,57 @@
+"""Value gradients multiplied by a matrix over their inputs, made of the demonstrations' inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclgd_lens.episode import Demonstrations, TrainingSequence
+from iclgd_lens.host import Hook, Host, LinearSite, frozen
+from iclgd_lens.hypotheses.sgd import Transform
+
+
+def value_moments(
+    host: Host, shown: Demonstrations, *, ends_alone: bool = False
+) -> dict[str, Float[Tensor, "d_in d_in"]]:
+    """Mean of x xᵀ over the demonstrations' tokens, x what enters W_V, by W_V's name; in fp64.
+
+    Args:
+        host: The model, unchanged; each demonstration is run once.
+        shown: The demonstrations.
+        ends_alone: The last tokens of the contents alone, where queries are read.
+    """
+    sites = {name: site for name, site in host.sites.items() if site.kind == "W_V"}
+    sums: dict[str, Tensor] = {}
+    counted = 0
+    shown.check_vocabulary(host)
+
+    def keep(site: LinearSite, sequence: TrainingSequence, activation: Tensor, hook: Any) -> None:
+        x = site.read(activation)[0].double()
+        end = sequence.label_start - 1
+        x = x[end : end + 1] if ends_alone else x
+        moment = x.T @ x
+        sums[site.weight] = sums[site.weight] + moment if site.weight in sums else moment
+
+    with frozen(host.model), torch.no_grad():
+        for sequence in shown.sequences():
+            hooks: list[Hook] = [
+                (site.input_hook, partial(keep, site, sequence)) for site in sites.values()
+            ]
+            with host.hooked(hooks):
+                host.run(host.tensor(sequence.tokens))
+            counted += 1 if ends_alone else len(sequence.tokens)
+    return {name: total / counted for name, total in sums.items()}
+
+
+def preconditioned(matrices: Mapping[str, Float[Tensor, "d_in d_in"]]) -> Transform:
+    """A gradient transform: each named weight's gradient with its input axis multiplied."""
+
+    def transform(name: str, gradient: Tensor, change: Tensor, count: int) -> Tensor:
+        return matrices[name] @ gradient if name in matrices else gradient
+
+    return transform

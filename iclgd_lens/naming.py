@@ -1,0 +1,24 @@
+"""What a model's name says by itself, before anything is looked up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+UNTRAINED_SUFFIX = "-untrained"
+"""Ends the name of a model's untrained twin."""
+
+
+def split_untrained(name: str) -> tuple[str, bool]:
+    """Return the model that a name stands for, and whether its untrained twin is meant.
+
+    A folder whose own name ends so is a folder.
+    """
+    if not name.endswith(UNTRAINED_SUFFIX) or Path(name).expanduser().exists():
+        return name, False
+    return name.removesuffix(UNTRAINED_SUFFIX), True
+
+
+def label_of(name: str) -> str:
+    """What results call a model: its name, of a folder or file the last part."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() else name

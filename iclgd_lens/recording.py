@@ -1,0 +1,67 @@
+"""What a comparison is asked on, checked before it starts and recorded with its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from iclgd_lens.episode import Episode
+from iclgd_lens.errors import ComparisonError, nearest
+from iclgd_lens.host import Host
+from iclgd_lens.host.provenance import model_provenance
+from iclgd_lens.provenance import library_versions
+
+BudgetMode = Literal["matched", "published"]
+
+
+def check_draws(draws: Sequence[Episode], twins: int, budget: str | None) -> None:
+    """Refuse draws that do not belong together.
+
+    Raises:
+        ComparisonError: There are none, or they differ in protocol or label words.
+    """
+    if not draws:
+        raise ComparisonError("There is no episode to compare on; give at least one.")
+    first = draws[0]
+    for number, episode in enumerate(draws):
+        if episode.protocol != first.protocol or episode.label_tokens != first.label_tokens:
+            raise ComparisonError(
+                f"Episode {number} has another protocol or other label words than the first: "
+                "episodes of one comparison differ in their demonstrations (and queries) alone."
+            )
+    if twins < 0:
+        raise ComparisonError(f"twins is {twins}; it must be 0 or more.")
+    if budget not in (None, "matched", "published"):
+        allowed = ("matched", "published")
+        raise ComparisonError(
+            f"budget is {budget!r}; allowed: {', '.join(allowed)}." + nearest(str(budget), allowed)
+        )
+
+
+def default_budget(episode: Episode) -> BudgetMode:
+    """Published under the reference protocol, else matched."""
+    return "published" if episode.protocol.name == "reference" else "matched"
+
+
+def provenance(host: Host, draws: Sequence[Episode]) -> dict[str, Any]:
+    """Everything about model, episodes and libraries that the numbers depend on."""
+    first = draws[0]
+    dtype = str(host.dtype).removeprefix("torch.")
+    return {
+        "model": model_provenance(host.model)
+        | {
+            "device": host.device.type,
+            "n_layers": host.n_layers,
+            "n_heads": host.n_heads,
+            "n_key_value_heads": host.n_key_value_heads,
+            "d_model": host.d_model,
+        },
+        "precision": f"activations {dtype}, deltas and scores fp32",
+        "protocol": first.protocol.as_dict() | {"hash": first.protocol.hash},
+        "episode": dict(first.provenance) | {"hash": first.hash, "queries": len(first.queries)},
+        "draws": [
+            dict(each.provenance) | {"hash": each.hash, "warnings": list(each.warnings)}
+            for each in draws
+        ],
+        "versions": library_versions(),
+    }

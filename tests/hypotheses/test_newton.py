@@ -1,0 +1,128 @@
+"""Second-order and GD++ value updates against NumPy on the model's own cached inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from iclgd_lens.errors import HypothesisError
+from iclgd_lens.hypotheses.gd import gd
+from iclgd_lens.hypotheses.gd_plus_plus import gd_plus_plus
+from iclgd_lens.hypotheses.lcgd import lcgd
+from iclgd_lens.hypotheses.newton import damped_inverse, newton
+from iclgd_lens.hypotheses.preconditioning import preconditioned
+from tests import checks
+from tests.hypotheses import oracles
+
+CASES = pytest.mark.parametrize(("kind", "family"), checks.pairs("gpt2", "llama"))
+
+
+def inputs(kind: str, family: str, tokens: tuple[int, ...], layer: int) -> np.ndarray:
+    """What W_V reads, solved from the model's own values: v = x W + b has more heads than rows."""
+    model, host = checks.model(kind, family), checks.host(kind, family)
+    site = host.site(f"blocks.{layer}.attn.W_V")
+    seen: list[torch.Tensor] = []
+    hooks = [(site.input_hook, lambda value, hook: seen.append(value.clone()))]
+    with torch.no_grad():
+        model.run_with_hooks(torch.tensor([tokens]), fwd_hooks=hooks)
+    x = seen[0][0]
+    if kind == "hooked":
+        norm = model.blocks[layer].ln1
+        x = x * norm.w + (norm.b if hasattr(norm, "b") else 0)
+    return x.detach().double().numpy()
+
+
+@CASES
+@pytest.mark.parametrize("causal", [True, False])
+def test_values_follow_the_gradient_divided_by_damped_moments(
+    kind: str, family: str, causal: bool
+) -> None:
+    episode = checks.episode(shots=1)
+    found = newton(checks.host(kind, family), episode, damping=0.3, causal=causal)
+    plain = (lcgd if causal else gd)(checks.host(kind, family), episode)
+    tokens, _ = oracles.sequences(episode)[0]
+    for name in found:
+        if not name.endswith("W_V"):
+            assert torch.equal(found[name], plain[name])
+            continue
+        x = inputs(kind, family, tokens, int(name.split(".")[1]))
+        moment = x.T @ x / len(x)
+        delta = 0.3 * np.trace(moment) / len(moment)
+        matrix = np.linalg.inv(moment + delta * np.eye(len(moment))) * delta
+        checks.close(found[name], torch.tensor(matrix).float() @ plain[name], 1e-4)
+
+
+@CASES
+def test_moments_are_means_over_all_tokens(kind: str, family: str) -> None:
+    episode = checks.episode(shots=3)
+    found = newton(checks.host(kind, family), episode, batch_size=3, damping=0.2, layers=0)
+    plain = lcgd(checks.host(kind, family), episode, batch_size=3, layers=0)
+    x = np.concatenate(
+        [inputs(kind, family, tokens, 0) for tokens, _ in oracles.sequences(episode)]
+    )
+    moment = torch.tensor(x.T @ x / len(x))
+    expected = damped_inverse(moment, 0.2) @ plain["blocks.0.attn.W_V"]
+    checks.close(found["blocks.0.attn.W_V"], expected, 1e-4)
+
+
+def test_one_full_step_on_linear_regression_is_least_squares() -> None:
+    draw = np.random.default_rng(0)
+    x, y = draw.standard_normal((50, 4)) * [1, 2, 3, 4], draw.standard_normal((50, 3))
+    moment, damping = torch.tensor(x.T @ x / 50), 1e-6
+    step = preconditioned({"W": damped_inverse(moment, damping).double()})
+    gradient = torch.tensor(x.T @ (0 - y) / 50)
+    eta = 1 / (damping * float(moment.diagonal().mean()))
+    found = -eta * step("W", gradient, gradient, 1)
+    np.testing.assert_allclose(found.numpy(), np.linalg.lstsq(x, y, rcond=None)[0], atol=1e-5)
+    other = torch.ones(2)
+    assert step("b", other, other, 1) is other
+
+
+@CASES
+def test_gd_plus_plus_takes_out_what_contents_share(kind: str, family: str) -> None:
+    episode = checks.episode(shots=3)
+    found = gd_plus_plus(checks.host(kind, family), episode, gamma=0.8, batch_size=3)
+    plain = gd(checks.host(kind, family), episode, batch_size=3)
+    for name in found:
+        if not name.endswith("W_V"):
+            assert torch.equal(found[name], plain[name])
+            continue
+        rows = [
+            inputs(kind, family, tokens, int(name.split(".")[1]))[start - 1]
+            for tokens, start in oracles.sequences(episode)
+        ]
+        x = np.stack(rows)
+        matrix = np.eye(x.shape[1]) - 0.8 * x.T @ x / np.linalg.norm(x, 2) ** 2
+        checks.close(found[name], torch.tensor(matrix).float() @ plain[name], 1e-4)
+
+
+def test_at_gamma_one_the_most_common_direction_is_not_learned() -> None:
+    kind, episode = checks.kinds()[0], checks.episode(shots=3)
+    found = gd_plus_plus(checks.host(kind, "llama"), episode, gamma=1.0)
+    x = np.stack(
+        [
+            inputs(kind, "llama", tokens, 0)[start - 1]
+            for tokens, start in oracles.sequences(episode)
+        ]
+    )
+    common = torch.tensor(np.linalg.svd(x)[2][0]).float()
+    value = found["blocks.0.attn.W_V"]
+    assert float((common @ value).abs().max()) < 1e-5 * float(value.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "message"),
+    [
+        (newton, {"damping": 0.0}, "damping is 0.0; it must be above 0"),
+        (newton, {"damping": float("nan")}, "damping is nan; it must be above 0"),
+        (gd_plus_plus, {"gamma": 1.5}, r"gamma is 1\.5; it must be 0 to 1\. The nearest is 1\."),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(
+    build: Any, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(HypothesisError, match=message):
+        build(checks.host(checks.kinds()[0], "gpt2"), checks.episode(), **settings)

@@ -1,0 +1,189 @@
+"""What every hypothesis promises, asked of all that are registered, by the table in `zoo.py`."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from iclgd_lens.delta import ParameterDelta
+from iclgd_lens.episode import Episode
+from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.registry import Hypothesis, list_hypotheses
+from iclgd_lens.intervention import Intervention
+from iclgd_lens.readout import Reader
+from tests import checks
+from tests.hypotheses.zoo import OTHERS, ZOO, Entry
+
+ASKED = {
+    name: found
+    for name, found in list_hypotheses().items()
+    if found.kind in ("explanation", "fitted") and found.made_by().__module__.startswith("iclgd")
+}
+NAMES = sorted(set(ASKED) & set(ZOO))
+UNREAD = [name for name in NAMES if "queries" not in ASKED[name].needs]
+CHANGES = [
+    pytest.param(name, change, id=f"{name}-{index}")
+    for name in NAMES
+    for index, change in enumerate(ZOO[name].changed)
+]
+EPISODE = checks.episode(shots=4, queries=5)
+
+
+def entry(name: str) -> tuple[Hypothesis, Entry]:
+    found = ZOO[name]
+    if found.extra and importlib.util.find_spec(found.extra) is None:
+        pytest.skip(f"{name} needs {found.extra}, of the extra search")
+    return ASKED[name], found
+
+
+def built(name: str, model: Any, settings: Any, episode: Episode = EPISODE) -> Intervention:
+    hypothesis, how = entry(name)
+    others = OTHERS if how.auxiliary else {}
+    return hypothesis.build(model, episode, **{**others, **how.quick, **settings})
+
+
+def fingerprint(host: Host, intervention: Intervention) -> dict[str, Tensor]:
+    """A delta's tensors; of another intervention, what it does to the queries."""
+    if isinstance(intervention, ParameterDelta):
+        return dict(intervention.items())
+    readout = Reader(host, EPISODE).ftzs(intervention)
+    return {
+        field.name: value
+        for field in dataclasses.fields(readout)
+        if (value := getattr(readout, field.name)) is not None
+    }
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in other)
+
+
+def effect(host: Host, intervention: Intervention, like: Intervention) -> dict[str, Tensor]:
+    """Both as deltas where both are, else both by what they do."""
+    if isinstance(intervention, ParameterDelta) and not isinstance(like, ParameterDelta):
+        intervention = _Opaque(intervention)
+    return fingerprint(host, intervention)
+
+
+class _Opaque(Intervention):
+    """A delta seen as any other intervention is."""
+
+    def __init__(self, inner: Intervention) -> None:
+        self.hooks = inner.hooks  # type: ignore[method-assign]
+
+
+def test_every_explanation_and_fitted_hypothesis_has_its_line() -> None:
+    assert set(ASKED) - set(ZOO) == set(), "add these to tests/hypotheses/zoo.py"
+    assert set(ZOO) <= set(list_hypotheses())
+
+
+@pytest.mark.parametrize(("kind", "family"), checks.pairs("gpt2", "llama"))
+@pytest.mark.parametrize("name", NAMES)
+def test_at_its_neutral_setting_it_is_the_known_thing_to_the_bit(
+    name: str, kind: str, family: str
+) -> None:
+    host, (_, how) = checks.host(kind, family), entry(name)
+    found, known = built(name, host, how.neutral), how.known(host, EPISODE)
+    assert same(effect(host, found, known), effect(host, known, found))
+
+
+@pytest.mark.parametrize(("name", "change"), CHANGES)
+def test_another_setting_changes_it(name: str, change: Any) -> None:
+    host = checks.host(checks.kinds()[-1], "llama")
+    neutral = entry(name)[1].neutral
+    before, after = (built(name, host, {**neutral, **more}) for more in ({}, change))
+    one, other = effect(host, before, after), effect(host, after, before)
+    largest = max(float((one[key] - other[key]).abs().max()) for key in one if key in other)
+    scale = max(float(value.abs().max()) for value in other.values())
+    assert largest > 1e-4 * scale, "no more than rounding"
+
+
+def used(kind: str) -> Any:
+    """A model in training mode that has run before: a first pass may leave tables on modules."""
+    model = checks.fresh(kind, "llama")
+    with torch.no_grad():
+        checks.logits(model, torch.tensor([[1, 7, 8]]))
+    return model.train()
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+@pytest.mark.parametrize("name", NAMES)
+def test_one_call_gives_the_bytes_of_another_and_leaves_the_model_alone(
+    name: str, kind: str
+) -> None:
+    model = used(kind)
+    before = checks.photograph(model)
+    one, other = (built(name, model, {}) for _ in range(2))
+    before.assert_same(model)
+    host = checks.host(kind, "llama")
+    assert same(fingerprint(host, one), fingerprint(host, other))
+    if isinstance(one, ParameterDelta) and isinstance(other, ParameterDelta):
+        assert one.metadata == other.metadata
+        assert all(value.dtype == torch.float32 for _, value in one.items())
+        assert one.is_finite
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exception_leaves_the_model_alone(
+    name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = used(kind)
+    host = Host(model)
+    before, run, calls = checks.photograph(model), type(host).run, [0]
+
+    def failing(self: Host, *args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        result = run(self, *args, **kwargs)
+        if calls[0] == 2:
+            raise RuntimeError("interrupted")
+        return result
+
+    entry(name)
+    monkeypatch.setattr(type(host), "run", failing)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        # Twice, for one that runs once.
+        collections.deque((built(name, host, {}) for _ in range(2)), maxlen=0)
+    before.assert_same(model)
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_queries_are_not_read(name: str) -> None:
+    host = checks.host(checks.kinds()[0], "llama")
+    other = checks.episode(shots=1, queries=7, seed=9).queries
+    moved = dataclasses.replace(EPISODE, queries=other)
+    one, two = (fingerprint(host, built(name, host, {}, each)) for each in (EPISODE, moved))
+    assert same(one, two)
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_models_are_served(name: str, kind: str) -> None:
+    half = checks.fresh(kind, "llama").to(torch.bfloat16)
+    if kind == "hooked":
+        half.cfg.dtype = torch.bfloat16
+    found = built(name, half, {})
+    if isinstance(found, ParameterDelta):
+        assert all(value.dtype == torch.float32 for _, value in found.items())
+        assert found.is_finite
+        assert found.norm() > 0
+    readout = Reader(half, EPISODE).ftzs(found)
+    assert readout.is_finite
+
+
+@pytest.mark.parametrize("name", sorted(list_hypotheses()))
+def test_a_registration_says_what_it_is(name: str) -> None:
+    found = list_hypotheses()[name]
+    assert found.description
+    assert found.kind != "explanation" or "queries" not in found.needs
+    for setting in found.described_settings():
+        assert setting.meaning, f"{name}.{setting.name} is not described"
+        assert setting.annotation, f"{name}.{setting.name} has no type"
+    if found.kind in ("explanation", "fitted"):
+        assert found.source

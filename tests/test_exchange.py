@@ -1,0 +1,63 @@
+"""Networks that learned nothing, each held against the others: noise is seldom called yes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from iclgd_lens.comparison import Comparison
+from iclgd_lens.exchange import never_trained, steadiness
+from iclgd_lens.parts import Part
+
+QUERIES, LAYERS = 6, 2
+
+
+def values(generator: np.random.Generator, mean: float, spread: float) -> dict[str, np.ndarray]:
+    level = mean + spread * generator.standard_normal()
+    noise = 0.01 * generator.standard_normal((QUERIES, LAYERS))
+    found = (level + noise).astype(np.float32)
+    return {"SimAOU_label": found, "SimAOU_label_centred": found.copy()}
+
+
+def comparison(
+    networks: int, *, seed: int = 0, model: float = 0.5, odd: float | None = None
+) -> Comparison:
+    """A model, and networks around zero; the first of them at `odd` if that is given."""
+    generator = np.random.default_rng(seed)
+    gold = np.zeros(QUERIES, np.int64)
+    parts = [Part({"gd": values(generator, model, 0.02)}, gold, draw) for draw in range(3)]
+    for index in range(networks):
+        mean = odd if odd is not None and index == 0 else 0.0
+        own = {"gd": values(generator, mean, 0.05)}
+        parts.append(Part(own, gold, index % 3, network="untrained", index=index))
+    return Comparison(tuple(parts), {"controls": ["untrained"]})
+
+
+def test_networks_are_seldom_called_yes_against_their_like() -> None:
+    rate = never_trained([comparison(10, seed=seed) for seed in range(10)], scores=["SimAOU_label"])
+    assert rate.trials == 100
+    assert rate.holds
+    assert rate.share <= 0.1
+
+
+def test_a_network_that_stands_out_is_called_yes() -> None:
+    """The rate can fail: it is not zero by construction."""
+    one = comparison(8, odd=5.0)
+    rate = never_trained([one], scores=["SimAOU_label"])
+    assert rate.count >= 1
+
+
+def test_too_few_networks_are_no_trial() -> None:
+    assert never_trained([comparison(3)]).trials == 0
+
+
+@pytest.mark.parametrize("networks", [5, 8])
+def test_a_clear_verdict_does_not_hang_on_the_networks_drawn(networks: int) -> None:
+    rate = steadiness(comparison(16), networks=networks, trials=10)
+    assert rate.trials == 20
+    assert rate.share == 1.0
+
+
+def test_an_unclear_verdict_does() -> None:
+    rate = steadiness(comparison(16, model=0.12, seed=3), networks=4, trials=40)
+    assert 0 < rate.share < 1
