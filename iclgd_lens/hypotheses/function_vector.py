@@ -6,7 +6,8 @@ z̄ is a head's mean output over in-context passes of left-out demonstrations; S
 of the largest indirect effect (see `iclgd_lens.heads`): those whose mean output, put into prompts
 with shuffled labels, raises the right label most. v is added to the residual stream that leaves
 layer l*. Where `layer` is not given, it is the one at which demonstrations read alone are labelled
-best, each with a vector from the others.
+best, each with a vector from the others. After the last layer no attention reads it, and SimAOU is
+undefined.
 
 Limits: `strength=0` is nothing, to the bit. With all heads of one layer, the change of z̄ instead of
 z̄, and v added where attention's output is, this is that layer of `constant_shift`.

@@ -6,7 +6,8 @@ x_l is the residual stream that leaves layer l at the readout token; a left-out 
 the others plays the dummy query. θ takes the place of the query's own stream, so from there on the
 readout token knows nothing of its own content but what attention fetches: in-context learning as
 "compress, then apply". Where `layer` is not given, it is the one at which demonstrations read alone
-are labelled best, each with a θ from the others.
+are labelled best, each with a θ from the others. After the last layer no attention reads it, and
+SimAOU is undefined.
 
 Limits: `strength=0` is nothing, to the bit; 1 puts θ, what lies between mixes it with the stream.
 Even a query's *own* in-context state, put there, does not give in-context learning's later layers:

@@ -51,3 +51,17 @@ def test_padding_is_seen_by_no_hypothesis(name: str, protocol: Any, kind: str) -
     for part in PARTS:
         one, other = getattr(together, part), getattr(alone, part)
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+@pytest.mark.parametrize("name", NAMES)
+def test_demonstrations_can_be_read_alone_under_every_hypothesis(name: str, kind: str) -> None:
+    """Tok2Attn asks for their keys; what shares a prefix with queries shares none with them."""
+    host = checks.host(kind, "llama")
+    episode = checks.episode(shots=4, queries=3, labels=((5,), (6, 8)))
+    keys = Reader(host, episode, first=2).training_keys(built(name, host, episode))
+    assert keys is not None
+    tokens = sum(len(example.tokens) for example in episode.demonstrations.examples)
+    for layer in keys:
+        assert layer.shape == (tokens, host.n_key_value_heads, host.d_head)
+        assert torch.isfinite(layer).all()
