@@ -22,6 +22,9 @@ from .evidence import Evidence as Evidence
 from .gate import Behaviour as Behaviour
 from .gate import Gate as Gate
 from .gate import behaves as behaves
+from .heads import HeadScores as HeadScores
+from .heads import indirect_effects as indirect_effects
+from .heads import induction_scores as induction_scores
 from .host import Host as Host
 from .host import LinearSite as LinearSite
 from .host.loading import load_model as load_model

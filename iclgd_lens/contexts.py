@@ -22,19 +22,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Query, Tokens
 from iclgd_lens.errors import HypothesisError, nearest
-from iclgd_lens.host import Hook, Host, Prefix, as_host, frozen
-from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention, hooks_of
-from iclgd_lens.masking import hide
+from iclgd_lens.host import Prefix, as_host, frozen
+from iclgd_lens.intervention import Batch, Intervention
 from iclgd_lens.readout import Reader
+from iclgd_lens.recorder import Hidden, Others, Recorder
 
 LOO = ("exact", "masked", "causal")
 """The contexts of left-out demonstrations."""
@@ -151,6 +150,48 @@ class Contexts:
             torch.cat(weights) if attention else None,
         )
 
+    def whole(self, names: Iterable[str] = ()) -> Seen:
+        """Each demonstration with its label word, by itself; read at its last token.
+
+        Label scores are those of a label word after the label word: nobody wants them.
+
+        Raises:
+            HypothesisError: There is no demonstration.
+        """
+        if not len(self.shown):
+            raise HypothesisError(f"{self.rule} needs at least 1 demonstration.")
+        last = self.shown.protocol.replace(readout="last_prompt_token")
+        recorder = Recorder(len(self.shown), names)
+        whole = dataclasses.replace(
+            self.shown,
+            protocol=last,
+            examples=tuple(
+                dataclasses.replace(example, content=example.tokens)
+                for example in self.shown.examples
+            ),
+        )
+        scores = self._read(recorder, range(len(self.shown)), whole)
+        return Seen(recorder.values, scores, tuple(range(len(self.shown))))
+
+    def rows(self) -> tuple[Int[Tensor, "demonstration pos"], Batch]:
+        """All contents as the rows of one pass, as queries are read, and where they are read.
+
+        Raises:
+            HypothesisError: Their lengths differ, and this model cannot be padded.
+        """
+        after = () if self.shown.protocol.readout == "last_prompt_token" else self.words[0]
+        head = () if self.shown.bos is None else (self.shown.bos,)
+        rows = [(*head, *example.content, *after) for example in self.shown.examples]
+        longest = max(map(len, rows))
+        if min(map(len, rows)) < longest and not self.host.can_pad:
+            raise HypothesisError(
+                f"{self.rule}: {self.host.name} cannot read contents of different lengths together."
+            )
+        tokens = self.host.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows])
+        lengths = self.host.tensor([len(row) for row in rows])[0]
+        places = torch.arange(len(rows), device=lengths.device)
+        return tokens, Batch(places, lengths, lengths - 1, True, tokens, lengths - 1 - len(after))
+
     def prompt(self) -> Prefix:
         """Keys and values of the whole prompt."""
         with frozen(self.host.model), torch.no_grad():
@@ -168,7 +209,7 @@ class Contexts:
             names,
             prefix=prefix,
             others=list(enumerate(own)) if attention else None,
-            change=_Hidden(hidden.to(self.host.device)),
+            change=Hidden(hidden.to(self.host.device)),
         )
         scores = self._read(recorder, range(len(own)))
         weights = recorder.attention(self.host, len(own)) if attention else None
@@ -195,18 +236,15 @@ class Contexts:
             assert prefix is not None
             yield place, prefix, before + later[place + 1 :]
 
-    def _read(self, recorder: Recorder, places: Iterable[int]) -> Float[Tensor, "context label"]:
+    def _read(
+        self, recorder: Recorder, places: Iterable[int], shown: Demonstrations | None = None
+    ) -> Float[Tensor, "context label"]:
         """Read some contents as queries; returns their label scores."""
-        nothing = dataclasses.replace(self.shown, examples=(), drawn=())
-        queries = tuple(
-            Query(self.shown.examples[place].content, self.gold[place]) for place in places
-        )
+        shown = self.shown if shown is None else shown
+        nothing = dataclasses.replace(shown, examples=(), drawn=())
+        queries = tuple(Query(shown.examples[place].content, self.gold[place]) for place in places)
         reader = Reader(self.host, Episode(nothing, queries, self.words))
         return reader.ftzs(recorder).label_scores
-
-
-Others = list[tuple[int, tuple[int, int]]]
-"""Demonstrations of a context by place, and where they stand in its prefix."""
 
 
 def label_words(demonstrations: Demonstrations | Episode) -> tuple[tuple[Tokens, ...], list[int]]:
@@ -220,86 +258,6 @@ def label_words(demonstrations: Demonstrations | Episode) -> tuple[tuple[Tokens,
     else:
         words = tuple(sorted({example.label for example in shown.examples}))
     return words, [words.index(example.label) for example in shown.examples]
-
-
-class Recorder(Intervention):
-    """Keeps what passes at the readout token of each row, and changes nothing by itself.
-
-    Args:
-        rows: Rows in all; a row's place is its `Batch.queries`.
-        names: Hook points whose values are kept.
-        prefix: Keys and values that every row sees.
-        others: Demonstrations of the prefix whose share of attention is kept; None for none.
-        change: An intervention under which the rows are read.
-    """
-
-    def __init__(
-        self,
-        rows: int,
-        names: Iterable[str],
-        *,
-        prefix: Prefix | None = None,
-        others: Others | None = None,
-        change: Intervention | None = None,
-    ) -> None:
-        self.values: dict[str, Tensor] = {}
-        self._rows, self._names, self._prefix = rows, tuple(dict.fromkeys(names)), prefix
-        self._others, self._change = others, change
-        self._attention: dict[int, Tensor] = {}
-
-    def prefix(self, host: Host) -> Prefix | None:
-        """The prefix that was given."""
-        return self._prefix
-
-    def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        """Those of the change, then the ones that keep."""
-        found = [] if self._change is None else hooks_of(self._change, host, batch)
-        if not batch.reads:
-            return found
-        found += [(name, partial(self._keep, batch, name)) for name in self._names]
-        if self._others is not None:
-            found += [
-                (f"blocks.{layer}.attn.hook_pattern", partial(self._attend, batch, layer))
-                for layer in range(host.n_layers)
-            ]
-        return found
-
-    def attention(
-        self, host: Host, demonstrations: int
-    ) -> Float[Tensor, "row layer head demonstration"]:
-        """Attention to each demonstration, by place."""
-        shares = torch.zeros(self._rows, host.n_layers, host.n_heads, demonstrations)
-        shares = shares.to(host.device)
-        for layer, weights in self._attention.items():
-            for place, (start, end) in self._others or ():
-                shares[:, layer, :, place] = weights[..., start:end].sum(-1)
-        return shares
-
-    def _keep(self, batch: Batch, name: str, activation: Tensor, hook: Any) -> None:
-        self._store(self.values, name, batch, batch.at_readout(activation).float())
-
-    def _attend(self, batch: Batch, layer: int, pattern: Tensor, hook: Any) -> None:
-        assert self._prefix is not None
-        weights = batch.at_readout(pattern.transpose(1, 2))[..., : self._prefix.length]
-        self._store(self._attention, layer, batch, weights.float())
-
-    def _store(self, into: dict[Any, Tensor], key: Any, batch: Batch, value: Tensor) -> None:
-        if key not in into:
-            into[key] = torch.zeros(self._rows, *value.shape[1:], device=value.device)
-        rows = torch.arange(len(value)) if batch.queries is None else batch.queries
-        into[key][rows] = value
-
-
-class _Hidden(Intervention):
-    """Hides from each row some tokens of the prefix, in every head."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        self.hidden = hidden
-
-    def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        assert batch.queries is not None
-        rows = self.hidden[batch.queries]
-        return [hide(host, layer, rows) for layer in range(host.n_layers)]
 
 
 def mean_of_others(values: Float[Tensor, "context *rest"]) -> Float[Tensor, "context *rest"]:

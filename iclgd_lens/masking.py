@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import Any
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from iclgd_lens.host import Hook, Host
@@ -15,7 +15,8 @@ from iclgd_lens.host import Hook, Host
 def hide(host: Host, layer: int, hidden: Bool[Tensor, "row head key"]) -> Hook:
     """Return the hook that hides the first keys of a layer where `hidden` says so.
 
-    Every token of the pass is kept from them. Keys after those of `hidden` stay as they are.
+    Every token of the pass is kept from them. Keys after those of `hidden` stay as they are. In a
+    pass that no such prefix stands before, nothing is hidden.
 
     Args:
         host: The model.
@@ -31,7 +32,14 @@ def hide(host: Host, layer: int, hidden: Bool[Tensor, "row head key"]) -> Hook:
     return host.score_hook(layer), partial(_fill, hidden, -math.inf)
 
 
+def has_prefix(length: int, scores: Float[Tensor, "row head query key"]) -> bool:
+    """Whether at least `length` keys stand before those of the pass's own tokens."""
+    return scores.shape[-1] - scores.shape[-2] >= length
+
+
 def _fill(hidden: Tensor, value: float, activation: Tensor, hook: Any) -> Tensor:
+    if not has_prefix(hidden.shape[-1], activation):
+        return activation
     changed = activation.clone()
     changed[..., : hidden.shape[-1]].masked_fill_(hidden[:, :, None], value)
     return changed

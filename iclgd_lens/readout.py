@@ -323,6 +323,7 @@ def demonstration_batch(host: Host, content: int, tokens: Int[Tensor, "row pos"]
         torch.full((rows,), -1, device=host.device),
         torch.full((rows,), tokens.shape[1], device=host.device),
         torch.full((rows,), content - 1, device=host.device),
+        tokens=tokens,
     )
 
 

@@ -16,7 +16,7 @@ from tests.smallmodel import save_small_model
 pytestmark = pytest.mark.slow
 SCRIPTS = {
     "per_head.py": ("SimAOU", "norm of the update"),
-    "new_hypothesis.py": ("constant_shift",),
+    "new_hypothesis.py": ("mean_shift",),
 }
 
 
@@ -65,14 +65,14 @@ def test_a_script_runs_without_arguments(name: str, root: Path) -> None:
 
 def test_the_command_line_takes_the_examples_hypothesis(root: Path, model: Path) -> None:
     size = ["--data", "embedded", "--shots", "4", "--queries", "4", "-C", "shuffled"]
-    plugin = ["-H", "constant_shift", "--import", "examples.new_hypothesis"]
+    plugin = ["-H", "mean_shift", "--import", "examples.new_hypothesis"]
     command = ["compare", "-m", str(model), *size, *plugin]
     done = subprocess.run(
         [sys.executable, "-m", "iclgd_lens", *command], cwd=root, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "constant_shift, SimAOU: " in done.stdout
+    assert "mean_shift, SimAOU_label: not applicable. It was fitted" in done.stdout
 
 
 @needs_embedded

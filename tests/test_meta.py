@@ -39,6 +39,7 @@ ORDER = [
     {"intervention"},
     {"delta"},
     {"batching", "masking", "taps"},
+    {"recorder"},
     {"readout"},
     {"readings", "cost", "contexts"},
     {"heads"},

@@ -29,7 +29,7 @@ from iclgd_lens.host import Hook, Host, Prefix, as_host
 from iclgd_lens.hypotheses.dual import Memory, is_linear, read_memory
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
-from iclgd_lens.masking import hide
+from iclgd_lens.masking import has_prefix, hide
 
 NAME = "dual_softmax"
 
@@ -74,9 +74,8 @@ class SplitAttention(Intervention):
         for layer, memory in enumerate(self.memory):
             seen: dict[str, Tensor] = {}
             found.append((host.query_key_hook(layer, "q"), partial(_keep, seen)))
-            if not is_linear(host):
-                measure = partial(_measure, seen, self.hidden)
-                found.append((host.score_hook(layer), measure))
+            name, _ = self.hiding[layer]
+            found.append((name, partial(_measure, seen, self.hidden, is_linear(host))))
             found.append(self.hiding[layer])
             found.append((host.z_hook(layer), partial(_split, seen, memory)))
         return found
@@ -86,14 +85,23 @@ def _keep(seen: dict[str, Tensor], activation: Tensor, hook: Any) -> None:
     seen["q"] = activation.float()
 
 
-def _measure(seen: dict[str, Tensor], hidden: Tensor, scores: Tensor, hook: Any) -> None:
-    """Log Z_own of every token and head."""
+def _measure(
+    seen: dict[str, Tensor], hidden: Tensor, linear: bool, scores: Tensor, hook: Any
+) -> None:
+    """The logarithm of Z_own; where the prefix is not there, nothing is to be added."""
+    if not has_prefix(hidden.shape[-1], scores):
+        seen.clear()
+        return
+    if linear:
+        return
     own = scores.float().clone()
     own[..., : hidden.shape[-1]].masked_fill_(hidden[:, :, None], float("-inf"))
     seen["own"] = own.logsumexp(-1).transpose(1, 2)
 
 
 def _split(seen: dict[str, Tensor], memory: Memory, activation: Tensor, hook: Any) -> Tensor:
+    if not seen:
+        return activation
     scores = memory.scores(seen.pop("q"))
     z, own = activation.float(), seen.pop("own", None)
     if own is None:

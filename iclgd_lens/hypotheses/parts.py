@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens.batching import batches
+from iclgd_lens.contexts import label_words as label_words
+from iclgd_lens.contexts import shown_of as shown_of
 from iclgd_lens.delta import delta_hooks
-from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Tokens, TrainingSequence
+from iclgd_lens.episode import Demonstrations, TrainingSequence
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, frozen
 from iclgd_lens.hypotheses.sgd import UpdateRule
@@ -21,31 +23,11 @@ _TOKENS_AT_ONCE = 8192
 _ROWS_AT_ONCE = 64
 
 
-def shown_of(demonstrations: Demonstrations | Episode) -> Demonstrations:
-    """The demonstrations themselves, of an episode too."""
-    if isinstance(demonstrations, Episode):
-        return demonstrations.demonstrations
-    return demonstrations
-
-
 def training_order(shown: Demonstrations) -> list[int]:
     """Places in the prompt of the demonstrations in the order in which they are trained on."""
     if shown.protocol.order == "drawn" and shown.drawn:
         return list(shown.drawn)
     return list(range(len(shown)))
-
-
-def label_words(demonstrations: Demonstrations | Episode) -> tuple[tuple[Tokens, ...], list[int]]:
-    """The label words, and the index of each demonstration's own, in prompt order.
-
-    Those of the episode; of demonstrations alone, or of another task, those that are shown.
-    """
-    shown = shown_of(demonstrations)
-    if isinstance(demonstrations, Episode) and all(e.gold != FOREIGN for e in shown.examples):
-        words = demonstrations.label_tokens
-    else:
-        words = tuple(sorted({example.label for example in shown.examples}))
-    return words, [words.index(example.label) for example in shown.examples]
 
 
 def part(shown: Demonstrations, places: Sequence[int]) -> Demonstrations:

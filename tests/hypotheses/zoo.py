@@ -17,6 +17,7 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
+from iclgd_lens.hypotheses.oracle import oracle
 from iclgd_lens.hypotheses.zero import zero
 from tests import checks
 
@@ -144,4 +145,34 @@ ZOO: dict[str, Entry] = {
     "gd_plus_plus": Entry(gd, {"gamma": 0.0}, ({"gamma": 0.5},)),
     "distilled": Entry(lcgd, {"fit": "sgd", "mu": 0.0}, ({"mu": 1.0}, {"mu": 0.5})),
     "ceiling": Entry(no_values, {"ridge": math.inf}, ({"ridge": 1e-3},)),
+    "dual_linear": Entry(
+        zero,
+        {"scale": 0.0},
+        (
+            {"scale": 1.0},
+            {"scale": "matched"},
+            {"scale": "lstsq"},
+            {"scale": "gate"},
+            {"scale": 1.0, "center": False, "rank": 1, "rope": "none", "frozen": True},
+        ),
+    ),
+    "dual_momentum": Entry(zero, {"strength": 0.0}, ({"strength": 1.0},)),
+    "ladder": Entry(oracle, {"rung": 0}, tuple({"rung": rung} for rung in range(1, 6))),
+    "function_vector": Entry(zero, {"strength": 0.0}, ({"strength": 1.0},), quick={"trials": 2}),
+    "task_vector": Entry(zero, {"strength": 0.0}, ({"strength": 1.0}, {"strength": 0.3})),
+    "state_vector": Entry(
+        zero, {"strength": 0.0}, ({"strength": 1.0}, {"strength": 1.0, "momentum": 1.0})
+    ),
+    "context_vector": Entry(
+        zero, {"strength": 0.0}, ({"strength": 0.1}, {"keep": 0.9}, {"epochs": 2})
+    ),
+    "learned_vector": Entry(zero, {"steps": 0}, ({"steps": 4}, {"steps": 0, "start": 0.1})),
+    "thought_patch": Entry(
+        zero, {"ridge": math.inf, "bias": False}, ({"ridge": 1e-3}, {"bias": True})
+    ),
+    "kernel_regression": Entry(
+        zero, {"strength": 0.0}, ({"strength": 1.0}, {"strength": 1.0, "kernel": "mahalanobis"})
+    ),
+    "attention_kernel": Entry(zero, {"strength": 0.0}, ({"strength": 1.0},)),
+    "label_bayes": Entry(zero, {"prior": math.inf}, ({"prior": 1.0}, {"prior": 0.0})),
 }
