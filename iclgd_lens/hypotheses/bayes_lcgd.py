@@ -72,7 +72,7 @@ def bayes_lcgd(
         budget: "full", or "matched": a quarter of the demonstrations and at most 8 trials.
         seed: Seed of the search.
         lr: Learning rate tried first; None takes the task's published one.
-        epochs: Passes tried first: 1, 2 or 4.
+        epochs: Passes tried first; 1, 2 and 4 are searched beside.
         loss_on: Loss tried first: "all" or "label"; None takes the protocol's.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
 
@@ -83,7 +83,7 @@ def bayes_lcgd(
     host, shown = as_host(model), shown_of(demonstrations)
     between(NAME, "trials", trials, 1)
     one_of(NAME, "budget", budget, ("full", "matched"))
-    one_of(NAME, "epochs", str(epochs), ("1", "2", "4"))
+    between(NAME, "epochs", epochs, 1)
     rate = lr if lr is not None else shown.learning_rate
     kept = weights if weights is None or isinstance(weights, str) else tuple(weights)
     trained_names(host, shown.protocol.trained if kept is None else kept)
@@ -100,7 +100,7 @@ def bayes_lcgd(
             "lr": math.log10(rate), "first": 0, "last": host.n_layers - 1, "rank": WHOLE,
             "loss_on": loss_on or shown.protocol.loss_on, "epochs": epochs,
         }  # fmt: skip
-        best, trace = minimise(objective, space(host, rate), first, trials, seed)
+        best, trace = minimise(objective, space(host, rate, epochs), first, trials, seed)
         # The given rate itself, not what its logarithm gives back.
         chosen = chosen if best == first else settings_of(host, best)
     delta = build(shown, **chosen)
@@ -109,7 +109,7 @@ def bayes_lcgd(
     return delta
 
 
-def space(host: Host, rate: float) -> dict[str, Any]:
+def space(host: Host, rate: float, epochs: int = 1) -> dict[str, Any]:
     """What is searched: a pair of floats or of integers is a range, a list a choice."""
     middle = math.log10(rate)
     deepest = host.n_layers - 1
@@ -119,7 +119,7 @@ def space(host: Host, rate: float) -> dict[str, Any]:
         "last": (0, deepest),
         "rank": [1, 2, 4, WHOLE],
         "loss_on": ["all", "label"],
-        "epochs": [1, 2, 4],
+        "epochs": sorted({1, 2, 4, epochs}),
     }
 
 

@@ -181,7 +181,8 @@ class _Rule:
                     likelihood = sequence_loss(host, own, only).neg().div(len(label)).exp()
                     self.errors[layer] = 1 - likelihood
         if self.feedback:
-            logits = host.logits(residual[:, sequence.label_start - 1]).float()
+            before = slice(sequence.label_start - 1, sequence.label_start)
+            logits = host.logits(residual[:, before]).float()[:, 0]
             if self.predicted is not None:
                 # -sum_v t_v log q_v is linear in the target t: only the logits differ.
                 wanted = logits[:, sequence.tokens[sequence.label_start]]

@@ -212,7 +212,7 @@ def word_scores(
     if all(len(word) == 1 for word in words):
         # The softmax over words cancels what the vocabulary's normaliser subtracts.
         tokens = host.tensor([word[0] for word in words])[0]
-        return host.logits(residual[:, start - 1]).float()[:, tokens]
+        return host.logits(residual[:, start - 1 : start]).float()[:, 0, tokens]
     by_word = residual.unflatten(0, (-1, len(words)))
     scores: list[Tensor] = []
     for index, word in enumerate(words):

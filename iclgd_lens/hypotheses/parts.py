@@ -95,11 +95,12 @@ def label_losses(
             ]
             wanted = [token for place in places for token in shown.examples[place].label]
             owner = [place for place in places for _ in shown.examples[place].label]
+            host.unembedded += len(places)
             # Few rows at a time: all logits together would outweigh the pass itself.
             nll = torch.cat(
                 [
                     torch.nn.functional.cross_entropy(
-                        host.logits(some).float(), targets, reduction="none"
+                        host.unembed(host.final_norm(some)).float(), targets, reduction="none"
                     )
                     for some, targets in zip(
                         torch.cat(spans).split(_ROWS_AT_ONCE),

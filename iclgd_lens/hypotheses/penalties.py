@@ -62,7 +62,7 @@ def smoothing_loss(
         logits = host.unembed(rows).float()
         return (logits.gather(-1, wanted[:, None])[:, 0] - logits.mean(-1)).sum()
     weight, bias = linear
-    direction = weight[:, wanted].T.float() - weight.float().mean(1)
+    direction = weight[:, wanted].T.float() - weight.mean(1, dtype=torch.float32)
     total = (rows.float() * direction).sum()
     return total if bias is None else total + (bias[wanted].float() - bias.float().mean()).sum()
 
@@ -84,6 +84,7 @@ def drift_loss(
 def _predictions(
     host: Host, residual: Float[Tensor, "layer pos d_model"], sequence: TrainingSequence
 ) -> tuple[Float[Tensor, "row d_model"], Tensor]:
+    host.unembedded += len(residual)
     first, last = sequence.targets[0] - 1, sequence.targets[-1]
     rows = host.final_norm(residual[:, first:last]).flatten(0, 1)
     tokens = [sequence.tokens[target] for target in sequence.targets]

@@ -139,6 +139,8 @@ def test_the_rate_is_searched_around_the_one_given() -> None:
     assert space(host, 1e-3)["lr"] == pytest.approx((-5.0, -1.0))
     assert space(host, 1.0)["lr"] == pytest.approx((-2.0, 0.5))
     assert space(host, 10.0)["lr"] == pytest.approx((-1.0, 1.0))
+    assert space(host, 1.0)["epochs"] == [1, 2, 4]
+    assert space(host, 1.0, 8)["epochs"] == [1, 2, 4, 8]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_the_rate_is_searched_around_the_one_given() -> None:
     [
         ({"trials": 0}, r"trials is 0; it must be at least 1\. The nearest is 1\."),
         ({"budget": "match"}, r"allowed: full, matched\. Did you mean 'matched'\?"),
-        ({"epochs": 3}, "epochs is '3'; allowed: 1, 2, 4"),
+        ({"epochs": 0}, r"epochs is 0; it must be at least 1\. The nearest is 1\."),
         ({"fold_count": 1}, "2 folds, not 4 and 1"),
         ({"weights": "W_KK"}, "no trainable weight 'W_KK'"),
     ],

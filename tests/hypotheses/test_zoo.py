@@ -15,6 +15,7 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis, list_hypotheses
+from iclgd_lens.hypotheses.rows import row_trainings
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.readout import Reader
 from tests import checks
@@ -151,6 +152,20 @@ def test_an_exception_leaves_the_model_alone(
         # Twice, for one that runs once.
         collections.deque((built(name, host, {}) for _ in range(2)), maxlen=0)
     before.assert_same(model)
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+@pytest.mark.parametrize("name", [name for name in NAMES if ASKED[name].rows is not None])
+def test_rates_side_by_side_are_rates_one_by_one(name: str, kind: str) -> None:
+    host, rates = checks.host(kind, "llama"), (0.01, 0.05)
+    rule = ASKED[name].rows
+    assert rule is not None
+    training = next(iter(row_trainings(rule, host, EPISODE.demonstrations, rates, 1)))
+    for row, rate in enumerate(rates):
+        alone = built(name, host, {"lr": rate})
+        assert isinstance(alone, ParameterDelta)
+        for weight, value in alone.items():
+            checks.close(training.delta[weight].detach()[row], value, 1e-4)
 
 
 @pytest.mark.parametrize("name", UNREAD)
