@@ -175,25 +175,37 @@ def compare(
 
 @app.command()
 def demo(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the figure and the page.")
-    ] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page.")] = Path("demo"),
     model: Annotated[str, typer.Option("--model", "-m", help="Another model.")] = "embedded",
-    shots: Annotated[int, typer.Option(min=2, help="Demonstrations.")] = 16,
-    queries: Annotated[int, typer.Option(min=2, help="Queries a task.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the demonstrations.")] = 0,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task", "-t", help="A task with embedded rows; repeatable.", show_default="sst2"
+        ),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=2, help="Demonstrations.")] = 12,
+    queries: Annotated[int, typer.Option(min=2, help="Queries a task.")] = 24,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of demonstrations.")] = 3,
+    twins: Annotated[int, typer.Option(min=0, help="Untrained networks.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of draws, controls and networks.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Show the whole point in a minute: a model that learns in context, and its untrained twin."""
+    """Show the whole point in a minute: in-context learning beside GD, twins and random updates."""
     with progress() as tell:
-        tell("starting PyTorch and TransformerLens")
-        from iclgd_lens.cli.demo import run_demo
-        from iclgd_lens.cli.demo_page import show_demo, write_demo
+        from iclgd_lens.cli.demo_page import check_folder, show_demo, write_demo
 
-        result = run_demo(model, shots=shots, queries=queries, seed=seed, progress=tell)
+        check_folder(out)
+        tell("starting PyTorch and TransformerLens")
+        from iclgd_lens.cli.demo import TASKS, run_demo
+
+        result = run_demo(
+            model, tasks=task or TASKS, shots=shots, queries=queries, draws=draws, twins=twins,
+            seed=seed, progress=tell,
+        )  # fmt: skip
+        tell("writing the page")
         written = write_demo(result, out)
     if as_json:
-        print_json(result.as_dict() | {"files": [str(path) for path in written]})
+        print_json(result.as_dict() | {"files": [str(written)]})
     else:
         show_demo(result, written, output())
 

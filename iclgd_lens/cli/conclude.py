@@ -68,6 +68,7 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(layer_table(comparison, frame=frame, hypothesis=name, title=title))
 
 
+CARE = "Read with care"
 _PARTS = (
     ("AUC", "accuracy", "KL_removed"),
     ("SimAOU_label", "SimAOU_label_centred", "SimAOU", "SimAM", "Tok2Attn"),
@@ -105,7 +106,7 @@ def paragraphs(comparison: Comparison) -> list[tuple[str, list[str]]]:
     found.append(("Is it like in-context learning?", verdict_lines(comparison.verdicts())))
     alarms = warnings_of(comparison)
     if alarms:
-        found.append(("Read with care", alarms))
+        found.append((CARE, alarms))
     return [(title, lines) for title, lines in found if lines]
 
 
