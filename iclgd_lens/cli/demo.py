@@ -38,6 +38,8 @@ SEARCH = {"epochs": PASSES, "losses": ("label",), "folds": 1}
 SHOWN = ("SimAOU_label", "SimAOU_label_centred", "SimAOU", "KL_removed", "AUC")
 """Scores of the table."""
 
+ALONG = (*primary_scores(), "SimAOU")
+"""Scores that are shown along the training."""
 A_TWINS_SETTING = 3
 """Rank of a control network's own ZS and ICL, which the table leaves out."""
 
@@ -178,7 +180,7 @@ def calibrated(gate: Gate) -> str:
 def trajectory(comparison: Comparison) -> pd.DataFrame | None:
     """Scores along the training, where this comparison has any."""
     read = getattr(comparison, "trajectory", None)
-    frame: pd.DataFrame | None = None if read is None else read((*primary_scores(), "KL_removed"))
+    frame: pd.DataFrame | None = None if read is None else read((*ALONG, "KL_removed"))
     return None if frame is None or frame.empty else frame
 
 

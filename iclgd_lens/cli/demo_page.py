@@ -7,12 +7,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.cli.demo import DemoResult, Number, headline, numbers, story, trajectory
+from iclgd_lens.cli.console import say
+from iclgd_lens.cli.demo import ALONG, DemoResult, Number, headline, numbers, story, trajectory
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import LensError
 from iclgd_lens.files import check_place, write_somewhere
 from iclgd_lens.labels import is_rival, label, rank
-from iclgd_lens.phrases import count, listed
+from iclgd_lens.phrases import count, listed, number
 from iclgd_lens.scores import SCORES, primary_scores
 
 if TYPE_CHECKING:
@@ -127,14 +128,30 @@ def _trajectories(result: DemoResult) -> Iterator[Choice]:
         if frame is None:
             continue
         path = figures.against_behaviour(frame)
-        for score in primary_scores():
+        for score in ALONG:
             own: Any = path[path["score"] == score]
             if len(own):
-                said = (
-                    f"{score} on {task} as training goes on: each point is a number of passes over "
-                    "the demonstrations. Wrong labels and untrained twins are dashed."
-                )
-                yield Choice((task, score), said, figures.trajectory.spec(own, score=score))
+                spec = figures.trajectory.spec(own, score=score)
+                low = min(-0.1, float(own[own["hypothesis"].map(rank) == 0]["kl_removed"].min()))
+                spec["layout"]["xaxis"]["range"] = [low - 0.05, 1.05]
+                yield Choice((task, score), _said(score, task, own, low), spec)
+
+
+def _said(score: str, task: str, path: Any, low: float) -> str:
+    """The caption of a trajectory: what it shows, and what lies beyond its edge."""
+    said = (
+        f"{score} on {task} as training goes on: each point is a number of passes over the "
+        "demonstrations. Controls are dashed."
+    )
+    beyond = path[path["kl_removed"] < low]
+    for name, own in beyond.groupby("hypothesis", sort=False):
+        removed, values = own["kl_removed"], own["value"]
+        said += (
+            f" Beyond the left edge: {label(str(name))}, which moves away from ICL (share removed "
+            f"{number(removed.min())} to {number(removed.max())}; {score} {number(values.min())} "
+            f"to {number(values.max())})."
+        )
+    return said
 
 
 def _heads(result: DemoResult) -> Iterator[Choice]:
@@ -180,23 +197,19 @@ def head_maps(comparison: Comparison, score: str, name: str) -> dict[str, Any] |
 
 def show_demo(result: DemoResult, written: Path, console: Console) -> None:
     """Print what was compared, what may be said of it, the numbers, and where the page is."""
-
-    def say(text: str, **how: Any) -> None:
-        console.print(text, markup=False, **how)
-
-    say(lead(result))
+    say(console, lead(result))
     for task, comparison in result.comparisons.items():
-        say("")
-        say(headline(task, comparison), style="bold")
+        say(console, "")
+        say(console, headline(task, comparison), style="bold")
         for title, lines in story(comparison):
-            say("")
-            say(title, style="bold")
+            say(console, "")
+            say(console, title, style="bold")
             for line in lines:
-                say(f"  {line}")
+                say(console, f"  {line}")
         console.print(terminal_table(comparison))
     for name, text in glossary():
-        say(f"{name}: {text}", style="dim")
-    say(f"Written: {written}")
+        say(console, f"{name}: {text}", style="dim")
+    say(console, f"Written: {written}")
 
 
 def terminal_table(comparison: Comparison) -> Any:
