@@ -15,5 +15,17 @@ import lazy_loader as _lazy
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
-__all__ = [*__all__, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+_get, _, _names = _lazy.attach_stub(__name__, __file__)
+__all__ = [*_names, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    """A public name, imported now; as Python says it where there is none."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _get(name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

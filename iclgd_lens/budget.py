@@ -28,7 +28,7 @@ from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Query
 from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import Host, as_host, frozen
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.hypotheses.rows import Training, row_trainings
+from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, Training, row_trainings
 from iclgd_lens.intervention import Intervention, hooks_of
 from iclgd_lens.readout import demonstration_batch
 
@@ -206,7 +206,7 @@ class _Search:
     ) -> None:
         """Try rates at every number of passes, for one choice of loss tokens."""
         together = self.hypothesis.rows
-        if together is None or passes[0] is None or set(self.given) - {"weights", "layers"}:
+        if together is None or passes[0] is None or not set(self.given) <= SIDE_BY_SIDE:
             self._one_by_one(rates, passes, loss_on)
         else:
             self._together(together, rates, [count for count in passes if count], loss_on)
@@ -217,8 +217,8 @@ class _Search:
         """All rates as rows of one training, the worse half dropped at each stage."""
         trainings = [
             row_trainings(
-                rule, self.host, fold.train, list(rates), max(passes), loss_on=loss_on,
-                **{key: self.given[key] for key in ("weights", "layers") if key in self.given},
+                rule, self.host, fold.train, list(rates), max(passes),
+                **({"loss_on": loss_on} | self.given),
             )
             for fold in self.folds
         ]  # fmt: skip

@@ -28,19 +28,19 @@ def needs_budget(rule: Rule) -> bool:
     return takes and rule.settings.get("lr") is None
 
 
-def with_budget(rule: Rule, host: Host, episode: Episode) -> Rule:
+def with_budget(rule: Rule, host: Host, episode: Episode, **search: Any) -> Rule:
     """The rule at the budget that left-out demonstrations choose on a network and draw.
 
     A rule that takes no rate, or was given one, is returned as it is. Where none can be chosen (too
     few demonstrations, say, or training that diverges everywhere) the rule keeps its defaults, and
-    the record says why.
+    the record says why. `search` goes to `choose_budget`: its grid, epochs, losses and folds.
     """
     from iclgd_lens.budget import choose_budget
 
     if not needs_budget(rule) or not isinstance(rule.value, Hypothesis):
         return rule
     try:
-        found = choose_budget(host, episode, rule.value, rule.settings)
+        found = choose_budget(host, episode, rule.value, rule.settings, **search)
     except LensError as error:
         return replace(rule, facts={**rule.facts, "budget": {"problem": str(error)}})
     chosen = with_settings_of(rule, found.settings)

@@ -24,7 +24,7 @@ from iclgd_lens.job import Job, reading_key
 from iclgd_lens.nulls import shuffled_labels, with_foreign
 from iclgd_lens.parts import Part
 from iclgd_lens.readout import Readout
-from iclgd_lens.recording import BudgetMode, check_draws, default_budget, provenance
+from iclgd_lens.recording import BudgetMode, budget_mode, check_draws, provenance
 from iclgd_lens.registry import resolve
 from iclgd_lens.rules import (
     HypothesisLike,
@@ -35,6 +35,7 @@ from iclgd_lens.rules import (
     split_controls,
 )
 from iclgd_lens.subjects import TRAINED
+from iclgd_lens.trajectories import PASSES
 
 TWINS = 8
 TWIN_QUERIES = 16
@@ -51,11 +52,11 @@ def compare(
     controls: str | Iterable[str] = DEFAULT_CONTROLS,
     lr: float | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    budget: BudgetMode | None = None,
+    budget: BudgetMode | Mapping[str, Any] | None = None,
     twins: int = TWINS,
     twin_queries: int | None = TWIN_QUERIES,
     realisations: int | None = None,
-    trajectory: bool = False,
+    trajectory: bool | Sequence[int] = False,
     other: Episode | Demonstrations | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -86,13 +87,15 @@ def compare(
         budget: How rate, epochs and loss tokens are found where `lr` and `settings` do not give the
             rate. "matched": by the label loss of left-out demonstrations, for each network and
             draw by itself. "published": the task's published rate, one epoch, the protocol's loss.
-            None: "published" under the reference protocol, else "matched".
+            None: "published" under the reference protocol, else "matched". A mapping is "matched"
+            with a search of your own: grid, epochs, losses, folds of `choose_budget`.
         twins: Networks of each control that is another network (untrained twins, say).
         twin_queries: Queries that each of these is asked at most; None for all.
         realisations: Random updates in place of each update; None for one a draw, or 20 where there
             is one draw alone, so that they have a spread of their own.
         trajectory: Also read scores along the training of each hypothesis that has epochs, on the
-            first draw and on the twins; see `Comparison.trajectory`.
+            first draw and on the twins; see `Comparison.trajectory`. True reads them after the
+            passes `trajectories.PASSES`; a sequence names others.
         other: Demonstrations for the control "other_task"; None draws those of the next task from
             the same source.
         seed: Seed of random controls, twins and the bootstrap; draw d uses seed + d.
@@ -115,12 +118,13 @@ def compare(
     """
     host = as_host(model)
     draws = (episodes,) if isinstance(episodes, Episode) else tuple(episodes)
-    check_draws(draws, twins, budget)
+    mode, search = budget_mode(budget, draws)
+    check_draws(draws, twins)
     rules = resolve_rules(hypotheses, settings)
     asked = split_controls(controls if isinstance(controls, str) else list(controls), rules)
     plan = _Plan(
-        host, draws, _rated(rules, lr), asked, budget or default_budget(draws[0]), twins,
-        twin_queries, realisations, trajectory,
+        host, draws, _rated(rules, lr), asked, mode, search, twins,
+        twin_queries, realisations, _passes(trajectory),
         None if other is None else with_foreign(draws[0], other), seed,
         Options(batch_size, pad_queries, tok2attn_queries), progress or _silent,
     )  # fmt: skip
@@ -135,6 +139,7 @@ def compare(
         "controls": names,
         "twins": twins if asked["network"] else 0,
         "seed": seed,
+        "budget": {"mode": mode, **search},
         "tok2attn_queries": tok2attn_queries,
     }
     return Comparison(tuple(parts), facts, resamples, confidence, seed)
@@ -149,10 +154,12 @@ class _Plan:
     rules: Mapping[str, Rule]
     controls: Mapping[str, Sequence[Control]]
     budget: BudgetMode
+    search: Mapping[str, Any]
     twins: int
     twin_queries: int | None
     realisations: int | None
-    trajectory: bool
+    passes: tuple[int, ...]
+    """After which scores are read along the training; none where nobody asked."""
     other: Episode | None
     seed: int
     options: Options
@@ -185,10 +192,10 @@ def _measure_draw(plan: _Plan, draw: int, readouts: dict[str, Readout]) -> list[
     plan.chosen[draw] = _budgeted(plan, job, plan.rules.values())
     for rule in plan.chosen[draw]:
         job.run(rule, plan.controls["rule"], seed=seed, other=plan.other)
-    if plan.trajectory and draw == 0:
+    if plan.passes and draw == 0:
         for rule in plan.chosen[draw]:
             job.tell(f"{rule.name}: along its training")
-            job.follow(rule)
+            job.follow(rule, plan.passes)
     for control in plan.controls["alone"]:
         job.run_alone(control, seed=seed)
     return [_part(job, draw), *_realisations(plan, job, draw)]
@@ -231,9 +238,9 @@ def _measure_twin(plan: _Plan, control: Control, index: int) -> list[Part]:
             )
         for rule in own:
             jobs["own"].run(rule)
-            if plan.trajectory and draw == 0:
+            if plan.passes and draw == 0:
                 tell(f"{rule.name}: along its training")
-                jobs["own"].follow(rule)
+                jobs["own"].follow(rule, plan.passes)
     return [
         dataclasses.replace(_part(each, draw), network=control.name, index=index, budget=budget)
         for budget, each in jobs.items()
@@ -247,7 +254,7 @@ def _budgeted(plan: _Plan, job: Job, rules: Iterable[Rule]) -> list[Rule]:
     found: list[Rule] = []
     for rule in rules:
         job.tell(f"{rule.name}: choosing rate, epochs and loss on left-out demonstrations")
-        found.append(with_budget(rule, job.host, job.episode))
+        found.append(with_budget(rule, job.host, job.episode, **plan.search))
     return found
 
 
@@ -288,6 +295,12 @@ def _part(job: Job, draw: int) -> Part:
         values, gold, draw, failures=dict(job.failures), facts=facts, network=TRAINED,
         trajectory=along,
     )  # fmt: skip
+
+
+def _passes(asked: bool | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(asked, bool):
+        return PASSES if asked else ()
+    return tuple(sorted(set(asked)))
 
 
 def _numbered(plan: _Plan, where: str, count: int) -> Progress:

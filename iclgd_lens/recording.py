@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from iclgd_lens.episode import Episode
@@ -12,9 +12,11 @@ from iclgd_lens.host.provenance import model_provenance
 from iclgd_lens.provenance import library_versions
 
 BudgetMode = Literal["matched", "published"]
+_BUDGETS = ("matched", "published")
+_SEARCH = ("grid", "epochs", "losses", "folds")
 
 
-def check_draws(draws: Sequence[Episode], twins: int, budget: str | None) -> None:
+def check_draws(draws: Sequence[Episode], twins: int) -> None:
     """Refuse draws that do not belong together.
 
     Raises:
@@ -31,16 +33,34 @@ def check_draws(draws: Sequence[Episode], twins: int, budget: str | None) -> Non
             )
     if twins < 0:
         raise ComparisonError(f"twins is {twins}; it must be 0 or more.")
-    if budget not in (None, "matched", "published"):
-        allowed = ("matched", "published")
+
+
+def budget_mode(
+    asked: BudgetMode | Mapping[str, Any] | None, draws: Sequence[Episode]
+) -> tuple[BudgetMode, dict[str, Any]]:
+    """How budgets are found, and what of their search is another than the default.
+
+    Where nothing is asked: published under the reference protocol, else matched.
+
+    Raises:
+        ComparisonError: There is no such way, or no such part of the search.
+    """
+    if isinstance(asked, Mapping):
+        for name in asked:
+            if name not in _SEARCH:
+                raise ComparisonError(
+                    f"budget has no {name!r}; it has {', '.join(_SEARCH)}." + nearest(name, _SEARCH)
+                )
+        return "matched", dict(asked)
+    if asked is None:
+        reference = bool(draws) and draws[0].protocol.name == "reference"
+        return ("published" if reference else "matched"), {}
+    if asked not in _BUDGETS:
         raise ComparisonError(
-            f"budget is {budget!r}; allowed: {', '.join(allowed)}." + nearest(str(budget), allowed)
+            f"budget is {asked!r}; allowed: {', '.join(_BUDGETS)}, or a mapping of what is "
+            f"searched ({', '.join(_SEARCH)})." + nearest(str(asked), _BUDGETS)
         )
-
-
-def default_budget(episode: Episode) -> BudgetMode:
-    """Published under the reference protocol, else matched."""
-    return "published" if episode.protocol.name == "reference" else "matched"
+    return asked, {}
 
 
 def provenance(host: Host, draws: Sequence[Episode]) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def test_only_the_host_room_imports_transformer_lens(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_modules_stay_readable(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 400, f"{name(path)} has {lines} lines: cut it in two"
+    assert lines <= 350, f"{name(path)} has {lines} lines: cut it in two"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
@@ -257,7 +257,7 @@ def test_the_search_for_forbidden_code_leaves_the_rest_alone(line: str) -> None:
         ("host/base.py", "def f():\n    from ..comparison import compare", {"comparison"}),
         ("hypotheses/gd.py", "import iclgd_lens.nulls", {"nulls"}),
         ("tasks/__init__.py", "from ..episode import Episode", {"episode"}),
-        ("errors.py", "from iclgd_lens.measures import sim_aou", {"scores"}),
+        ("errors.py", "from iclgd_lens.measures import sim_aou", {"measures"}),
         ("report/page.py", "from iclgd_lens.errors import LensError", set()),
     ],
 )

@@ -139,7 +139,7 @@ def test_the_same_call_gives_the_same_bytes(kind: str) -> None:
 
 
 @BY_KIND
-def test_demonstrations_run_once_and_nothing_is_padded(
+def test_demonstrations_run_once_and_nothing_is_padded_where_that_is_asked(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, episode = checks.host(kind, "gpt2"), checks.episode(queries=9)
@@ -154,7 +154,7 @@ def test_demonstrations_run_once_and_nothing_is_padded(
         return whole(self, tokens, *args, **kwargs)
 
     monkeypatch.setattr(type(host), "run", run)
-    reader = Reader(host, episode)
+    reader = Reader(host, episode, pad_queries=False)
     reader.icl(), reader.icl()
     lengths = {own: len(indices) for own, indices in episode.lengths().items()}
     assert len(lengths) > 1
@@ -171,7 +171,10 @@ def test_demonstrations_run_once_and_nothing_is_padded(
 
 
 @BY_KIND
-def test_padded_queries_run_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{}, {"pad_queries": True}], ids=["default", "asked"])
+def test_padded_queries_run_once(
+    kind: str, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     host, episode = checks.host(kind, "gpt2"), checks.episode(queries=9)
     runs: list[list[list[int]]] = []
     whole = type(host).run
@@ -191,7 +194,7 @@ def test_padded_queries_run_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
         return sorted(starts)
 
     monkeypatch.setattr(type(host), "run", run)
-    reader = Reader(host, episode, pad_queries=True)
+    reader = Reader(host, episode, **options)
     reader.icl()
     assert runs.pop(0) == [list(episode.demonstrations.prompt())]
     assert read(()) == sorted(query.content for query in episode.queries)

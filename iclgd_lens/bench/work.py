@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -107,18 +109,43 @@ def by_setting(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules that register hypotheses; the working directory is looked through as well.
+    """Import modules that register hypotheses, scores and controls.
+
+    Args:
+        names: Modules by name, also of the working directory, or paths of `.py` files.
 
     Raises:
-        PlanError: There is no such module, or it fails.
+        PlanError: There is no such module or file, or it fails.
     """
     for name in names:
-        here = str(Path.cwd())
-        if here not in sys.path:
-            sys.path.append(here)
+        is_file = name.endswith(".py")
+        if is_file and not Path(name).is_file():
+            raise PlanError(f"there is no file {name!r} to import")
+        _look_in(Path(name).resolve().parent if is_file else Path.cwd())
         try:
-            importlib.import_module(name)
-        except Exception as error:  # the module is the user's
+            _import_file(Path(name).resolve()) if is_file else importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # the module is the user's
+            what = "file" if is_file else "module"
             raise PlanError(
-                f"the module {name!r} cannot be imported ({type(error).__name__}: {error})"
+                f"the {what} {name!r} cannot be imported ({type(error).__name__}: {error})"
             ) from error
+
+
+def _look_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _import_file(path: Path) -> None:
+    """Run a file as a module of a name of its own, once: it may be called like another module."""
+    name = f"iclgd_imported_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if name in sys.modules or spec is None or spec.loader is None:
+        return
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from iclgd_lens import __version__, defaults
 from iclgd_lens.cli import bench, listing
 from iclgd_lens.cli.calibrate import calibrate
-from iclgd_lens.cli.console import complain, output, print_json, progress, quiet_libraries
+from iclgd_lens.cli.console import (
+    any_encoding,
+    complain,
+    deliver,
+    json_text,
+    output,
+    progress,
+    quiet_libraries,
+    silence,
+)
 from iclgd_lens.cli.worlds import worlds
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.errors import LensError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 INTERRUPTED = 130
+NOT_PRINTED = 1
 USER_ERROR = 2
 _USAGE_ERROR = typer.BadParameter.__mro__[2]  # ClickException, wherever this Typer keeps Click
 
@@ -164,38 +177,63 @@ def compare(
     )  # fmt: skip
     with progress() as tell:
         comparison = cli_compare.run_request(request, tell)
-    if as_json:
-        typer.echo(cli_compare.as_json(comparison))
-        return
-    console = output()
-    cli_compare.show(comparison, console)
-    if out is not None:
-        console.print(f"Written: {out}", markup=False, soft_wrap=True)
+    _deliver(
+        cli_compare.as_json(comparison) if as_json else None,
+        lambda console: cli_compare.show(comparison, console, out),
+        "iclgd-compare",
+    )
 
 
 @app.command()
 def demo(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the figure and the page.")
-    ] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page.")] = Path("demo"),
     model: Annotated[str, typer.Option("--model", "-m", help="Another model.")] = "embedded",
-    shots: Annotated[int, typer.Option(min=2, help="Demonstrations.")] = 16,
-    queries: Annotated[int, typer.Option(min=2, help="Queries a task.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the demonstrations.")] = 0,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task", "-t", help="A task with embedded rows; repeatable.", show_default="sst2"
+        ),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=2, help="Demonstrations.")] = 12,
+    queries: Annotated[int, typer.Option(min=2, help="Queries a task.")] = 24,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of demonstrations.")] = 3,
+    twins: Annotated[int, typer.Option(min=0, help="Untrained networks.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of draws, controls and networks.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Show the whole point in a minute: a model that learns in context, and its untrained twin."""
+    """Show the whole point in a minute: in-context learning beside GD, twins and random updates."""
     with progress() as tell:
-        tell("starting PyTorch and TransformerLens")
-        from iclgd_lens.cli.demo import run_demo
-        from iclgd_lens.cli.demo_page import show_demo, write_demo
+        from iclgd_lens.cli.demo_page import check_folder, show_demo, write_demo
 
-        result = run_demo(model, shots=shots, queries=queries, seed=seed, progress=tell)
+        check_folder(out)
+        tell("starting PyTorch and TransformerLens")
+        from iclgd_lens.cli.demo import TASKS, run_demo
+
+        result = run_demo(
+            model, tasks=task or TASKS, shots=shots, queries=queries, draws=draws, twins=twins,
+            seed=seed, progress=tell,
+        )  # fmt: skip
+        tell("writing the page")
         written = write_demo(result, out)
-    if as_json:
-        print_json(result.as_dict() | {"files": [str(path) for path in written]})
+    document = json.dumps(result.as_dict() | {"files": [str(written)]}, ensure_ascii=False)
+    _deliver(
+        document if as_json else None,
+        lambda console: show_demo(result, written, console),
+        "iclgd-demo",
+    )
+
+
+def _deliver(document: str | None, show: Callable[[Console], None], name: str) -> None:
+    """Print a JSON document or what `show` prints; keep it in a file where nothing can be."""
+    if document is not None:
+        delivered = deliver(json_text(document) + "\n", f"{name}.json")
     else:
-        show_demo(result, written, output())
+        console = output()
+        with console.capture() as shown:
+            show(console)
+        delivered = deliver(shown.get(), f"{name}.txt")
+    if not delivered:
+        raise typer.Exit(NOT_PRINTED)
 
 
 bench.add_commands(app)
@@ -211,10 +249,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Defects of the program keep their traceback.
     """
     try:
-        with quiet_libraries():
+        with quiet_libraries(), any_encoding():
             given = None if arguments is None else list(arguments)
             code = app(given, prog_name="iclgd", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         if code == INTERRUPTED:  # newer versions of Typer return it, older ones raise Abort
             complain("interrupted")
         return code if isinstance(code, int) else 0
@@ -222,7 +261,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         return 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
     except LensError as error:
         complain(error)

@@ -57,7 +57,7 @@ def bench(
     ] = False,
     imports: Annotated[
         list[str] | None,
-        typer.Option("--import", help="Python module that registers hypotheses; again for more."),
+        typer.Option("--import", help="Module or FILE.py that registers hypotheses; repeatable."),
     ] = None,
 ) -> None:
     """Run a plan's grid of cells; finished ones are found and kept."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iclgd_lens.cli.console import say
 from iclgd_lens.phrases import count, listed
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.verdicts import OVERALL, Verdict
@@ -42,20 +44,23 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def show(comparison: Comparison, console: Console) -> None:
-    """Print what was compared, and what may be said of it, before the numbers."""
+def show(comparison: Comparison, console: Console, written: Path | None = None) -> None:
+    """Print what was compared, and what may be said of it, before the numbers.
+
+    Args:
+        comparison: The comparison.
+        console: Where to.
+        written: The file that holds it, if there is one.
+    """
     from iclgd_lens.tables import comparison_table, layer_table
 
-    def say(text: str, **how: Any) -> None:
-        console.print(text, markup=False, **how)
-
     for line in headline(comparison):
-        say(line)
+        say(console, line)
     for title, lines in paragraphs(comparison):
-        say("")
-        say(title, style="bold")
+        say(console, "")
+        say(console, title, style="bold")
         for line in lines:
-            say(f"  {line}")
+            say(console, f"  {line}")
     frame = comparison.frame()
     summary = comparison_table(comparison, frame=frame, title="Overall")
     if _fits(console, summary):
@@ -66,8 +71,11 @@ def show(comparison: Comparison, console: Console) -> None:
     for name in comparison.data.hypotheses:
         title = f"By layer: {name}"
         console.print(layer_table(comparison, frame=frame, hypothesis=name, title=title))
+    if written is not None:
+        say(console, f"Written: {written}")
 
 
+CARE = "Read with care"
 _PARTS = (
     ("AUC", "accuracy", "KL_removed"),
     ("SimAOU_label", "SimAOU_label_centred", "SimAOU", "SimAM", "Tok2Attn"),
@@ -105,7 +113,7 @@ def paragraphs(comparison: Comparison) -> list[tuple[str, list[str]]]:
     found.append(("Is it like in-context learning?", verdict_lines(comparison.verdicts())))
     alarms = warnings_of(comparison)
     if alarms:
-        found.append(("Read with care", alarms))
+        found.append((CARE, alarms))
     return [(title, lines) for title, lines in found if lines]
 
 

@@ -6,6 +6,7 @@ Results go to standard output, everything else to standard error.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -29,10 +30,79 @@ _QUIET_ENVIRONMENT = {
 _QUIET_LOGGERS = ("transformers", "transformer_lens", "huggingface_hub", "datasets", "root")
 
 
+def is_piped() -> bool:
+    """Whether nothing says how wide standard output is: it is a file, a pipe, or closed."""
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return not terminal and "COLUMNS" not in os.environ
+
+
 def output() -> Console:
     """Standard output; wide where nothing says how wide it is."""
-    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if narrow else _WIDE, highlight=False, soft_wrap=False)
+    return Console(width=_WIDE if is_piped() else None, highlight=False, soft_wrap=False)
+
+
+def say(console: Console, text: str, **how: Any) -> None:
+    """Print prose: whole lines where nothing says how wide they may be."""
+    console.print(text, markup=False, soft_wrap=is_piped(), **how)
+
+
+@contextlib.contextmanager
+def any_encoding() -> Generator[None]:
+    """Replace characters that standard output cannot hold, in place of losing what is printed."""
+    stream: Any = sys.stdout
+    if getattr(stream, "errors", None) != "strict" or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    stream.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        if not stream.closed:
+            stream.reconfigure(errors="strict")
+
+
+def deliver(text: str, name: str) -> bool:
+    """Write a finished result to standard output; where that takes nothing, to a file.
+
+    Args:
+        text: The result.
+        name: What the file is called, in the working directory (see `write_somewhere`).
+
+    Returns:
+        Whether standard output took it; where not, a line on standard error says where it is.
+    """
+    from iclgd_lens.files import write_somewhere
+
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return True
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        silence()
+        place = write_somewhere(name, text.encode())
+        why = getattr(error, "strerror", None) or error
+        note(f"standard output takes nothing ({why}); the result is in {place}")
+        return False
+
+
+def silence() -> None:
+    """Let what is left in standard output's buffer go nowhere, so that Python's end is quiet."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def json_text(text: str) -> str:
+    """A JSON document in characters that standard output can hold."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+        return text
+    except (UnicodeError, LookupError):
+        return json.dumps(json.loads(text))
 
 
 def messages() -> Console:
@@ -136,7 +206,7 @@ def _escape(text: str) -> str:
 
 def print_json(document: Any) -> None:
     """Print one JSON document."""
-    print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    print(json_text(json.dumps(document, ensure_ascii=False, allow_nan=False)))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,46 +1,49 @@
-"""`iclgd demo`: a model that learns in context, its untrained twin, and what the scores make of it.
+"""`iclgd demo`: whether a model learns in context, and whether GD does to attention what that does.
 
-Both models read the same demonstrations and queries of the embedded tasks, and GD and LCGD update
-both. A score that is as high on a model that learns nothing in context is no evidence that
-in-context learning is gradient descent. Every sentence follows from the numbers of this run.
+On a few draws of demonstrations of the embedded rows: is there in-context learning, what have GD
+and LCGD learned from the same demonstrations, and are their changes like those of in-context
+learning, beside random updates and untrained networks? Every sentence follows from the numbers of
+this run. Tasks are told one by one, never pooled.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from iclgd_lens.bench.learning_rate import choose_rate
-from iclgd_lens.bench.plan import RateChoice
+from iclgd_lens.cli.conclude import CARE, paragraphs
 from iclgd_lens.comparing import compare
-from iclgd_lens.comparison import LABEL_SCORES, Comparison
+from iclgd_lens.comparison import Comparison
 from iclgd_lens.host.loading import load_model
-from iclgd_lens.host.source import UNTRAINED
-from iclgd_lens.hypotheses.registry import get_hypothesis
-from iclgd_lens.nulls import untrained
-from iclgd_lens.tables import Verdict, aggregate_cells, interval, verdicts
-from iclgd_lens.writing import load_episode
+from iclgd_lens.labels import home, label, rank
+from iclgd_lens.phrases import listed, number
+from iclgd_lens.scores import primary_scores
+from iclgd_lens.tables import aggregate_cells, is_setting
+from iclgd_lens.verdicts import OVERALL
+from iclgd_lens.writing import load_episodes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TASKS = ("sst2", "subj", "agnews")
-HYPOTHESES = ("gd", "lcgd")
-CONTROLS = ("random", "oracle")
-RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-TWIN = "@untrained"
-LABELS = {
-    "gd": "GD",
-    "random[gd]": "random, GD's norms",
-    "lcgd": "LCGD",
-    "random[lcgd]": "random, LCGD's norms",
-    "oracle": "oracle",
-}
-"""What the demo calls a hypothesis or control."""
+    from iclgd_lens.gate import Gate
+
+TASKS = ("sst2",)
+SHOTS, QUERIES, DRAWS, TWINS = 12, 24, 3, 5
+"""Fewer than the defaults of `iclgd compare`, so that the demo takes a minute."""
+TWIN_QUERIES = 12
+PASSES = (1, 2, 4)
+SEARCH = {"epochs": PASSES, "losses": ("label",), "folds": 1}
+"""What is searched for budgets: less than by default, for the same reason."""
+SHOWN = ("SimAOU_label", "SimAOU_label_centred", "SimAOU", "KL_removed", "AUC")
+"""Scores of the table."""
+
+ALONG = (*primary_scores(), "SimAOU")
+"""Scores that are shown along the training."""
+A_TWINS_SETTING = 3
+"""Rank of a control network's own ZS and ICL, which the table leaves out."""
+
+Paragraph = tuple[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -48,65 +51,52 @@ class DemoResult:
     """What the demo measured.
 
     Attributes:
-        comparison: All tasks' queries together; the untrained twin's rows end in "@untrained".
-        rates: Learning rate by task and hypothesis, chosen on held-out demonstrations.
-        chance: Accuracy of guessing, mean over the queries.
-        shots: Demonstrations.
-        model: The trained model's name.
+        comparisons: One a task.
+        model: The model's name.
+        shots: Demonstrations of a draw.
+        draws: Draws of demonstrations.
+        twins: Untrained networks.
     """
 
-    comparison: Comparison
-    rates: Mapping[str, Mapping[str, float]]
-    chance: float
-    shots: int
+    comparisons: Mapping[str, Comparison]
     model: str
-
-    def frame(self) -> pd.DataFrame:
-        """The comparison's tidy table."""
-        return self.comparison.frame()
+    shots: int
+    draws: int
+    twins: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: aggregates, rates, sentences and verdicts."""
-        frame = self.frame()
-        columns = ("hypothesis", "score", "value", "ci_low", "ci_high", "n", "undefined")
-        records = [
-            {name: _plain(getattr(cell, name)) for name in columns}
-            for cell in aggregate_cells(frame).values()
-        ]
+        """Plain JSON values: by task the gate, behaviour, verdicts, sentences and aggregates."""
         return {
             "model": self.model,
             "shots": self.shots,
-            "chance": self.chance,
-            "rates": {task: dict(found) for task, found in self.rates.items()},
-            "sentences": sentences(self, frame),
-            "verdicts": [verdict.as_dict() for verdict in verdicts(frame)],
-            "rows": records,
+            "draws": self.draws,
+            "twins": self.twins,
+            "headlines": [headline(task, each) for task, each in self.comparisons.items()],
+            "tasks": {task: _as_dict(task, each) for task, each in self.comparisons.items()},
         }
 
 
 def run_demo(
     model: Any = "embedded",
     *,
-    twin: Any = None,
     tasks: Sequence[str] = TASKS,
-    shots: int = 16,
-    queries: int = 32,
+    shots: int = SHOTS,
+    queries: int = QUERIES,
+    draws: int = DRAWS,
+    twins: int = TWINS,
     seed: int = 0,
-    rates: Sequence[float] = RATES,
     progress: Callable[[str], None] | None = None,
 ) -> DemoResult:
-    """Compare GD and LCGD with in-context learning on a model and on its untrained twin.
+    """Compare GD and LCGD with in-context learning, beside random updates and untrained networks.
 
     Args:
         model: A name or folder, or a loaded model.
-        twin: The untrained twin; None loads the one that belongs to a named model, or makes one
-            with `controls.untrained`.
         tasks: Tasks with embedded rows.
         shots: Demonstrations.
         queries: Queries a task.
-        seed: Seed of the demonstrations and of the random controls.
-        rates: Learning rates to choose from, task by task and hypothesis by hypothesis, by the
-            loss on held-out demonstrations. The trained model chooses, the twin takes the same.
+        draws: Draws of demonstrations; a verdict needs 2.
+        twins: Untrained networks; a verdict needs 3.
+        seed: Seed of the first draw, of the random controls and of the twins.
         progress: Called with a short text at each stage.
 
     Raises:
@@ -114,36 +104,21 @@ def run_demo(
     """
     tell = progress or _silent
     trained, name = _load(model, tell)
-    twin = _load_twin(model, trained, seed, tell) if twin is None else twin
-    parts: list[Comparison] = []
-    chosen: dict[str, dict[str, float]] = {}
     # All are read before anything is measured: what does not fit is told at once.
-    episodes = [
-        load_episode(task, trained, shots=shots, queries=queries, seed=seed, data="embedded")
+    episodes = {
+        task: load_episodes(
+            task, trained, draws=draws, shots=shots, queries=queries, seed=seed, data="embedded"
+        )
         for task in tasks
-    ]
-    for task, episode in zip(tasks, episodes, strict=True):
-        tell(f"{task}: choosing learning rates on held-out demonstrations")
-        chosen[task] = {
-            each: choose_rate(
-                trained, episode, get_hypothesis(each), RateChoice(grid=tuple(rates))
-            ).lr
-            for each in HYPOTHESES
-        }
-        settings = {each: {"lr": rate} for each, rate in chosen[task].items()}
-        found: list[Comparison] = []
-        for which, what in ((trained, "trained"), (twin, "untrained")):
-            tell(f"{task}: {', '.join(HYPOTHESES)} and controls on the {what} model")
-            found.append(
-                compare(which, episode, HYPOTHESES, controls=CONTROLS, settings=settings, seed=seed)
-            )
-        parts.append(beside(*found))
-    chance = sum(1 / episode.n_labels for episode in episodes) / len(episodes)
-    return DemoResult(pooled(parts), chosen, chance, shots, name)
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    }
+    found: dict[str, Comparison] = {}
+    for task, own in episodes.items():
+        where = f"{task}: " if len(episodes) > 1 else ""
+        found[task] = compare(
+            trained, own, twins=twins, twin_queries=TWIN_QUERIES, budget=SEARCH,
+            trajectory=PASSES, seed=seed, progress=lambda text, at=where: tell(at + text),
+        )  # fmt: skip
+    return DemoResult(found, name, shots, draws, twins)
 
 
 def _silent(text: str) -> None:
@@ -157,119 +132,131 @@ def _load(model: Any, tell: Callable[[str], None]) -> tuple[Any, str]:
     return load_model(model), model
 
 
-def _load_twin(model: Any, trained: Any, seed: int, tell: Callable[[str], None]) -> Any:
-    if isinstance(model, str) and f"{model}-untrained" in UNTRAINED:
-        tell(f"loading {model}-untrained")
-        return load_model(f"{model}-untrained")
-    return untrained(trained, "embeddings", seed)
-
-
-def beside(trained: Comparison, twin: Comparison) -> Comparison:
-    """One comparison of two: the twin's rows under names that end in "@untrained"."""
-    values = dict(trained.values) | {f"{name}{TWIN}": own for name, own in twin.values.items()}
-    failures = dict(trained.failures) | {f"{n}{TWIN}": why for n, why in twin.failures.items()}
-    return Comparison(values, trained.gold, failures, trained.provenance)
-
-
-def pooled(parts: Sequence[Comparison]) -> Comparison:
-    """The queries of several comparisons together; per-label values, which differ, are dropped."""
-    first = parts[0]
-    values = {
-        name: {
-            score: torch.cat([part.values[name][score] for part in parts])
-            for score in own
-            if score != LABEL_SCORES and all(score in part.values[name] for part in parts)
-        }
-        for name, own in first.values.items()
-    }
-    failures = {
-        f"{part.provenance['episode']['task']}: {name}": why
-        for part in parts
-        for name, why in part.failures.items()
-    }
-    facts = {**first.provenance, "episode": [part.provenance["episode"] for part in parts]}
-    return Comparison(values, torch.cat([part.gold for part in parts]), failures, facts)
-
-
 # -- what it means ---------------------------------------------------------------------------------
 
 
-def sentences(result: DemoResult, frame: pd.DataFrame | None = None) -> list[str]:
-    """Two sentences on what the numbers mean, whichever way they fall."""
-    frame = result.frame() if frame is None else frame
-    cells = aggregate_cells(frame)
-    return [_on_learning(result, cells), _on_scores(cells, verdicts(frame))]
+def headline(task: str, comparison: Comparison) -> str:
+    """The answer in one sentence: the gate, then each hypothesis on the first primary score."""
+    gate, score = comparison.gate(), primary_scores()[0]
+    by_answer: dict[str, list[str]] = {}
+    for each in comparison.verdicts((score,)):
+        if each.control == OVERALL:
+            by_answer.setdefault(each.verdict, []).append(label(each.hypothesis))
+    answers = "; ".join(f"{listed(names)}: {answer}" for answer, names in by_answer.items())
+    return f"{task}: {_learns(gate)}. Like gradient descent ({score})? {answers}."
 
 
-def _learns(cells: Mapping[tuple[str, str], Any], suffix: str = "") -> bool:
-    zs, icl = cells[f"ZS{suffix}", "accuracy"], cells[f"ICL{suffix}", "accuracy"]
-    return bool(icl.ci_low > zs.ci_high)
+def _learns(gate: Gate | None) -> str:
+    if gate is None:
+        return "in-context learning was not measured"
+    if not gate.learns:
+        return "no in-context learning is shown"
+    return "the model learns in context" + (", from the labels" if gate.uses_labels else "")
 
 
-def _on_learning(result: DemoResult, cells: Mapping[tuple[str, str], Any]) -> str:
-    def change(suffix: str) -> str:
-        before, after = (cells[f"{name}{suffix}", "accuracy"].value for name in ("ZS", "ICL"))
-        return f"from {before:.2f} to {after:.2f}"
+def story(comparison: Comparison) -> list[Paragraph]:
+    """What may be said, in order: the gate, each update, the verdicts, the training, cautions."""
+    found = paragraphs(comparison)
+    gate = comparison.gate()
+    if gate is not None:
+        found[0][1].insert(1, calibrated(gate))
+    along = trajectory_lines(comparison)
+    if along:
+        # Before what to read with care, where there is such a thing.
+        place = next((i for i, (title, _) in enumerate(found) if title == CARE), len(found))
+        found.insert(place, ("Does attention come nearer as the answers do?", along))
+    return found
 
-    trained, twin = _learns(cells), _learns(cells, TWIN)
-    return (
-        f"With {result.shots} demonstrations the trained model's accuracy goes {change('')} "
-        f"(guessing gives {result.chance:.2f}), so it "
-        f"{'learns' if trained else 'does not clearly learn'} in context; its untrained twin's "
-        f"goes {change(TWIN)}, so it {'learns too' if twin else 'does not clearly'}."
-    )
+
+def calibrated(gate: Gate) -> str:
+    """Calibrated accuracy in every setting, in a sentence."""
+    values = [
+        f"{number(measures['calibrated_accuracy'].value)} in {setting}"
+        for setting, measures in gate.settings.items()
+    ]
+    return f"Calibrated accuracy, free of label bias, is {listed(values)}."
 
 
-def _on_scores(cells: Mapping[tuple[str, str], Any], found: Sequence[Verdict]) -> str:
-    higher = {
-        hypothesis: bool(
-            cells[hypothesis, "SimAOU"].ci_low > cells[f"{hypothesis}{TWIN}", "SimAOU"].ci_high
+def trajectory(comparison: Comparison) -> pd.DataFrame | None:
+    """Scores along the training, where this comparison has any."""
+    read = getattr(comparison, "trajectory", None)
+    frame: pd.DataFrame | None = None if read is None else read((*ALONG, "KL_removed"))
+    return None if frame is None or frame.empty else frame
+
+
+def trajectory_lines(comparison: Comparison) -> list[str]:
+    """For each hypothesis how the primary score and behaviour go along its training."""
+    from iclgd_lens.figures import against_behaviour
+
+    frame = trajectory(comparison)
+    if frame is None:
+        return []
+    path, score = against_behaviour(frame), primary_scores()[0]
+    lines: list[str] = []
+    for name in comparison.data.hypotheses:
+        own = path[(path["hypothesis"] == name) & (path["score"] == score)]
+        if own.empty:
+            continue
+        own = own.sort_values("passes")
+        passes = listed([f"{count:g}" for count in own["passes"]])
+        removed = listed([number(value) for value in own["kl_removed"]])
+        values = listed([number(value) for value in own["value"]])
+        lines.append(
+            f"{label(name)} after {passes} passes (first draw): share of ZS's KL to ICL removed "
+            f"{removed}; {score} {values}."
         )
-        for hypothesis in HYPOTHESES
-    }
-    readings = "; ".join(
-        f"{LABELS[hypothesis]} {_reading(cells[hypothesis, 'SimAOU'])} trained, "
-        f"{_reading(cells[f'{hypothesis}{TWIN}', 'SimAOU'])} untrained"
-        for hypothesis in HYPOTHESES
-    )
-    known = [cells[f"{h}{s}", "SimAOU"].ci_low for h in HYPOTHESES for s in ("", TWIN)]
-    if not all(map(math.isfinite, known)):
-        meaning = "and where it is undefined this run cannot tell what it shows"
-    elif not _learns(cells):
-        meaning = "but there is no clear learning in context here that it could explain"
-    elif _learns(cells, TWIN):
-        meaning = "but the twin learns in context too, so this run cannot tell what SimAOU shows"
-    elif not any(higher.values()):
-        meaning = (
-            "so a model that learns nothing in context does not clearly score lower, and the "
-            "score is no evidence that in-context learning is gradient descent"
-        )
-    else:
-        winners = [LABELS[name] for name, won in higher.items() if won]
-        beaten = [v for v in found if v.score == "SimAOU" and v.beats is False]
-        beaten = [v for v in beaten if higher[v.hypothesis]]
-        meaning = (
-            f"so {' and '.join(winners)} resemble{'s' if len(winners) == 1 else ''} in-context "
-            "learning more in the model that does it than in its twin, which does not"
-        )
-        if beaten:
-            names = " and ".join(LABELS[v.hypothesis] for v in beaten)
-            meaning += f", yet {names} " + ("does" if len(beaten) == 1 else "do")
-            meaning += " not beat every other control"
-    return f"SimAOU is {readings}: {meaning}."
+    return lines
 
 
-def _reading(row: Any) -> str:
-    return interval(row.value, row.ci_low, row.ci_high)
+# -- numbers ---------------------------------------------------------------------------------------
 
 
-def stated_rates(result: DemoResult) -> str:
-    """The learning rates, and how they were chosen, in one sentence."""
-    each = "; ".join(
-        f"{task}: " + ", ".join(f"{LABELS[name]} {rate:g}" for name, rate in found.items())
-        for task, found in result.rates.items()
-    )
-    return (
-        "Learning rates, chosen by the trained model's loss on a quarter of the demonstrations, "
-        f"which were held out, and used for both models: {each}."
-    )
+@dataclass(frozen=True)
+class Number:
+    """A cell: the value and its interval as they are written."""
+
+    text: str
+    interval: str = ""
+
+
+def numbers(comparison: Comparison) -> tuple[tuple[str, ...], dict[str, list[Number]]]:
+    """The scores that are shown, and by subject what it has of each."""
+    cells = aggregate_cells(comparison.frame())
+    names = sorted(comparison.hypotheses, key=lambda each: _place(each, comparison))
+    names = [each for each in names if rank(each) != A_TWINS_SETTING]
+    found = {each: [_number(cells.get((each, score))) for score in SHOWN] for each in names}
+    return SHOWN, {each: own for each, own in found.items() if any(one.text for one in own)}
+
+
+def _place(name: str, comparison: Comparison) -> tuple[int, int]:
+    """Settings first, then each hypothesis with its controls, then what stands alone."""
+    own = comparison.data.hypotheses
+    group = -1 if is_setting(name) else own.index(home(name)) if home(name) in own else len(own)
+    return group, comparison.hypotheses.index(name)
+
+
+def _number(row: Any) -> Number:
+    if row is None:
+        return Number("")
+    if row.value != row.value:
+        return Number("undefined")
+    if row.ci_low != row.ci_low or row.ci_high - row.ci_low < 1e-4:
+        return Number(number(row.value))
+    return Number(number(row.value), f"[{number(row.ci_low)}, {number(row.ci_high)}]")
+
+
+def _as_dict(task: str, comparison: Comparison) -> dict[str, Any]:
+    gate = comparison.gate()
+    columns, lines = numbers(comparison)
+    return {
+        "headline": headline(task, comparison),
+        "in_context_learning": None if gate is None else gate.as_dict(),
+        "behaviour": [each.as_dict() for each in comparison.behaviour()],
+        "verdicts": [each.as_dict() for each in comparison.verdicts()],
+        "story": [{"title": title, "lines": lines} for title, lines in story(comparison)],
+        "table": {
+            name: {column: f"{each.text} {each.interval}".strip()
+                   for column, each in zip(columns, own, strict=True)}
+            for name, own in lines.items()
+        },
+    }  # fmt: skip

@@ -1,179 +1,233 @@
-"""What the demo shows: tables in the terminal, a figure, and one self-contained HTML page."""
+"""What the demo shows: words and a table in the terminal, and one page that needs no other file."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.cli.demo import HYPOTHESES, LABELS, TWIN, DemoResult, sentences, stated_rates
+from iclgd_lens.cli.console import say
+from iclgd_lens.cli.demo import ALONG, DemoResult, Number, headline, numbers, story, trajectory
+from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import LensError
-from iclgd_lens.tables import aggregate_cells, interval
+from iclgd_lens.files import check_place, write_somewhere
+from iclgd_lens.labels import is_rival, label, rank
+from iclgd_lens.phrases import count, listed, number
+from iclgd_lens.scores import SCORES, primary_scores
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import plotly.graph_objects as go
     from rich.console import Console
 
-Lines = list[list[str]]
-_MODELS = {"": "trained", TWIN: "untrained twin"}
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1b1b1b; background: #fff; }
-table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; }
-th, td { padding: 0.25rem 0.9rem 0.25rem 0; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-.scroll { overflow-x: auto; }
-.small { color: #555; font-size: 0.9rem; }
-"""
+    from iclgd_lens.report.pictures import Choice, Picture
+    from iclgd_lens.report.tables import Table
+
+PAGE = "index.html"
+TITLE = "Is in-context learning gradient descent?"
+SHOWN_FROM = 0.05
+"""Corrected p-value below which a head's value has a mark."""
+_CAPTION = (
+    "Means over draws (over networks, for untrained twins) with Student's t interval, 95 %. "
+    "Random updates and untrained twins are what a score has to be held against."
+)
 
 
-def heatmap_figure(result: DemoResult, score: str = "SimAOU") -> go.Figure:
-    """A score by layer and head: one row a hypothesis, trained beside untrained."""
-    from plotly.subplots import make_subplots
-
-    from iclgd_lens.figures import heatmap_traces
-
-    columns = list(_MODELS.items())
-    titles = [f"{LABELS[name]}, {what}" for name in HYPOTHESES for _, what in columns]
-    figure = make_subplots(
-        rows=len(HYPOTHESES), cols=len(columns), subplot_titles=titles, shared_xaxes=True,
-        shared_yaxes=True, horizontal_spacing=0.06, vertical_spacing=0.14,
-    )  # fmt: skip
-    for row, name in enumerate(HYPOTHESES, start=1):
-        for column, (suffix, _) in enumerate(columns, start=1):
-            value = result.comparison.tensor(score, f"{name}{suffix}", by="head").nanmean(0)
-            last = row == 1 and column == len(columns)
-            for trace in heatmap_traces(value.numpy(), score=score, colour_bar=last):
-                figure.add_trace(trace, row=row, col=column)
-    figure.update_xaxes(dtick=1, showgrid=False, zeroline=False)
-    figure.update_yaxes(dtick=1, showgrid=False, zeroline=False)
-    figure.update_xaxes(title_text="head", row=len(HYPOTHESES))
-    figure.update_yaxes(title_text="layer", col=1)
-    figure.update_layout(
-        template="plotly_white", width=820, height=640,
-        title={"text": f"{score} with in-context learning, by layer and head ({result.model})"},
-    )  # fmt: skip
-    return figure
-
-
-def write_demo(result: DemoResult, folder: str | Path) -> list[Path]:
-    """Write `index.html` and `heatmaps.html`, both self-contained; return their paths.
+def check_folder(folder: Path) -> Path:
+    """Return the page's path, refusing a place that takes no file before anything is computed.
 
     Raises:
-        LensError: The folder cannot be made: there is a file in its place.
+        LensError: There is a file in the folder's place, or it cannot be written to.
     """
-    folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise LensError(f"{str(folder)!r} is a file; give a folder with --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    figure = heatmap_figure(result)
-    drawn = figure.to_html(full_html=False, include_plotlyjs=True, div_id="heatmaps")
-    page, alone = folder / "index.html", folder / "heatmaps.html"
-    _write(page, _page(result, drawn))
-    _write(alone, figure.to_html(full_html=True, include_plotlyjs=True, div_id="heatmaps"))
-    return [page, alone]
+        raise LensError(f"--out {folder} is a file; give a folder.")
+    check_place(folder / PAGE)
+    return folder / PAGE
 
 
-def show_demo(result: DemoResult, written: Sequence[Path], console: Console) -> None:
-    """Print accuracies, scores, what they mean, learning rates and the files' paths."""
+def write_demo(result: DemoResult, folder: str | Path) -> Path:
+    """Write the page and return where it is: in the folder, or where else there is room."""
+    return write_somewhere(Path(folder) / PAGE, demo_page(result).encode())
+
+
+def demo_page(result: DemoResult) -> str:
+    """The page, with everything that it needs inside it."""
+    from iclgd_lens.provenance import library_versions
+    from iclgd_lens.report.page import document
+
+    tasks = [
+        {"name": task, "headline": headline(task, each), "story": story(each), "table": table(each)}
+        for task, each in result.comparisons.items()
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
+    return document(
+        (files("iclgd_lens.cli") / "demo.html").read_text(encoding="utf-8"), pictures(result),
+        title=TITLE, lead=lead(result), tasks=tasks, glossary=glossary(),
+        foot=f"Written by iclgd demo; {versions}.",
+    )  # fmt: skip
+
+
+def lead(result: DemoResult) -> str:
+    """What was compared, in one sentence."""
+    tasks = listed(list(result.comparisons))
+    return (
+        f"{result.model} on {tasks}: {count(result.draws, 'draw')} of "
+        f"{count(result.shots, 'demonstration')}, {count(result.twins, 'untrained network')}; what "
+        "the demonstrations change in attention beside what gradient descent on them changes."
+    )
+
+
+def glossary() -> list[tuple[str, str]]:
+    """The scores that are shown, in a line each."""
+    from iclgd_lens.cli.demo import SHOWN
+
+    return [
+        *((name, f"{SCORES[name].meaning} ({SCORES[name].span})") for name in SHOWN),
+        ("GD, LCGD", "gradient descent on the demonstrations through keys and values; its "
+         "layer-causal form, in which each layer learns from its own output alone"),
+    ]  # fmt: skip
+
+
+def table(comparison: Comparison) -> Table:
+    """The numbers, hypotheses beside their controls."""
+    from iclgd_lens.report.tables import Item, Line, Table
+
+    columns, found = numbers(comparison)
+    lines = [
+        Line(label(name), tuple(Item(each.text, each.interval) for each in own), kind=_kind(name))
+        for name, own in found.items()
+    ]
+    return Table("Scores", _CAPTION, ("", *columns), tuple(lines), "tall scores")
+
+
+def _kind(name: str) -> str:
+    return ("hypothesis", "control", "setting", "setting control")[rank(name)]
+
+
+# -- figures -----------------------------------------------------------------------------------
+
+
+def pictures(result: DemoResult) -> list[Picture]:
+    """The trajectory and the heat maps, as far as there are any."""
+    from iclgd_lens.report.pictures import Picture
+
+    made = (
+        Picture("trajectory", "Does attention come nearer as the answers do?", ("Task", "Score"),
+                tuple(_trajectories(result))),
+        Picture("heads", "By layer and head: trained beside untrained",
+                ("Task", "Score", "Hypothesis"), tuple(_heads(result))),
+    )  # fmt: skip
+    return [each for each in made if each.choices]
+
+
+def _trajectories(result: DemoResult) -> Iterator[Choice]:
+    from iclgd_lens import figures
+    from iclgd_lens.report.pictures import Choice
+
+    for task, comparison in result.comparisons.items():
+        frame = trajectory(comparison)
+        if frame is None:
+            continue
+        path = figures.against_behaviour(frame)
+        for score in ALONG:
+            own: Any = path[path["score"] == score]
+            if len(own):
+                spec = figures.trajectory.spec(own, score=score)
+                low = min(-0.1, float(own[own["hypothesis"].map(rank) == 0]["kl_removed"].min()))
+                spec["layout"]["xaxis"]["range"] = [low - 0.05, 1.05]
+                yield Choice((task, score), _said(score, task, own, low), spec)
+
+
+def _said(score: str, task: str, path: Any, low: float) -> str:
+    """The caption of a trajectory: what it shows, and what lies beyond its edge."""
+    said = (
+        f"{score} on {task} as training goes on: each point is a number of passes over the "
+        "demonstrations. Controls are dashed."
+    )
+    beyond = path[path["kl_removed"] < low]
+    for name, own in beyond.groupby("hypothesis", sort=False):
+        removed, values = own["kl_removed"], own["value"]
+        said += (
+            f" Beyond the left edge: {label(str(name))}, which moves away from ICL (share removed "
+            f"{number(removed.min())} to {number(removed.max())}; {score} {number(values.min())} "
+            f"to {number(values.max())})."
+        )
+    return said
+
+
+def _heads(result: DemoResult) -> Iterator[Choice]:
+    from iclgd_lens.report.pictures import Choice
+
+    for task, comparison in result.comparisons.items():
+        for score in (primary_scores()[0], "SimAOU"):
+            for name in comparison.data.hypotheses:
+                spec = head_maps(comparison, score, name)
+                if spec is None:
+                    continue
+                said = (
+                    f"{score} of {label(name)} on {task}, by layer and head: the trained model "
+                    "beside the mean of its untrained twins, on one colour scale. A diamond: shown "
+                    "to differ from its null after correction for all heads."
+                )
+                yield Choice((task, score, label(name)), said, spec)
+
+
+def head_maps(comparison: Comparison, score: str, name: str) -> dict[str, Any] | None:
+    """A hypothesis's heat map beside its untrained twins'; None where a score has no heads."""
+    import numpy as np
+
+    from iclgd_lens import figures
+
+    twins = f"{name}@untrained"
+    having = [each for each in (name, twins) if each in comparison.values]
+    panels = {
+        label(each): np.asarray(comparison.tensor(score, each, by="head").nanmean(0))
+        for each in having
+        if f"{score}/head" in comparison.values[each]
+    }
+    if label(name) not in panels:
+        return None
+    marked = comparison.head_map(score, name)
+    shown = np.zeros(panels[label(name)].shape, np.bool_)
+    shown[marked["layer"], marked["head"]] = marked["p_corrected"] < SHOWN_FROM
+    return figures.head_maps.spec(panels, score=score, shown=shown)
+
+
+# -- the terminal ------------------------------------------------------------------------------
+
+
+def show_demo(result: DemoResult, written: Path, console: Console) -> None:
+    """Print what was compared, what may be said of it, the numbers, and where the page is."""
+    say(console, lead(result))
+    for task, comparison in result.comparisons.items():
+        say(console, "")
+        say(console, headline(task, comparison), style="bold")
+        for title, lines in story(comparison):
+            say(console, "")
+            say(console, title, style="bold")
+            for line in lines:
+                say(console, f"  {line}")
+        console.print(terminal_table(comparison))
+    for name, text in glossary():
+        say(console, f"{name}: {text}", style="dim")
+    say(console, f"Written: {written}")
+
+
+def terminal_table(comparison: Comparison) -> Any:
+    """The numbers without intervals, for 80 columns."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    frame = result.frame()
-    console.print(_heading(result), style="bold", markup=False)
-    for title, lines in _tables(result, frame).items():
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for index, column in enumerate(lines[0]):
-            table.add_column(column, justify="right" if index else "left")
-        for line in lines[1:]:
-            table.add_row(*(Text(cell) for cell in line))
-        console.print(table)
-    for text in sentences(result, frame):
-        console.print(text, markup=False)
-    console.print(f"\n{stated_rates(result)}", markup=False, style="dim")
-    for why in _failures(result):
-        console.print(why, markup=False)
-    for path in written:
-        console.print(f"Written: {path}", markup=False, soft_wrap=True)
+    columns, found = numbers(comparison)
+    shown = Table(title="Numbers", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("")
+    for column in columns:
+        shown.add_column(column.replace("_", "\n_"), justify="right")
+    for name, own in found.items():
+        cells = (Text(_text(each)) for each in own)
+        shown.add_row(Text(label(name), style="dim" if is_rival(name) else ""), *cells)
+    return shown
 
 
-def _heading(result: DemoResult) -> str:
-    tasks, n = ", ".join(result.rates), len(result.comparison.gold)
-    return f"{result.model} on {tasks}: {result.shots} demonstrations, {n} queries"
-
-
-def _cells(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
-    return {
-        key: interval(row.value, row.ci_low, row.ci_high)
-        for key, row in aggregate_cells(frame).items()
-    }
-
-
-def _tables(result: DemoResult, frame: pd.DataFrame) -> dict[str, Lines]:
-    """By title, tables that a terminal of 80 columns shows whole."""
-    cells = _cells(frame)
-    guess = f"{result.chance:.2f}".lstrip("0")
-    names = ("ZS", "ICL", *HYPOTHESES)
-    accuracy = [["", "zero-shot", "ICL", *(f"after {LABELS[name]}" for name in HYPOTHESES)]]
-    for suffix, what in _MODELS.items():
-        accuracy.append([what, *(cells.get((f"{n}{suffix}", "accuracy"), "") for n in names)])
-    found = {f"Accuracy (guessing: {guess})": accuracy}
-    for score in ("SimAOU", "SimAM"):
-        lines = [["", *_MODELS.values()]]
-        for name, shown in LABELS.items():
-            lines.append([shown, *(cells.get((f"{name}{end}", score), "") for end in _MODELS)])
-        found[f"{score} with in-context learning"] = lines
-    return found
-
-
-def _failures(result: DemoResult) -> list[str]:
-    failures: Mapping[str, str] = result.comparison.failures
-    return [f"{name}: {why}" for name, why in failures.items()]
-
-
-def _page(result: DemoResult, figure: str) -> str:
-    frame = result.frame()
-    says = "".join(f"<p>{escape(text)}</p>" for text in sentences(result, frame))
-    facts: dict[str, Any] = dict(result.comparison.provenance["versions"])
-    versions = ", ".join(f"{name} {version}" for name, version in facts.items())
-    small = [stated_rates(result), *_failures(result), f"Versions: {versions}."]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>iclgd demo</title><style>{_STYLE}</style></head><body>"
-        "<h1>Is in-context learning gradient descent?</h1>"
-        f"<p>{escape(_heading(result))}</p>{says}"
-        + "".join(
-            f"<h2>{escape(title)}</h2>{_html(lines)}"
-            for title, lines in _tables(result, frame).items()
-        )
-        + '<p class="small">Mean over queries [95 % bootstrap interval]. SimAOU and SimAM are '
-        "cosines between the change that demonstrations make and the change that the update makes: "
-        "1 is the same direction, 0 unrelated. The oracle injects the demonstrations' own keys and "
-        "values, so it has to score 1.</p>"
-        f'<div class="scroll">{figure}</div>'
-        + "".join(f'<p class="small">{escape(text)}</p>' for text in small)
-        + "</body></html>\n"
-    )
-
-
-def _html(lines: Lines) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in lines[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>"
-        for line in lines[1:]
-    )
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _text(cell: Number) -> str:
+    return cell.text

@@ -43,18 +43,9 @@ def page(
         made: Figure files beside the page, with what they show.
         note: Whether there are figure files, and why not.
     """
-    from jinja2 import Environment
-
-    scripts = {"theme": _THEME, "plotly": plotly(), "script": _data_file("page.js")}
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        _data_file("page.html")
-    )
-    data = {each.name: _figure_data(each) for each in drawn}
     several = len(view.models) > 1
-    return template.render(
-        title=view.name, lead=headline(view), policy=_policy(scripts.values()),
-        style=_data_file("style.css"), figures={each.name: each for each in drawn},
-        data=script_json({"dark": DARK, "figures": data}), scripts=scripts, several=several,
+    return document(
+        _data_file("page.html"), drawn, title=view.name, lead=headline(view), several=several,
         models=[(model, _per_model(view, model)) for model in view.models],
         twins=tables.twin_table(view), paired=tables.difference_table(view),
         worlds=tables.frame_table(view, "worlds", "", _WORLDS, "world"),
@@ -63,6 +54,28 @@ def page(
         links=[*(f for f in _FILES if f[0] != "verdicts.csv" or "verdicts" in view.more), *made],
         note=note, record=_record(view.provenance), numbers=bool(view.readings),
         version=str((_environment(view).get("versions") or {}).get("iclgd-lens", "")),
+    )  # fmt: skip
+
+
+def document(template: str, drawn: Sequence[Picture], **values: Any) -> str:
+    """Return a page from a Jinja template: one file that fetches nothing, in the report's style.
+
+    Args:
+        template: The template's text; it may use the macros of `parts.html`.
+        drawn: The page's figures: `figures` and `data` of the template.
+        **values: What else it names, beside `style`, `scripts` and `policy`.
+    """
+    from jinja2 import Environment, FunctionLoader
+
+    scripts = {"theme": _THEME, "plotly": plotly(), "script": _data_file("page.js")}
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_data_file)
+    )
+    data = {each.name: _figure_data(each) for each in drawn}
+    return environment.from_string(template).render(
+        style=_data_file("style.css"), scripts=scripts, policy=_policy(scripts.values()),
+        figures={each.name: each for each in drawn},
+        data=script_json({"dark": DARK, "figures": data}), **values,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import iclgd_lens as lens
+from iclgd_lens import registry as tables
 from iclgd_lens.delta import ParameterDelta, matched_random
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.hypotheses import registry
@@ -33,9 +34,10 @@ BUILT_IN = ("gd", "lcgd", "oracle", "random", "zero")
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    registry.list_hypotheses()
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
-    return
+    known = dict(registry.HYPOTHESES.all())  # also fills the table
+    monkeypatch.setattr(registry.HYPOTHESES, "_entries", dict(registry.HYPOTHESES.known()))
+    monkeypatch.setattr(registry.HYPOTHESES, "_plugins", None)
+    assert known
 
 
 def plug(monkeypatch: pytest.MonkeyPatch, **targets: Any) -> None:
@@ -49,8 +51,8 @@ def plug(monkeypatch: pytest.MonkeyPatch, **targets: Any) -> None:
             return targets[self.name]
 
     assert module.__name__ == "plugged"
-    points = [Point(name, f"plugged:{name}", registry.ENTRY_POINTS) for name in targets]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    points = [Point(name, f"plugged:{name}", registry.HYPOTHESES.group) for name in targets]
+    monkeypatch.setattr(tables, "entry_points", lambda group: points)
 
 
 def test_the_built_in_hypotheses_are_listed_and_described() -> None:
@@ -67,7 +69,7 @@ def test_the_built_in_hypotheses_are_listed_and_described() -> None:
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(HypothesisError, match=r"'lgcd'; known: gd, .* Did you mean 'lcgd'\?"):
+    with pytest.raises(HypothesisError, match=r"'lgcd'; known: .*, gd, .* Did you mean 'lcgd'\?"):
         lens.get_hypothesis("lgcd")
 
 
@@ -164,14 +166,16 @@ def test_an_installed_packages_entry_point_is_found_by_the_command(
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: halves\nVersion: 1.0\n")
     points = "half = halves:half\nlost = nowhere:half\n"
-    (facts / "entry_points.txt").write_text(f"[{registry.ENTRY_POINTS}]\n{points}")
+    (facts / "entry_points.txt").write_text(f"[{registry.HYPOTHESES.group}]\n{points}")
     paths = os.pathsep.join([str(tmp_path), str(root), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "iclgd_lens", "hypotheses", "--json"], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout)["hypotheses"]["half"] == {
-        "description": "Half of GD.", "version": "1", "settings": ["lr"],
+        "description": "Half of GD.", "version": "1", "kind": "explanation",
+        "needs": ["demonstrations"], "source": "",
+        "settings": {"lr": {"default": "None", "type": "", "meaning": ""}},
     }  # fmt: skip
     notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
     assert len(notes) == 1
