@@ -8,17 +8,15 @@ at the predicting token alone, for many queries at a time.
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclgd_lens.batching import batches
+from iclgd_lens.batching import Budget, batches, memory_limited
+from iclgd_lens.batching import MemoryWarning as MemoryWarning
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import EpisodeError, HookError, LensError
 from iclgd_lens.host import Host, Prefix, as_host, frozen
@@ -32,10 +30,6 @@ PASS_TOKENS = {"cpu": 128, "cuda": 4096}
 weights on two cores, 64 and 128 do alike; a GPU's is assumed: few tokens leave most of it idle."""
 _LOGITS_AT_ONCE = 1 << 22
 """Logits in memory together (16 MB): enough rows that the unembedding's weights are read seldom."""
-
-
-class MemoryWarning(UserWarning):
-    """A batch did not fit into memory; smaller ones are used."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,7 @@ class Reader:
             read: list[int] = []
             predicting: list[Tensor] = []
             for indices, most in self._chunks(prefix, self._pad and can_be_padded(intervention)):
-                with _memory_limited(most, len(indices)) as outcome:
+                with memory_limited() as outcome:
                     predicting.append(self._read_batch(taps, indices, prefix, intervention))
                     read += indices
                 if outcome.failed:
@@ -175,9 +169,9 @@ class Reader:
             return ()
         return shown.prompt_positions()
 
-    def _chunks(self, prefix: Prefix | None, pad: bool) -> Iterator[tuple[list[int], _Budget]]:
+    def _chunks(self, prefix: Prefix | None, pad: bool) -> Iterator[tuple[list[int], Budget]]:
         device = self.host.device.type
-        budget = _Budget(self._batch_size)
+        budget = Budget(self._batch_size)
         budget.pending.extend(
             batches(
                 [self._head(prefix) + len(own) for own in self._own_tokens()],
@@ -228,13 +222,15 @@ class Reader:
             taps.attached(want_queries=bool(self.first)),
             taps.reading(indices, head, [len(ids) for ids in own]),
         ):
-            run = host.run(tokens, shared, keep=long_labels)
-        for label, tokens in enumerate(episode.label_tokens):
+            run = host.run(tokens, shared, keep=long_labels and host.can_pad)
+        for label, ids in enumerate(episode.label_tokens):
             later: Tensor | float = 0.0
-            if len(tokens) > 1 and run.prefix is not None:
+            if len(ids) > 1 and not host.can_pad:
+                later = self._later_anew(ids, tokens, batch, shared, intervention)
+            elif len(ids) > 1 and run.prefix is not None:
                 start = 0 if shared is None else shared.length
                 later = self._later(
-                    tokens, run.prefix, start + places + 1, intervention, batch.queries
+                    ids, run.prefix, start + places + 1, intervention, batch.queries
                 )
             taps.label_scores[indices, label] = later
         return run.residual[torch.arange(len(indices), device=host.device), places]
@@ -277,6 +273,36 @@ class Reader:
                 logits = self.host.logits(self.host.run(tokens, before).residual)
             log_p = logits.float().log_softmax(-1)
             total[rows] = log_p[:, torch.arange(len(wanted)), wanted].sum(-1)
+        return total
+
+    def _later_anew(
+        self,
+        label: tuple[int, ...],
+        rows: Int[Tensor, "batch pos"],
+        batch: Batch,
+        shared: Prefix | None,
+        intervention: Intervention,
+    ) -> Float[Tensor, " batch"]:
+        """The same where positions depend on the length: each token at the length it itself ends.
+
+        Rows are then of one length; all of them is read anew for each token.
+        """
+        assert batch.readout is not None
+        assert batch.predicting is not None
+        content = rows[:, : int(batch.predicting[0]) + 1]
+        total = torch.zeros(len(rows), dtype=torch.float32, device=self.host.device)
+        for end in range(1, len(label)):
+            begun = self.host.tensor([label[:end]] * len(rows))
+            tokens = torch.cat([content, begun], dim=1)
+            again = replace(
+                batch,
+                lengths=torch.full_like(batch.readout, tokens.shape[1]),
+                reads=int(batch.readout[0]) < content.shape[1],
+                tokens=tokens,
+            )
+            with self.host.hooked(hooks_of(intervention, self.host, again)):
+                residual = self.host.run(tokens, shared).residual[:, -1]
+            total += self.host.logits(residual).float().log_softmax(-1)[:, label[end]]
         return total
 
     def training_keys(
@@ -325,49 +351,3 @@ def demonstration_batch(host: Host, content: int, tokens: Int[Tensor, "row pos"]
         torch.full((rows,), content - 1, device=host.device),
         tokens=tokens,
     )
-
-
-class _Budget:
-    """Chunks still to be read, and how large a chunk memory has shown to allow."""
-
-    def __init__(self, asked: int | None) -> None:
-        self.asked = asked
-        self.pending: deque[list[int]] = deque()
-
-    def halve(self, failed: list[int]) -> None:
-        """Put the failed chunk back in halves, and split all later ones to that size."""
-        if len(failed) == 1:
-            raise LensError(
-                "One query alone does not fit into memory; use fewer shots, a smaller model or a "
-                "half-precision dtype."
-            )
-        most = len(failed) // 2
-        warnings.warn(
-            f"A batch of {len(failed)} queries did not fit into memory; going on with {most}.",
-            MemoryWarning,
-            stacklevel=5,
-        )
-        chunks = [failed, *self.pending]
-        self.pending = deque(
-            chunk[start : start + most] for chunk in chunks for start in range(0, len(chunk), most)
-        )
-
-
-class _Outcome:
-    failed = False
-
-
-@contextlib.contextmanager
-def _memory_limited(budget: _Budget, size: int) -> Generator[_Outcome, None, None]:
-    outcome = _Outcome()
-    try:
-        yield outcome
-    except torch.OutOfMemoryError:
-        outcome.failed = True
-    except RuntimeError as error:
-        text = str(error)
-        if "memory" not in text or "alloc" not in text:
-            raise
-        outcome.failed = True
-    if outcome.failed and torch.cuda.is_available():
-        torch.cuda.empty_cache()

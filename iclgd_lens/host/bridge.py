@@ -16,6 +16,7 @@ from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
 from iclgd_lens.host.bridge_cache import read_prefix, shared_cache
 from iclgd_lens.host.hooking import receiver
 from iclgd_lens.host.probe import check_model
+from iclgd_lens.host.rotary import depends_on_length, rotary_modules, unread
 from iclgd_lens.host.softmax_tap import softmax_tap
 
 
@@ -33,6 +34,7 @@ class BridgeHost(Host):
         _refuse(model)
         self._blocks: Any = cast(Any, model).blocks
         self._causal_lm: Any = cast(Any, model).original_model
+        self._rotary = rotary_modules(self._causal_lm.modules())
         super().__init__(model, attention)
         check_model(self)
 
@@ -138,7 +140,12 @@ class BridgeHost(Host):
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.hooked(hooks, forced=False))
             if native:
-                stack.enter_context(softmax_tap(self, native, receive))
+                # The softmax is no hook point, so what a pass reads again is left out here.
+                stack.enter_context(
+                    softmax_tap(
+                        self, native, lambda layer, x: receive(layer, x[:, :, self._reread :])
+                    )
+                )
             yield
 
     def _is_native(self, layer: int) -> bool:
@@ -173,23 +180,23 @@ class BridgeHost(Host):
     # -- running -------------------------------------------------------------------------------
 
     @property
-    def can_pad(self) -> bool:
-        """See `Host.can_pad`."""
-        config = self._causal_lm.config
-        scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
-        # One dictionary, or one for each kind of layer.
-        return not any(kind in str(scaling) for kind in ("dynamic", "longrope"))
+    def depends_on_length(self) -> bool:
+        """See `Host.depends_on_length`."""
+        return depends_on_length(self._causal_lm.config)
 
     def run(
         self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False
     ) -> Run:
         """See `Host.run`."""
+        if self.depends_on_length and (keep or prefix is not None):
+            return self._run_whole(tokens, prefix, keep)
         residuals: list[Tensor] = []
         last = self.block_output_hook(self.n_layers - 1)
         cache = None
         if keep or prefix is not None:
             cache = shared_cache(self._causal_lm.config, prefix, tokens.shape[0], keep)
-        with self.hooked([(last, receiver(lambda _, value: residuals.append(value), 0))]):
+        collect = receiver(lambda _, value: residuals.append(value), 0)
+        with self.hooked([(last, collect)]), unread(self._rotary):
             # The base model stops before the unembedding.
             self._causal_lm.base_model(
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from iclgd_lens.host.rotary import rotary_modules, unread
+
 
 def all_modules(model: nn.Module) -> list[nn.Module]:
     """Every module below `model`, and below the module that a bridge wraps."""
@@ -45,6 +47,8 @@ def frozen(model: nn.Module) -> Generator[None, None, None]:
         if name in module.__dict__
     ]
 
+    rotary = rotary_modules(modules)
+
     def restore() -> None:
         for module in training:
             module.__dict__["training"] = True
@@ -62,7 +66,7 @@ def frozen(model: nn.Module) -> Generator[None, None, None]:
                 module.__dict__["training"] = False
             for parameter in parameters.values():
                 parameter.requires_grad_(False)
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), unread(rotary):
                 yield
         finally:
             restore()

@@ -23,6 +23,7 @@ from iclgd_lens.host.conversion import Origin, hooked_from_huggingface
 from iclgd_lens.host.families import convertible
 from iclgd_lens.host.probe import agree
 from iclgd_lens.host.provenance import model_provenance as model_provenance
+from iclgd_lens.host.rotary import depends_on_length
 from iclgd_lens.host.source import find_model, model_names, official_name
 from iclgd_lens.host.untrained import reinitialise
 
@@ -200,6 +201,10 @@ def _hooked(hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch
     from transformer_lens import HookedTransformer
     from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS
 
+    if depends_on_length(hf_model.config):
+        raise UnsupportedModelError(
+            "its positions depend on the length of the sequence, those of HookedTransformer do not"
+        )
     if official.startswith(NEED_REMOTE_CODE_MODELS):
         raise UnsupportedModelError("TransformerLens would run the checkpoint's own code for it")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
