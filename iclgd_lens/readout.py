@@ -8,8 +8,9 @@ at the predicting token alone, for many queries at a time.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from iclgd_lens.batching import Budget, batches, memory_limited
 from iclgd_lens.batching import MemoryWarning as MemoryWarning
-from iclgd_lens.episode import Episode
+from iclgd_lens.episode import Episode, EpisodeWarning
 from iclgd_lens.errors import EpisodeError, HookError, LensError
 from iclgd_lens.host import Host, Prefix, as_host, frozen
 from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
+from iclgd_lens.label_words import add_first_tokens, later_anew, later_tokens
 from iclgd_lens.taps import Taps
 
 TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
@@ -28,8 +30,6 @@ TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 PASS_TOKENS = {"cpu": 128, "cuda": 4096}
 """What a pass costs beside its tokens, in tokens: how far `pad_queries` goes. With GPT-2's
 weights on two cores, 64 and 128 do alike; a GPU's is assumed: few tokens leave most of it idle."""
-_LOGITS_AT_ONCE = 1 << 22
-"""Logits in memory together (16 MB): enough rows that the unembedding's weights are read seldom."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Readout:
         attention_output: Attention block output, before the residual sum.
         z: Each head's mixed values; z W_O is the head's output.
         scores: Scaled pre-softmax scores over the query's own tokens (no BOS, no demonstrations),
-            right-padded with zeros.
+            right-padded with zeros; zero also where a sliding window hides a token in all settings.
         label_scores: Mean log-probability, in nats, of each label word's tokens.
-        demonstration_scores: Scores over the demonstrations' tokens, for the first queries.
+        demonstration_scores: Scores over the demonstrations' tokens, for the first queries; NaN
+            where a sliding window hides one.
         queries: Query vectors as they enter the dot product, for the first queries.
     """
 
@@ -99,6 +100,7 @@ class Reader:
         self._batch_size = batch_size
         self._pad = pad_queries and self.host.can_pad
         self._prefix: Prefix | None = None
+        self._told = False
 
     def zs(self) -> Readout:
         """The frozen model, each query alone."""
@@ -139,8 +141,14 @@ class Reader:
                     read += indices
                 if outcome.failed:
                     most.halve(indices)
+            self._tell_windows(taps, prefix)
             order = self.host.tensor(read)[0].argsort()
-            self._add_first_tokens(taps.label_scores, torch.cat(predicting)[order])
+            add_first_tokens(
+                self.host,
+                self.episode.label_tokens,
+                taps.label_scores,
+                torch.cat(predicting)[order],
+            )
         return Readout(
             taps.attention_output,
             taps.z,
@@ -148,6 +156,21 @@ class Reader:
             taps.label_scores,
             taps.demonstration_scores,
             taps.queries,
+        )
+
+    def _tell_windows(self, taps: Taps, prefix: Prefix | None) -> None:
+        """Warn, once, where sliding windows hide what a prefix holds."""
+        head = int(self.episode.demonstrations.bos is not None)
+        layers = [layer for layer, count in enumerate(taps.out_of_sight) if count > head]
+        if prefix is None or not layers or self._told:
+            return
+        self._told = True
+        warnings.warn(
+            f"Sliding windows hide demonstrations: in {len(layers)} of {self.host.n_layers} layers "
+            f"of {self.host.name} (layer {layers[0]} first) queries see nothing of up to "
+            f"{max(taps.out_of_sight)} of the {prefix.length} tokens before them.",
+            EpisodeWarning,
+            stacklevel=4,
         )
 
     def _demonstration_positions(self, prefix: Prefix) -> Sequence[int]:
@@ -226,84 +249,14 @@ class Reader:
         for label, ids in enumerate(episode.label_tokens):
             later: Tensor | float = 0.0
             if len(ids) > 1 and not host.can_pad:
-                later = self._later_anew(ids, tokens, batch, shared, intervention)
+                later = later_anew(host, ids, batch, shared, intervention)
             elif len(ids) > 1 and run.prefix is not None:
                 start = 0 if shared is None else shared.length
-                later = self._later(
-                    ids, run.prefix, start + places + 1, intervention, batch.queries
+                later = later_tokens(
+                    host, ids, run.prefix, start + places + 1, batch.queries, intervention
                 )
             taps.label_scores[indices, label] = later
         return run.residual[torch.arange(len(indices), device=host.device), places]
-
-    def _add_first_tokens(
-        self, label_scores: Float[Tensor, "query label"], predicting: Float[Tensor, "query d_model"]
-    ) -> None:
-        """Add log-probabilities of the label words' first tokens, and take means over tokens."""
-        labels = self.episode.label_tokens
-        first = self.host.tensor([tokens[0] for tokens in labels])[0]
-        lengths = self.host.tensor([len(tokens) for tokens in labels])[0]
-        rows = max(1, _LOGITS_AT_ONCE // self.host.d_vocab)
-        for scores, residual in zip(label_scores.split(rows), predicting.split(rows), strict=True):
-            logits = self.host.logits(residual).float()
-            log_p = logits[:, first] - logits.logsumexp(-1, keepdim=True)
-            scores.add_(log_p).div_(lengths)
-
-    def _later(
-        self,
-        label: tuple[int, ...],
-        read: Prefix,
-        lengths: Int[Tensor, " batch"],
-        intervention: Intervention,
-        queries: Int[Tensor, " batch"] | None,
-    ) -> Float[Tensor, " batch"]:
-        """Log-probability of a label word's tokens after the first, each row read to its length."""
-        total = torch.zeros(len(lengths), dtype=torch.float32, device=self.host.device)
-        wanted = self.host.tensor(label[1:])[0]
-        for length in lengths.unique().tolist():
-            rows = (lengths == length).nonzero()[:, 0]
-            before = (read if len(rows) == len(lengths) else read.rows(rows)).crop(length)
-            tokens = self.host.tensor([label[:-1]] * len(rows))
-            batch = Batch(
-                None if queries is None else queries[rows],
-                torch.full_like(rows, tokens.shape[1]),
-                torch.full_like(rows, tokens.shape[1] - 1),
-                reads=False,
-            )
-            with self.host.hooked(hooks_of(intervention, self.host, batch)):
-                logits = self.host.logits(self.host.run(tokens, before).residual)
-            log_p = logits.float().log_softmax(-1)
-            total[rows] = log_p[:, torch.arange(len(wanted)), wanted].sum(-1)
-        return total
-
-    def _later_anew(
-        self,
-        label: tuple[int, ...],
-        rows: Int[Tensor, "batch pos"],
-        batch: Batch,
-        shared: Prefix | None,
-        intervention: Intervention,
-    ) -> Float[Tensor, " batch"]:
-        """The same where positions depend on the length: each token at the length it itself ends.
-
-        Rows are then of one length; all of them is read anew for each token.
-        """
-        assert batch.readout is not None
-        assert batch.predicting is not None
-        content = rows[:, : int(batch.predicting[0]) + 1]
-        total = torch.zeros(len(rows), dtype=torch.float32, device=self.host.device)
-        for end in range(1, len(label)):
-            begun = self.host.tensor([label[:end]] * len(rows))
-            tokens = torch.cat([content, begun], dim=1)
-            again = replace(
-                batch,
-                lengths=torch.full_like(batch.readout, tokens.shape[1]),
-                reads=int(batch.readout[0]) < content.shape[1],
-                tokens=tokens,
-            )
-            with self.host.hooked(hooks_of(intervention, self.host, again)):
-                residual = self.host.run(tokens, shared).residual[:, -1]
-            total += self.host.logits(residual).float().log_softmax(-1)[:, label[end]]
-        return total
 
     def training_keys(
         self, intervention: Intervention

@@ -139,7 +139,7 @@ def test_the_same_call_gives_the_same_bytes(kind: str) -> None:
 
 
 @BY_KIND
-def test_demonstrations_run_once_and_nothing_is_padded(
+def test_demonstrations_run_once_and_nothing_is_padded_where_it_must_not(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, episode = checks.host(kind, "gpt2"), checks.episode(queries=9)
@@ -154,7 +154,7 @@ def test_demonstrations_run_once_and_nothing_is_padded(
         return whole(self, tokens, *args, **kwargs)
 
     monkeypatch.setattr(type(host), "run", run)
-    reader = Reader(host, episode)
+    reader = Reader(host, episode, pad_queries=False)
     reader.icl(), reader.icl()
     lengths = {own: len(indices) for own, indices in episode.lengths().items()}
     assert len(lengths) > 1
@@ -275,7 +275,7 @@ def test_the_unembedding_sees_the_readout_token_alone(
     monkeypatch.setattr(type(host), "unembed", unembed)
     together = Reader(host, episode).icl()
     assert seen == [len(episode.queries)]
-    monkeypatch.setattr("iclgd_lens.readout._LOGITS_AT_ONCE", 3 * host.d_vocab)
+    monkeypatch.setattr("iclgd_lens.label_words._LOGITS_AT_ONCE", 3 * host.d_vocab)
     apart = Reader(host, episode).icl()
     assert seen[1:] == [3, 1]
     torch.testing.assert_close(apart.label_scores, together.label_scores)
