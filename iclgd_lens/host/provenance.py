@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+from iclgd_lens.host.special import bos_in_words
+
 _UNKNOWN = "unknown"
 
 # Fields that name, place or dress a model without changing what it computes.
@@ -55,7 +57,8 @@ def model_provenance(model: Any) -> dict[str, str]:
 
     Returns:
         `name`; `revision`, a Hub commit or, for a folder, "sha256:..." over its weight files;
-        `dtype`, such as "float32"; `host`, the class; `config_hash`, 16 hexadecimal digits;
+        `dtype`, such as "float32"; `host`, the class; `bos`, what sequences begin with;
+        `config_hash`, 16 hexadecimal digits;
         `network`, where the weights are not the trained ones: what drew them, with its seed.
     """
     cfg = model.cfg
@@ -68,6 +71,7 @@ def model_provenance(model: Any) -> dict[str, str]:
         "revision": str(revision or _UNKNOWN),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "host": type(model).__name__,
+        "bos": bos_in_words(getattr(model, "tokenizer", None)),
         "config_hash": _config_hash(model),
     }
 
