@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError, nearest
+from iclgd_lens.host.condition import refuse_condition
 from iclgd_lens.host.hooking import Firings, Hook, attached, receiver
 from iclgd_lens.host.prefix import Prefix as Prefix
 from iclgd_lens.host.prefix import Run as Run
@@ -69,6 +70,7 @@ class Host(ABC):
                 f"attention is {attention!r}; allowed: {', '.join(get_args(Attention))}."
                 + nearest(str(attention), get_args(Attention))
             )
+        refuse_condition(model)
         self.model = model
         self.attention: Attention = attention
         self.cfg: Any = cast(Any, model).cfg

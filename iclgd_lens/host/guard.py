@@ -28,6 +28,19 @@ def all_modules(model: nn.Module) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
+def own_precision() -> Generator[None, None, None]:
+    """Compute in the dtypes that tensors have, whatever autocast the caller is in.
+
+    Also a decorator. Autocast would round to half precision what results call fp32.
+    """
+    with contextlib.ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextlib.contextmanager
 def frozen(model: nn.Module) -> Generator[None, None, None]:
     """Freeze `model` for the context and restore its flags and buffers on exit."""
     modules = all_modules(model)
@@ -66,7 +79,7 @@ def frozen(model: nn.Module) -> Generator[None, None, None]:
                 module.__dict__["training"] = False
             for parameter in parameters.values():
                 parameter.requires_grad_(False)
-            with torch.inference_mode(False), unread(rotary):
+            with torch.inference_mode(False), own_precision(), unread(rotary):
                 yield
         finally:
             restore()
