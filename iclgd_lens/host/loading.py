@@ -23,6 +23,7 @@ from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError, near
 from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
 from iclgd_lens.host.conversion import Origin, hooked_from_huggingface
 from iclgd_lens.host.families import convertible, family_of
+from iclgd_lens.host.folder import first_line
 from iclgd_lens.host.guard import own_precision
 from iclgd_lens.host.parting import first_difference, outputs
 from iclgd_lens.host.probe import agree
@@ -120,20 +121,24 @@ def _build(
     hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch.device, host: str
 ) -> Any:
     vocabulary = hf_model.get_input_embeddings().num_embeddings
+    count = min(_TOKENS, getattr(hf_model.config, "max_position_embeddings", None) or _TOKENS)
     # From the middle of the vocabulary, where no special tokens are.
-    tokens = (torch.arange(_TOKENS)[None] + vocabulary // 2) % vocabulary
+    tokens = (torch.arange(count)[None] + vocabulary // 2) % vocabulary
     with torch.no_grad(), outputs(hf_model) as parts:
         expected = hf_model(tokens, use_cache=False).logits
     if host == "hooked" or (host == "auto" and has_hooked_transformer()):
         try:
             return _checked(_hooked(hf_model, tokenizer, checkpoint, device), tokens, expected)
-        except UnsupportedModelError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a converter may fail on shapes it was not made for
             if host == "hooked":
                 raise UnsupportedModelError(
-                    f"no HookedTransformer for {checkpoint.name}: {error}; use host='bridge'"
+                    f"no HookedTransformer for {checkpoint.name}: {first_line(error)}; "
+                    "use host='bridge'"
                 ) from error
             warnings.warn(
-                f"{checkpoint.name} is loaded as a TransformerBridge: {error}",
+                f"{checkpoint.name} is loaded as a TransformerBridge: {first_line(error)}",
                 HostChoiceWarning,
                 stacklevel=3,
             )
@@ -186,7 +191,7 @@ def identify_model(name_or_folder: str | Path, revision: str | None = None) -> s
         return f"{checkpoint.location}@{exact or 'unknown'}"
     digest = hashlib.sha256()
     for pattern in ("*.json", "*.model", "*.txt"):
-        for file in sorted(Path(checkpoint.location).glob(pattern)):
+        for file in sorted(filter(Path.is_file, Path(checkpoint.location).glob(pattern))):
             digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
     return f"{exact}+{digest.hexdigest()[:16]}"
 

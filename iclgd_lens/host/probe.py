@@ -56,6 +56,11 @@ def check_model(host: Host) -> None:
 
 
 def _check(host: Host) -> None:
+    if host.n_ctx < _TOKENS:
+        raise UnsupportedModelError(
+            f"{host.name} reads {host.n_ctx} tokens at most, too few for a demonstration and a "
+            "query."
+        )
     _check_uncentred(host)
     # HookedTransformer's own forward hides padding tokens, where its tokenizer pads on the left.
     padding = getattr(host.tokenizer, "pad_token_id", None)
