@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections import deque
+from collections.abc import Generator, Sequence
+
+import torch
+
+from iclgd_lens.errors import LensError
+
+
+class MemoryWarning(UserWarning):
+    """A batch did not fit into memory; smaller ones are used."""
 
 
 def batches(
@@ -53,3 +64,52 @@ def batches(
         found += [group[at : at + step] for at in range(0, len(group), step)][::-1]
         end = start
     return found[::-1]
+
+
+class Budget:
+    """Chunks still to be read, and how large a chunk memory has shown to allow."""
+
+    def __init__(self, asked: int | None) -> None:
+        self.asked = asked
+        self.pending: deque[list[int]] = deque()
+
+    def halve(self, failed: list[int]) -> None:
+        """Put the failed chunk back in halves, and split all later ones to that size."""
+        if len(failed) == 1:
+            raise LensError(
+                "One query alone does not fit into memory; use fewer shots, a smaller model or a "
+                "half-precision dtype."
+            )
+        most = len(failed) // 2
+        warnings.warn(
+            f"A batch of {len(failed)} queries did not fit into memory; going on with {most}.",
+            MemoryWarning,
+            stacklevel=5,
+        )
+        chunks = [failed, *self.pending]
+        self.pending = deque(
+            chunk[start : start + most] for chunk in chunks for start in range(0, len(chunk), most)
+        )
+
+
+class Outcome:
+    """Whether memory sufficed."""
+
+    failed = False
+
+
+@contextlib.contextmanager
+def memory_limited() -> Generator[Outcome, None, None]:
+    """Catch that memory did not suffice; what is yielded says so afterwards."""
+    outcome = Outcome()
+    try:
+        yield outcome
+    except torch.OutOfMemoryError:
+        outcome.failed = True
+    except RuntimeError as error:
+        text = str(error)
+        if "memory" not in text or "alloc" not in text:
+            raise
+        outcome.failed = True
+    if outcome.failed and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -18,7 +18,7 @@ from iclgd_lens.budgeting import needs_budget, with_budget
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.controls import DEFAULT_CONTROLS, Control
 from iclgd_lens.episode import Demonstrations, Episode
-from iclgd_lens.host import Host, as_host
+from iclgd_lens.host import Host, as_host, own_precision
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.job import Job, reading_key
 from iclgd_lens.nulls import shuffled_labels, with_foreign
@@ -44,6 +44,7 @@ REALISATIONS = 20
 """Of random controls where there is one draw alone, so that they have a spread of their own."""
 
 
+@own_precision()
 def compare(
     model: Any,
     episodes: Episode | Sequence[Episode],

@@ -216,12 +216,21 @@ def tok2attn(
 
     Kendall's tau-b in [-1, 1] over demonstration tokens. `icl`: attention of the readout token to
     each of them; `ft`: the fine-tuned model's, q_FTZS . k_train. Only order matters, so pre-softmax
-    scores do, and are better than probabilities, which underflow into ties.
+    scores do, and are better than probabilities, which underflow into ties. Tokens that are NaN for
+    every head of one of the two (a sliding window hides them) take no part.
 
     Source: Dai et al. 2023, section 4.3 (attention to training tokens).
     """
     _check(4, "query layer head token", icl=icl, ft=ft)
-    return kendall_tau(icl, ft)
+    hidden = icl.isnan().all(dim=2) | ft.isnan().all(dim=2)
+    if not hidden.any():
+        return kendall_tau(icl, ft)
+    tau = torch.full(icl.shape[:3], math.nan, dtype=torch.float32, device=icl.device)
+    for seen in torch.unique(~hidden.flatten(0, 1), dim=0):
+        if seen.any():
+            rows = (hidden == ~seen).all(-1)
+            tau[rows] = kendall_tau(icl[rows][..., seen], ft[rows][..., seen])
+    return tau
 
 
 def label_prediction(label_scores: Float[Tensor, "query label"]) -> Int[Tensor, " query"]:

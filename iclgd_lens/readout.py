@@ -8,21 +8,21 @@ at the predicting token alone, for many queries at a time.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclgd_lens.batching import batches
-from iclgd_lens.episode import Episode
+from iclgd_lens.batching import Budget, batches, memory_limited
+from iclgd_lens.batching import MemoryWarning as MemoryWarning
+from iclgd_lens.episode import Episode, EpisodeWarning
 from iclgd_lens.errors import EpisodeError, HookError, LensError
 from iclgd_lens.host import Host, Prefix, as_host, frozen
 from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
+from iclgd_lens.label_words import add_first_tokens, later_anew, later_tokens
 from iclgd_lens.taps import Taps
 
 TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
@@ -30,12 +30,6 @@ TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 PASS_TOKENS = {"cpu": 128, "cuda": 4096}
 """What a pass costs beside its tokens, in tokens: how far `pad_queries` goes. With GPT-2's
 weights on two cores, 64 and 128 do alike; a GPU's is assumed: few tokens leave most of it idle."""
-_LOGITS_AT_ONCE = 1 << 22
-"""Logits in memory together (16 MB): enough rows that the unembedding's weights are read seldom."""
-
-
-class MemoryWarning(UserWarning):
-    """A batch did not fit into memory; smaller ones are used."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +40,10 @@ class Readout:
         attention_output: Attention block output, before the residual sum.
         z: Each head's mixed values; z W_O is the head's output.
         scores: Scaled pre-softmax scores over the query's own tokens (no BOS, no demonstrations),
-            right-padded with zeros.
+            right-padded with zeros; zero also where a sliding window hides a token in all settings.
         label_scores: Mean log-probability, in nats, of each label word's tokens.
-        demonstration_scores: Scores over the demonstrations' tokens, for the first queries.
+        demonstration_scores: Scores over the demonstrations' tokens, for the first queries; NaN
+            where a sliding window hides one.
         queries: Query vectors as they enter the dot product, for the first queries.
     """
 
@@ -105,6 +100,7 @@ class Reader:
         self._batch_size = batch_size
         self._pad = pad_queries and self.host.can_pad
         self._prefix: Prefix | None = None
+        self._told = False
 
     def zs(self) -> Readout:
         """The frozen model, each query alone."""
@@ -140,13 +136,19 @@ class Reader:
             read: list[int] = []
             predicting: list[Tensor] = []
             for indices, most in self._chunks(prefix, self._pad and can_be_padded(intervention)):
-                with _memory_limited(most, len(indices)) as outcome:
+                with memory_limited() as outcome:
                     predicting.append(self._read_batch(taps, indices, prefix, intervention))
                     read += indices
                 if outcome.failed:
                     most.halve(indices)
+            self._tell_windows(taps, prefix)
             order = self.host.tensor(read)[0].argsort()
-            self._add_first_tokens(taps.label_scores, torch.cat(predicting)[order])
+            add_first_tokens(
+                self.host,
+                self.episode.label_tokens,
+                taps.label_scores,
+                torch.cat(predicting)[order],
+            )
         return Readout(
             taps.attention_output,
             taps.z,
@@ -154,6 +156,21 @@ class Reader:
             taps.label_scores,
             taps.demonstration_scores,
             taps.queries,
+        )
+
+    def _tell_windows(self, taps: Taps, prefix: Prefix | None) -> None:
+        """Warn, once, where sliding windows hide what a prefix holds."""
+        head = int(self.episode.demonstrations.bos is not None)
+        layers = [layer for layer, count in enumerate(taps.out_of_sight) if count > head]
+        if prefix is None or not layers or self._told:
+            return
+        self._told = True
+        warnings.warn(
+            f"Sliding windows hide demonstrations: in {len(layers)} of {self.host.n_layers} layers "
+            f"of {self.host.name} (layer {layers[0]} first) queries see nothing of up to "
+            f"{max(taps.out_of_sight)} of the {prefix.length} tokens before them.",
+            EpisodeWarning,
+            stacklevel=4,
         )
 
     def _demonstration_positions(self, prefix: Prefix) -> Sequence[int]:
@@ -175,9 +192,9 @@ class Reader:
             return ()
         return shown.prompt_positions()
 
-    def _chunks(self, prefix: Prefix | None, pad: bool) -> Iterator[tuple[list[int], _Budget]]:
+    def _chunks(self, prefix: Prefix | None, pad: bool) -> Iterator[tuple[list[int], Budget]]:
         device = self.host.device.type
-        budget = _Budget(self._batch_size)
+        budget = Budget(self._batch_size)
         budget.pending.extend(
             batches(
                 [self._head(prefix) + len(own) for own in self._own_tokens()],
@@ -228,56 +245,18 @@ class Reader:
             taps.attached(want_queries=bool(self.first)),
             taps.reading(indices, head, [len(ids) for ids in own]),
         ):
-            run = host.run(tokens, shared, keep=long_labels)
-        for label, tokens in enumerate(episode.label_tokens):
+            run = host.run(tokens, shared, keep=long_labels and host.can_pad)
+        for label, ids in enumerate(episode.label_tokens):
             later: Tensor | float = 0.0
-            if len(tokens) > 1 and run.prefix is not None:
+            if len(ids) > 1 and not host.can_pad:
+                later = later_anew(host, ids, batch, shared, intervention)
+            elif len(ids) > 1 and run.prefix is not None:
                 start = 0 if shared is None else shared.length
-                later = self._later(
-                    tokens, run.prefix, start + places + 1, intervention, batch.queries
+                later = later_tokens(
+                    host, ids, run.prefix, start + places + 1, batch.queries, intervention
                 )
             taps.label_scores[indices, label] = later
         return run.residual[torch.arange(len(indices), device=host.device), places]
-
-    def _add_first_tokens(
-        self, label_scores: Float[Tensor, "query label"], predicting: Float[Tensor, "query d_model"]
-    ) -> None:
-        """Add log-probabilities of the label words' first tokens, and take means over tokens."""
-        labels = self.episode.label_tokens
-        first = self.host.tensor([tokens[0] for tokens in labels])[0]
-        lengths = self.host.tensor([len(tokens) for tokens in labels])[0]
-        rows = max(1, _LOGITS_AT_ONCE // self.host.d_vocab)
-        for scores, residual in zip(label_scores.split(rows), predicting.split(rows), strict=True):
-            logits = self.host.logits(residual).float()
-            log_p = logits[:, first] - logits.logsumexp(-1, keepdim=True)
-            scores.add_(log_p).div_(lengths)
-
-    def _later(
-        self,
-        label: tuple[int, ...],
-        read: Prefix,
-        lengths: Int[Tensor, " batch"],
-        intervention: Intervention,
-        queries: Int[Tensor, " batch"] | None,
-    ) -> Float[Tensor, " batch"]:
-        """Log-probability of a label word's tokens after the first, each row read to its length."""
-        total = torch.zeros(len(lengths), dtype=torch.float32, device=self.host.device)
-        wanted = self.host.tensor(label[1:])[0]
-        for length in lengths.unique().tolist():
-            rows = (lengths == length).nonzero()[:, 0]
-            before = (read if len(rows) == len(lengths) else read.rows(rows)).crop(length)
-            tokens = self.host.tensor([label[:-1]] * len(rows))
-            batch = Batch(
-                None if queries is None else queries[rows],
-                torch.full_like(rows, tokens.shape[1]),
-                torch.full_like(rows, tokens.shape[1] - 1),
-                reads=False,
-            )
-            with self.host.hooked(hooks_of(intervention, self.host, batch)):
-                logits = self.host.logits(self.host.run(tokens, before).residual)
-            log_p = logits.float().log_softmax(-1)
-            total[rows] = log_p[:, torch.arange(len(wanted)), wanted].sum(-1)
-        return total
 
     def training_keys(
         self, intervention: Intervention
@@ -325,49 +304,3 @@ def demonstration_batch(host: Host, content: int, tokens: Int[Tensor, "row pos"]
         torch.full((rows,), content - 1, device=host.device),
         tokens=tokens,
     )
-
-
-class _Budget:
-    """Chunks still to be read, and how large a chunk memory has shown to allow."""
-
-    def __init__(self, asked: int | None) -> None:
-        self.asked = asked
-        self.pending: deque[list[int]] = deque()
-
-    def halve(self, failed: list[int]) -> None:
-        """Put the failed chunk back in halves, and split all later ones to that size."""
-        if len(failed) == 1:
-            raise LensError(
-                "One query alone does not fit into memory; use fewer shots, a smaller model or a "
-                "half-precision dtype."
-            )
-        most = len(failed) // 2
-        warnings.warn(
-            f"A batch of {len(failed)} queries did not fit into memory; going on with {most}.",
-            MemoryWarning,
-            stacklevel=5,
-        )
-        chunks = [failed, *self.pending]
-        self.pending = deque(
-            chunk[start : start + most] for chunk in chunks for start in range(0, len(chunk), most)
-        )
-
-
-class _Outcome:
-    failed = False
-
-
-@contextlib.contextmanager
-def _memory_limited(budget: _Budget, size: int) -> Generator[_Outcome, None, None]:
-    outcome = _Outcome()
-    try:
-        yield outcome
-    except torch.OutOfMemoryError:
-        outcome.failed = True
-    except RuntimeError as error:
-        text = str(error)
-        if "memory" not in text or "alloc" not in text:
-            raise
-        outcome.failed = True
-    if outcome.failed and torch.cuda.is_available():
-        torch.cuda.empty_cache()

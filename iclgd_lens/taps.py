@@ -23,6 +23,10 @@ class Taps:
         episode: What is read.
         first: For how many queries attention to demonstrations and query vectors are kept.
         demonstration_positions: Positions of the demonstrations' tokens in the shared prefix.
+
+    Attributes:
+        out_of_sight: For each layer, how many tokens before a query's own a sliding window hides
+            from its readout token, of the query that it hides most from.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Taps:
             self.demonstration_scores = torch.empty(
                 first, layers, heads, len(self._positions), **fp32
             )
+        self.out_of_sight = [0] * layers
         self._batch: Tensor | None = None
         self._last = self._inside = torch.empty(0)
         self._kept: tuple[Tensor, Tensor] | None = None
@@ -102,13 +107,19 @@ class Taps:
     def _keep_scores(self, layer: int, scores: Tensor) -> None:
         if self._batch is None or self._kept is None:
             return
-        row = scores[self._each, :, self._last].float()
+        row = scores[self._each, :, self._last]
+        hidden = _hidden(row)
+        row = row.float()
         longest = self._inside.shape[1]
-        own = row[:, :, -longest:].masked_fill(~self._inside[:, None], 0.0)
+        seen = self._inside & ~hidden[:, -longest:]
+        own = row[:, :, -longest:].masked_fill(~seen[:, None], 0.0)
         self.scores[self._batch, layer, :, :longest] = own
+        before = int(hidden[:, :-longest].sum(-1).max())
+        self.out_of_sight[layer] = max(self.out_of_sight[layer], before)
         if self.demonstration_scores is not None and len(self._kept[0]):
             places, rows = self._kept
-            self.demonstration_scores[rows, layer] = row[places][:, :, self._positions]
+            shown = row.masked_fill(hidden[:, None], torch.nan)[places][:, :, self._positions]
+            self.demonstration_scores[rows, layer] = shown
 
     def _keep_queries(self, layer: int, queries: Tensor) -> None:
         if self._kept is None:
@@ -118,6 +129,17 @@ class Taps:
             self.queries = torch.empty(shape, dtype=torch.float32, device=queries.device)
         places, rows = self._kept
         self.queries[rows, layer] = queries[places, self._last[places]].float()
+
+
+def _hidden(row: Tensor) -> Tensor:
+    """Keys that a sliding window hides from a row's token: [batch head key] to [batch key].
+
+    A mask fills in the lowest number or -inf, for every head alike, from the first key to the
+    window's beginning. A score that overflows does so in one head or in the midst of others, and
+    stays what it is.
+    """
+    lowest = (row <= torch.finfo(row.dtype).min / 2).all(dim=1)
+    return lowest.long().cumprod(-1).bool()
 
 
 def _index(values: Sequence[int], device: torch.device) -> Tensor:

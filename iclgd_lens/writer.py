@@ -9,6 +9,7 @@ from typing import Any
 
 from iclgd_lens.episode import Demonstration, Query
 from iclgd_lens.errors import EpisodeError
+from iclgd_lens.host.special import bos_in_words, own_token
 from iclgd_lens.protocol import EOS, Protocol
 from iclgd_lens.tasks import Row, Task
 from iclgd_lens.tokens import Tokens, same_tokens
@@ -45,7 +46,8 @@ class Writer:
         self._special = _special_tokens(tokenizer)
         self._own = self._spelled(task.prompt.format_map(dict.fromkeys(task.columns, "")))
         self._contents: dict[str, Tokens] = {}
-        self.bos = _bos(tokenizer) if protocol.bos else None
+        bos = own_token(tokenizer, "bos") if protocol.bos else None
+        self.bos = None if bos is None else bos.id
         self.labels = tuple(self._label(word) for word in task.labels)
         self.separator = self._separator(protocol.separator)
 
@@ -126,6 +128,10 @@ class Writer:
         tokens = [token for content in contents for token in content]
         return sum(token == self.unknown for token in tokens) / len(tokens) if tokens else 0.0
 
+    def bos_in_words(self) -> str:
+        """What sequences begin with, and why with nothing."""
+        return bos_in_words(self._tokenizer) if self.protocol.bos else "none: the protocol's choice"
+
     # -- labels --------------------------------------------------------------------------------
 
     def _label(self, word: str) -> Tokens:
@@ -183,8 +189,8 @@ class Writer:
         if separator == "":
             return ()
         if separator == EOS:
-            eos = self._tokenizer.eos_token_id
-            return None if eos is None else (int(eos),)
+            eos = own_token(self._tokenizer, "eos")
+            return None if eos is None else (eos.id,)
         before = f"{self.task.labels[0]} {self.task.labels[0]}"
         return self._rest(before, before + separator)
 
@@ -206,8 +212,13 @@ def _special_tokens(tokenizer: Any) -> Mapping[str, int]:
     words = getattr(tokenizer, "all_special_tokens", None) or ()
     numbers = getattr(tokenizer, "all_special_ids", None) or ()
     # The ids of a tokenizer's named tokens; of doubles it keeps one.
-    found |= {str(word): int(number) for word, number in zip(words, numbers, strict=False)}
-    return {word: number for word, number in found.items() if word}
+    pairs = zip(words, numbers, strict=False)
+    found |= {str(word): int(number) for word, number in pairs if number is not None}
+    # A token that was made up has the id of unknown text.
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    made_up = {word for word, number in found.items()
+               if number == unknown and word != tokenizer.unk_token}  # fmt: skip
+    return {word: number for word, number in found.items() if word and word not in made_up}
 
 
 @contextmanager
@@ -220,11 +231,3 @@ def _flag_kept(tokenizer: Any) -> Generator[None]:
     finally:
         if before is not None:
             backend.encode_special_tokens = before  # type: ignore[union-attr]
-
-
-def _bos(tokenizer: Any) -> int | None:
-    """BOS, or EOS where a tokenizer has only that (GPT-2 and Pythia begin with it), or None."""
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return None

@@ -193,3 +193,21 @@ def tokens(count: int = 12, batch: int = 1, seed: int = 0) -> torch.Tensor:
     ids = torch.randint(3, VOCAB_SIZE, (batch, count), generator=generator)
     ids[:, 0] = BOS
     return ids
+
+
+def saved(model: transformers.PreTrainedModel, path: str | Path, tokenizer: bool = True) -> Path:
+    """Write a `transformers` model, and the word tokenizer if wanted, as a folder."""
+    model.save_pretrained(path)
+    if tokenizer:
+        word_tokenizer().save_pretrained(path)
+    return Path(path)
+
+
+def of_config(config: transformers.PretrainedConfig, seed: int = 0, std: float = 0.25) -> Any:
+    """A random `transformers` model of any configuration, as `huggingface_model` gives."""
+    with torch.random.fork_rng(devices=[]):
+        model: Any = transformers.AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager", dtype=torch.float32
+        )
+    randomise(model, seed, std)
+    return model.eval()

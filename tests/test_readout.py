@@ -278,7 +278,7 @@ def test_the_unembedding_sees_the_readout_token_alone(
     monkeypatch.setattr(type(host), "unembed", unembed)
     together = Reader(host, episode).icl()
     assert seen == [len(episode.queries)]
-    monkeypatch.setattr("iclgd_lens.readout._LOGITS_AT_ONCE", 3 * host.d_vocab)
+    monkeypatch.setattr("iclgd_lens.label_words._LOGITS_AT_ONCE", 3 * host.d_vocab)
     apart = Reader(host, episode).icl()
     assert seen[1:] == [3, 1]
     torch.testing.assert_close(apart.label_scores, together.label_scores)

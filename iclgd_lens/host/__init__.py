@@ -7,5 +7,6 @@ from iclgd_lens.host.base import Run as Run
 from iclgd_lens.host.choose import as_host as as_host
 from iclgd_lens.host.copying import copied as copied
 from iclgd_lens.host.guard import frozen as frozen
+from iclgd_lens.host.guard import own_precision as own_precision
 from iclgd_lens.host.hooking import Hook as Hook
 from iclgd_lens.host.hooking import uncounted_hooks as uncounted_hooks

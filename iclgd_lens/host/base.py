@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
@@ -18,7 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError, nearest
+from iclgd_lens.host.condition import refuse_condition
 from iclgd_lens.host.hooking import Firings, Hook, attached, receiver
+from iclgd_lens.host.prefix import Prefix as Prefix
+from iclgd_lens.host.prefix import Run as Run
+from iclgd_lens.host.prefix import WholePrefix
 from iclgd_lens.host.site import LinearSite as LinearSite
 
 if TYPE_CHECKING:
@@ -27,72 +31,6 @@ if TYPE_CHECKING:
 
 Attention = Literal["softmax", "linear"]
 """What a model makes of its masked scores: their softmax, or the scores themselves."""
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Keys and values of tokens already read, to be shared by many queries.
-
-    Attributes:
-        tokens: Token ids read so far: "batch pos".
-        keys: One tensor a layer, in the host's own layout.
-        values: One tensor a layer, in the host's own layout.
-        axis: Which of their axes is the position.
-    """
-
-    tokens: Int[Tensor, "batch pos"]
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    axis: int = 1
-
-    @property
-    def length(self) -> int:
-        """Number of tokens read."""
-        return self.tokens.shape[1]
-
-    def expand(self, batch: int) -> Prefix:
-        """Return a view of this prefix for `batch` sequences; nothing is copied."""
-        if self.tokens.shape[0] == batch:
-            return self
-        return Prefix(
-            self.tokens.expand(batch, -1),
-            tuple(k.expand(batch, *k.shape[1:]) for k in self.keys),
-            tuple(v.expand(batch, *v.shape[1:]) for v in self.values),
-            self.axis,
-        )
-
-    def rows(self, index: Int[Tensor, " row"]) -> Prefix:
-        """Return a copy of some of the sequences."""
-        return Prefix(
-            self.tokens[index],
-            tuple(k[index] for k in self.keys),
-            tuple(v[index] for v in self.values),
-            self.axis,
-        )
-
-    def crop(self, length: int) -> Prefix:
-        """Return a view of the first `length` tokens' keys and values."""
-        if length == self.length:
-            return self
-        return Prefix(
-            self.tokens[:, :length],
-            tuple(k.narrow(self.axis, 0, length) for k in self.keys),
-            tuple(v.narrow(self.axis, 0, length) for v in self.values),
-            self.axis,
-        )
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one forward pass gives.
-
-    Attributes:
-        residual: Residual stream after the last block, before the final norm: "batch pos d_model".
-        prefix: Keys and values of everything read, where asked for.
-    """
-
-    residual: Float[Tensor, "batch pos d_model"]
-    prefix: Prefix | None
 
 
 class Host(ABC):
@@ -132,6 +70,7 @@ class Host(ABC):
                 f"attention is {attention!r}; allowed: {', '.join(get_args(Attention))}."
                 + nearest(str(attention), get_args(Attention))
             )
+        refuse_condition(model)
         self.model = model
         self.attention: Attention = attention
         self.cfg: Any = cast(Any, model).cfg
@@ -145,6 +84,7 @@ class Host(ABC):
         self.d_vocab = int(self.cfg.d_vocab)
         self.n_ctx = int(self.cfg.n_ctx)
         self.unembedded = 0  # sequences so far, for who counts what a build costs
+        self._reread = 0  # tokens at the beginning of a running pass that its caller did not give
         self._points: dict[str, Any] = dict(cast(Any, model).hook_dict)
         self._sites = {site.weight: site for site in self._list_sites()}
 
@@ -260,9 +200,26 @@ class Host(ABC):
                 `forced=False` only if others did.
         """
         firings = Firings([name for name, _ in hooks])
-        with attached(self.hook_point, hooks, firings):
+        with attached(self.hook_point, self.shown(hooks), firings):
             yield firings
         firings.check(forced)
+
+    def shown(self, hooks: Sequence[Hook]) -> Sequence[Hook]:
+        """Hooks that see the tokens a pass was given, also where it reads others before them."""
+        if self.can_pad:
+            return hooks
+        return [(name, partial(self._without_reread, name, function)) for name, function in hooks]
+
+    def _without_reread(
+        self, name: str, function: Callable[..., Tensor | None], activation: Tensor, hook: Any
+    ) -> Tensor | None:
+        skipped = self._reread
+        if not skipped:
+            return function(activation, hook=hook)
+        axis = 2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
+        before, given = activation.tensor_split([skipped], axis)
+        changed = function(given, hook=hook)
+        return None if changed is None else torch.cat([before, changed], axis)
 
     def hook_point(self, name: str) -> Any:
         """Return the model's HookPoint of that name.
@@ -323,12 +280,38 @@ class Host(ABC):
 
     @property
     @abstractmethod
+    def depends_on_length(self) -> bool:
+        """Whether a token's position depends on the length of the whole sequence.
+
+        So it is with rotary embeddings that are rescaled as a sequence grows (dynamic scaling,
+        LongRoPE): keys and values of demonstrations are then others for every query.
+        """
+
+    @property
     def can_pad(self) -> bool:
         """Whether tokens at the end of a sequence leave all before them as they are.
 
-        True of causal attention, except where the length of the whole sequence scales its
-        positions (dynamic rotary embeddings).
+        True of causal attention, except where positions depend on the length.
         """
+        return not self.depends_on_length
+
+    def _run_whole(
+        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool
+    ) -> Run:
+        """`run` where positions depend on the length: a prefix is read again with what follows."""
+        if prefix is not None and not isinstance(prefix, WholePrefix):
+            raise UnsupportedModelError(
+                f"The positions of {self.name} depend on the length of the whole sequence, so keys "
+                "and values cannot be placed before a query; interventions that do are not served."
+            )
+        before = None if prefix is None else prefix.expand(len(tokens)).tokens
+        read = tokens if before is None else torch.cat([before, tokens], dim=1)
+        self._reread = 0 if prefix is None else prefix.length
+        try:
+            residual = self.run(read).residual[:, -tokens.shape[1] :]
+        finally:
+            self._reread = 0
+        return Run(residual, WholePrefix(read) if keep else None)
 
     @abstractmethod
     def run(
@@ -338,7 +321,8 @@ class Host(ABC):
 
         Args:
             tokens: Token ids, all of one length; each is attended to by those after it.
-            prefix: Keys and values already read, expanded to the batch.
+            prefix: Keys and values already read, expanded to the batch. Where positions depend on
+                the length, its tokens are read again; hooks see the given tokens alone.
             keep: Whether to return the keys and values of prefix and tokens together.
         """
 

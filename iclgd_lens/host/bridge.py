@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,9 +15,13 @@ from torch import Tensor, nn
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
 from iclgd_lens.host.bridge_cache import read_prefix, shared_cache
-from iclgd_lens.host.hooking import receiver
+from iclgd_lens.host.guard import frozen
+from iclgd_lens.host.hooking import Hook, receiver
 from iclgd_lens.host.probe import check_model
+from iclgd_lens.host.rotary import depends_on_length, rotary_modules, unread
 from iclgd_lens.host.softmax_tap import softmax_tap
+
+_ROTATED = ("attn.hook_rot_q", "attn.hook_rot_k")
 
 
 class BridgeHost(Host):
@@ -33,7 +38,10 @@ class BridgeHost(Host):
         _refuse(model)
         self._blocks: Any = cast(Any, model).blocks
         self._causal_lm: Any = cast(Any, model).original_model
+        self._rotary = rotary_modules(self._causal_lm.modules())
+        self._casts: list[Hook] = []
         super().__init__(model, attention)
+        self._casts = self._missing_casts()
         check_model(self)
 
     @property
@@ -138,7 +146,12 @@ class BridgeHost(Host):
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.hooked(hooks, forced=False))
             if native:
-                stack.enter_context(softmax_tap(self, native, receive))
+                # The softmax is no hook point, so what a pass reads again is left out here.
+                stack.enter_context(
+                    softmax_tap(
+                        self, native, lambda layer, x: receive(layer, x[:, :, self._reread :])
+                    )
+                )
             yield
 
     def _is_native(self, layer: int) -> bool:
@@ -173,23 +186,23 @@ class BridgeHost(Host):
     # -- running -------------------------------------------------------------------------------
 
     @property
-    def can_pad(self) -> bool:
-        """See `Host.can_pad`."""
-        config = self._causal_lm.config
-        scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
-        # One dictionary, or one for each kind of layer.
-        return not any(kind in str(scaling) for kind in ("dynamic", "longrope"))
+    def depends_on_length(self) -> bool:
+        """See `Host.depends_on_length`."""
+        return depends_on_length(self._causal_lm.config)
 
     def run(
         self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False
     ) -> Run:
         """See `Host.run`."""
+        if self.depends_on_length and (keep or prefix is not None):
+            return self._run_whole(tokens, prefix, keep)
         residuals: list[Tensor] = []
         last = self.block_output_hook(self.n_layers - 1)
         cache = None
         if keep or prefix is not None:
             cache = shared_cache(self._causal_lm.config, prefix, tokens.shape[0], keep)
-        with self.hooked([(last, receiver(lambda _, value: residuals.append(value), 0))]):
+        collect = receiver(lambda _, value: residuals.append(value), 0)
+        with self.hooked([*self._casts, (last, collect)]), unread(self._rotary):
             # The base model stops before the unembedding.
             self._causal_lm.base_model(
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None
@@ -198,6 +211,22 @@ class BridgeHost(Host):
             return Run(residuals[-1], None)  # of a block that runs twice, the second
         read = tokens if prefix is None else torch.cat([prefix.tokens, tokens], dim=1)
         return Run(residuals[-1], read_prefix(cache, read))
+
+    def _missing_casts(self) -> list[Hook]:
+        """Hooks that cast rotated queries and keys back to the model's dtype, where they must.
+
+        Some architectures rotate in fp32 and cast back; attention bridges leave the cast out.
+        """
+        if self.dtype not in (torch.bfloat16, torch.float16):
+            return []
+        try:
+            with frozen(self.model), torch.no_grad():
+                self.run(self.tensor([0, 0]))
+        except RuntimeError as error:
+            if "dtype" in str(error) or "scalar type" in str(error):
+                names = [name for name in self._points if name.endswith(_ROTATED)]
+                return [(name, partial(_cast, self.dtype)) for name in names]
+        return []
 
     def final_norm(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """See `Host.final_norm`."""
@@ -233,6 +262,10 @@ class BridgeHost(Host):
         config = self._causal_lm.config
         factor, divisor = (getattr(config, key, None) for key in ("logit_scale", "logits_scaling"))
         return float(factor or 1.0) / float(divisor or 1.0)
+
+
+def _cast(dtype: torch.dtype, activation: Tensor, hook: Any) -> Tensor:
+    return activation.to(dtype)
 
 
 def _in_out(module: Any) -> Tensor:

@@ -7,16 +7,15 @@ never run, and a checkpoint whose weights would be incomplete is refused rather 
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from iclgd_lens.errors import ModelError, UnsupportedModelError
+from iclgd_lens.host.folder import check_folder, check_sizes, check_weights, first_line
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -25,7 +24,6 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-_READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
 class ModelWarning(UserWarning):
@@ -69,16 +67,19 @@ class Checkpoint:
             check_folder(Path(self.location))
         try:
             config: Any = AutoConfig.from_pretrained(self.location, **self._arguments())
-        except _READ_ERRORS as error:
+        except Exception as error:  # what a configuration holds may fail anywhere
             if "trust_remote_code" in str(error):
                 raise UnsupportedModelError(
                     f"{self.name} needs code of its own, which is never run; "
                     "use a model whose architecture transformers has itself"
                 ) from error
             raise ModelError(
-                f"cannot read the configuration of {self.location!r}: {_first_line(error)}"
+                f"cannot read the configuration of {self.location!r}: {first_line(error)}"
             ) from error
         _check_causal(config, self.name)
+        check_sizes(config, self.location)
+        if self.is_folder:
+            check_weights(config, Path(self.location))
         return config
 
     def model(self, config: Any, dtype: torch.dtype) -> Any:
@@ -99,9 +100,11 @@ class Checkpoint:
                 output_loading_info=True,
                 **self._arguments(),
             )
-        except _READ_ERRORS as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # so may weights that do not fit it
             raise ModelError(
-                f"cannot load the weights of {self.location!r}: {_first_line(error)}"
+                f"cannot load the weights of {self.location!r}: {first_line(error)}"
             ) from error
         model, report = loaded
         absent = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
@@ -146,9 +149,9 @@ class Checkpoint:
                 )
             except ValueError:
                 return AutoTokenizer.from_pretrained(self.location, **self._arguments())
-        except _READ_ERRORS as error:
+        except Exception as error:  # the tokenizers library raises plain ones
             raise ModelError(
-                f"cannot read the tokenizer of {self.location!r}: {_first_line(error)}"
+                f"cannot read the tokenizer of {self.location!r}: {first_line(error)}"
             ) from error
 
     def exact_revision(self, config: Any) -> str | None:
@@ -156,57 +159,11 @@ class Checkpoint:
         if not self.is_folder:
             return getattr(config, "_commit_hash", None) or self.revision
         digest = hashlib.sha256()
-        for file in sorted(Path(self.location).glob("*.safetensors")):
+        for file in sorted(filter(Path.is_file, Path(self.location).glob("*.safetensors"))):
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
         return f"sha256:{digest.hexdigest()[:16]}"
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder without configuration or safetensors weights, or with code of its own.
-
-    Raises:
-        ModelError: Something is missing or unreadable.
-        UnsupportedModelError: The folder's model would run code of its own.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{folder} has no config.json: it is no folder of a transformers model")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {_first_line(error)}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"{path} names no model_type: it is no configuration of transformers")
-    if config.get("auto_map"):
-        raise UnsupportedModelError(
-            f"{path} points to code of its own (auto_map), which is never run; remove the entry "
-            f"if transformers' own {config['model_type']!r} model fits the weights"
-        )
-    _check_weight_files(folder)
-
-
-def _check_weight_files(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            shards = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(f"cannot read {index}: {_first_line(error)}") from error
-        absent = [shard for shard in shards if not (folder / shard).is_file()]
-        if absent:
-            raise ModelError(f"{folder} lacks {len(absent)} of its weight files: {absent[0]}")
-    elif not (folder / "model.safetensors").is_file():
-        pickled = sorted(file.name for file in folder.glob("*.bin"))
-        if pickled:
-            raise ModelError(
-                f"{folder} holds its weights as a pickle ({pickled[0]}), which is never opened; "
-                "save them with save_pretrained, which writes safetensors"
-            )
-        raise ModelError(f"{folder} has no weights: model.safetensors is missing")
 
 
 def _check_causal(config: Any, name: str) -> None:
@@ -230,8 +187,3 @@ def _check_causal(config: Any, name: str) -> None:
         raise UnsupportedModelError(
             f"{name} is no causal language model ({kind}); only causal decoders are served"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

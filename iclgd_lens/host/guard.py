@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from iclgd_lens.host.rotary import rotary_modules, unread
+
 
 def all_modules(model: nn.Module) -> list[nn.Module]:
     """Every module below `model`, and below the module that a bridge wraps."""
@@ -23,6 +25,19 @@ def all_modules(model: nn.Module) -> list[nn.Module]:
         seen = {id(module) for module in found}
         found += [module for module in wrapped.modules() if id(module) not in seen]
     return found
+
+
+@contextlib.contextmanager
+def own_precision() -> Generator[None, None, None]:
+    """Compute in the dtypes that tensors have, whatever autocast the caller is in.
+
+    Also a decorator. Autocast would round to half precision what results call fp32.
+    """
+    with contextlib.ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextlib.contextmanager
@@ -45,6 +60,8 @@ def frozen(model: nn.Module) -> Generator[None, None, None]:
         if name in module.__dict__
     ]
 
+    rotary = rotary_modules(modules)
+
     def restore() -> None:
         for module in training:
             module.__dict__["training"] = True
@@ -62,7 +79,7 @@ def frozen(model: nn.Module) -> Generator[None, None, None]:
                 module.__dict__["training"] = False
             for parameter in parameters.values():
                 parameter.requires_grad_(False)
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), own_precision(), unread(rotary):
                 yield
         finally:
             restore()

@@ -79,7 +79,7 @@ def attached(
 @contextlib.contextmanager
 def uncounted_hooks(host: Any, hooks: Sequence[Hook]) -> Generator[None, None, None]:
     """Attach hooks that only watch: nothing is said where one of them never fires."""
-    with attached(host.hook_point, hooks, Firings([name for name, _ in hooks])):
+    with attached(host.hook_point, host.shown(hooks), Firings([name for name, _ in hooks])):
         yield
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import traceback
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +22,13 @@ from torch import Tensor
 from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError, nearest
 from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
 from iclgd_lens.host.conversion import Origin, hooked_from_huggingface
-from iclgd_lens.host.families import convertible
+from iclgd_lens.host.families import convertible, family_of
+from iclgd_lens.host.folder import first_line
+from iclgd_lens.host.guard import own_precision
+from iclgd_lens.host.parting import first_difference, outputs
 from iclgd_lens.host.probe import agree
 from iclgd_lens.host.provenance import model_provenance as model_provenance
+from iclgd_lens.host.rotary import depends_on_length
 from iclgd_lens.host.source import find_model, model_names, official_name
 from iclgd_lens.host.untrained import reinitialise
 
@@ -81,15 +87,16 @@ def load_model(
     source.refuse_pickled()
     checkpoint = source.checkpoint(revision)
     # The pieces of both hosts draw initial weights before the real ones replace them.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), own_precision():
         config = _config(checkpoint)
         tokenizer = checkpoint.tokenizer()
         hf_model = checkpoint.model(config, torch_dtype)
         model = _build(hf_model, tokenizer, checkpoint, torch_device, host)
+        if source.untrained:
+            reinitialise(model)
     # The configuration is the one place of both hosts that may carry what results must record.
+    model.cfg.model_name = source.name
     model.cfg.model_revision = checkpoint.exact_revision(config)
-    if source.untrained:
-        reinitialise(model)
     return model.eval()
 
 
@@ -114,44 +121,54 @@ def _build(
     hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch.device, host: str
 ) -> Any:
     vocabulary = hf_model.get_input_embeddings().num_embeddings
+    count = min(_TOKENS, getattr(hf_model.config, "max_position_embeddings", None) or _TOKENS)
     # From the middle of the vocabulary, where no special tokens are.
-    tokens = (torch.arange(_TOKENS)[None] + vocabulary // 2) % vocabulary
-    with torch.no_grad():
+    tokens = (torch.arange(count)[None] + vocabulary // 2) % vocabulary
+    with torch.no_grad(), outputs(hf_model) as parts:
         expected = hf_model(tokens, use_cache=False).logits
     if host == "hooked" or (host == "auto" and has_hooked_transformer()):
         try:
             return _checked(_hooked(hf_model, tokenizer, checkpoint, device), tokens, expected)
-        except UnsupportedModelError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a converter may fail on shapes it was not made for
             if host == "hooked":
                 raise UnsupportedModelError(
-                    f"no HookedTransformer for {checkpoint.name}: {error}; use host='bridge'"
+                    f"no HookedTransformer for {checkpoint.name}: {first_line(error)}; "
+                    "use host='bridge'"
                 ) from error
             warnings.warn(
-                f"{checkpoint.name} is loaded as a TransformerBridge: {error}",
+                f"{checkpoint.name} is loaded as a TransformerBridge: {first_line(error)}",
                 HostChoiceWarning,
                 stacklevel=3,
             )
     try:
-        return _checked(_bridge(hf_model, tokenizer, checkpoint.name, device), tokens, expected)
+        bridge = _bridge(hf_model, tokenizer, checkpoint.name, device)
+        return _checked(bridge, tokens, expected, parts)
     except (torch.OutOfMemoryError, UnsupportedModelError):
         raise
     except Exception as error:  # an adapter may assert, or fail on shapes it was not made for
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = traceback.extract_tb(error.__traceback__)[-1].name
+        reason = (str(error).strip() or f"{type(error).__name__} in {where}").splitlines()[0]
         raise UnsupportedModelError(
             f"the installed TransformerLens has an adapter for {type(hf_model).__name__}, but not "
             f"for {checkpoint.name} ({reason})"
         ) from error
 
 
-def _checked(model: Any, tokens: Tensor, expected: Tensor) -> Any:
+def _checked(
+    model: Any, tokens: Tensor, expected: Tensor, parts: Mapping[str, Tensor] | None = None
+) -> Any:
     """Return `model`, unless its logits are not those of `transformers`: it dropped a setting."""
     with torch.no_grad():
         logits = model(tokens.to(next(model.parameters()).device), return_type="logits")
     # What overflows in transformers cannot be compared; results record it as not finite.
     if expected.isfinite().all() and not agree(logits.cpu(), expected, expected.dtype):
+        part = None if parts is None else first_difference(parts, model, tokens)
         raise UnsupportedModelError(
             f"its logits as a {type(model).__name__} are not those of transformers: the installed "
             "TransformerLens does not honour all of its configuration"
+            + ("" if part is None else f" (they part in {part})")
         )
     return model
 
@@ -174,7 +191,7 @@ def identify_model(name_or_folder: str | Path, revision: str | None = None) -> s
         return f"{checkpoint.location}@{exact or 'unknown'}"
     digest = hashlib.sha256()
     for pattern in ("*.json", "*.model", "*.txt"):
-        for file in sorted(Path(checkpoint.location).glob(pattern)):
+        for file in sorted(filter(Path.is_file, Path(checkpoint.location).glob(pattern))):
             digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
     return f"{exact}+{digest.hexdigest()[:16]}"
 
@@ -200,6 +217,10 @@ def _hooked(hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch
     from transformer_lens import HookedTransformer
     from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS
 
+    if depends_on_length(hf_model.config):
+        raise UnsupportedModelError(
+            "its positions depend on the length of the sequence, those of HookedTransformer do not"
+        )
     if official.startswith(NEED_REMOTE_CODE_MODELS):
         raise UnsupportedModelError("TransformerLens would run the checkpoint's own code for it")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -224,10 +245,17 @@ def _bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device) -> A
         raise UnsupportedModelError(
             f"the installed TransformerLens has no adapter for {name} ({architecture})"
         )
+    config, family = hf_model.config, family_of(architecture)
+    biased = family is not None and "Q" in family.biases and family.names is not None
+    if biased and getattr(config, "attention_bias", True) is False:
+        raise UnsupportedModelError(
+            f"{name} has attention without biases, which the installed adapter for {architecture} "
+            "does not serve"
+        )
     return build_bridge_from_module(
         hf_model.to(device),
         architecture,
-        hf_config=hf_model.config,
+        hf_config=config,
         tokenizer=tokenizer,
         model_name=name,
     ).eval()

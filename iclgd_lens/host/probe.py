@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
+from iclgd_lens.host.condition import causes
 from iclgd_lens.host.guard import frozen
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _PROCESSED = (
     "enable_compatibility_mode(no_processing=True) (TransformerBridge), or use "
     "iclgd_lens.load_model(...)."
 )
+_DIFFERS = f"Its weights are processed or its attention differs. {_PROCESSED}"
 _TOKENS = 5
 _SHARED = 3  # of them, read first and shared as keys and values
 
@@ -33,8 +35,32 @@ def check_model(host: Host) -> None:
 
     Checks that weights are unprocessed, that every site's output is its input times its weight,
     that scores are what the softmax sees, that attention is causal, that a shared prefix is read
-    like the tokens themselves, and that the host's logits are the model's.
+    like the tokens themselves, and that the host's logits are the model's. A failure is put down to
+    the model's condition (hooks of the user's, say) where that may explain it.
     """
+    try:
+        _check(host)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the model's own pass, or a hook of the user's, may fail in any way
+        found = causes(host.model)
+        if isinstance(error, UnsupportedModelError):
+            if not found:
+                raise
+            text = str(error).replace(_DIFFERS, "").replace(_PROCESSED, "").strip()
+        else:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            text = f"{host.name} fails on a short pass as a {host.kind} ({reason})."
+        likely = f"The likely cause: {'; '.join(found)}." if found else "Use iclgd_lens.load_model."
+        raise UnsupportedModelError(f"{text} {likely}") from error
+
+
+def _check(host: Host) -> None:
+    if host.n_ctx < _TOKENS:
+        raise UnsupportedModelError(
+            f"{host.name} reads {host.n_ctx} tokens at most, too few for a demonstration and a "
+            "query."
+        )
     _check_uncentred(host)
     # HookedTransformer's own forward hides padding tokens, where its tokenizer pads on the left.
     padding = getattr(host.tokenizer, "pad_token_id", None)
@@ -114,8 +140,7 @@ def _check_site(host: Host, site: LinearSite, seen: dict[str, Tensor]) -> None:
     if not agree(product, y, host.dtype):
         raise UnsupportedModelError(
             f"{host.name}: what passes at {site.output_hook} is not {site.weight} applied to what "
-            f"passes at {site.input_hook}. Its weights are processed or its attention differs. "
-            + _PROCESSED
+            f"passes at {site.input_hook}. {_DIFFERS}"
         )
 
 

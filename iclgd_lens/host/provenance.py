@@ -6,6 +6,9 @@ import hashlib
 import json
 from typing import Any
 
+from iclgd_lens.host.condition import attention_implementation, condition
+from iclgd_lens.host.special import bos_in_words
+
 _UNKNOWN = "unknown"
 
 # Fields that name, place or dress a model without changing what it computes.
@@ -55,21 +58,30 @@ def model_provenance(model: Any) -> dict[str, str]:
 
     Returns:
         `name`; `revision`, a Hub commit or, for a folder, "sha256:..." over its weight files;
-        `dtype`, such as "float32"; `host`, the class; `config_hash`, 16 hexadecimal digits;
-        `network`, where the weights are not the trained ones: what drew them, with its seed.
+        `dtype`, such as "float32"; `host`, the class; `bos`, what sequences begin with;
+        `attention`, what computes it; `config_hash`, 16 hexadecimal digits. Where there is such:
+        `network`, what drew weights that are not the trained ones, with its seed; `hooks`, where
+        hooks of the user's act; `adapters`, LoRA that is not merged; `not_finite`, weights that
+        hold NaN or infinity.
     """
     cfg = model.cfg
     revision = getattr(cfg, "model_revision", None)
     revision = revision or getattr(_hf_config(model), "_commit_hash", None)
     network = getattr(cfg, "network", None)
     other = {} if network is None else {"network": str(network)}
-    return other | {
-        "name": str(getattr(cfg, "model_name", None) or _UNKNOWN),
-        "revision": str(revision or _UNKNOWN),
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "host": type(model).__name__,
-        "config_hash": _config_hash(model),
-    }
+    return (
+        other
+        | condition(model)
+        | {
+            "name": str(getattr(cfg, "model_name", None) or _UNKNOWN),
+            "revision": str(revision or _UNKNOWN),
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "host": type(model).__name__,
+            "attention": attention_implementation(model),
+            "bos": bos_in_words(getattr(model, "tokenizer", None)),
+            "config_hash": _config_hash(model),
+        }
+    )
 
 
 def _hf_config(model: Any) -> Any | None:

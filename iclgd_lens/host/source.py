@@ -13,7 +13,8 @@ from types import MappingProxyType
 
 from iclgd_lens.embedded import NAMES, embedded_model_folder
 from iclgd_lens.errors import ModelError, UnsupportedModelError, nearest
-from iclgd_lens.host.checkpoint import Checkpoint, check_folder
+from iclgd_lens.host.checkpoint import Checkpoint
+from iclgd_lens.host.folder import check_folder
 from iclgd_lens.naming import UNTRAINED_SUFFIX, label_of, split_untrained
 
 ALIASES: Mapping[str, Callable[[], Path]] = MappingProxyType({NAMES[0]: embedded_model_folder})
