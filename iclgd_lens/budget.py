@@ -14,23 +14,20 @@ passes only while that helps.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Query
-from iclgd_lens.errors import DivergedError, LensError
-from iclgd_lens.host import Host, as_host, frozen
+from iclgd_lens.episode import Episode, Query
+from iclgd_lens.errors import DivergedError
+from iclgd_lens.held_out import Fold, held_out_losses, make_folds, row_losses
+from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, Training, row_trainings
-from iclgd_lens.intervention import Intervention, hooks_of
-from iclgd_lens.readout import demonstration_batch
+from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, row_trainings
+from iclgd_lens.intervention import Intervention
 
 GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 """Learning rates that are tried first."""
@@ -38,9 +35,6 @@ LOWEST, HIGHEST = 1e-6, 30.0
 """Rates beyond which the grid is not widened."""
 EPOCHS = (1, 2, 4, 8, 16)
 LOSSES = ("label", "all")
-FOLDS = 2
-LEFT_OUT = 0.25
-"""Share of the demonstrations that a fold leaves out (at least one)."""
 SOLVED = 0.1
 """Nats a label word below which no more training is tried: there is next to nothing to gain."""
 PATIENCE = 4
@@ -109,14 +103,6 @@ class Budget:
             "improves": self.improves, "left_out": self.left_out, "edge": self.edge,
             "sentence": self.sentence, "tried": [each.as_dict() for each in self.tried],
         }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Some demonstrations to learn from, the others to be asked."""
-
-    train: Demonstrations
-    left_out: Demonstrations
 
 
 def choose_budget(
@@ -301,84 +287,6 @@ class _Search:
         """Every budget, by loss tokens, rate and epochs."""
         points = sorted(self.found, key=lambda point: (str(point[2]), point[0], point[1] or 0))
         return tuple(Tried(_named(point), self.found[point].mean) for point in points)
-
-
-def make_folds(shown: Demonstrations, count: int = FOLDS, share: float = LEFT_OUT) -> list[Fold]:
-    """Folds of the demonstrations, the left-out ones balanced over labels as far as they go.
-
-    Which are left out follows the order in which they were drawn, so every permutation of a draw
-    leaves out the same. Both parts stay in prompt order.
-
-    Raises:
-        LensError: Fewer than two demonstrations, or they are another task's.
-    """
-    size = len(shown)
-    if size < 2:
-        raise LensError(f"Choosing a budget needs at least 2 demonstrations, not {size}.")
-    if any(example.gold == FOREIGN for example in shown.examples):
-        raise LensError("Demonstrations of another task cannot choose this task's budget.")
-    drawn = list(shown.drawn or range(size))
-    queues: dict[int, list[int]] = {}
-    for place in drawn:
-        queues.setdefault(shown.examples[place].gold, []).append(place)
-    dealt: list[int] = []  # by turns from each label, the last drawn first
-    while any(queues.values()):
-        dealt += [queue.pop() for queue in queues.values() if queue]
-    out = min(size - 1, max(1, round(size * share)))
-    found: list[Fold] = []
-    for fold in range(min(count, size // out)):
-        left = set(dealt[fold * out : (fold + 1) * out])
-        found.append(Fold(_part(shown, set(range(size)) - left), _part(shown, left)))
-    return found
-
-
-def _part(shown: Demonstrations, places: set[int]) -> Demonstrations:
-    kept = sorted(places)
-    drawn = [kept.index(place) for place in shown.drawn or range(len(shown)) if place in places]
-    examples = tuple(shown.examples[place] for place in kept)
-    return dataclasses.replace(shown, examples=examples, drawn=tuple(drawn))
-
-
-def held_out_losses(
-    model: Any, intervention: Intervention, left_out: Demonstrations
-) -> list[float]:
-    """Label negative log-likelihood, in nats a label word, of each demonstration read alone."""
-    host = as_host(model)
-    prefix = intervention.prefix(host)
-    found: list[float] = []
-    with frozen(host.model), torch.no_grad():
-        for sequence in left_out.sequences("label"):
-            whole = host.tensor(sequence.tokens)
-            head = int(prefix is not None and left_out.bos is not None)
-            tokens = whole[:, head:]
-            batch = demonstration_batch(host, sequence.label_start - head, tokens)
-            with host.hooked(hooks_of(intervention, host, batch), forced=False):
-                residual = host.run(tokens, prefix).residual
-            start = sequence.label_start - head
-            found.append(float(_label_nll(host, residual, tokens, start)[0]))
-    return found
-
-
-def row_losses(
-    host: Host, training: Training, left_out: Demonstrations
-) -> Float[Tensor, "left_out row"]:
-    """The same of every row of a training."""
-    found: list[Tensor] = []
-    with frozen(host.model), torch.no_grad(), host.hooked(training.hooks(), forced=False):
-        for sequence in left_out.sequences("label"):
-            tokens = host.tensor(sequence.tokens).expand(training.rows, -1)
-            residual = host.run(tokens).residual
-            losses = _label_nll(host, residual, tokens, sequence.label_start)
-            found.append(torch.where(losses.isfinite(), losses, math.inf).cpu())
-    return torch.stack(found)
-
-
-def _label_nll(
-    host: Host, residual: Float[Tensor, "row pos d_model"], tokens: Tensor, start: int
-) -> Float[Tensor, " row"]:
-    logits = host.logits(residual[:, start - 1 : -1]).float()
-    wanted = tokens[:, start:, None]
-    return -logits.log_softmax(-1).gather(-1, wanted)[..., 0].sum(-1)
 
 
 def _named(point: Point) -> dict[str, Any]:

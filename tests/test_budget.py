@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from iclgd_lens.budget import Budget, choose_budget, make_folds
+from iclgd_lens.budget import Budget, choose_budget
 from iclgd_lens.budgeting import with_budget
 from iclgd_lens.episode import Episode, Query
 from iclgd_lens.errors import DivergedError, LensError
+from iclgd_lens.held_out import make_folds
 from iclgd_lens.host import as_host, copied
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis

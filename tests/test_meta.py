@@ -45,6 +45,7 @@ ORDER = [
     {"heads"},
     {"scoring"},
     {"hypotheses"},
+    {"held_out"},
     {"budget"},
     {"nulls"},
     {"rules"},

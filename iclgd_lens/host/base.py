@@ -96,8 +96,6 @@ class Host(ABC):
         """
         return type(self)(model, self.attention)
 
-    # -- what the model is ---------------------------------------------------------------------
-
     @property
     def name(self) -> str:
         """The model's name, as its configuration gives it."""
@@ -348,5 +346,4 @@ class Host(ABC):
 
     def tensor(self, tokens: Sequence[int] | Sequence[Sequence[int]]) -> Int[Tensor, "batch pos"]:
         """Token ids as a batch on the model's device."""
-        ids = torch.tensor(tokens, dtype=torch.long, device=self.device)
-        return ids if ids.ndim == 2 else ids[None]
+        return torch.atleast_2d(torch.tensor(tokens, dtype=torch.long, device=self.device))

@@ -336,8 +336,7 @@ def _verdict(row: Any) -> Contrast:
 def _range(robust: Any) -> str:
     """Lowest and highest rate as words; a text as it is."""
     if isinstance(robust, list | tuple):
-        low, high = cast("tuple[float, float]", robust)
-        return f"rates {low:g} to {high:g}"
+        return "rates {:g} to {:g}".format(*cast("tuple[float, float]", robust))
     return text_of(robust)
 
 
@@ -346,6 +345,6 @@ def _difference(row: Any, known: Mapping[Any, Contrast]) -> Contrast:
     model, task, score, a, b = place = tuple(str(getattr(row, name)) for name in _PLACE)
     low, high, p = (number_of(getattr(row, n)) for n in ("ci_low", "ci_high", "p_corrected"))
     value, said = number_of(row.difference), text_of(getattr(row, "verdict", None))
-    rule, verdict = known.get(place), said if said in VERDICTS else "undecided"
-    verdict, why = (rule.verdict, rule.why) if rule is not None else (verdict, "")
+    rule, own = known.get(place), said if said in VERDICTS else "undecided"
+    verdict, why = (rule.verdict, rule.why) if rule is not None else (own, "")
     return Contrast(model, task, score, a, b, verdict, str(row.kind), value, low, high, p, why)
