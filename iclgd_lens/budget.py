@@ -204,7 +204,7 @@ class _Search:
         trainings = [
             row_trainings(
                 rule, self.host, fold.train, list(rates), max(passes),
-                **({"loss_on": loss_on} | self.given),
+                **{"loss_on": loss_on, **self.given},
             )
             for fold in self.folds
         ]  # fmt: skip

@@ -38,7 +38,7 @@ ORDER = [
     {"writing"},
     {"intervention"},
     {"delta"},
-    {"batching", "masking", "taps"},
+    {"batching", "masking", "taps", "label_words"},
     {"recorder"},
     {"readout"},
     {"readings", "cost", "contexts"},

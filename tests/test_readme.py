@@ -11,7 +11,7 @@ from typer.main import get_command
 
 import iclgd_lens as lens
 from iclgd_lens import cli
-from iclgd_lens.comparing import CONTROLS
+from iclgd_lens.controls import CONTROLS
 from iclgd_lens.hypotheses import registry
 
 

@@ -92,7 +92,7 @@ def hooked_from_huggingface(
         refactor_factored_attn_matrices=False,
     )
     model.move_model_modules_to_device()
-    model.cfg.origin = Origin(architecture, hf_model.config)
+    vars(model.cfg)["origin"] = Origin(architecture, hf_model.config)
     return model.eval()
 
 

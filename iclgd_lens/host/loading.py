@@ -232,7 +232,7 @@ def _hooked(hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch
             dtype=hf_model.dtype,
             device=str(device),
         )
-    model.cfg.origin = Origin(type(hf_model).__name__, hf_model.config)
+    vars(model.cfg)["origin"] = Origin(type(hf_model).__name__, hf_model.config)
     return model
 
 
