@@ -23,7 +23,7 @@ import torch
 
 from iclgd_lens.episode import Episode, Query
 from iclgd_lens.errors import DivergedError
-from iclgd_lens.held_out import Fold, held_out_losses, make_folds, row_losses
+from iclgd_lens.held_out import FOLDS, Fold, held_out_losses, make_folds, row_losses
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, row_trainings
