@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 import iclgd_lens as lens
-from iclgd_lens import cli
+from iclgd_lens.cli.app import app
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.hypotheses import registry
 
@@ -48,7 +48,7 @@ def test_the_python_runs_as_one_session(
 
 
 def test_every_command_and_option_exists(readme: str) -> None:
-    command = get_command(cli.app)
+    command = get_command(app)
     found = [words for words in commands(readme) if words[0] == "iclgd"]
     assert len(found) >= 7
     for words in found:
