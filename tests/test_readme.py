@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 import iclgd_lens as lens
-from iclgd_lens.cli.app import app
+from iclgd_lens.cli.app import app, run
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.hypotheses import registry
 
@@ -40,7 +40,7 @@ def test_the_python_runs_as_one_session(
         "permutations: [0]\nhypotheses: [gd]\ncontrols: []\nlr: 0.1\n"
     )
     monkeypatch.chdir(tmp_path)  # the README reads runs/quick
-    assert cli.run(["bench", str(plan), "--out", "runs/quick"]) == 0
+    assert run(["bench", str(plan), "--out", "runs/quick"]) == 0
     monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
