@@ -43,7 +43,8 @@ def output() -> Console:
 
 def say(console: Console, text: str, **how: Any) -> None:
     """Print prose: whole lines where nothing says how wide they may be."""
-    console.print(text, markup=False, soft_wrap=is_piped(), **how)
+    piped = console.width == _WIDE and not console.is_terminal
+    console.print(text, markup=False, soft_wrap=piped, **how)
 
 
 @contextlib.contextmanager

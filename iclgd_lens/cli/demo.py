@@ -17,6 +17,7 @@ from iclgd_lens.comparing import compare
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.host.loading import load_model
 from iclgd_lens.labels import home, label, rank
+from iclgd_lens.naming import label_of
 from iclgd_lens.phrases import listed, number
 from iclgd_lens.scores import primary_scores
 from iclgd_lens.tables import aggregate_cells, is_setting
@@ -129,7 +130,7 @@ def _load(model: Any, tell: Callable[[str], None]) -> tuple[Any, str]:
     if not isinstance(model, str):
         return model, str(getattr(model.cfg, "model_name", "model"))
     tell(f"loading {model}")
-    return load_model(model), model
+    return load_model(model), label_of(model)
 
 
 # -- what it means ---------------------------------------------------------------------------------

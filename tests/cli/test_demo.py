@@ -178,7 +178,7 @@ def test_the_page_needs_no_other_file(page: str) -> None:
     assert re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', markup) == []
     assert page.count("plotly.js v") == 1
     assert page.count("<script>") == 3, "theme, plotly.js, and the page's own"
-    assert "default-src 'none'" in markup
+    assert "default-src &#39;none&#39;" in markup
 
 
 def test_the_page_says_what_the_story_says(result: DemoResult, page: str) -> None:
