@@ -135,7 +135,8 @@ def check_output(out: Path | None) -> None:
     """Refuse a file that could not be written, before anything is computed.
 
     Raises:
-        ComparisonError: Its kind is unknown, or its place is not one for a file.
+        ComparisonError: Its kind is unknown, or it is a folder.
+        FileError: Its place takes no files.
     """
     if out is None:
         return
@@ -148,10 +149,7 @@ def check_output(out: Path | None) -> None:
         )
     if out.is_dir():
         raise ComparisonError(f"--out {out} is a folder; give a file.")
-    try:
-        check_place(out)
-    except OSError as error:
-        raise ComparisonError(f"--out {out} cannot be written: {error}") from error
+    check_place(out)
 
 
 def write(comparison: Comparison, out: Path) -> None:

@@ -84,7 +84,7 @@ def deliver(text: str, name: str) -> bool:
         raise
     except (OSError, ValueError) as error:
         silence()
-        place = write_somewhere(name, text.encode())
+        place = write_somewhere(name, text.encode()).resolve()
         why = getattr(error, "strerror", None) or error
         note(f"standard output takes nothing ({why}); the result is in {place}")
         return False

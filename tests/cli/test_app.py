@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +19,18 @@ import pytest
 from typer.testing import CliRunner
 
 import iclgd_lens as lens
-from iclgd_lens import cli, cli_compare, cli_console
-from iclgd_lens.cli import app, run
-from iclgd_lens.comparing import CONTROLS
+from iclgd_lens import defaults
+from iclgd_lens.cli import app as cli_app
+from iclgd_lens.cli import compare as cli_compare
+from iclgd_lens.cli import console as cli_console
+from iclgd_lens.cli.app import app, run
+from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
 from iclgd_lens.readout import Reader
+from iclgd_lens.scores import SCORES
 from tests.smallmodel import save_small_model
 
-SMALL = ("--data", "embedded", "--shots", "4", "--queries", "6", "--lr", "0.05")
+QUICK = ("--data", "embedded", "--shots", "4", "--queries", "6", "--lr", "0.05", "--quick")
+SMALL = (*QUICK[:-1], "--draws", "2", "--twins", "3")
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +54,17 @@ def words(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
 def test_help_names_every_command() -> None:
     shown = CliRunner().invoke(app, ["--help"])
     assert shown.exit_code == 0
-    for command in ("compare", "tasks", "hypotheses", "models", "demo"):
+    for command in (
+        "compare", "demo", "bench", "report", "tasks", "hypotheses", "controls", "scores", "models",
+        "worlds",
+    ):  # fmt: skip
         assert f" {command} " in shown.stdout
 
 
 def test_help_and_tasks_load_no_heavy_library(root: Path) -> None:
     code = (
-        "import sys; from iclgd_lens.cli import run; run(['--help']); run(['compare', '--help']);"
+        "import sys; from iclgd_lens.cli.app import run; run(['--help']);"
+        "run(['compare', '--help']);"
         "run(['tasks']); heavy = {'torch', 'transformers', 'transformer_lens', 'pandas', 'plotly'};"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
@@ -77,11 +88,24 @@ def test_tasks_are_listed_with_their_label_words(capsys: pytest.CaptureFixture[s
     assert err == ""
 
 
-def test_hypotheses_and_controls_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["hypotheses"]) == 0
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("hypotheses", lens.list_hypotheses()), ("controls", CONTROLS), ("scores", SCORES)],
+    ids=["hypotheses", "controls", "scores"],
+)
+def test_what_can_be_named_is_listed_once(
+    command: str, names: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command]) == 0
+    first = [line.split()[0] for line in words(capsys)[0].splitlines() if line.strip()]
+    assert all(first.count(name) == 1 for name in names)
+
+
+def test_a_hypothesis_is_shown_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["hypotheses", "lcgd"]) == 0
     out = words(capsys)[0]
-    for name in (*lens.list_hypotheses(), *CONTROLS):
-        assert name in out
+    for setting in lens.get_hypothesis("lcgd").settings():
+        assert re.search(rf"^ *{setting}\b", out, flags=re.MULTILINE)
 
 
 def test_models_are_listed_and_searched(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +116,7 @@ def test_models_are_listed_and_searched(capsys: pytest.CaptureFixture[str]) -> N
     assert run(["models", "no such model"]) == 2
 
 
-@pytest.mark.parametrize("command", ["tasks", "hypotheses", "models"])
+@pytest.mark.parametrize("command", ["tasks", "hypotheses", "controls", "scores", "models"])
 def test_listings_are_json_where_asked(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--json"]) == 0
     assert isinstance(json.loads(words(capsys)[0]), dict)
@@ -101,16 +125,22 @@ def test_listings_are_json_where_asked(command: str, capsys: pytest.CaptureFixtu
 # -- compare ---------------------------------------------------------------------------------------
 
 
-def test_compare_prints_layers_controls_and_a_verdict(
+def test_compare_says_the_gate_then_behaviour_then_verdicts_then_numbers(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["compare", "--model", model, *SMALL]) == 0
     out, _ = words(capsys)
-    for text in ("SimAOU", "SimAM", "mean", "gd", "lcgd", "[lcgd]", "oracle", "@untrained"):
+    places = [
+        out.index(text)
+        for text in ("Is there in-context learning?", "What does each update do to the answers?",
+                     "Is it like in-context learning?", "Overall", "By layer: gd")
+    ]  # fmt: skip
+    assert places == sorted(places)
+    for text in ("SimAOU", "SimAM", "mean", "[lcgd]", "oracle", "@untrained", "lr 0.05"):
         assert text in out
-    assert "learning rate: gd 0.05, lcgd 0.05" in out
     for name in ("gd", "lcgd"):
-        assert f"{name}, SimAOU: " in out
+        for score in ("SimAOU_label", "SimAOU_label_centred"):
+            assert f"{name}, {score}: " in out
     assert "nan" not in out.lower()
 
 
@@ -118,26 +148,100 @@ def test_compare_prints_what_python_gives(model: str, capsys: pytest.CaptureFixt
     assert run(["compare", "--model", model, *SMALL, "--seed", "3", "--json"]) == 0
     document = json.loads(words(capsys)[0])
     loaded = lens.load_model(model)
-    episode = lens.load_episode("sst2", loaded, shots=4, queries=6, seed=3, data="embedded")
-    expected = lens.compare(loaded, episode, lr=0.05, seed=3)
+    episodes = lens.load_episodes(
+        "sst2", loaded, draws=2, shots=4, queries=6, seed=3, data="embedded"
+    )
+    expected = lens.compare(loaded, episodes, lr=0.05, seed=3, twins=3)
     rows = list(expected.rows())
     assert len(document["rows"]) == len(rows)
     for shown, row in zip(document["rows"], rows, strict=True):
         assert (shown["hypothesis"], shown["score"]) == (row.hypothesis, row.score)
         assert (shown["layer"], shown["head"], shown["n"]) == (row.layer, row.head, row.n)
         assert shown["value"] == (row.value if row.value == row.value else None)
-    assert document["provenance"]["episode"]["hash"] == episode.hash
+    assert document["provenance"]["episode"]["hash"] == episodes[0].hash
+    assert document["verdicts"] == [each.as_dict() for each in expected.verdicts()]
+    gate = expected.gate()
+    assert gate is not None
+    assert document["in_context_learning"] == gate.as_dict()
 
 
-def test_json_is_one_document_with_nothing_beside_it(
-    model: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("size", [SMALL, QUICK], ids=["draws", "quick"])
+def test_json_is_one_document_of_the_documented_schema(
+    size: tuple[str, ...], model: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["compare", "-m", model, *SMALL, "-H", "gd", "-C", "none", "--json"]) == 0
+    import jsonschema
+
+    page = (root / "docs/json.md").read_text(encoding="utf-8")
+    (schema,) = re.findall(r"^```json\n(.+?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    assert run(["compare", "-m", model, *size, "--json"]) == 0
     out, _ = words(capsys)
     assert len(out.splitlines()) == 1
     document = json.loads(out)
+    jsonschema.validate(document, json.loads(schema))
+    assert set(document) == set(json.loads(schema)["required"])
+    table = page.split("| key |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| `.*?\|", table, re.M)))) == set(
+        document
+    )
+    broken = document | {"verdicts": [{**document["verdicts"][0], "verdict": "maybe"}]}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, json.loads(schema))
+
+
+def test_quick_is_one_draw_without_other_networks_and_no_verdict(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compare", "-m", model, *QUICK, "-H", "gd", "--json"]) == 0
+    document = json.loads(words(capsys)[0])
+    assert document["in_context_learning"]["draws"] == 1
+    assert not any("@untrained" in row["hypothesis"] for row in document["rows"])
+    assert not {verdict["verdict"] for verdict in document["verdicts"]} & {"yes"}
+    assert any("One draw" in text for text in document["warnings"])
+
+
+def test_without_controls_nothing_is_shown(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", "-m", model, *QUICK, "-H", "gd", "-C", "none", "--json"]) == 0
+    document = json.loads(words(capsys)[0])
     assert {row["hypothesis"] for row in document["rows"]} == {"ZS", "ICL", "gd"}
-    assert [verdict["beats"] for verdict in document["verdicts"]] == [None, None]
+    assert not {verdict["verdict"] for verdict in document["verdicts"]} & {"yes", "no"}
+
+
+def test_settings_reach_their_hypothesis(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--set", "lcgd.epochs=2", "--set", "gd.lr=5e-4", "--set", "gd.weights=[W_V]"]
+    assert run(["compare", "-m", model, *QUICK, *given, "-C", "none", "--json"]) == 0
+    described = json.loads(words(capsys)[0])["provenance"]["hypotheses"]
+    assert described["lcgd"]["delta"]["epochs"] == 2
+    assert described["lcgd"]["delta"]["lr"] == 0.05
+    assert described["gd"]["delta"]["lr"] == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a.b=1", 1), ("a.b=1e-3", 1e-3), ("a.b=true", True), ("a.b=[1, 2]", [1, 2]),
+     ("a.b=word", "word"), ("a.b=null", None), ("a.b=x=y", "x=y")],
+)  # fmt: skip
+def test_a_settings_text_is_read(text: str, value: Any) -> None:
+    assert cli_compare.parse_settings([text]) == {"a": {"b": value}}
+
+
+def test_a_file_that_registers_is_imported(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "json.py"  # called like a module of Python's
+    file.write_text(
+        "import iclgd_lens as lens\n\n\n@lens.hypothesis('halved_in_a_file')\n"
+        "def halved(host, episode, *, lr=None):\n    return lens.gd(host, episode, lr=lr) * 0.5\n"
+    )
+    asked = ["compare", "-m", model, *QUICK, "-C", "none", "--json", "-H", "halved_in_a_file"]
+    for _ in range(2):  # run once, however often it is asked for
+        assert run([*asked, "--import", str(file)]) == 0
+        names = {row["hypothesis"] for row in json.loads(words(capsys)[0])["rows"]}
+        assert "halved_in_a_file" in names
+    file.with_name("broken.py").write_text("1 / 0\n")
+    for name, told in (("broken.py", "ZeroDivisionError"), ("lost.py", "no file")):
+        assert run([*asked, "--import", str(tmp_path / name)]) == 2
+        assert told in words(capsys)[1]
+    lens.HYPOTHESES._entries.pop("halved_in_a_file")
 
 
 def test_options_reach_the_comparison(
@@ -152,11 +256,11 @@ def test_options_reach_the_comparison(
 
     monkeypatch.setattr(Reader, "__init__", watched)
     options = ["--task", "subj", "--protocol", "reference", "--permutation", "2", "--host",
-               "bridge", "--dtype", "bfloat16", "--batch-size", "2", "--pad-queries",
+               "bridge", "--dtype", "bfloat16", "--batch-size", "2", "--no-pad-queries",
                "--device", "cpu"]  # fmt: skip
     controls = ["-C", "zero", "-C", "gaussian"]
-    assert run(["compare", "-m", model, *SMALL, *options, *controls, "--json"]) == 0
-    assert asked[0] == {"batch_size": 2, "pad_queries": True, "first": 32}
+    assert run(["compare", "-m", model, *QUICK, *options, *controls, "--json"]) == 0
+    assert asked[0] == {"batch_size": 2, "pad_queries": False, "first": 32}
     facts = json.loads(words(capsys)[0])["provenance"]
     assert facts["episode"]["task"] == "subj"
     assert facts["episode"]["permutation"] == 2
@@ -170,7 +274,7 @@ def test_the_tidy_table_is_written(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "scores.parquet"
-    assert run(["compare", "-m", model, *SMALL, "-C", "oracle", "--out", str(out)]) == 0
+    assert run(["compare", "-m", model, *QUICK, "-C", "oracle", "--out", str(out)]) == 0
     assert str(out) in words(capsys)[0]
     frame = pd.read_parquet(out)
     oracle = frame[(frame["hypothesis"] == "oracle") & (frame["score"] == "SimAOU")]
@@ -180,20 +284,24 @@ def test_the_tidy_table_is_written(
 
 def test_every_querys_scores_are_written(model: str, tmp_path: Path) -> None:
     out = tmp_path / "all.safetensors"
-    assert run(["compare", "-m", model, *SMALL, "-C", "none", "-o", str(out), "--json"]) == 0
+    assert run(["compare", "-m", model, *QUICK, "-C", "none", "-o", str(out), "--json"]) == 0
     assert lens.Comparison.load(out).tensor("SimAOU", "lcgd").shape == (6, 2)
 
 
-def test_a_learning_rate_is_chosen_on_demonstrations(
+def test_rates_are_matched_by_default_and_published_where_asked(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    size = ("--data", "embedded", "--shots", "4", "--queries", "4")
-    asked = ["compare", "-m", model, *size, "--lr", "demonstrations", "-C", "none", "--json"]
+    size = ("--data", "embedded", "--shots", "4", "--queries", "4", "--quick", "-H", "gd")
+    asked = ["compare", "-m", model, *size, "-C", "none", "--json"]
     assert run(asked) == 0
-    described = json.loads(words(capsys)[0])["provenance"]["hypotheses"]
-    from iclgd_lens.bench.plan import GRID
-
-    assert {described[name]["delta"]["lr"] for name in ("gd", "lcgd")} <= set(GRID)
+    facts = json.loads(words(capsys)[0])["provenance"]
+    assert facts["budget"] == {"mode": "matched"}
+    chosen = facts["hypotheses"]["gd"]["budget"]
+    assert {"sentence", "improves", "tried"} <= set(chosen)
+    assert facts["hypotheses"]["gd"]["delta"]["lr"] == chosen["settings"]["lr"]
+    assert run([*asked, "--lr", "published"]) == 0
+    facts = json.loads(words(capsys)[0])["provenance"]
+    assert facts["hypotheses"]["gd"]["delta"]["lr"] == lens.get_task("sst2").learning_rate
 
 
 # -- narrow terminals ------------------------------------------------------------------------------
@@ -203,7 +311,7 @@ def test_narrow_terminals_get_a_table_a_hypothesis_with_whole_names(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert run(["compare", "-m", model, *SMALL]) == 0
+    assert run(["compare", "-m", model, *SMALL, "-C", "random", "-C", "untrained"]) == 0
     out, _ = words(capsys)
     assert "By layer: gd" in out
     assert "By layer: lcgd" in out
@@ -211,11 +319,79 @@ def test_narrow_terminals_get_a_table_a_hypothesis_with_whole_names(
     assert "lcgd@untrained" in out
 
 
+def test_prose_in_a_pipe_is_not_wrapped(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    assert run(["compare", "-m", model, *QUICK, "-H", "gd", "-C", "random"]) == 0
+    out, _ = words(capsys)
+    loaded = lens.load_model(model)
+    episode = lens.load_episode("sst2", loaded, shots=4, queries=6, data="embedded")
+    expected = lens.compare(loaded, episode, ["gd"], controls=["random"], lr=0.05)
+    gate, (behaviour,) = expected.gate(), expected.behaviour()
+    assert gate is not None
+    lines = [line.strip() for line in out.splitlines()]
+    assert all(sentence in lines for sentence in gate.sentences)
+    assert any(line.startswith(behaviour.sentence) for line in lines)
+
+
+# -- standard output that takes less ---------------------------------------------------------------
+
+
+def in_a_process(root: Path, where: Path, *arguments: str, shell: str = "", **environment: str):
+    command = f"{sys.executable} -m iclgd_lens {' '.join(arguments)} {shell}"
+    return subprocess.run(
+        ["bash", "-c", command], cwd=where, capture_output=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(root), **environment},
+    )  # fmt: skip
+
+
+def test_an_encoding_that_holds_less_loses_no_finished_work(root: Path, tmp_path: Path) -> None:
+    done = in_a_process(root, tmp_path, "scores", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    done.stdout.decode("ascii")
+    assert b"SimAOU_label" in done.stdout
+
+
+def test_json_in_ascii_is_the_same_document(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    document = {"café": "â — 中"}
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    cli_console.print_json(document)
+    stream.flush()
+    assert json.loads(stream.buffer.getvalue().decode("ascii")) == document
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and a POSIX shell")
+@pytest.mark.parametrize("shell", [">&-", "> /dev/full"], ids=["closed", "full"])
+def test_what_cannot_be_printed_is_kept_in_a_file(
+    shell: str, model: str, root: Path, tmp_path: Path
+) -> None:
+    arguments = ["compare", "-m", model, *QUICK, "-H", "gd", "-C", "none", "--json"]
+    done = in_a_process(root, tmp_path, *arguments, shell=shell)
+    assert done.returncode == 1
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == "iclgd-compare.json"
+    assert json.loads(kept.read_text())["rows"]
+    last = done.stderr.decode().splitlines()[-1]
+    assert last.startswith("note: standard output takes nothing")
+    assert str(kept) in last
+
+
 # -- errors ----------------------------------------------------------------------------------------
 
 ERRORS = {
     "an unknown command": (["compar"], "Did you mean 'compare'"),
     "an unknown option": (["compare", "--shot", "3"], "--shots"),
+    "no draws": (["compare", "--draws", "0"], "--draws is 0; it must be 1 or more"),
+    "fewer twins than none": (["compare", "--twins", "-1"], "--twins is -1; it must be 0 or more"),
+    "a setting of no form": (["compare", "--set", "epochs=4"], "NAME.KEY=VALUE"),
+    "a setting of no hypothesis": (["compare", "--set", "gd.epoch=4"], "Did you mean 'epochs'"),
+    "a file that is not there": (["compare", "--import", "./lost.py"], "no file './lost.py'"),
     "a number that is none": (["compare", "--shots", "many"], "--shots"),
     "no shots": (["compare", "--shots", "0"], "--shots"),
     "an unknown task": (["compare", "--task", "sst3"], "Did you mean"),
@@ -223,13 +399,19 @@ ERRORS = {
     "an unknown hypothesis": (["compare", "-H", "lcdg"], "Did you mean 'lcgd'"),
     "an unknown control": (["compare", "-C", "shufled"], "Did you mean 'shuffled'"),
     "none beside a control": (["compare", "-C", "none", "-C", "zero"], "stands alone"),
-    "a rate that is none": (["compare", "--lr", "fast"], "demonstrations"),
+    "a rate that is none": (["compare", "--lr", "fast"], "matched"),
     "a rate below zero": (["compare", "--lr=-1"], "positive"),
     "an infinite rate": (["compare", "--lr", "inf"], "positive"),
     "an unknown kind of file": (["compare", "--out", "x.csv"], ".parquet"),
     "a file without a kind": (["compare", "--out", "x"], "no suffix"),
-    "a model that is not there": (["compare", "--model", "./nowhere"], "nowhere"),
-    "a dtype that is none": (["compare", "--model", "MODEL", "--dtype", "float31"], "float32"),
+    "a model that is not there": (
+        ["compare", "--model", "./nowhere", "--data", "embedded"],
+        "nowhere",
+    ),
+    "a dtype that is none": (
+        ["compare", "--model", "MODEL", "--data", "embedded", "--dtype", "float31"],
+        "float32",
+    ),
     "rows that are not there": (
         ["compare", "--model", "MODEL", "--data", "./nowhere"],
         "nowhere",
@@ -268,7 +450,7 @@ def test_a_file_that_cannot_be_written_is_an_error_before_anything_is_computed(
     (tmp_path / "file").write_text("x")
     out = tmp_path / "file" / "x.parquet"
     assert run(["compare", "-m", "./nowhere", "--out", str(out)]) == 2
-    assert f"cannot be written: {tmp_path / 'file'} takes no files" in words(capsys)[1]
+    assert f"{out} cannot be written" in words(capsys)[1]
 
 
 def test_a_file_in_a_folder_that_is_not_there_yet_can_be_written(tmp_path: Path) -> None:
@@ -287,11 +469,11 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent the POSIX way")
 def test_an_interruption_is_one_line_and_exit_code_130(root: Path) -> None:
     code = (
-        "import signal, sys, time\nfrom iclgd_lens import cli, cli_compare\n"
+        "import signal, sys, time\nfrom iclgd_lens.cli import app, compare as cli_compare\n"
         # A test run in the background inherits an ignored SIGINT, as no user's terminal has.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(*_):\n    print('started', flush=True)\n    time.sleep(60)\n"
-        "cli_compare.run_request = wait\nsys.argv = ['iclgd', 'compare']\ncli.main()\n"
+        "cli_compare.run_request = wait\nsys.argv = ['iclgd', 'compare']\napp.main()\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=root,
@@ -319,7 +501,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(root: Path) -> None:
 
 
 def test_the_module_is_the_command(model: str, root: Path) -> None:
-    command = [sys.executable, "-m", "iclgd_lens", "compare", "-m", model, *SMALL, "-C", "oracle"]
+    command = [sys.executable, "-m", "iclgd_lens", "compare", "-m", model, *QUICK, "-C", "oracle"]
     done = subprocess.run(
         [*command, "--json"], cwd=root, capture_output=True, text=True, check=False
     )
@@ -386,14 +568,14 @@ def test_libraries_loaded_by_a_command_say_nothing_of_retries(root: Path) -> Non
 def test_the_help_of_compare_names_every_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", "--help"]) == 0
     out = " ".join(words(capsys)[0].replace("│", " ").split())
-    from iclgd_lens.comparing import DEFAULT_CONTROLS
-
     assert f"[default: ({', '.join(DEFAULT_CONTROLS)})]" in out
     assert "[default: (gd, lcgd)]" in out
 
 
-def test_other_rooms_add_their_commands() -> None:
-    if cli.importlib.util.find_spec("iclgd_lens.cli.bench") is None:
-        pytest.skip("the benchmark's commands are not there")
-    names = {command.name or command.callback.__name__ for command in app.registered_commands}
-    assert "bench" in names
+def test_one_set_of_defaults_for_python_and_the_command_line() -> None:
+    command = inspect.signature(cli_app.compare).parameters
+    library = inspect.signature(lens.compare).parameters
+    drawing = inspect.signature(lens.load_episodes).parameters
+    for name in ("shots", "queries", "draws"):
+        assert command[name].default == getattr(defaults, name.upper()) == drawing[name].default
+    assert command["twins"].default == defaults.TWINS == library["twins"].default
