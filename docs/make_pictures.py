@@ -1,8 +1,8 @@
 """Make the pictures of the documentation: `python docs/make_pictures.py [MODEL]`.
 
-`heatmaps.png` shows what `iclgd demo` measures, with its seed; `report.png` the report of the quick
-plan. Needs the extras `dev` and `browser` and a Chromium, with which Plotly draws
-PNG files and Playwright opens the report; nothing else of the project needs one.
+`heatmaps.png` shows the label contrast by head, of what `iclgd demo` measures with its seed;
+`report.png` the report of the quick plan. Needs the extras `dev`, `figures` and `browser` and a
+Chromium, with which Plotly draws PNG files and Playwright opens the report.
 """
 
 import os
@@ -16,16 +16,23 @@ from playwright.sync_api import sync_playwright
 from iclgd_lens.bench.plan import load_plan
 from iclgd_lens.bench.run import run_plan
 from iclgd_lens.cli.demo import run_demo
-from iclgd_lens.cli.demo_page import heatmap_figure
+from iclgd_lens.figures import head_maps
+from iclgd_lens.labels import label
 from iclgd_lens.report import write_report
 
 FOLDER = Path(__file__).resolve().parent
+SCORE = "SimAOU_label"
 
 
 def main(model: str = "embedded") -> None:
     """Write `heatmaps.png` and `report.png` beside this file."""
-    figure = heatmap_figure(run_demo(model))
-    figure.write_image(FOLDER / "heatmaps.png", scale=2)
+    (comparison,) = run_demo(model).comparisons.values()
+    panels = {
+        label(name): comparison.tensor(SCORE, name, by="head").nanmean(0).numpy()
+        for name in ("gd", "gd@untrained", "lcgd", "lcgd@untrained")
+    }
+    figure = head_maps(panels, score=SCORE)
+    figure.update_layout(width=1000).write_image(FOLDER / "heatmaps.png", scale=2)
     with TemporaryDirectory() as run:
         run_plan(load_plan(FOLDER.parent / "benchmarks" / "quick.yaml").with_models([model]), run)
         photograph(write_report(run), FOLDER / "report.png")

@@ -88,11 +88,14 @@ def test_the_notebook_runs_from_top_to_bottom(root: Path) -> None:
         NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(root)}}).execute()
 
 
-def test_the_notebook_is_stored_without_outputs(root: Path) -> None:
+def test_the_notebook_is_stored_as_it_was_run_and_small(root: Path) -> None:
     import nbformat
 
-    notebook = nbformat.read(root / "examples/quickstart.ipynb", as_version=4)
+    path = root / "examples/quickstart.ipynb"
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert code
-    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    kinds = {output.output_type for cell in code for output in cell.outputs}
+    assert kinds == {"stream", "execute_result", "display_data"}
+    assert path.stat().st_size < 200_000, "Plotly's own script is not stored with each figure"

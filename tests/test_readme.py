@@ -12,7 +12,6 @@ from typer.main import get_command
 import iclgd_lens as lens
 from iclgd_lens.cli.app import app, run
 from iclgd_lens.controls import CONTROLS
-from iclgd_lens.hypotheses import registry
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def test_the_python_runs_as_one_session(
     )
     monkeypatch.chdir(tmp_path)  # the README reads runs/quick
     assert run(["bench", str(plan), "--out", "runs/quick"]) == 0
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    monkeypatch.setattr(lens.HYPOTHESES, "_entries", dict(lens.HYPOTHESES.known()))
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert "gd_values" in lens.list_hypotheses()
