@@ -2,10 +2,10 @@
 
     python examples/per_head.py [MODEL] [TASK]
 
-Heads are picked for the highest SimAOU under LCGD on one half of the queries, and their scores are
-read on the other half: a head that was picked for its score has too high a score. Beside them stand
-the same heads of untrained twins. Then: where the update's norm lies, and what is left of its effect
-when it acts in these heads alone.
+Heads are picked for the highest SimAOU under LCGD on one half of the queries, and scored on the
+other half: a head that was picked for its score has too high a score. Beside them stand
+the same heads of untrained twins. Then: where the update's norm lies, and what is left of its
+effect when it acts in these heads alone.
 """
 
 import sys

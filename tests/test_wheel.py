@@ -83,7 +83,7 @@ def test_the_installed_command_knows_the_tasks(installed: Path, tmp_path: Path) 
 
 
 def test_the_installed_command_compares(installed: Path, tmp_path: Path, shared: Path) -> None:
-    size = ("--task", "sst2", "--shots", "2", "--queries", "4", "--lr", "0.05")
+    size = ("--task", "sst2", "--shots", "2", "--queries", "4", "--lr", "0.05", "--quick")
     where = ("--model", shared / "models/stories260K", "--data", shared / "data")
     command = ("-m", "iclgd_lens", "compare", *where, *size, "--json")
     out = run(*command, cwd=tmp_path, PYTHONPATH=str(installed))
