@@ -254,7 +254,8 @@ def _budgeted(plan: _Plan, job: Job, rules: Iterable[Rule]) -> list[Rule]:
         return list(rules)
     found: list[Rule] = []
     for rule in rules:
-        job.tell(f"{rule.name}: choosing rate, epochs and loss on left-out demonstrations")
+        if needs_budget(rule):
+            job.tell(f"{rule.name}: choosing rate, epochs and loss on left-out demonstrations")
         found.append(with_budget(rule, job.host, job.episode, **plan.search))
     return found
 

@@ -141,3 +141,15 @@ def test_choosing_changes_neither_model_nor_random_state(model: Any, episode: Ep
     before = checks.photograph(model)
     few(model, episode)
     before.assert_same(model)
+
+
+def test_loss_tokens_that_are_given_search_as_those_that_are_named(
+    model: Any, episode: Episode
+) -> None:
+    """Side by side all the same: what is given costs no training more."""
+    search: dict[str, Any] = {"grid": (0.01, 0.1), "epochs": (1, 2)}
+    rule = get_hypothesis("gd")
+    given = choose_budget(model, episode, rule, {"loss_on": "label"}, **search)
+    named = choose_budget(model, episode, rule, losses=("label",), **search)
+    assert [each.loss for each in given.tried] == [each.loss for each in named.tried]
+    assert given.settings == {k: v for k, v in named.settings.items() if k != "loss_on"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -466,3 +467,49 @@ def test_a_foreign_oracle_is_measured_too(kind: str) -> None:
     assert "Tok2Attn" in result.values["oracle"]
     assert "Tok2Attn" not in result.values["oracle@other_task"]
     assert result.tensor("SimAOU", "oracle@other_task").isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [("matchd", "Did you mean 'matched'"), ({"epoch": (1, 2)}, "Did you mean 'epochs'")],
+)
+def test_a_budget_that_does_not_exist_is_refused(budget: Any, told: str) -> None:
+    with pytest.raises(ComparisonError, match=re.escape(told)):
+        comparing.compare(checks.host(checks.kinds()[0], "gpt2"), checks.episode(), budget=budget)
+
+
+def test_a_search_of_ones_own_is_followed_and_recorded() -> None:
+    search = {"grid": (0.01, 0.1), "epochs": (1, 3), "losses": ("label",), "folds": 1}
+    found = comparing.compare(
+        checks.host(checks.kinds()[0], "gpt2"), checks.episode(shots=4), ["lcgd"], controls=(),
+        budget=search,
+    )  # fmt: skip
+    assert found.provenance["budget"] == {"mode": "matched", **search}
+    tried = found.provenance["hypotheses"]["lcgd"]["budget"]["tried"]
+    assert {each["epochs"] for each in tried} <= {1, 3}
+    assert {each["loss_on"] for each in tried} == {"label"}
+    assert {0.01, 0.1} <= {each["lr"] for each in tried}
+
+
+def test_scores_along_the_training_are_read_after_the_passes_named() -> None:
+    found = comparing.compare(
+        checks.host(checks.kinds()[0], "gpt2"), checks.episode(shots=3), ["gd"], controls=(),
+        lr=0.05, trajectory=(3, 1),
+    )  # fmt: skip
+    frame = found.trajectory(["SimAOU"])
+    assert list(frame["passes"]) == [1, 3]
+    once = comparing.compare(
+        checks.host(checks.kinds()[0], "gpt2"), checks.episode(shots=3), ["gd"], controls=(),
+        lr=0.05, settings={"gd": {"epochs": 3}},
+    )  # fmt: skip
+    value = once.frame().set_index(["hypothesis", "score", "level"])["value"]
+    assert frame["value"].iloc[1] == pytest.approx(value["gd", "SimAOU", "all"], abs=1e-4)
+
+
+def test_progress_tells_of_a_choice_only_where_there_is_one() -> None:
+    told: list[str] = []
+    comparing.compare(
+        checks.host(checks.kinds()[0], "gpt2"), checks.episode(shots=3), ["gd"], controls=(),
+        lr=0.05, progress=told.append,
+    )  # fmt: skip
+    assert not any("choosing" in text for text in told)
