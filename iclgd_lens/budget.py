@@ -201,10 +201,11 @@ class _Search:
         self, rule: Any, rates: Sequence[float], passes: Sequence[int], loss_on: str | None
     ) -> None:
         """All rates as rows of one training, the worse half dropped at each stage."""
+        settings: dict[str, Any] = {"loss_on": loss_on, **self.given}
         trainings = [
             row_trainings(
                 rule, self.host, fold.train, list(rates), max(passes),
-                **{"loss_on": loss_on, **self.given},
+                **settings,
             )
             for fold in self.folds
         ]  # fmt: skip
