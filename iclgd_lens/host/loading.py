@@ -21,7 +21,7 @@ from torch import Tensor
 
 from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError, nearest
 from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
-from iclgd_lens.host.conversion import Origin, hooked_from_huggingface
+from iclgd_lens.host.conversion import hooked_from_huggingface, keep_origin
 from iclgd_lens.host.families import convertible, family_of
 from iclgd_lens.host.folder import first_line
 from iclgd_lens.host.gguf import GgufCheckpoint
@@ -239,7 +239,7 @@ def _hooked(hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch
             dtype=hf_model.dtype,
             device=str(device),
         )
-    vars(model.cfg)["origin"] = Origin(type(hf_model).__name__, hf_model.config)
+    keep_origin(model, hf_model)
     return model
 
 
