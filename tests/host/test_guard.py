@@ -102,7 +102,10 @@ def read(model: Any) -> None:
 
 def everything(model: Any) -> Any:
     asked = ("random", "oracle", "untrained", "shuffled", "gaussian")
-    return lens.compare(model, BRIEF, controls=asked, resamples=5, tok2attn_queries=1)
+    return lens.compare(
+        model, BRIEF, controls=asked, lr=0.05, twins=1, realisations=1, resamples=5,
+        tok2attn_queries=1,
+    )  # fmt: skip
 
 
 CALLS: dict[str, Callable[[Any], Any]] = {
