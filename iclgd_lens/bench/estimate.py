@@ -132,7 +132,10 @@ def estimate(plan: Plan, measured: Mapping[str, float] | None = None) -> Estimat
 
 def model_size(model: ModelSpec) -> ModelSize | None:
     """Read a model's size from its folder, or from the Hub's local cache; None if not there."""
-    folder = find_model(model.name).folder
+    source = find_model(model.name)
+    folder = source.folder
+    if source.is_file:
+        return None
     if folder is not None:
         path = folder / "config.json"
         files = list(folder.glob("*.safetensors"))

@@ -181,6 +181,7 @@ def _kinds_of_models(
     return [
         *shipped,
         ("FOLDER", f"a Hugging Face folder with safetensors; as a HookedTransformer: {hooked}"),
+        ("FILE.gguf", "one GGUF file, quantised or not (extra gguf)"),
         ("NAME", f"a Hub name, or one of TransformerLens's {count - len(shipped)} names "
          "(`iclgd models gpt2` searches them)"),
     ]  # fmt: skip

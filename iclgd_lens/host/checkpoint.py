@@ -6,8 +6,10 @@ never run, and a checkpoint whose weights would be incomplete is refused rather 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +48,35 @@ class Checkpoint:
     is_folder: bool
     revision: str | None = None
 
-    def _arguments(self) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def _place(self) -> Generator[tuple[str, dict[str, Any]], None, None]:
+        """Where `transformers` finds the model, and how it is to read there."""
         arguments: dict[str, Any] = {"trust_remote_code": False}
         if self.is_folder:
             arguments["local_files_only"] = True
         if self.revision is not None:
             arguments["revision"] = self.revision
-        return arguments
+        yield self.location, arguments
+
+    def check(self) -> None:
+        """Refuse what cannot be read, without building anything.
+
+        Raises:
+            ModelError: Something is missing or unreadable.
+            UnsupportedModelError: The model would run code of its own.
+        """
+        if self.is_folder:
+            check_folder(Path(self.location))
+
+    def _check_config(self, config: Any) -> None:
+        check_sizes(config, self.location)
+        if self.is_folder:
+            check_weights(config, Path(self.location))
+
+    def _has_tokenizer(self) -> bool:
+        # Without files some tokenizer classes come up empty instead of failing.
+        folder = Path(self.location)
+        return not self.is_folder or any((folder / file).is_file() for file in _TOKENIZER_FILES)
 
     def config(self) -> Any:
         """The `transformers` configuration, of a causal decoder with plain weights.
@@ -63,10 +87,10 @@ class Checkpoint:
         """
         from transformers import AutoConfig
 
-        if self.is_folder:
-            check_folder(Path(self.location))
+        self.check()
         try:
-            config: Any = AutoConfig.from_pretrained(self.location, **self._arguments())
+            with self._place() as (place, arguments):
+                config: Any = AutoConfig.from_pretrained(place, **arguments)
         except Exception as error:  # what a configuration holds may fail anywhere
             if "trust_remote_code" in str(error):
                 raise UnsupportedModelError(
@@ -77,9 +101,7 @@ class Checkpoint:
                 f"cannot read the configuration of {self.location!r}: {first_line(error)}"
             ) from error
         _check_causal(config, self.name)
-        check_sizes(config, self.location)
-        if self.is_folder:
-            check_weights(config, Path(self.location))
+        self._check_config(config)
         return config
 
     def model(self, config: Any, dtype: torch.dtype) -> Any:
@@ -91,15 +113,16 @@ class Checkpoint:
         from transformers import AutoModelForCausalLM
 
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                self.location,
-                config=config,
-                dtype=dtype,
-                attn_implementation="eager",
-                use_safetensors=True,
-                output_loading_info=True,
-                **self._arguments(),
-            )
+            with self._place() as (place, arguments):
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    place,
+                    config=config,
+                    dtype=dtype,
+                    attn_implementation="eager",
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **arguments,
+                )
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # so may weights that do not fit it
@@ -132,9 +155,7 @@ class Checkpoint:
         """
         from transformers import AutoTokenizer
 
-        folder = Path(self.location)
-        # Without files some tokenizer classes come up empty instead of failing.
-        if self.is_folder and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        if not self._has_tokenizer():
             warnings.warn(
                 f"{self.name} has no tokenizer: the model takes token ids alone",
                 ModelWarning,
@@ -142,13 +163,12 @@ class Checkpoint:
             )
             return None
         try:
-            try:
-                # TransformerLens wants this flag, and reads the tokenizer anew where it is unset.
-                return AutoTokenizer.from_pretrained(
-                    self.location, add_bos_token=True, **self._arguments()
-                )
-            except ValueError:
-                return AutoTokenizer.from_pretrained(self.location, **self._arguments())
+            with self._place() as (place, arguments):
+                try:
+                    # TransformerLens wants this flag, and reads anew where it is unset.
+                    return AutoTokenizer.from_pretrained(place, add_bos_token=True, **arguments)
+                except ValueError:
+                    return AutoTokenizer.from_pretrained(place, **arguments)
         except Exception as error:  # the tokenizers library raises plain ones
             raise ModelError(
                 f"cannot read the tokenizer of {self.location!r}: {first_line(error)}"

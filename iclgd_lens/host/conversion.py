@@ -92,8 +92,13 @@ def hooked_from_huggingface(
         refactor_factored_attn_matrices=False,
     )
     model.move_model_modules_to_device()
-    vars(model.cfg)["origin"] = Origin(architecture, hf_model.config)
+    keep_origin(model, hf_model)
     return model.eval()
+
+
+def keep_origin(model: Any, hf_model: Any) -> None:
+    """Keep on a HookedTransformer's configuration what it was made of."""
+    model.cfg.origin = Origin(type(hf_model).__name__, hf_model.config)
 
 
 def hooked_fields(config: Any, architecture: str) -> Fields:

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError, nearest
 from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
-from iclgd_lens.host.conversion import Origin, hooked_from_huggingface
+from iclgd_lens.host.conversion import hooked_from_huggingface, keep_origin
 from iclgd_lens.host.families import convertible, family_of
 from iclgd_lens.host.folder import first_line
+from iclgd_lens.host.gguf import GgufCheckpoint
 from iclgd_lens.host.guard import own_precision
 from iclgd_lens.host.parting import first_difference, outputs
 from iclgd_lens.host.probe import agree
@@ -62,7 +63,8 @@ def load_model(
 
     Args:
         name_or_folder: a Hugging Face Hub name, a name or alias of TransformerLens, the path of a
-            `transformers` folder, or the package's own "embedded"; with "-untrained" behind it, its
+            `transformers` folder, a GGUF file (quantised weights are dequantised; extra `gguf`),
+            or the package's own "embedded"; with "-untrained" behind it, its
             twin whose blocks are drawn by the architecture's own initialiser (seed 0).
         dtype: "float32", "bfloat16", "float16", "float64" or the `torch.dtype`.
         device: a torch device; the first CUDA device where there is one, else the CPU.
@@ -97,6 +99,9 @@ def load_model(
     # The configuration is the one place of both hosts that may carry what results must record.
     model.cfg.model_name = source.name
     model.cfg.model_revision = checkpoint.exact_revision(config)
+    if isinstance(checkpoint, GgufCheckpoint):
+        model.cfg.quantisation = checkpoint.quantisation
+        checkpoint.tell(str(torch_dtype).removeprefix("torch."))
     return model.eval()
 
 
@@ -187,6 +192,8 @@ def identify_model(name_or_folder: str | Path, revision: str | None = None) -> s
     checkpoint = source.checkpoint(revision)
     config = _config(checkpoint)
     exact = checkpoint.exact_revision(config)
+    if source.is_file:
+        return str(exact)
     if not checkpoint.is_folder:
         return f"{checkpoint.location}@{exact or 'unknown'}"
     digest = hashlib.sha256()
@@ -232,7 +239,7 @@ def _hooked(hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch
             dtype=hf_model.dtype,
             device=str(device),
         )
-    vars(model.cfg)["origin"] = Origin(type(hf_model).__name__, hf_model.config)
+    keep_origin(model, hf_model)
     return model
 
 

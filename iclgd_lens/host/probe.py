@@ -40,19 +40,12 @@ def check_model(host: Host) -> None:
     """
     try:
         _check(host)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # the model's own pass, or a hook of the user's, may fail in any way
+    except UnsupportedModelError as error:
         found = causes(host.model)
-        if isinstance(error, UnsupportedModelError):
-            if not found:
-                raise
-            text = str(error).replace(_DIFFERS, "").replace(_PROCESSED, "").strip()
-        else:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            text = f"{host.name} fails on a short pass as a {host.kind} ({reason})."
-        likely = f"The likely cause: {'; '.join(found)}." if found else "Use iclgd_lens.load_model."
-        raise UnsupportedModelError(f"{text} {likely}") from error
+        if not found:
+            raise
+        text = str(error).replace(_DIFFERS, "").replace(_PROCESSED, "").strip()
+        raise UnsupportedModelError(f"{text} The likely cause: {'; '.join(found)}.") from error
 
 
 def _check(host: Host) -> None:

@@ -31,6 +31,7 @@ _INCIDENTAL = frozenset(
         "n_params",
         "network",
         "origin",
+        "quantisation",
         "seed",
         "tokenizer_appends_eos",
         "tokenizer_name",
@@ -62,13 +63,15 @@ def model_provenance(model: Any) -> dict[str, str]:
         `attention`, what computes it; `config_hash`, 16 hexadecimal digits. Where there is such:
         `network`, what drew weights that are not the trained ones, with its seed; `hooks`, where
         hooks of the user's act; `adapters`, LoRA that is not merged; `not_finite`, weights that
-        hold NaN or infinity.
+        hold NaN or infinity; `quantisation`, of a GGUF file's weights before they were dequantised.
     """
     cfg = model.cfg
     revision = getattr(cfg, "model_revision", None)
     revision = revision or getattr(_hf_config(model), "_commit_hash", None)
     network = getattr(cfg, "network", None)
     other = {} if network is None else {"network": str(network)}
+    if getattr(cfg, "quantisation", None) is not None:
+        other["quantisation"] = str(cfg.quantisation)
     return (
         other
         | condition(model)

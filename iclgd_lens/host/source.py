@@ -14,7 +14,7 @@ from types import MappingProxyType
 from iclgd_lens.embedded import NAMES, embedded_model_folder
 from iclgd_lens.errors import ModelError, UnsupportedModelError, nearest
 from iclgd_lens.host.checkpoint import Checkpoint
-from iclgd_lens.host.folder import check_folder
+from iclgd_lens.host.gguf import SUFFIX, GgufCheckpoint
 from iclgd_lens.naming import UNTRAINED_SUFFIX, label_of, split_untrained
 
 ALIASES: Mapping[str, Callable[[], Path]] = MappingProxyType({NAMES[0]: embedded_model_folder})
@@ -34,8 +34,9 @@ class ModelSource:
     Attributes:
         name: What results call the model: the Hub name, the folder's own name or an alias; the
             twin's with "-untrained" behind it.
-        location: The Hub name, or the folder's path.
+        location: The Hub name, or the folder's or file's path.
         is_folder: Whether `location` is a folder.
+        is_file: Whether it is a GGUF file.
         untrained: Whether the untrained twin is meant.
     """
 
@@ -43,6 +44,7 @@ class ModelSource:
     location: str
     is_folder: bool
     untrained: bool = False
+    is_file: bool = False
 
     @property
     def folder(self) -> Path | None:
@@ -55,12 +57,20 @@ class ModelSource:
         Raises:
             ModelError: A folder was asked for at a revision.
         """
-        if self.is_folder and revision is not None:
+        if self.is_local and revision is not None:
+            kind = "file" if self.is_file else "folder"
             raise ModelError(
-                f"revision={revision!r} is for models on the Hub; {self.location!r} is a folder, "
+                f"revision={revision!r} is for models on the Hub; {self.location!r} is a {kind}, "
                 "which has only the one state"
             )
+        if self.is_file:
+            return GgufCheckpoint(self.name, self.location, is_folder=True)
         return Checkpoint(self.name, self.location, self.is_folder, revision)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is read without a network."""
+        return self.is_folder or self.is_file
 
     def check(self) -> None:
         """Refuse what is certainly no model that could be loaded, without asking the Hub.
@@ -70,8 +80,8 @@ class ModelSource:
             UnsupportedModelError: No such model is served.
         """
         self.refuse_pickled()
-        if self.folder is not None:
-            check_folder(self.folder)
+        if self.is_local:
+            self.checkpoint().check()
             return
         known = model_names()
         # Without an owner, a Hub name is one of the old short ones, all of which are known.
@@ -83,7 +93,7 @@ class ModelSource:
 
     def refuse_pickled(self) -> None:
         """Raise `UnsupportedModelError` for a model that is published as a pickle alone."""
-        if not self.is_folder and self.location.startswith(_PICKLED):
+        if not self.is_local and self.location.startswith(_PICKLED):
             raise UnsupportedModelError(
                 f"{self.name} is published as a pickle, which is never opened; load it with "
                 "TransformerLens itself, without weight processing, and hand over the model"
@@ -91,11 +101,11 @@ class ModelSource:
 
 
 def find_model(name_or_folder: str | Path) -> ModelSource:
-    """Return where a model's name leads: an alias of the package, then a folder, then the Hub.
+    """Return where a name leads: an alias of the package, then a folder or file, then the Hub.
 
     Args:
-        name_or_folder: A name of the package's own ("embedded"), a folder, a Hub name, or a name or
-            alias of TransformerLens; with "-untrained" behind it, its untrained twin.
+        name_or_folder: A name of the package's own ("embedded"), a folder, a GGUF file, a Hub name,
+            or a name or alias of TransformerLens; with "-untrained" behind it, its untrained twin.
 
     Raises:
         ModelError: It is empty, a file, or the path of a folder that does not exist.
@@ -110,13 +120,18 @@ def find_model(name_or_folder: str | Path) -> ModelSource:
     folder = Path(wanted).expanduser()
     if folder.is_dir():
         return ModelSource(label_of(wanted) + suffix, str(folder), True, untrained)
+    if folder.is_file() and folder.suffix == SUFFIX:
+        return ModelSource(label_of(wanted) + suffix, str(folder), False, untrained, is_file=True)
     if folder.exists():
-        raise ModelError(f"{wanted!r} is a file; give the folder that holds config.json")
+        raise ModelError(
+            f"{wanted!r} is a file; give the folder that holds config.json, or a {SUFFIX} file"
+        )
     is_path = isinstance(name_or_folder, Path) or wanted.startswith((".", "/", "~"))
-    if is_path or wanted.count("/") > 1:
+    if is_path or wanted.count("/") > 1 or folder.suffix == SUFFIX:
         siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
-        hint = nearest(folder.name, [path.name for path in siblings if path.is_dir()])
-        raise ModelError(f"no model folder {wanted!r}.{hint}")
+        known = [path.name for path in siblings if path.is_dir() or path.suffix == SUFFIX]
+        what = "file" if folder.suffix == SUFFIX else "folder"
+        raise ModelError(f"no model {what} {wanted!r}.{nearest(folder.name, known)}")
     location = official_name(wanted) or wanted
     return ModelSource(location + suffix, location, False, untrained)
 
