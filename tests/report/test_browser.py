@@ -199,7 +199,7 @@ def test_hover_shows_the_mean_of_what_the_parquet_files_hold(browser: Any, tmp_p
     page.choose("heads", "Hypothesis", "LCGD")
     text = page.hover(1, 2)
     frame = pd.read_parquet(tmp_path / "run" / "cells").query(
-        "hypothesis == 'lcgd' and score == 'SimAM' and layer == 1 and head == 2"
+        "hypothesis == 'lcgd' and score == 'SimAM/head' and layer == 1 and head == 2"
     )
     assert len(frame) == 2, "a line a seed"
     values = np.stack(frame["values"].to_list())
