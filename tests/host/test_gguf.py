@@ -78,6 +78,7 @@ def write(path: Path, model: Any, kind: str = "F32", architecture: str = "llama"
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(len(WORDS))
     writer.add_tokenizer_model("gpt2")
+    writer.add_add_bos_token(False)  # as SmolLM2 has it; TransformerLens then reads it anew
     writer.add_token_list(WORDS)
     writer.add_token_types([3 if word.startswith("<") else 1 for word in WORDS])
     writer.add_token_merges(["y z", "w x"])
