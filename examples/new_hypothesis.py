@@ -48,10 +48,10 @@ def mean_shift(host, episode, *, strength=1.0):
 
 def main(model_name="embedded", task="sst2"):
     model = lens.load_model(model_name)
-    episode = lens.load_episode(task, model, shots=16, queries=32, data="embedded")
+    episode = lens.load_episode(task, model, shots=12, queries=16, data="embedded")
     result = lens.compare(
         model, episode, ["gd", "lcgd", "mean_shift"], lr=0.1,
-        controls=["random", "shuffled", "untrained", "oracle"],
+        controls=["random", "shuffled", "untrained", "oracle"], twins=2,
     )  # fmt: skip
     Console(width=150).print(result.table())
 
