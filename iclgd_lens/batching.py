@@ -42,17 +42,16 @@ def batches(
         by_length.setdefault(length, []).append(index)
     sizes = sorted(by_length)
 
-    def limit(length: int) -> int:
-        fits = max(1, tokens_at_once // (shared + length))
-        return fits if most is None else min(most, fits)
-
+    limits = {length: max(1, tokens_at_once // (shared + length)) for length in sizes}
+    if most is not None:
+        limits = {length: min(most, fits) for length, fits in limits.items()}
     # best[j]: the least cost of the j shortest lengths, and where their last group begins.
     best: list[tuple[float, int]] = [(0, 0)]
     for end, length in enumerate(sizes, start=1):
         rows, options = 0, list[tuple[float, int]]()
         for start in range(end - 1, -1, -1):
             rows += len(by_length[sizes[start]])
-            passes = -(-rows // limit(length))
+            passes = -(-rows // limits[length])
             options.append((best[start][0] + rows * length + pass_tokens * passes, start))
         best.append(min(options, key=lambda option: (option[0], -option[1])))
     found: list[list[int]] = []
@@ -60,7 +59,7 @@ def batches(
     while end:
         start = best[end][1]
         group = [index for size in sizes[start:end] for index in by_length[size]]
-        step = limit(sizes[end - 1])
+        step = limits[sizes[end - 1]]
         found += [group[at : at + step] for at in range(0, len(group), step)][::-1]
         end = start
     return found[::-1]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -124,19 +125,20 @@ def _area(odds: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
 
 def _calibrated_accuracy(scores: Floats, gold: Gold, weights: Floats) -> Floats:
     tie = _TIE * np.abs(scores).max(initial=1.0)
+    return _of_calibrated(partial(_credit, gold, tie), scores, weights)
 
-    def credit(calibrated: Floats) -> Floats:
-        top = calibrated >= calibrated.max(-1, keepdims=True) - tie
-        return top[:, np.arange(len(gold)), gold] / top.sum(-1)
 
-    return _of_calibrated(credit, scores, weights)
+def _credit(gold: Gold, tie: float, calibrated: Floats) -> Floats:
+    top = calibrated >= calibrated.max(-1, keepdims=True) - tie
+    return top[:, np.arange(len(gold)), gold] / top.sum(-1)
 
 
 def _calibrated_nll(scores: Floats, gold: Gold, weights: Floats) -> Floats:
-    def loss(calibrated: Floats) -> Floats:
-        return -_log_softmax(calibrated)[:, np.arange(len(gold)), gold]
+    return _of_calibrated(partial(_loss, gold), scores, weights)
 
-    return _of_calibrated(loss, scores, weights)
+
+def _loss(gold: Gold, calibrated: Floats) -> Floats:
+    return -_log_softmax(calibrated)[:, np.arange(len(gold)), gold]
 
 
 def _accuracy(scores: Floats, gold: Gold, weights: Floats) -> Floats:

@@ -5,7 +5,8 @@ tau-b counts pairs by sorting and never enumerates them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,26 +65,28 @@ def change_cosine(
     zs: Tensor, icl: Tensor, ft: Tensor, *, normalize: bool, factor: Tensor | None = None
 ) -> Tensor:
     """cos(icl - zs, ft - zs) over the last axis; with `factor`, of what it maps the three to."""
+    return _with_fallback(partial(_change_cosine, (zs, icl, ft), normalize, factor), zs)
 
-    def attempt(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        settings = [tensor.to(dtype) for tensor in (zs, icl, ft)]
-        if factor is not None:
-            settings = [tensor @ factor.to(dtype) for tensor in settings]
-        norms = [_norm(tensor) for tensor in settings] if normalize else []
-        if normalize:
-            settings = [x / norm.unsqueeze(-1) for x, norm in zip(settings, norms, strict=True)]
-        base, x, y = settings
-        x, y = x - base, y - base
-        cosine, trusted = _cosine(x, y)
-        if normalize:
-            shortest = torch.minimum(_norm(x), _norm(y))
-            cosine = cosine.masked_fill(shortest <= _COINCIDE, math.nan)
-            trusted = trusted & (shortest > _CANCELLED)
-        for norm in norms:
-            trusted = trusted & _is_safe(norm)
-        return cosine, trusted
 
-    return _with_fallback(attempt, zs)
+def _change_cosine(
+    settings: Sequence[Tensor], normalize: bool, factor: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    settings = [tensor.to(dtype) for tensor in settings]
+    if factor is not None:
+        settings = [tensor @ factor.to(dtype) for tensor in settings]
+    norms = [_norm(tensor) for tensor in settings] if normalize else []
+    if normalize:
+        settings = [x / norm.unsqueeze(-1) for x, norm in zip(settings, norms, strict=True)]
+    base, x, y = settings
+    x, y = x - base, y - base
+    cosine, trusted = _cosine(x, y)
+    if normalize:
+        shortest = torch.minimum(_norm(x), _norm(y))
+        cosine = cosine.masked_fill(shortest <= _COINCIDE, math.nan)
+        trusted = trusted & (shortest > _CANCELLED)
+    for norm in norms:
+        trusted = trusted & _is_safe(norm)
+    return cosine, trusted
 
 
 def head_change_cosine(zs: Tensor, icl: Tensor, ft: Tensor, *, factor: Tensor) -> Tensor:

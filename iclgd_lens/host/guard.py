@@ -8,7 +8,7 @@ flags, `requires_grad` and buffers are put back. Weights and `.grad` are never t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -59,20 +59,8 @@ def frozen(model: nn.Module) -> Generator[None, None, None]:
         for name in ("_pattern", "_attn_scores")
         if name in module.__dict__
     ]
-
     rotary = rotary_modules(modules)
-
-    def restore() -> None:
-        for module in training:
-            module.__dict__["training"] = True
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        for module, original in buffers:
-            module._buffers.clear()  # pyright: ignore[reportPrivateUsage]
-            module._buffers.update(original)  # pyright: ignore[reportPrivateUsage]
-        for attributes, name, value in kept:
-            attributes[name] = value
-
+    state = (training, list(parameters.values()), buffers, kept)
     try:
         try:
             for module in training:
@@ -82,7 +70,24 @@ def frozen(model: nn.Module) -> Generator[None, None, None]:
             with torch.inference_mode(False), own_precision(), unread(rotary):
                 yield
         finally:
-            restore()
+            _restore(*state)
     except BaseException:
-        restore()  # again: what came may have come while restoring
+        _restore(*state)  # again: what came may have come while restoring
         raise
+
+
+def _restore(
+    training: Sequence[nn.Module],
+    parameters: Sequence[nn.Parameter],
+    buffers: Sequence[tuple[nn.Module, dict[str, Any]]],
+    kept: Sequence[tuple[dict[str, Any], str, Any]],
+) -> None:
+    for module in training:
+        module.__dict__["training"] = True
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    for module, original in buffers:
+        module._buffers.clear()  # pyright: ignore[reportPrivateUsage]
+        module._buffers.update(original)  # pyright: ignore[reportPrivateUsage]
+    for attributes, name, value in kept:
+        attributes[name] = value

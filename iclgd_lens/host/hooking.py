@@ -50,16 +50,6 @@ def attached(
     """Attach `hooks` to the hook points that `find` gives by name; remove exactly these on exit."""
     handles: list[tuple[Any, Any]] = []
     adding: list[tuple[Any, set[int], int]] = []
-
-    def detach() -> None:
-        for point, others, count in adding:  # one at most, half added
-            for key in set(point._forward_hooks) - others:
-                del point._forward_hooks[key]
-            del point.fwd_hooks[count:]
-        for point, handle in reversed(handles):
-            handle.hook.remove()
-            point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
-
     try:
         try:
             for index, (name, function) in enumerate(hooks):
@@ -70,10 +60,22 @@ def attached(
                 adding.clear()
             yield
         finally:
-            detach()
+            _detach(handles, adding)
     except BaseException:
-        detach()  # again: what came may have come while detaching
+        _detach(handles, adding)  # again: what came may have come while detaching
         raise
+
+
+def _detach(
+    handles: Sequence[tuple[Any, Any]], adding: Sequence[tuple[Any, set[int], int]]
+) -> None:
+    for point, others, count in adding:  # one at most, half added
+        for key in set(point._forward_hooks) - others:
+            del point._forward_hooks[key]
+        del point.fwd_hooks[count:]
+    for point, handle in reversed(handles):
+        handle.hook.remove()
+        point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ reading is an error, never a wrong number.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -84,6 +85,10 @@ def _check(host: Host) -> None:
         )
 
 
+def _keep(seen: dict[str, Tensor], name: str, activation: Tensor, hook: Any) -> None:
+    seen[name] = activation
+
+
 def _observed_run(host: Host, tokens: Tensor) -> Tensor:
     scores: dict[int, Tensor] = {}
     seen: dict[str, Tensor] = {}
@@ -94,17 +99,11 @@ def _observed_run(host: Host, tokens: Tensor) -> Tensor:
     needed += [host.block_output_hook(layer) for layer in range(host.n_layers)]
     needed += [host.attention_output_hook(layer) for layer in range(host.n_layers)]
     needed += [host.z_hook(layer) for layer in range(host.n_layers)]
-
-    def keep(name: str) -> Any:
-        def hook(activation: Tensor, hook: Any) -> None:
-            seen[name] = activation
-
-        return hook
-
+    watched = {*names, *patterns, *needed}
     try:
         with (
             host.score_hooks(lambda layer, value: scores.__setitem__(layer, value)),
-            host.hooked([(name, keep(name)) for name in {*names, *patterns, *needed}]),
+            host.hooked([(name, partial(_keep, seen, name)) for name in watched]),
         ):
             residual = host.run(tokens).residual
     except HookError as error:

@@ -20,6 +20,10 @@ _FREQUENCIES, _ORIGINAL, _LONGEST = "inv_freq", "original_inv_freq", "max_seq_le
 _ORIGINAL_LENGTH = "original_max_seq_len"
 
 
+_State = tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]
+"""A module's attributes, and its buffers with copies of their values."""
+
+
 def depends_on_length(config: Any) -> bool:
     """Whether positions depend on the length of the whole sequence, by a configuration."""
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
@@ -40,27 +44,27 @@ def rotary_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
 def unread(modules: Sequence[nn.Module]) -> Generator[None, None, None]:
     """Put rotary modules as they are before any pass, and back as they were on exit."""
     before = [_state(module) for module in modules]
-
-    def restore() -> None:
-        for module, (attributes, buffers) in zip(modules, before, strict=True):
-            for name in [name for name in module.__dict__ if name.endswith("long_inv_freq")]:
-                if name not in attributes:
-                    del module.__dict__[name]
-            module.__dict__.update(attributes)
-            for name, (buffer, values) in buffers.items():
-                buffer.copy_(values)
-                module._buffers[name] = buffer  # pyright: ignore[reportPrivateUsage]
-
     try:
         try:
             for module in modules:
                 _begin(module)
             yield
         finally:
-            restore()
+            _restore(modules, before)
     except BaseException:
-        restore()  # again: what came may have come while restoring
+        _restore(modules, before)  # again: what came may have come while restoring
         raise
+
+
+def _restore(modules: Sequence[nn.Module], before: Sequence[_State]) -> None:
+    for module, (attributes, buffers) in zip(modules, before, strict=True):
+        for name in [name for name in module.__dict__ if name.endswith("long_inv_freq")]:
+            if name not in attributes:
+                del module.__dict__[name]
+        module.__dict__.update(attributes)
+        for name, (buffer, values) in buffers.items():
+            buffer.copy_(values)
+            module._buffers[name] = buffer  # pyright: ignore[reportPrivateUsage]
 
 
 def _begin(module: Any) -> None:
@@ -73,7 +77,7 @@ def _begin(module: Any) -> None:
         module.__dict__[name] = module.original_max_seq_len
 
 
-def _state(module: Any) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]:
+def _state(module: Any) -> _State:
     buffers: dict[str, Tensor] = module._buffers
     names = ("attention_scaling", _LONGEST, "long_inv_freq")
     attributes = {key: value for key, value in module.__dict__.items() if key.endswith(names)}

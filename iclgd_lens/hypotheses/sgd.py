@@ -40,14 +40,8 @@ def backward(loss: Tensor, delta: Mapping[str, Tensor], learn: Learn) -> None:
     A gradient is freed before the next layer's is made: all of them together would be as large as
     the delta itself.
     """
-
-    def hand_on(name: str, value: Tensor) -> None:
-        gradient, value.grad = value.grad, None
-        if gradient is not None:
-            learn(name, gradient)
-
     handles = [
-        value.register_post_accumulate_grad_hook(partial(hand_on, name))
+        value.register_post_accumulate_grad_hook(partial(_hand_on, learn, name))
         for name, value in delta.items()
     ]
     try:
@@ -55,6 +49,12 @@ def backward(loss: Tensor, delta: Mapping[str, Tensor], learn: Learn) -> None:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _hand_on(learn: Learn, name: str, value: Tensor) -> None:
+    gradient, value.grad = value.grad, None
+    if gradient is not None:
+        learn(name, gradient)
 
 
 def train(
