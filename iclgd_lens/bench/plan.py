@@ -72,11 +72,13 @@ class HypothesisSpec(_Strict):
         settings: What it is built with.
         vary: Values of settings to go through, each a subject of its own: {epochs: [1, 2, 4]}.
             Rates ({lr: [0.001, 0.01]}) are gone through beside the plan's.
+        controls: Its controls in place of the plan's; None for the plan's.
     """
 
     hypothesis: str
     settings: dict[str, Any] = Field(default_factory=dict)
     vary: dict[str, list[Any]] = Field(default_factory=dict)
+    controls: tuple[str, ...] | None = None
 
     @field_validator("vary")
     @classmethod
@@ -124,6 +126,8 @@ class Plan(_Strict):
         lr: A number, "published" (the task's, one epoch), or "matched": rate, epochs and loss
             tokens chosen by the label loss of left-out demonstrations, for each network and draw.
             None: "published" under the reference protocol, else "matched".
+        auxiliary: Tasks whose demonstrations hypotheses get that need those of other tasks; None
+            for the plan's other tasks.
         twins: Networks of each control that is another network.
         twin_queries: Queries that each of them is asked at most; None for all.
         tok2attn_queries: Queries on which Tok2Attn is measured.
@@ -144,6 +148,7 @@ class Plan(_Strict):
     hypotheses: dict[str, HypothesisSpec] = Field(min_length=1)
     controls: tuple[str, ...] = ()
     lr: float | Literal["published", "matched"] | None = None
+    auxiliary: tuple[str, ...] | None = None
     twins: int = Field(default=8, ge=0)
     twin_queries: int | None = Field(default=16, ge=1)
     worlds: bool = False
@@ -151,7 +156,7 @@ class Plan(_Strict):
     resamples: int = Field(default=1000, ge=1)
     control_seed: int = Field(default=0, ge=0)
 
-    @field_validator("models", "tasks", "controls", mode="before")
+    @field_validator("models", "tasks", "controls", "auxiliary", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -248,6 +253,16 @@ class Plan(_Strict):
     def controls_of(self, model: ModelSpec) -> tuple[str, ...]:
         """The plan's controls and the model's own, without repetition."""
         return tuple(dict.fromkeys((*self.controls, *model.controls)))
+
+    def controls_for(self, model: ModelSpec, spec: HypothesisSpec) -> tuple[str, ...]:
+        """The controls of one of its hypotheses on one of its models."""
+        every = self.controls_of(model)
+        return every if spec.controls is None else spec.controls
+
+    def others(self, task: str) -> tuple[str, ...]:
+        """The tasks whose demonstrations stand beside those of `task`."""
+        given = self.tasks if self.auxiliary is None else self.auxiliary
+        return tuple(other for other in given if other != task)
 
     def with_models(self, models: list[str]) -> Plan:
         """Return the plan with other models, which keep the settings of a single one in the file.

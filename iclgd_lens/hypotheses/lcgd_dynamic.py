@@ -52,6 +52,7 @@ NAME = "lcgd_dynamic"
     NAME,
     description="LCGD with a horizon (0 is LCGD, layers - 1 is GD), order, rates and feedback",
     rows=partial(horizon_step, horizon=1),
+    row_settings=("horizon",),
     source="Deutch et al. 2024, between LCGD and GD",
 )
 def lcgd_dynamic(
