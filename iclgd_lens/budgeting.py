@@ -31,9 +31,10 @@ def needs_budget(rule: Rule) -> bool:
 def with_budget(rule: Rule, host: Host, episode: Episode, **search: Any) -> Rule:
     """The rule at the budget that left-out demonstrations choose on a network and draw.
 
-    A rule that takes no rate, was given one or chooses it itself is returned as it is. Where none can be chosen (too
-    few demonstrations, say, or training that diverges everywhere) the rule keeps its defaults, and
-    the record says why. `search` goes to `choose_budget`: its grid, epochs, losses and folds.
+    A rule that takes no rate, was given one or chooses it itself is returned as it is. Where none
+    can be chosen (too few demonstrations, say, or training that diverges everywhere) the rule keeps
+    its defaults, and the record says why. `search` goes to `choose_budget`: its grid, epochs,
+    losses and folds.
     """
     from iclgd_lens.budget import choose_budget
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iclgd_lens.errors import ControlError
 from iclgd_lens.hypotheses.oracle import oracle
-from iclgd_lens.intervention import Batch, Intervention
+from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 from iclgd_lens.nulls import random_update
 from iclgd_lens.readout import Reader
 from tests import checks
@@ -19,7 +19,7 @@ from tests import checks
 class Pushed(Intervention):
     """Adds a vector of length 2 at every token, at a layer's attention output."""
 
-    def hooks(self, host: Any, batch: Batch = Batch()) -> list[Any]:
+    def hooks(self, host: Any, batch: Batch = UNCOUNTED) -> list[Any]:
         push = torch.zeros(host.d_model)
         push[0] = 2.0
 

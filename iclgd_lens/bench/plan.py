@@ -72,7 +72,7 @@ class HypothesisSpec(_Strict):
         settings: What it is built with.
         vary: Values of settings to go through, each a subject of its own: {epochs: [1, 2, 4]}.
             Rates ({lr: [0.001, 0.01]}) are gone through beside the plan's.
-        controls: Its controls in place of the plan's; None for the plan's.
+        controls: In place of the plan's; None for the plan's.
     """
 
     hypothesis: str
@@ -86,8 +86,7 @@ class HypothesisSpec(_Strict):
         for name, values in vary.items():
             if not values:
                 raise ValueError(f"{name} has no values to go through")
-            twice = [value for value in values if values.count(value) > 1]
-            if twice:
+            if twice := [value for value in values if values.count(value) > 1]:
                 raise ValueError(f"{name}: {twice[0]!r} is given twice")
         return vary
 
@@ -126,8 +125,7 @@ class Plan(_Strict):
         lr: A number, "published" (the task's, one epoch), or "matched": rate, epochs and loss
             tokens chosen by the label loss of left-out demonstrations, for each network and draw.
             None: "published" under the reference protocol, else "matched".
-        auxiliary: Tasks whose demonstrations hypotheses get that need those of other tasks; None
-            for the plan's other tasks.
+        auxiliary: Tasks for hypotheses that need others' demonstrations; None for the plan's.
         twins: Networks of each control that is another network.
         twin_queries: Queries that each of them is asked at most; None for all.
         tok2attn_queries: Queries on which Tok2Attn is measured.
@@ -256,8 +254,7 @@ class Plan(_Strict):
 
     def controls_for(self, model: ModelSpec, spec: HypothesisSpec) -> tuple[str, ...]:
         """The controls of one of its hypotheses on one of its models."""
-        every = self.controls_of(model)
-        return every if spec.controls is None else spec.controls
+        return self.controls_of(model) if spec.controls is None else spec.controls
 
     def others(self, task: str) -> tuple[str, ...]:
         """The tasks whose demonstrations stand beside those of `task`."""
@@ -270,11 +267,8 @@ class Plan(_Strict):
         Raises:
             PlanError: No such model can be.
         """
-        kept = (
-            self.models[0].model_dump(include={"dtype", "host", "controls"})
-            if (len(self.models) == 1)
-            else {}
-        )
+        one = self.models[0] if len(self.models) == 1 else None
+        kept = {} if one is None else one.model_dump(include={"dtype", "host", "controls"})
         return parse_plan(self.as_dict() | {"models": [kept | {"name": name} for name in models]})
 
     def as_dict(self) -> dict[str, Any]:

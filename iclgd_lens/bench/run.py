@@ -198,7 +198,9 @@ def resolved(plan: Plan) -> Plan:
         for task in plan.auxiliary
     )
     data = plan.data if plan.data in (None, "hub", "embedded") else _folder(str(plan.data))
-    return plan.model_copy(update={"models": tuple(models), "tasks": tasks, "data": data, "auxiliary": others})
+    return plan.model_copy(
+        update={"models": tuple(models), "tasks": tasks, "data": data, "auxiliary": others}
+    )
 
 
 def _folder(name: str) -> str:
