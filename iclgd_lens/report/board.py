@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iclgd_lens.labels import UNDEFINED, control_label, label, lower_is_better, number
 from iclgd_lens.report.tables import MARKS, Item, Line, Table, filled, value_item
-from iclgd_lens.report.view import View, records
+from iclgd_lens.report.view import View, number_of, records
 from iclgd_lens.report.words import answer, questions
 from iclgd_lens.tables import SUMMARY_SCORES
 
 KINDS = ("explanation", "fitted", "check", "control")
+_ANGLE = 60.0
+"""Degrees between the rules of the worlds that are shown; the page's own table has all."""
 
 
 def leaderboard(view: View, model: str) -> Table | None:
@@ -35,6 +38,8 @@ def leaderboard(view: View, model: str) -> Table | None:
             items += [_share(view, model, name, str(ceiling), score) for score in shares]
             items += [value_item(cost.get(name, ""))] if cost else []
             lines.append(Line(label(name), tuple(items)))
+    before = 1 + bool(gate) + len(judged)
+    lines = [*_worlds(view, scores, before, len(shares) + bool(cost)), *lines]
     columns = ("hypothesis", "kind", *(["learns"] if gate else []),
                *(f"verdict, {score}" for score in judged), *scores,
                *(f"share of the ceiling, {score}" for score in shares),
@@ -46,6 +51,27 @@ def leaderboard(view: View, model: str) -> Table | None:
         "themselves. Cost: counted passes of sequences through blocks, in units of LCGD's"
     )
     return filled(f"All hypotheses, {model}", caption, columns, lines, "scores board")
+
+
+def _worlds(view: View, scores: Sequence[str], before: int, after: int) -> list[Line]:
+    """What each rule reads in each world, at one angle: a line above those of the model."""
+    frame = view.more.get("worlds")
+    if frame is None or "SimAOU" not in scores:
+        return []
+    marks: dict[tuple[str, str], list[Any]] = {}
+    for row in records(frame):
+        if "[" not in str(row.rule):  # heads have a table of their own
+            marks.setdefault((str(row.world), str(row.rule)), []).append(row)
+    lines: list[Line] = []
+    for (world, rule), rows in marks.items():
+        one = next((row for row in rows if row.theta == _ANGLE), rows[-1])
+        angle = number_of(one.theta)
+        where = f"{world} world" if math.isnan(angle) else f"{world} world, {angle:g}°"
+        read = value_item(number(number_of(one.value)), f"must be {number(number_of(one.exact))}")
+        items = [Item("world"), *(Item() for _ in range(before - 1))]
+        items += [read if score == "SimAOU" else Item() for score in scores]
+        lines.append(Line(label(rule), (*items, *(Item() for _ in range(after))), small=where))
+    return lines
 
 
 def _gate(view: View, model: str) -> str:
