@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import functools
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,6 +36,16 @@ CHANGES = [
     for index, change in enumerate(ZOO[name].changed)
 ]
 EPISODE = checks.episode(shots=4, queries=5)
+
+
+@pytest.fixture(autouse=True)
+def types_are_checked_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """At neutral settings shapes and types are checked as the code runs; in the rest it is fast."""
+    if "known_thing" in request.node.name:
+        yield
+        return
+    with checks.untyped():
+        yield
 
 
 def entry(name: str) -> tuple[Hypothesis, Entry]:
