@@ -209,7 +209,7 @@ class Work:
     """What is done in one setting, in units of one update and of one reading of the queries."""
 
     updates: float
-    readings: int
+    readings: float
 
     @classmethod
     def of(cls, plan: Plan, model: ModelSpec, network: bool) -> Work:
