@@ -26,7 +26,7 @@ from iclgd_lens.errors import DivergedError
 from iclgd_lens.held_out import FOLDS, Fold, held_out_losses, make_folds, row_losses
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, row_trainings
+from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, row_trainings, rule_of
 from iclgd_lens.intervention import Intervention
 
 GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -123,7 +123,8 @@ def choose_budget(
         episode: Its demonstrations; its queries are not read.
         hypothesis: Takes `lr`; epochs and loss tokens are chosen where it takes `epochs` and
             `loss_on`.
-        settings: The hypothesis's other settings; what is given here is not chosen.
+        settings: The hypothesis's other settings; what is given here is not chosen. Those that it
+            is `budgeted_at` stand in their place.
         grid: Rates tried first; widened while the best lies on its edge.
         epochs: Passes over the demonstrations.
         losses: Tokens whose loss is minimised.
@@ -133,7 +134,7 @@ def choose_budget(
         LensError: Fewer than two demonstrations, or they are another task's.
         DivergedError: Training diverges at every rate.
     """
-    host, given = as_host(model), dict(settings or {})
+    host, given = as_host(model), {**(settings or {}), **hypothesis.budgeted_at}
     parts = make_folds(episode.demonstrations, folds)
     alone = [held_out_losses(host, Intervention(), fold.left_out) for fold in parts]
     search = _Search(host, episode, hypothesis, given, parts)
@@ -191,8 +192,8 @@ class _Search:
         self, rates: Sequence[float], passes: Sequence[int | None], loss_on: str | None
     ) -> None:
         """Try rates at every number of passes, for one choice of loss tokens."""
-        together = self.hypothesis.rows
-        if together is None or passes[0] is None or not set(self.given) <= SIDE_BY_SIDE:
+        together = rule_of(self.hypothesis, self.given)
+        if together is None or passes[0] is None:
             self._one_by_one(rates, passes, loss_on)
         else:
             self._together(together, rates, [count for count in passes if count], loss_on)
@@ -201,7 +202,8 @@ class _Search:
         self, rule: Any, rates: Sequence[float], passes: Sequence[int], loss_on: str | None
     ) -> None:
         """All rates as rows of one training, the worse half dropped at each stage."""
-        settings: dict[str, Any] = {"loss_on": loss_on, **self.given}
+        own = {key: value for key, value in self.given.items() if key in SIDE_BY_SIDE}
+        settings: dict[str, Any] = {"loss_on": loss_on, **own}
         trainings = [
             row_trainings(
                 rule, self.host, fold.train, list(rates), max(passes),
@@ -253,7 +255,10 @@ class _Search:
 
     def _built(self, fold: Fold, chosen: Mapping[str, Any]) -> list[float]:
         asked = tuple(Query(each.content, max(each.gold, 0)) for each in fold.left_out.examples)
-        shown = Episode(fold.train, asked, self.episode.label_tokens, {"task": self.episode.task})
+        own = self.episode
+        shown = Episode(
+            fold.train, asked, own.label_tokens, {"task": own.task}, auxiliary=own.auxiliary
+        )
         try:
             built = self.hypothesis.build(self.host, shown, **{**self.given, **chosen})
             return held_out_losses(self.host, built, fold.left_out)

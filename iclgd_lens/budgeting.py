@@ -23,17 +23,18 @@ def with_settings_of(rule: Rule, settings: Mapping[str, Any]) -> Rule:
 
 
 def needs_budget(rule: Rule) -> bool:
-    """Whether a rule takes a learning rate that nobody gave."""
-    takes = isinstance(rule.value, Hypothesis) and rule.value.takes_rate
+    """Whether a rule takes a learning rate that nobody gave and that it does not choose itself."""
+    takes = isinstance(rule.value, Hypothesis) and rule.value.takes_budget
     return takes and rule.settings.get("lr") is None
 
 
 def with_budget(rule: Rule, host: Host, episode: Episode, **search: Any) -> Rule:
     """The rule at the budget that left-out demonstrations choose on a network and draw.
 
-    A rule that takes no rate, or was given one, is returned as it is. Where none can be chosen (too
-    few demonstrations, say, or training that diverges everywhere) the rule keeps its defaults, and
-    the record says why. `search` goes to `choose_budget`: its grid, epochs, losses and folds.
+    A rule that takes no rate, was given one or chooses it itself is returned as it is. Where none
+    can be chosen (too few demonstrations, say, or training that diverges everywhere) the rule keeps
+    its defaults, and the record says why. `search` goes to `choose_budget`: its grid, epochs,
+    losses and folds.
     """
     from iclgd_lens.budget import choose_budget
 

@@ -10,8 +10,8 @@ from iclgd_lens.episode import Episode
 from iclgd_lens.errors import DivergedError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, built_beside
-from iclgd_lens.intervention import UNCOUNTED, Intervention, hooks_of
+from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, built_beside, rule_of
+from iclgd_lens.intervention import Batch, Intervention, hooks_of
 from iclgd_lens.rules import Rule, is_out_of_memory
 from iclgd_lens.subjects import Subject
 
@@ -55,7 +55,7 @@ class Builder:
                 raise HypothesisError(
                     f"{rule.name} returned a {type(found).__name__}, not an Intervention."
                 )
-            hooks_of(found, self.host, UNCOUNTED) if self.forgiving else None
+            hooks_of(found, self.host, self._first_query()) if self.forgiving else None
         except (DivergedError, MemoryError) as error:
             if isinstance(error, MemoryError):
                 raise
@@ -69,6 +69,10 @@ class Builder:
         if episode is self.episode:
             self._describe(rule, value, found, ledger)
         return found
+
+    def _first_query(self) -> Batch:
+        """One row: hooks may hold a value a query."""
+        return Batch(self.host.tensor([0])[0])
 
     def _describe(
         self, rule: Rule, value: Hypothesis, built: Intervention | None, ledger: Ledger
@@ -102,13 +106,13 @@ class Builder:
     ) -> tuple[Intervention | None, Intervention | None] | None:
         """Both at once, as rows of one batch; None where the rule or its texts do not allow it."""
         value = rule.value
-        if not isinstance(value, Hypothesis) or value.rows is None:
+        step = rule_of(value, rule.settings) if isinstance(value, Hypothesis) else None
+        if not isinstance(value, Hypothesis) or step is None:
             return None
-        if not set(rule.settings) <= SIDE_BY_SIDE:
-            return None
+        own = {key: item for key, item in rule.settings.items() if key in SIDE_BY_SIDE}
         shown = [self.episode.demonstrations, wrong.demonstrations]
         with counted(self.host) as ledger:
-            built = built_beside(value.rows, value.name, self.host, shown, **rule.settings)
+            built = built_beside(step, value.name, self.host, shown, **own)
         if built is None:
             return None
         found: list[Intervention | None] = []

@@ -17,6 +17,7 @@ import numpy as np
 from iclgd_lens.budgeting import needs_budget, with_budget
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.controls import DEFAULT_CONTROLS, Control
+from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import Host, as_host, own_precision
 from iclgd_lens.hypotheses.registry import Hypothesis
@@ -130,7 +131,7 @@ def compare(
         Options(batch_size, pad_queries, tok2attn_queries), progress or _silent,
     )  # fmt: skip
     readouts = {} if zs is None else {reading_key(draws[0]): zs}
-    with host.laid_out():
+    with host.laid_out(), sharing(host):
         parts = [part for d in range(len(draws)) for part in _measure_draw(plan, d, readouts)]
     for control in asked["network"]:
         parts += [part for j in range(twins) for part in _measure_twin(plan, control, j)]
@@ -226,7 +227,7 @@ def _measure_twin(plan: _Plan, control: Control, index: int) -> list[Part]:
     episode = first_queries(plan.draws[draw], plan.twin_queries)
     job = Job(twin, episode, plan.options, wrong=plan.wrong(episode, draw), tell=tell)
     jobs = {"": job}
-    with twin.laid_out():
+    with twin.laid_out(), sharing(twin):
         job.measure_settings()
         for rule in plan.chosen[draw]:
             if isinstance(rule.value, Hypothesis):

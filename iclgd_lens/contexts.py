@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from iclgd_lens.cost import remembered
 from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Query, Tokens
 from iclgd_lens.errors import HypothesisError, nearest
 from iclgd_lens.host import Prefix, as_host, frozen
@@ -35,6 +36,8 @@ from iclgd_lens.intervention import Batch, Intervention
 from iclgd_lens.readout import Reader
 from iclgd_lens.recorder import Hidden, Others, Recorder
 
+SHARED_BYTES = 64_000_000
+"""Keys and values of all prefixes that are kept together, at most."""
 LOO = ("exact", "masked", "causal")
 """The contexts of left-out demonstrations."""
 
@@ -215,11 +218,23 @@ class Contexts:
         weights = recorder.attention(self.host, len(own)) if attention else None
         return Seen(recorder.values, scores, tuple(range(len(own))), weights)
 
-    def prefixes(self, loo: str) -> Iterator[tuple[int, Prefix, Others]]:
+    def prefixes(self, loo: str) -> Iterable[tuple[int, Prefix, Others]]:
         """Each demonstration's place, the prefix without it, and where the others stand in that.
 
         For "exact" and "causal", which differ from one demonstration to the next in their prefix.
+        Where work is shared (`cost.sharing`), small ones are kept for who asks next.
         """
+        if self.host.memory is None or self._bytes() > SHARED_BYTES:
+            return self._prefixes(loo)
+        key = ("prefixes", self.shown.examples, self.shown.bos, self.shown.separator, loo)
+        return remembered(self.host, key, lambda: list(self._prefixes(loo)))
+
+    def _bytes(self) -> int:
+        """Size of all prefixes together, roughly."""
+        host, tokens = self.host, len(self.shown.prompt()) * len(self.shown)
+        return 8 * tokens * host.n_layers * host.n_key_value_heads * host.d_head
+
+    def _prefixes(self, loo: str) -> Iterator[tuple[int, Prefix, Others]]:
         whole, prompt, own = self.prompt(), self.shown.prompt(), spans(self.shown)
         for place, (start, end) in enumerate(own):
             before = list(enumerate(own[:place]))

@@ -8,15 +8,19 @@ sequences whose predictions were computed, once for each block they were read fr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Hashable
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from iclgd_lens.host import Hook, Host, uncounted_hooks
+
+ENTRIES = 8
+"""Results that are remembered at once; the oldest is forgotten."""
+T = TypeVar("T")
 
 
 @dataclass
@@ -39,6 +43,13 @@ class Ledger:
         """Plain JSON values."""
         return asdict(self)
 
+    def add(self, forwards: int, backwards: int, unembeddings: int, demonstrations: int) -> None:
+        """Count more passes."""
+        self.block_forwards += forwards
+        self.block_backwards += backwards
+        self.unembeddings += unembeddings
+        self.demonstrations += demonstrations
+
     def shared(self, among: int) -> Ledger:
         """An equal share of what was run for several at once."""
         return Ledger(*(value // among for value in self.as_dict().values()))
@@ -56,7 +67,7 @@ def counted(host: Host) -> Generator[Ledger, None, None]:
     Passes of a copy of the model are not counted.
     """
     ledger = Ledger()
-    before = host.unembedded
+    before, charged = host.unembedded, host.charged
     hooks: list[Hook] = []
     for layer in range(host.n_layers):
         hooks.append((host.block_input_hook(layer), partial(_enter, ledger, layer)))
@@ -66,6 +77,48 @@ def counted(host: Host) -> Generator[Ledger, None, None]:
             yield ledger
     finally:
         ledger.unembeddings = host.unembedded - before
+        ledger.add(*(now - then for now, then in zip(host.charged, charged, strict=True)))
+
+
+@contextlib.contextmanager
+def sharing(host: Host) -> Generator[None, None, None]:
+    """Inside, what several hypotheses ask of the same demonstrations is computed once.
+
+    Ledgers count it for each of them: a cost is what a hypothesis costs alone. The model must stay
+    as it is inside the context.
+    """
+    before, host.memory = host.memory, {}
+    try:
+        yield
+    finally:
+        host.memory = before
+
+
+def remembered(
+    host: Host, key: Hashable, make: Callable[[], T], keep: Callable[[T], bool] | None = None
+) -> T:
+    """What `make` returns, from memory where it was made before inside `sharing`.
+
+    Args:
+        host: The model's host.
+        key: Everything that the result depends on, beside the model.
+        make: Computes it.
+        keep: Whether a result is small enough to be kept; None for always.
+    """
+    memory = host.memory
+    if memory is None:
+        return make()
+    if key in memory:
+        value, ledger = memory[key]
+        host.charged = tuple(a + b for a, b in zip(host.charged, astuple(ledger), strict=True))
+        return value
+    with counted(host) as ledger:
+        value = make()
+    if keep is None or keep(value):
+        while len(memory) >= ENTRIES:
+            del memory[next(iter(memory))]
+        memory[key] = (value, ledger)
+    return value
 
 
 def _enter(ledger: Ledger, layer: int, activation: Tensor, hook: Any) -> None:

@@ -46,12 +46,14 @@ class Episode:
         queries: The unlabelled ones.
         label_tokens: Token ids of each label word, by label id.
         provenance: Where the text came from: task, prompt hash, row hashes, seed, permutation.
+        auxiliary: Demonstrations of other tasks, for what learns from those too.
     """
 
     demonstrations: Demonstrations
     queries: tuple[Query, ...]
     label_tokens: tuple[Tokens, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    auxiliary: tuple[Demonstrations, ...] = ()
 
     def __post_init__(self) -> None:
         _check_labels(self.label_tokens)
@@ -148,6 +150,8 @@ class Episode:
         """Sixteen hexadecimal digits over every token, label and protocol field."""
         facts = dataclasses.asdict(self)
         facts.pop("provenance")
+        if not self.auxiliary:
+            facts.pop("auxiliary")
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def readout_tokens(self, query: Query) -> Tokens:

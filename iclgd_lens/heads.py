@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens.contexts import Contexts, shown_of
+from iclgd_lens.cost import remembered
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import LensError
 from iclgd_lens.host import Hook, Host, Prefix, as_host, frozen
@@ -125,6 +126,11 @@ def indirect_effects(
     if trials < 1:
         raise LensError(f"trials is {trials}; it must be at least 1.")
     host, shown = as_host(model), shown_of(demonstrations)
+    key = ("effects", shown.examples, shown.bos, shown.separator, trials, seed)
+    return remembered(host, key, lambda: _indirect_effects(host, shown, trials, seed))
+
+
+def _indirect_effects(host: Host, shown: Demonstrations, trials: int, seed: int) -> HeadScores:
     # The label is predicted after the content, wherever the protocol reads.
     shown = dataclasses.replace(shown, protocol=shown.protocol.replace(readout="last_prompt_token"))
     points = [host.z_hook(layer) for layer in range(host.n_layers)]

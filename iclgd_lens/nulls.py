@@ -20,6 +20,7 @@ from iclgd_lens.errors import ComparisonError, ControlError, UnsupportedModelErr
 from iclgd_lens.host import Host, as_host, copied
 from iclgd_lens.host.untrained import Untrained, permute_entries, reinitialise
 from iclgd_lens.intervention import Intervention, Shift
+from iclgd_lens.random_change import RandomChange
 from iclgd_lens.readout import Readout
 from iclgd_lens.tasks import list_tasks
 from iclgd_lens.writing import load_demonstrations
@@ -163,19 +164,18 @@ def random_update(intervention: Intervention, seed: int = 0) -> Intervention:
     """Another update of the same size: directions at random, each head's norm matched.
 
     Args:
-        intervention: A weight change, or a shift of activations.
+        intervention: A weight change, a shift of activations, or another that changes activations
+            by hooks alone: each change is then turned into a random direction of its size.
         seed: Seed of the directions.
 
     Raises:
-        ControlError: It is neither, so that no random update of its size is defined.
+        ControlError: It puts keys and values before queries, so that no random update of its size
+            is defined.
     """
     if isinstance(intervention, ParameterDelta):
         return matched_random(intervention, seed)
     if not isinstance(intervention, Shift):
-        raise ControlError(
-            f"There is no random update of the size of a {type(intervention).__name__}: it is "
-            "neither a change of weights nor a shift."
-        )
+        return RandomChange(intervention, seed)
     generator = torch.Generator().manual_seed(seed)
     drawn: dict[str, Tensor] = {}
     for name, vector in intervention.vectors.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ def load_episode(
     data: Data = None,
     protocol: Protocol | str = DEFAULT,
     revision: str | None = None,
+    auxiliary: Sequence[str | Path | Task] = (),
 ) -> Episode:
     """Draw, write and tokenise an episode of a task.
 
@@ -42,6 +45,7 @@ def load_episode(
             embedded rows for the embedded model and the Hub for any other.
         protocol: A protocol, or the name of a preset.
         revision: Revision of the Hub's data set.
+        auxiliary: Other tasks, whose demonstrations the episode is to carry; see `load_episodes`.
 
     Raises:
         TaskError: The task is unknown or malformed.
@@ -50,7 +54,7 @@ def load_episode(
     """
     return load_episodes(
         task, model, draws=1, seed=seed, shots=shots, queries=queries, permutation=permutation,
-        data=data, protocol=protocol, revision=revision,
+        data=data, protocol=protocol, revision=revision, auxiliary=auxiliary,
     )[0]  # fmt: skip
 
 
@@ -66,6 +70,7 @@ def load_episodes(
     data: Data = None,
     protocol: Protocol | str = DEFAULT,
     revision: str | None = None,
+    auxiliary: Sequence[str | Path | Task] = (),
 ) -> tuple[Episode, ...]:
     """Draw demonstrations several times, all for the same queries.
 
@@ -84,9 +89,11 @@ def load_episodes(
         data: See `load_episode`.
         protocol: A protocol, or the name of a preset; `balanced=True` draws equal classes.
         revision: Revision of the Hub's data set.
+        auxiliary: Other tasks: as many demonstrations of each, drawn with the draw's seed from the
+            same source, for hypotheses that need "auxiliary" demonstrations (`Hypothesis.needs`).
 
     Raises:
-        TaskError: The task is unknown or malformed.
+        TaskError: A task is unknown or malformed.
         RowsError: Rows are missing, malformed or too few, or a seed is out of range.
         EpisodeError: `draws` is less than 1, the model has no tokenizer, or the text does not fit
             the model.
@@ -101,6 +108,8 @@ def load_episodes(
     )  # fmt: skip
     facts = _common_facts(writer, splits, permutation)
     episodes = tuple(_write(writer, draw, facts) for draw in drawn)
+    if auxiliary:
+        episodes = tuple(_with_others(each, auxiliary, host, splits, data) for each in episodes)
     for episode in episodes:
         episode.check(host)
     for sentence in dict.fromkeys(note for episode in episodes for note in episode.warnings):
@@ -134,6 +143,23 @@ def load_demonstrations(
         source, protocol, shots=shots, seed=seed, permutation=permutation
     )
     return _demonstrations(writer, Draw(seed, rows, drawn, ()))
+
+
+def _with_others(
+    episode: Episode, tasks: Sequence[str | Path | Task], host: Host, splits: Splits, data: Data
+) -> Episode:
+    """The episode with demonstrations of other tasks, drawn with its seed."""
+    source = splits.data if splits.data is not None else data
+    shown = tuple(
+        load_demonstrations(
+            task, host, shots=len(episode.demonstrations), seed=episode.provenance["seed"],
+            data=source, protocol=episode.protocol,
+        )
+        for task in tasks
+    )  # fmt: skip
+    names = [get_task(task).name for task in tasks]
+    facts = {**episode.provenance, "auxiliary": names}
+    return replace(episode, auxiliary=shown, provenance=facts)
 
 
 def _source(data: Data, host: Host) -> Data:

@@ -153,3 +153,31 @@ def test_loss_tokens_that_are_given_search_as_those_that_are_named(
     named = choose_budget(model, episode, rule, losses=("label",), **search)
     assert [each.loss for each in given.tried] == [each.loss for each in named.tried]
     assert given.settings == {k: v for k, v in named.settings.items() if k != "loss_on"}
+
+
+def test_no_search_runs_inside_a_search(model: Any, episode: Episode) -> None:
+    """What chooses its rate itself keeps its own; what searches else is searched without that."""
+    bayes = Rule("bayes_lcgd", get_hypothesis("bayes_lcgd"))
+    assert with_budget(bayes, as_host(model), episode) is bayes
+    asked: list[Any] = []
+
+    def build(host: Any, shown: Any, *, lr: float, generations: int = 8) -> Any:
+        asked.append(generations)
+        return gd(host, shown, lr=lr)
+
+    own = Hypothesis("own", build, budgeted_at={"generations": 0})
+    few(model, episode, own)
+    few(model, episode, own, settings={"generations": 3})
+    assert set(asked) == {0}
+    assert get_hypothesis("evolution").budgeted_at == {"generations": 0}
+
+
+def test_rows_train_at_a_setting_of_their_own(model: Any, episode: Episode) -> None:
+    """A horizon is no reason to build anew for each rate."""
+    rule = get_hypothesis("lcgd_dynamic")
+    usual: dict[str, Any] = {"grid": (1e-2,), "epochs": (1,), "losses": ("label",)}
+    together = choose_budget(model, episode, rule, {"horizon": 2}, **usual)
+    alone = choose_budget(
+        model, episode, dataclasses.replace(rule, rows=None), {"horizon": 2}, **usual
+    )
+    assert together.loss == pytest.approx(alone.loss, rel=1e-4)

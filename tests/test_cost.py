@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
-from iclgd_lens.cost import counted
+from iclgd_lens.contexts import Contexts
+from iclgd_lens.cost import Ledger, counted, sharing
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.oracle import oracle
+from iclgd_lens.nulls import shuffled_labels
 from tests import checks
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
@@ -44,3 +47,44 @@ def test_nothing_stays_attached_after_an_error(kind: str) -> None:
     with pytest.raises(RuntimeError, match="stop"), counted(host):
         raise RuntimeError("stop")
     assert {name: len(point.fwd_hooks) for name, point in points.items()} == before
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_shared_work_is_run_once_counted_each_time_and_the_same(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, episode = checks.host(kind, "llama"), checks.episode(shots=4)
+    passes = [0]
+    run = type(host).run
+
+    def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        passes[0] += 1
+        return run(self, *args, **kwargs)
+
+    def read() -> tuple[Any, Ledger, int]:
+        passes[0] = 0
+        with counted(host) as ledger:
+            seen = Contexts(host, episode, "test").after_others([host.z_hook(1)])
+        return seen.values[host.z_hook(1)], ledger, passes[0]
+
+    monkeypatch.setattr(type(host), "run", counting)
+    alone, cost, count = read()
+    with sharing(host):
+        first, again = read(), read()
+    assert host.memory is None
+    for values, ledger, _ in (first, again):
+        assert torch.equal(values, alone)
+        assert ledger == cost
+    assert first[2] == count
+    assert again[2] == count - 4  # the prompt, and what stands after three of four demonstrations
+
+
+def test_other_labels_are_other_work() -> None:
+    host, episode = checks.host(checks.kinds()[0], "llama"), checks.episode(shots=4)
+    wrong = shuffled_labels(episode)
+    name = host.z_hook(1)
+    alone = Contexts(host, wrong, "test").after_others([name]).values[name]
+    with sharing(host):
+        Contexts(host, episode, "test").after_others([name])
+        found = Contexts(host, wrong, "test").after_others([name]).values[name]
+    assert torch.equal(found, alone)

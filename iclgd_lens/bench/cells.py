@@ -53,6 +53,7 @@ class Setting:
         problem: Why it cannot be measured (its rows are missing or malformed).
         trained: The model's own setting of the same draw, for another network's.
         other: The rows of the control "other_task", where they are asked for.
+        auxiliary: Other tasks and the hashes of their rows, where a hypothesis needs them.
     """
 
     key: str
@@ -69,6 +70,7 @@ class Setting:
     problem: str | None = None
     trained: Setting | None = field(default=None, repr=False)
     other: tuple[str, ...] = ()
+    auxiliary: tuple[tuple[str, ...], ...] = ()
 
     @property
     def place(self) -> dict[str, Any]:
@@ -150,8 +152,9 @@ def count_cells(plan: Plan) -> int:
             task = get_task(name)
             count = len(list(plan.draws(task.seeds)))
             own = len(list(subjects_of(plan, model, TRAINED)))
-            other = len(list(subjects_of(plan, model, OTHER)))
-            total += count * own + len(_networks(plan, model)) * plan.twins * other
+            total += count * own
+            for control in _networks(plan, model):
+                total += plan.twins * len(list(subjects_of(plan, model, control.name)))
     return total
 
 
@@ -197,6 +200,7 @@ def _settings(
             Setting(
                 _key(facts), model, name, task.name, seed, permutation, data, queries, TRAINED, 0,
                 facts, problem, other=draws.other(task, data, seed),
+                auxiliary=draws.auxiliary(name, data, seed),
             )
         )  # fmt: skip
     yield from trained
@@ -212,6 +216,7 @@ def _settings(
             yield Setting(
                 _key(facts), model, name, task.name, one.seed, one.permutation, data,
                 min(queries, one.queries), control.name, index, facts, one.problem, one,
+                auxiliary=one.auxiliary,
             )  # fmt: skip
 
 
@@ -249,6 +254,8 @@ def _cells(plan: Plan, setting: Setting, task: Task) -> Iterator[Cell]:
         facts: dict[str, Any] = {"subject": str(subject), "budget": budget}
         if spec is not None:
             facts |= {"rule": rule_facts(spec, subject), **_rate_facts(plan, task, spec, subject)}
+            if "auxiliary" in get_hypothesis(spec.hypothesis).needs:
+                facts["auxiliary"] = setting.auxiliary
         control = subject.table_entry
         if control is not None:
             facts["control"] = [control.name, control.acts_on, function_digest(control.function)]
@@ -265,7 +272,7 @@ def subjects_of(
     Args:
         plan: The plan.
         model: One of its models.
-        network: The setting's: "trained", or another's.
+        network: The setting's: "trained", a control's, or `OTHER`.
     """
     for name in SETTINGS:
         yield Subject(name), "", None
@@ -273,14 +280,23 @@ def subjects_of(
     for name, spec in plan.hypotheses.items():
         for variant in spec.variants():
             subject = Subject(name, None, variant)
-            yield subject, "", spec
+            own = [CONTROLS[name] for name in plan.controls_for(model, spec)]
             if network == TRAINED:
-                yield from ((subject.under(c.name), "", spec) for c in controls if _acts(c))
-            elif plan.budget == MATCHED and _chooses(spec, variant):
-                yield subject, OWN, spec
+                yield subject, "", spec
+                yield from ((subject.under(c.name), "", spec) for c in own if _acts(c))
+            elif _is_on(network, own):
+                yield subject, "", spec
+                if plan.budget == MATCHED and _chooses(spec, variant):
+                    yield subject, OWN, spec
     if network == TRAINED:
         alone = (c for c in controls if c.stands_alone and c.name not in plan.hypotheses)
         yield from ((Subject(control.name, control.name), "", None) for control in alone)
+
+
+def _is_on(network: str, controls: list[Control]) -> bool:
+    """Whether another network is among a hypothesis's controls."""
+    names = [control.name for control in controls if control.acts_on == "network"]
+    return bool(names) if network == OTHER else network in names
 
 
 def _acts(control: Control) -> bool:
@@ -290,7 +306,11 @@ def _acts(control: Control) -> bool:
 
 def _chooses(spec: HypothesisSpec, variant: Mapping[str, Any]) -> bool:
     """Whether the rule takes a rate that the plan does not give."""
-    return get_hypothesis(spec.hypothesis).takes_rate and "lr" not in {**spec.settings, **variant}
+    return get_hypothesis(spec.hypothesis).takes_budget and _has_no_rate(spec, variant)
+
+
+def _has_no_rate(spec: HypothesisSpec, variant: Mapping[str, Any]) -> bool:
+    return "lr" not in {**spec.settings, **variant}
 
 
 def rule_facts(spec: HypothesisSpec, subject: Subject) -> dict[str, Any]:
@@ -307,9 +327,11 @@ def rule_facts(spec: HypothesisSpec, subject: Subject) -> dict[str, Any]:
 
 
 def _rate_facts(plan: Plan, task: Task, spec: HypothesisSpec, subject: Subject) -> dict[str, Any]:
-    if not _chooses(spec, subject.settings):
+    takes = get_hypothesis(spec.hypothesis).takes_rate and _has_no_rate(spec, subject.settings)
+    if not takes:
         return {}
-    if plan.budget == PUBLISHED:
+    chosen = _chooses(spec, subject.settings)
+    if plan.budget == PUBLISHED or (plan.budget == MATCHED and not chosen):
         return {"lr": [PUBLISHED, task.learning_rate]}
     return {"lr": plan.budget or plan.lr}
 

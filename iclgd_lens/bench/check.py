@@ -39,6 +39,10 @@ def check_plan(plan: Plan) -> None:
         attempt(lambda task=task: _check_task(plan, get_task(task)))
     for name, spec in plan.hypotheses.items():
         attempt(lambda name=name, spec=spec: _check_hypothesis(name, spec))
+        attempt(lambda spec=spec: CONTROLS.check(spec.controls or ()))
+        attempt(lambda name=name, spec=spec: _check_auxiliary(plan, name, spec))
+    for task in plan.auxiliary or ():
+        attempt(lambda task=task: get_task(task) and None)
     attempt(lambda: _check_data(plan))
     if plan.budget == MATCHED and plan.shots < 2:
         faults.append("`lr: matched` leaves demonstrations out, so it needs at least 2 shots")
@@ -77,6 +81,18 @@ def _check_hypothesis(name: str, spec: HypothesisSpec) -> None:
         label = str(Subject(name, None, variant))
         if not _is_readable(label):
             raise PlanError(f"hypothesis {name!r}: {label} is no label: vary numbers and words")
+
+
+def _check_auxiliary(plan: Plan, name: str, spec: HypothesisSpec) -> None:
+    """Refuse a hypothesis that needs other tasks where a task has none beside it."""
+    if "auxiliary" not in get_hypothesis(spec.hypothesis).needs:
+        return
+    alone = [task for task in plan.tasks if not plan.others(task)]
+    if alone:
+        raise PlanError(
+            f"hypothesis {name!r} needs demonstrations of other tasks, and {alone[0]!r} has none "
+            "beside it: list more `tasks:`, or `auxiliary:` tasks"
+        )
 
 
 def _is_readable(label: str) -> bool:

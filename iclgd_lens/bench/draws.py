@@ -6,6 +6,7 @@ from typing import Any
 
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.errors import LensError
+from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.tasks import (
     Rows,
     Task,
@@ -16,6 +17,12 @@ from iclgd_lens.tasks import (
     list_tasks,
     load_rows,
 )
+
+
+def needs_auxiliary(plan: Plan) -> bool:
+    """Whether a hypothesis of the plan learns from other tasks' demonstrations, too."""
+    specs = plan.hypotheses.values()
+    return any("auxiliary" in get_hypothesis(spec.hypothesis).needs for spec in specs)
 
 
 class Draws:
@@ -59,6 +66,24 @@ class Draws:
         except LensError as error:
             return (other.prompt_hash, str(error))
         return (other.prompt_hash, hash_rows(drawn))
+
+    def auxiliary(self, name: str, data: str, seed: int) -> tuple[tuple[str, ...], ...]:
+        """The other tasks that a hypothesis of the plan needs, with their rows as far as they are.
+
+        Args:
+            name: The task, as the plan names it.
+            data: Where rows come from.
+            seed: Of the draw.
+        """
+        found: list[tuple[str, ...]] = []
+        for other in self.plan.others(name) if needs_auxiliary(self.plan) else ():
+            task = get_task(other)
+            try:
+                rows = hash_rows(self._drawn(self._split(task, data, "train"), seed, 0))
+            except LensError as error:
+                rows = str(error)
+            found.append((task.name, task.prompt_hash, rows))
+        return tuple(found)
 
     def _drawn(self, train: Rows, seed: int, permutation: int) -> tuple[Any, ...]:
         return draw_demonstrations(

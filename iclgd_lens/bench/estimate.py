@@ -36,8 +36,8 @@ EFFICIENCY = 0.3
 """Share of a matrix product's speed that a model reaches."""
 CALLS = 250
 """Assumed small operations of a layer, each of which takes time however small."""
-BATCH = 2
-"""Assumed queries of equal length that run together."""
+BATCH = 8
+"""Assumed queries that run together."""
 BESIDE = 9
 """Numbers of a query beside those by layer and head: accuracy, label scores and the like."""
 SCORED = 5
@@ -209,21 +209,25 @@ class Work:
     """What is done in one setting, in units of one update and of one reading of the queries."""
 
     updates: float
-    readings: int
+    readings: float
 
     @classmethod
     def of(cls, plan: Plan, model: ModelSpec, network: bool) -> Work:
         """The work of the model's own setting, or of another network's."""
-        rules = sum(len(list(spec.variants())) for spec in plan.hypotheses.values())
         chosen = SEARCH if plan.budget == MATCHED else 0.0
-        if network:
-            own = 2 if plan.budget == MATCHED else 1
-            return cls(rules * (2 * own + chosen), 3 + 2 * rules * own)
-        controls = [CONTROLS[name] for name in plan.controls_of(model)]
-        acting = sum(control.acts_on == "update" for control in controls)
-        other = sum(control.acts_on == "demonstrations" for control in controls) - 1
-        alone = sum(control.acts_on == "alone" for control in controls)
-        return cls(rules * (2 + max(0, other) + chosen), 3 + rules * (2 + 2 * acting) + 2 * alone)
+        alone = sum(CONTROLS[name].acts_on == "alone" for name in plan.controls_of(model))
+        updates, readings = 0.0, 3.0 + (0 if network else 2 * alone)
+        for spec in plan.hypotheses.values():
+            rules = len(list(spec.variants()))
+            acts = [CONTROLS[name].acts_on for name in plan.controls_for(model, spec)]
+            if network:
+                own = (2 if plan.budget == MATCHED else 1) * ("network" in acts)
+                updates += rules * (2 * own + chosen * bool(own))
+                readings += 2 * rules * own
+            else:
+                updates += rules * (2 + max(0, acts.count("demonstrations") - 1) + chosen)
+                readings += rules * (2 + 2 * acts.count("update"))
+        return cls(updates, readings)
 
 
 def _plan_seconds(

@@ -18,6 +18,7 @@ from iclgd_lens.bench.plan import MATCHED, HypothesisSpec, ModelSpec, Plan
 from iclgd_lens.bench.store import Measured, Store
 from iclgd_lens.budgeting import with_budget, with_settings_of
 from iclgd_lens.controls import CONTROLS
+from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import RunError
 from iclgd_lens.host import Host, as_host
@@ -90,7 +91,7 @@ class Session:
                 cannot read it.
         """
         episode, host = self._episode(setting), self.host(setting)
-        with host.laid_out():
+        with host.laid_out(), sharing(host):
             job = self._job(setting, episode, tell)
             for group in _groups(cells):
                 problem, lost = _NOTHING, False
@@ -176,6 +177,7 @@ class Session:
         episode = load_episode(
             setting.task, host, shots=plan.shots, queries=setting.queries, seed=setting.seed,
             permutation=setting.permutation, data=setting.data, protocol=plan.protocol,
+            auxiliary=plan.others(setting.task) if setting.auxiliary else (),
         )  # fmt: skip
         shown = episode.provenance["demonstrations_hash"]
         same = shown == setting.facts["rows"][0]

@@ -72,11 +72,13 @@ class HypothesisSpec(_Strict):
         settings: What it is built with.
         vary: Values of settings to go through, each a subject of its own: {epochs: [1, 2, 4]}.
             Rates ({lr: [0.001, 0.01]}) are gone through beside the plan's.
+        controls: In place of the plan's; None for the plan's.
     """
 
     hypothesis: str
     settings: dict[str, Any] = Field(default_factory=dict)
     vary: dict[str, list[Any]] = Field(default_factory=dict)
+    controls: tuple[str, ...] | None = None
 
     @field_validator("vary")
     @classmethod
@@ -84,8 +86,7 @@ class HypothesisSpec(_Strict):
         for name, values in vary.items():
             if not values:
                 raise ValueError(f"{name} has no values to go through")
-            twice = [value for value in values if values.count(value) > 1]
-            if twice:
+            if twice := [value for value in values if values.count(value) > 1]:
                 raise ValueError(f"{name}: {twice[0]!r} is given twice")
         return vary
 
@@ -124,6 +125,7 @@ class Plan(_Strict):
         lr: A number, "published" (the task's, one epoch), or "matched": rate, epochs and loss
             tokens chosen by the label loss of left-out demonstrations, for each network and draw.
             None: "published" under the reference protocol, else "matched".
+        auxiliary: Tasks for hypotheses that need others' demonstrations; None for the plan's.
         twins: Networks of each control that is another network.
         twin_queries: Queries that each of them is asked at most; None for all.
         tok2attn_queries: Queries on which Tok2Attn is measured.
@@ -144,6 +146,7 @@ class Plan(_Strict):
     hypotheses: dict[str, HypothesisSpec] = Field(min_length=1)
     controls: tuple[str, ...] = ()
     lr: float | Literal["published", "matched"] | None = None
+    auxiliary: tuple[str, ...] | None = None
     twins: int = Field(default=8, ge=0)
     twin_queries: int | None = Field(default=16, ge=1)
     worlds: bool = False
@@ -151,7 +154,7 @@ class Plan(_Strict):
     resamples: int = Field(default=1000, ge=1)
     control_seed: int = Field(default=0, ge=0)
 
-    @field_validator("models", "tasks", "controls", mode="before")
+    @field_validator("models", "tasks", "controls", "auxiliary", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -249,17 +252,23 @@ class Plan(_Strict):
         """The plan's controls and the model's own, without repetition."""
         return tuple(dict.fromkeys((*self.controls, *model.controls)))
 
+    def controls_for(self, model: ModelSpec, spec: HypothesisSpec) -> tuple[str, ...]:
+        """The controls of one of its hypotheses on one of its models."""
+        return self.controls_of(model) if spec.controls is None else spec.controls
+
+    def others(self, task: str) -> tuple[str, ...]:
+        """The tasks whose demonstrations stand beside those of `task`."""
+        given = self.tasks if self.auxiliary is None else self.auxiliary
+        return tuple(other for other in given if other != task)
+
     def with_models(self, models: list[str]) -> Plan:
         """Return the plan with other models, which keep the settings of a single one in the file.
 
         Raises:
             PlanError: No such model can be.
         """
-        kept = (
-            self.models[0].model_dump(include={"dtype", "host", "controls"})
-            if (len(self.models) == 1)
-            else {}
-        )
+        one = self.models[0] if len(self.models) == 1 else None
+        kept = {} if one is None else one.model_dump(include={"dtype", "host", "controls"})
         return parse_plan(self.as_dict() | {"models": [kept | {"name": name} for name in models]})
 
     def as_dict(self) -> dict[str, Any]:

@@ -193,8 +193,14 @@ def resolved(plan: Plan) -> Plan:
         str(Path(task).resolve()) if task.lower().endswith((".yaml", ".yml")) else task
         for task in plan.tasks
     )
+    others = plan.auxiliary and tuple(
+        str(Path(task).resolve()) if task.lower().endswith((".yaml", ".yml")) else task
+        for task in plan.auxiliary
+    )
     data = plan.data if plan.data in (None, "hub", "embedded") else _folder(str(plan.data))
-    return plan.model_copy(update={"models": tuple(models), "tasks": tasks, "data": data})
+    return plan.model_copy(
+        update={"models": tuple(models), "tasks": tasks, "data": data, "auxiliary": others}
+    )
 
 
 def _folder(name: str) -> str:

@@ -104,6 +104,14 @@ def compare(
         list[str] | None,
         typer.Option("--set", help="NAME.KEY=VALUE: a hypothesis's setting; repeatable."),
     ] = None,
+    auxiliary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--auxiliary",
+            help="Another task, whose demonstrations hypotheses get that read auxiliary ones; "
+            "repeatable.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first draw and of controls.")] = 0,
     permutation: Annotated[
         int, typer.Option(min=0, help="Order of the demonstrations; 0 is as drawn.")
@@ -174,6 +182,7 @@ def compare(
         hypotheses=hypothesis or list(defaults.HYPOTHESES), controls=control or [], host=host,
         dtype=dtype, device=device, revision=revision, data_revision=data_revision,
         batch_size=batch_size, pad_queries=pad_queries, imports=imports or [], out=out,
+        auxiliary=auxiliary or [],
     )  # fmt: skip
     with progress() as tell:
         comparison = cli_compare.run_request(request, tell)

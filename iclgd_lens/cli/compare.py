@@ -47,6 +47,7 @@ class Request:
     pad_queries: bool
     imports: Sequence[str]
     out: Path | None
+    auxiliary: Sequence[str] = ()
 
 
 def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
@@ -65,6 +66,8 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     from iclgd_lens.tasks import get_task
 
     task, protocol = get_task(request.task), get_protocol(request.protocol)
+    for other in request.auxiliary:
+        get_task(other)
     controls = _controls(request.controls)
     controls = DEFAULT_CONTROLS if controls is None else controls
     CONTROLS.check(controls)
@@ -92,6 +95,7 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     episodes = load_episodes(
         task, model, draws=request.draws, shots=request.shots, queries=request.queries,
         seed=request.seed, permutation=request.permutation, data=rows, protocol=protocol,
+        auxiliary=request.auxiliary,
     )  # fmt: skip
     comparison = compare(
         model, episodes, list(request.hypotheses), controls=controls, lr=lr, settings=settings,

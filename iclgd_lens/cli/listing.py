@@ -61,8 +61,11 @@ def hypotheses(
         ranks = {"explanation": 0, "fitted": 1, "check": 2, "control": 3}
         order = sorted(known, key=lambda each: (ranks[known[each].kind], each))
         print_table(
-            ("hypothesis", "kind", "what it does"),
-            [(each, known[each].kind, known[each].description) for each in order],
+            ("hypothesis", "kind", "reads", "what it does"),
+            [
+                (each, known[each].kind, ", ".join(known[each].needs), known[each].description)
+                for each in order
+            ],
         )
 
 

@@ -83,7 +83,8 @@ class Host(ABC):
         self.d_head = int(self.cfg.d_head)
         self.d_vocab = int(self.cfg.d_vocab)
         self.n_ctx = int(self.cfg.n_ctx)
-        self.unembedded = 0  # sequences so far, for who counts what a build costs
+        self.unembedded, self.charged = 0, (0, 0, 0, 0)  # so far, for who counts what a build costs
+        self.memory: dict[Any, Any] | None = None  # see `cost.sharing`
         self._reread = 0  # tokens at the beginning of a running pass that its caller did not give
         self._points: dict[str, Any] = dict(cast(Any, model).hook_dict)
         self._sites = {site.weight: site for site in self._list_sites()}

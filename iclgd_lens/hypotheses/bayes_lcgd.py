@@ -2,7 +2,7 @@ r"""Bayesian optimisation of LCGD's settings: demonstrations choose how they are
 
 What is searched is not the weights but how LCGD moves them:
 
-    log10 lr     up to two decades around the starting rate (at most 10^0.5)
+    log10 lr     from -4 to 0.5, and the starting rate
     layers       the first and the last that learn
     rank         1, 2, 4 or as it is, of each head's change
     loss_on      all tokens or the label
@@ -40,6 +40,7 @@ from iclgd_lens.hypotheses.settings import between, one_of
 from iclgd_lens.hypotheses.sgd import trained_names
 
 NAME = "bayes_lcgd"
+_LOWEST, _HIGHEST = -4.0, 0.5
 WHOLE = 0
 """Stands for no limit on the rank."""
 
@@ -48,6 +49,7 @@ WHOLE = 0
     NAME,
     description="LCGD with rate, layers, rank, loss and epochs chosen by Bayesian optimisation",
     source="Snoek et al. 2012, with a Gaussian process by optuna",
+    chooses=("lr", "epochs", "loss_on"),
 )
 def bayes_lcgd(
     model: Any,
@@ -114,7 +116,7 @@ def space(host: Host, rate: float, epochs: int = 1) -> dict[str, Any]:
     middle = math.log10(rate)
     deepest = host.n_layers - 1
     return {
-        "lr": (middle - 2.0, max(middle, min(middle + 2.0, 0.5))),
+        "lr": (min(middle, _LOWEST), max(middle, _HIGHEST)),
         "first": (0, deepest),
         "last": (0, deepest),
         "rank": [1, 2, 4, WHOLE],

@@ -5,6 +5,13 @@ example differs between the example in the prompt and the example by itself, ave
 the first (which has nothing before it). It is the last rung of the ladder of linearisation, and
 the family that function vectors belong to. It is fitted to in-context learning's own passes, so it
 is a line to read scores by, never evidence.
+
+    z_h <- z_h + mean_(i > 1) [z_h(x_i in the prompt) - z_h(x_i alone)]   at the readout token
+
+Limits: strength 0 is no change. The centred scores of one constant vector are undefined or near 0:
+it has nothing to say about what differs between queries.
+
+Source: the simplest member of the vector family (Todd et al. 2024).
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ from the query's own tokens and BOS:
 
 The model is run where in-context learning runs it, but with the demonstrations hidden from every
 head; hooks read q, compute o_demo and g from the demonstrations' stored keys and values, and put
-the split in its place, at every token. Nothing is approximated, so this is `oracle` up to rounding
+the split in its place, at every token.
+
+Limits: nothing is approximated, so this is `oracle` up to rounding
 (1e-5 in fp32), and where it is not, reading queries, sharing key/value heads or adding at z is
 wrong: what `dual_linear` and `ladder` stand on. Attention that is linear has g = 1 and no softmax.
 

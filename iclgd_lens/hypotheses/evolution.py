@@ -53,6 +53,7 @@ NAME = "evolution"
     NAME,
     description="LCGD's changes, each head's share chosen by evolution strategies",
     source="NES (Salimans et al. 2017) and CMA-ES (Hansen 2016) on LCGD's heads",
+    budgeted_at={"generations": 0},
 )
 def evolution(
     model: Any,

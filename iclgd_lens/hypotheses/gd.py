@@ -1,4 +1,18 @@
-"""GD: stochastic gradient descent on the demonstrations (Dai et al. 2023; Deutch et al. 2024)."""
+"""GD: stochastic gradient descent on the demonstrations (Dai et al. 2023; Deutch et al. 2024).
+
+In-context learning would be what fine-tuning on the demonstrations is: one at a time, each weight W
+of the trained kinds (keys and values, as a rule) follows the gradient of the language-model loss
+
+    ΔW <- ΔW - lr ∇_W Σ_t -log p(x_t | x_<t) / T,   T: predicted tokens of the step
+
+back-propagated through all layers, so that an early layer learns from what later ones make of it.
+
+Limits: as lr goes to 0 the change is lr times the sum of the gradients at the unchanged model, in
+whatever order. In a GD-world (`lens.worlds`), where in-context learning is one such step, SimAOU is
+1; in an LCGD-world of angle θ it is cos θ.
+
+Source: Dai et al. 2023; Deutch et al. 2024.
+"""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from iclgd_lens.episode import TrainingSequence
 from iclgd_lens.host import Hook, Host
 from iclgd_lens.hypotheses.lcgd import LayerLoss, lens_loss
+from iclgd_lens.hypotheses.settings import between
 from iclgd_lens.hypotheses.sgd import Learn
 
 
@@ -41,6 +42,7 @@ def horizon_step(
     Returns:
         The sum of the losses that were read.
     """
+    between("lcgd_dynamic", "horizon", horizon, 0)
     walk = _Walk(host, delta, sequence, learn, min(horizon, host.n_layers - 1), loss)
     hooks: list[Hook] = []
     for layer in range(host.n_layers):

@@ -3,6 +3,13 @@
 Every layer learns from its own output: the residual stream is detached where it enters each block,
 each block's output is read through the shared final norm and unembedding, and its loss reaches that
 block alone. What layer l learns therefore depends on layers <= l only, as in in-context learning.
+
+    ΔW_l <- ΔW_l - lr ∇_(W_l) Σ_t -log softmax(norm(x_l) W_U)_(x_t) / T,   x_l: what leaves block l
+
+Limits: of a model of one layer it is GD. In an LCGD-world (`lens.worlds`), where in-context
+learning is one such step, SimAOU is 1; in a GD-world of angle θ it is cos θ.
+
+Source: Deutch et al. 2024, section 5.
 """
 
 from __future__ import annotations

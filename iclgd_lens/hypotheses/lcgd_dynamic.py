@@ -17,6 +17,13 @@ demonstration's label word: learning driven by error.
 **Feedback ρ.** At the label, the target is (1 - ρ) onehot(y) + ρ p_L, where p_L is what the last
 layer predicted at the label of the demonstration before. This breaks layer causality by design.
 
+In one line, at its neutral values but for m:
+
+    Δ_l <- Δ_l - η ∂loss_min(l+m, L-1) / ∂Δ_l
+
+Limits: m = 0, rates "constant" (or β = 0), feedback 0 and one block after the other is LCGD, and
+m = L - 1 is GD, to the bit.
+
 Source: Deutch et al. 2024 for both ends of the horizon; You et al. 2017 (LARS); Tieleman and
 Hinton 2012 (RMSProp); Baydin et al. 2018 (rates from gradients that agree).
 """
@@ -52,6 +59,7 @@ NAME = "lcgd_dynamic"
     NAME,
     description="LCGD with a horizon (0 is LCGD, layers - 1 is GD), order, rates and feedback",
     rows=partial(horizon_step, horizon=1),
+    row_settings=("horizon",),
     source="Deutch et al. 2024, between LCGD and GD",
 )
 def lcgd_dynamic(

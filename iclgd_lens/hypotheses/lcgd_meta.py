@@ -37,7 +37,7 @@ from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step
-from iclgd_lens.hypotheses.parts import folds, gradients, shown_of
+from iclgd_lens.hypotheses.parts import auxiliary_of, folds, gradients, shown_of
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.settings import between, one_of
 from iclgd_lens.hypotheses.sgd import train, trained_names, zeros
@@ -50,6 +50,7 @@ _SPAN = math.log(10)
     NAME,
     description="LCGD with each layer's rate learned on left-out demonstrations (Meta-SGD)",
     source="Meta-SGD (Li et al. 2017) on LCGD",
+    budgeted_at={"steps": 0},
 )
 def lcgd_meta(
     model: Any,
@@ -197,7 +198,8 @@ def lcgd_initial(
     Args:
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: What to learn from.
-        auxiliary: Demonstrations of other tasks, one entry a task; needed unless steps is 0.
+        auxiliary: Demonstrations of other tasks, one entry a task; none takes the episode's own.
+            Needed unless steps is 0.
         steps: Steps on the start; 0 is LCGD.
         rate: How far a step goes towards the mean of what the other tasks learn, at most 1.
         lr: Learning rate, of every task; None takes this task's published one.
@@ -214,9 +216,11 @@ def lcgd_initial(
     host, shown = as_host(model), shown_of(demonstrations)
     between("lcgd_initial", "steps", steps, 0)
     between("lcgd_initial", "rate", rate, 0, 1, above=True)
+    auxiliary = auxiliary_of(demonstrations, auxiliary)
     if steps and not auxiliary:
         raise HypothesisError(
-            "lcgd_initial needs demonstrations of other tasks: give auxiliary=, or steps=0."
+            "lcgd_initial needs demonstrations of other tasks: load_episodes(..., auxiliary=), "
+            "`auxiliary:` in a plan, --auxiliary TASK; or steps=0."
         )
     settings: dict[str, Any] = {
         "lr": lr if lr is not None else shown.learning_rate, "epochs": epochs,

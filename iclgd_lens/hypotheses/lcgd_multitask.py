@@ -34,6 +34,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from iclgd_lens.cost import remembered
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import HypothesisError
@@ -42,7 +43,7 @@ from iclgd_lens.hypotheses.combining import COMBINERS, Combine, combiner
 from iclgd_lens.hypotheses.contrast import Contrast
 from iclgd_lens.hypotheses.lcgd import ROWS, layer_step, lcgd
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.parts import shown_of
+from iclgd_lens.hypotheses.parts import auxiliary_of, shown_of
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.settings import between, one_of
 from iclgd_lens.hypotheses.sgd import Learn, train
@@ -216,7 +217,7 @@ def lcgd_shared(
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: What to learn from.
         part: "specific" or "shared".
-        auxiliary: Demonstrations of other tasks, one entry a task.
+        auxiliary: Demonstrations of other tasks, one entry a task; none takes the episode's own.
         lr: Learning rate, of every task; None takes this task's published one.
         epochs: Passes over the demonstrations.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.
@@ -229,15 +230,17 @@ def lcgd_shared(
     """
     host, shown = as_host(model), shown_of(demonstrations)
     one_of("lcgd_shared", "part", part, ("specific", "shared"))
+    auxiliary = auxiliary_of(demonstrations, auxiliary)
     if part == "shared" and not auxiliary:
         raise HypothesisError(
-            "lcgd_shared: the shared part needs demonstrations of other tasks: give auxiliary=."
+            "lcgd_shared: the shared part needs demonstrations of other tasks: load_episodes(..., "
+            "auxiliary=), `auxiliary:` in a plan, --auxiliary TASK."
         )
     rate = lr if lr is not None else shown.learning_rate
     settings: dict[str, Any] = {
         "lr": rate, "epochs": epochs, "loss_on": loss_on, "weights": weights, "layers": layers,
     }  # fmt: skip
-    others = [lcgd(host, shown_of(other), **settings) for other in auxiliary]
+    others = [_of_another(host, other, settings) for other in auxiliary]
     shared: ParameterDelta | None = None
     for other in others:
         shared = other if shared is None else shared + other
@@ -250,3 +253,9 @@ def lcgd_shared(
     assert found is not None
     found.metadata = {**facts, "rule": "lcgd_shared", "part": part, "tasks": 1 + len(others)}
     return found
+
+
+def _of_another(host: Host, other: Demonstrations, settings: Mapping[str, Any]) -> ParameterDelta:
+    """What LCGD learns from another task; the same whatever this task's labels are."""
+    key = ("lcgd_shared", other.examples, other.bos, repr(sorted(settings.items())))
+    return remembered(host, key, lambda: lcgd(host, other, **settings))

@@ -14,6 +14,8 @@ plain one. Every setting is off by default, and LCGD to the bit where it is off.
     group τ      group lasso over heads, after each step: Δ_h <- max(0, 1 - η τ / |Δ_h|) Δ_h
     early_stop   epochs, from 1 to the given number, by the label loss of left-out demonstrations
 
+Limits: each setting at its default (λ = κ = ε = τ = 0, no rank, c = ∞) is LCGD to the bit.
+
 Suggested grids: λ .01, .1, 1; r 1, 2, 4; κ .1, 1. Layer-causal whatever is on, but for
 `early_stop`, whose choice of one number reads the model's own output.
 

@@ -16,6 +16,9 @@ An entropy bonus τ adds -τ H(p) to the loss. With `policy="vocabulary"` p is o
 ν = 0 is LCGD on the label, to the bit. With `causal=False` the reward is that of the model's own
 prediction, back-propagated through all layers: GD by reward.
 
+Limits: policy "vocabulary" with ν = 0 is LCGD on the label to the bit; "sample" tends to "exact" as
+1 / sqrt(S).
+
 Source: Williams 1992 (REINFORCE); Shao et al. 2024 (GRPO). That the expectation is a weighted
 cross-entropy is derived; tests check it by autograd and by sampling.
 """

@@ -12,9 +12,10 @@ heads carry the task; with S one head, it is that head's part.
     heads = "function_vector"  the `top` heads by indirect effect on left-out demonstrations
     heads = "3.0,7.2"          heads by layer and number; in Python also [(3, 0), (7, 2)]
 
-"none" is ZS exactly where positions cannot be told apart: without BOS on rotary models, without
-position embeddings on others. Else the query's distance to BOS, or its absolute position, is that
-of in-context learning: what in-context learning owes to position alone.
+Limits: "all" is the oracle to the bit. "none" is ZS exactly where positions cannot be told apart:
+without BOS on rotary models, without position embeddings on others. Else the query's distance to
+BOS, or its absolute position, is that of in-context learning: what in-context learning owes
+to position alone.
 
 A check and not an explanation: what the heads of S see is the demonstrations in context themselves.
 

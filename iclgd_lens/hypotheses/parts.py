@@ -13,7 +13,7 @@ from iclgd_lens.batching import batches
 from iclgd_lens.contexts import label_words as label_words
 from iclgd_lens.contexts import shown_of as shown_of
 from iclgd_lens.delta import delta_hooks
-from iclgd_lens.episode import Demonstrations, TrainingSequence
+from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, frozen
 from iclgd_lens.hypotheses.sgd import UpdateRule
@@ -21,6 +21,15 @@ from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
 
 _TOKENS_AT_ONCE = 8192
 _ROWS_AT_ONCE = 64
+
+
+def auxiliary_of(
+    demonstrations: Demonstrations | Episode, given: Sequence[Demonstrations | Episode] = ()
+) -> tuple[Demonstrations, ...]:
+    """Demonstrations of other tasks: those given, else those that the episode carries."""
+    if given:
+        return tuple(shown_of(other) for other in given)
+    return demonstrations.auxiliary if isinstance(demonstrations, Episode) else ()
 
 
 def training_order(shown: Demonstrations) -> list[int]:

@@ -1,4 +1,13 @@
-"""A random update: directions drawn from an isotropic Gaussian, norms matched head by head."""
+"""A random update: directions drawn from an isotropic Gaussian, norms matched head by head.
+
+Would any update of this size do?
+
+    ΔW_h = |ΔW_h(GD)| g / |g|,   g ~ N(0, 1) for each entry
+
+Limits: its cosine with any fixed direction is 0 on average, with a spread of 1 / sqrt(dimensions).
+
+Source: this package.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
 from iclgd_lens.errors import HypothesisError, nearest
@@ -59,6 +59,10 @@ class Hypothesis(Entry):
         source: The paper, or where it is from.
         rows: The step by which it trains (an `UpdateRule`), where several rates can train side by
             side as rows of one batch; None where it is built anew for each.
+        row_settings: Its settings that `rows` takes by keyword, too.
+        chooses: Settings that it finds on the demonstrations itself: no budget is searched for it.
+        budgeted_at: Settings with which a budget is searched, where it searches itself: without
+            them a search would run inside every trial of another.
     """
 
     name: str
@@ -69,6 +73,9 @@ class Hypothesis(Entry):
     needs: tuple[Need, ...] = ("demonstrations",)
     source: str = ""
     rows: Callable[..., Any] | None = None
+    row_settings: tuple[str, ...] = ()
+    chooses: tuple[str, ...] = ()
+    budgeted_at: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def made_by(self) -> Build:
         """The function behind it."""
@@ -78,6 +85,11 @@ class Hypothesis(Entry):
     def takes_rate(self) -> bool:
         """Whether it has a learning rate."""
         return "lr" in self.settings()
+
+    @property
+    def takes_budget(self) -> bool:
+        """Whether a rate can be chosen for it: it has one, and does not choose it itself."""
+        return self.takes_rate and "lr" not in self.chooses
 
     @property
     def is_explanation(self) -> bool:
@@ -154,6 +166,9 @@ def hypothesis(
     needs: Need | tuple[Need, ...] = ("demonstrations",),
     source: str = "",
     rows: Callable[..., Any] | None = None,
+    row_settings: tuple[str, ...] = (),
+    chooses: tuple[str, ...] = (),
+    budgeted_at: Mapping[str, Any] | None = None,
     replace: bool = False,
 ) -> Callable[[_B], _B]:
     """Register the decorated function under `name`; the function itself is returned unchanged.
@@ -166,6 +181,9 @@ def hypothesis(
         needs: What it reads: "demonstrations", "auxiliary", "queries".
         source: The paper, or where it is from.
         rows: The step by which it trains; see `Hypothesis`.
+        row_settings: Its settings that `rows` takes, too.
+        chooses: Settings that it finds itself; see `Hypothesis`.
+        budgeted_at: Settings with which a budget is searched; see `Hypothesis`.
         replace: Allow the name to be taken over. A notebook's cell that is run again needs none.
 
     Raises:
@@ -191,8 +209,9 @@ def hypothesis(
 
     def register(build: _B) -> _B:
         entry = Hypothesis(
-            name, build, description or _first_line(build), version, kind, needed, source, rows
-        )
+            name, build, description or _first_line(build), version, kind, needed, source, rows,
+            tuple(row_settings), tuple(chooses), dict(budgeted_at or {}),
+        )  # fmt: skip
         HYPOTHESES.add(entry, replace=replace)
         return build
 

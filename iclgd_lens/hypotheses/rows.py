@@ -7,7 +7,7 @@ one's gradient is that of its own loss, and one pass forward and one back serve 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, TrainingSequence
 from iclgd_lens.errors import DivergedError, HookError
 from iclgd_lens.host import Hook, Host, LinearSite, frozen
+from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.hypotheses.sgd import (
     UpdateRule,
     checked,
@@ -106,6 +107,14 @@ def row_trainings(
 
 SIDE_BY_SIDE = frozenset({"lr", "epochs", "loss_on", "weights", "layers"})
 """Settings with which several sets of demonstrations can be learnt from side by side."""
+
+
+def rule_of(hypothesis: Hypothesis, settings: Mapping[str, Any]) -> UpdateRule | None:
+    """The step by which a hypothesis trains at some settings; None where rows cannot share it."""
+    if hypothesis.rows is None or not set(settings) <= SIDE_BY_SIDE | {*hypothesis.row_settings}:
+        return None
+    own = {key: settings[key] for key in hypothesis.row_settings if key in settings}
+    return partial(hypothesis.rows, **own) if own else hypothesis.rows
 
 
 def built_beside(

@@ -1,4 +1,11 @@
-"""The zero update: changes nothing, so every score of a change is undefined on it."""
+"""The zero update: changes nothing, so every score of a change is undefined on it.
+
+    ΔW = 0
+
+Limits: it is ZS itself; a score that is a number here measures something else than a change.
+
+Source: this package.
+"""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import numpy as np
 from iclgd_lens.figures.style import DARK
 from iclgd_lens.labels import label, listed, meaning, score_meaning
 from iclgd_lens.report import tables
+from iclgd_lens.report.board import leaderboard
 from iclgd_lens.report.pictures import Picture
 from iclgd_lens.report.view import View
 from iclgd_lens.report.words import findings, gate_findings, headline
@@ -86,7 +87,7 @@ def _per_model(view: View, model: str) -> dict[str, Any]:
         "gate_table": tables.frame_table(view, "gate", model, _GATE, "task"),
         "behaviour": tables.frame_table(view, "behaviour", model, _BEHAVES, "task"),
         "verdicts": tables.verdict_matrix(view, model), "findings": findings(view, model),
-        "board": tables.leaderboard(view, model),
+        "board": leaderboard(view, model),
         "cost": tables.frame_table(view, "cost", model, _COST, "hypothesis"),
         "scores": [each for each in scores if each.main],
         "more_scores": [each for each in scores if not each.main],

@@ -15,7 +15,6 @@ from iclgd_lens.labels import (
     control_label,
     interval,
     label,
-    lower_is_better,
     number,
     p_value,
     rank,
@@ -25,7 +24,6 @@ from iclgd_lens.labels import (
 from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, text_of
 from iclgd_lens.report.words import answer, questions
 from iclgd_lens.subjects import TRAINED
-from iclgd_lens.tables import SUMMARY_SCORES
 from iclgd_lens.tasks import get_task, list_tasks
 
 PUBLISHED = (
@@ -71,7 +69,7 @@ class Table:
     main: bool = True
 
 
-def _filled(
+def filled(
     name: str, caption: str, columns: Iterable[str], lines: Iterable[Line], kind: str = "tall"
 ) -> Table | None:
     """A table, or None where it would have no line."""
@@ -79,7 +77,8 @@ def _filled(
     return Table(name, caption, tuple(columns), found, kind) if found else None
 
 
-def _value(text: str, small: str = "") -> Item:
+def value_item(text: str, small: str = "") -> Item:
+    """A number, and smaller text after it."""
     return Item(text, small, "n")
 
 
@@ -88,8 +87,8 @@ def _reading(reading: Reading | None) -> Item:
     if reading is None:
         return Item()
     if math.isnan(reading.value):
-        return _value(UNDEFINED, "undefined")
-    return _value(number(reading.value), interval(reading.low, reading.high))
+        return value_item(UNDEFINED, "undefined")
+    return value_item(number(reading.value), interval(reading.low, reading.high))
 
 
 def _of(view: View, model: Any) -> str:
@@ -117,14 +116,14 @@ def frame_table(view: View, name: str, model: str, caption: str, head: str) -> T
         for row in records(frame)
     )
     titles = (head, *(each.replace("_", " ") for each in columns))
-    return _filled(f"{caption}, {model}" if model else caption, caption, titles, lines)
+    return filled(f"{caption}, {model}" if model else caption, caption, titles, lines)
 
 
 def _plain(value: Any, column: str) -> Item:
     if isinstance(value, bool | np.bool_):
         return Item("yes" if value else "no", kind="yes" if value else "no")
     if isinstance(value, float | np.floating):
-        return _value(number(float(value)))
+        return value_item(number(float(value)))
     text = text_of(value)
     text = label(text) if column == "hypothesis" else text
     return Item(text, kind="wide" if column in _WIDE else "")
@@ -142,7 +141,7 @@ def verdict_matrix(view: View, model: str) -> Table | None:
                 lines.append(Line(label(name), items, small=score))
     marks = ", ".join(f"{mark} {what}" for what, mark in MARKS.items())
     caption = f"Is each hypothesis better than every control? With how many say yes ({marks})"
-    return _filled(f"Verdicts, {model}", caption, ("hypothesis", *tasks), lines, "verdicts")
+    return filled(f"Verdicts, {model}", caption, ("hypothesis", *tasks), lines, "verdicts")
 
 
 def _answer(view: View, lines: Sequence[Contrast]) -> Item:
@@ -153,59 +152,6 @@ def _answer(view: View, lines: Sequence[Contrast]) -> Item:
     rest = [f"{control_label(each.b)}: {each.verdict}" for each in lines if each.verdict != "yes"]
     text = f"{MARKS[state]} {won} of {len(lines)}"
     return Item(text, kind=f"n {state.replace(' ', '-')}", title="; ".join(rest))
-
-
-def leaderboard(view: View, model: str) -> Table | None:
-    """Hypotheses by kind: gate, each short score beside the best control's, cost."""
-    scores = [s for s in view.scores if s in SUMMARY_SCORES and view.measured(model, s)]
-    names = {name for score in scores for name in view.measured(model, score)}
-    facts: Mapping[str, Any] = view.provenance.get("hypotheses") or {}
-    own = [name for name in view.own() if name in names]
-    kinds = {name: str((facts.get(name) or {}).get("kind") or "hypothesis") for name in own}
-    gate, (spent, cost) = _gate(view, model), _costs(view, model)
-    lines: list[Line] = []
-    for kind in dict.fromkeys(kinds.values()):
-        for name in (each for each in own if kinds[each] == kind):
-            items = [Item(kind), *([Item(gate)] if gate else [])]
-            items += [_beside(view, model, name, score) for score in scores]
-            items += [_value(cost.get(name, ""))] if cost else []
-            lines.append(Line(label(name), tuple(items)))
-    columns = ("hypothesis", "kind", *(["learns"] if gate else []), *scores,
-               *([spent] if cost else []))  # fmt: skip
-    caption = "Means over tasks; in small, the best control's mean over tasks and its name"
-    return _filled(f"All hypotheses, {model}", caption, columns, lines, "scores board")
-
-
-def _gate(view: View, model: str) -> str:
-    """On how many tasks the model learns in context; empty where the run does not say."""
-    frame = view.more.get("gate")
-    lines = [] if frame is None else [r for r in records(frame) if str(r.model) == model]
-    learns = sum(str(row.learns).lower() in ("true", "yes") for row in lines)
-    return f"{learns} of {len(lines)} tasks" if lines else ""
-
-
-def _costs(view: View, model: str) -> tuple[str, dict[str, str]]:
-    """The first number of the frame of costs, by hypothesis, over all tasks; with its name."""
-    frame = view.more.get("cost")
-    columns = [] if frame is None else list(frame.select_dtypes("number"))
-    if frame is None or not columns:
-        return "", {}
-    own = frame[frame["model"] == model] if "model" in frame else frame
-    sums = own.groupby("hypothesis", sort=False)[columns[0]].sum()
-    return str(columns[0]).replace("_", " "), {str(k): f"{v:,.4g}" for k, v in sums.items()}
-
-
-def _beside(view: View, model: str, name: str, score: str) -> Item:
-    own = view.over_tasks(model, name, score)
-    if own is None:
-        return Item()
-    rivals = view.rivals(name, view.measured(model, score))
-    means = {other: view.over_tasks(model, other, score) for other in rivals}
-    known = {other: value for other, value in means.items() if value is not None}
-    if not known:
-        return _value(number(own), "no control")
-    best = (min if lower_is_better(score) else max)(known, key=lambda other: known[other])
-    return _value(number(own), f"{number(known[best])} {control_label(best)}")
 
 
 # -- scores and differences ------------------------------------------------------------------------
@@ -254,14 +200,14 @@ def twin_table(view: View) -> Table | None:
     columns = ("task", "hypothesis", "score", "trained", "untrained", "twin", "difference",
                "p, corrected")  # fmt: skip
     caption = "The same hypothesis on the trained model and on untrained twins of it"
-    return _filled("Trained beside untrained", caption, columns, lines)
+    return filled("Trained beside untrained", caption, columns, lines)
 
 
 def _difference(own: Contrast | None) -> tuple[Item, Item]:
     if own is None:
-        return _value(UNDEFINED), _value(UNDEFINED)
+        return value_item(UNDEFINED), value_item(UNDEFINED)
     between = interval(own.ci_low, own.ci_high)
-    return _value(signed(own.difference), between), _value(p_value(own.p))
+    return value_item(signed(own.difference), between), value_item(p_value(own.p))
 
 
 def difference_table(view: View) -> Table | None:
@@ -277,7 +223,7 @@ def difference_table(view: View) -> Table | None:
     )  # fmt: skip
     columns = ("task", "score", "a − b", "difference", "p, corrected", "is a better?", "in words")
     caption = "Paired differences with their intervals; p is corrected for their number"
-    return _filled("Paired differences", caption, columns, lines)
+    return filled("Paired differences", caption, columns, lines)
 
 
 def order_table(view: View) -> Table | None:
@@ -286,10 +232,10 @@ def order_table(view: View) -> Table | None:
         Line(
             text_of(row.task),
             (Item(label(str(row.hypothesis))),
-             _value(number(number_of(row.flip_rate)),
+             value_item(number(number_of(row.flip_rate)),
                     interval(number_of(row.ci_low), number_of(row.ci_high))),
-             _value(number(number_of(row.accuracy_range))),
-             _value(f"{int(row.permutations)} × {int(row.seeds)}")),
+             value_item(number(number_of(row.accuracy_range))),
+             value_item(f"{int(row.permutations)} × {int(row.seeds)}")),
             small=_of(view, row.model),
         )
         for row in records(view.order)
@@ -299,7 +245,7 @@ def order_table(view: View) -> Table | None:
         "lowest accuracy over orders, mean over seeds."
     )
     columns = ("task", "hypothesis", "flip rate", "accuracy range", "orders × seeds")
-    return _filled("Order sensitivity", caption, columns, lines)
+    return filled("Order sensitivity", caption, columns, lines)
 
 
 def published_table(view: View) -> Table | None:
@@ -317,15 +263,15 @@ def published_table(view: View) -> Table | None:
 
     def item(task: Any, rule: str, score: str) -> Item:
         value = task.published.get(rule, {}).get(score)
-        return _value("not published" if value is None else number(value))
+        return value_item("not published" if value is None else number(value))
 
     lines = (
-        Line(name, (_value(f"{task.learning_rate:g}" if task.learning_rate else ""),
+        Line(name, (value_item(f"{task.learning_rate:g}" if task.learning_rate else ""),
                     *(item(task, *column) for column in columns)))
         for name, task in found.items()
     )  # fmt: skip
     heads = ("task", "learning rate", *(f"{score}, {label(rule)}" for rule, score in columns))
-    return _filled("Published scores", PUBLISHED, heads, lines, "published")
+    return filled("Published scores", PUBLISHED, heads, lines, "published")
 
 
 def failure_table(view: View) -> Table | None:
@@ -333,13 +279,13 @@ def failure_table(view: View) -> Table | None:
     lines = (
         Line(
             text_of(row.task),
-            (Item(text_of(row.model)), Item(_lost(row)), _value(text_of(row.seed)),
-             _value(text_of(row.permutation)), Item(text_of(row.reason), kind="wide")),
+            (Item(text_of(row.model)), Item(_lost(row)), value_item(text_of(row.seed)),
+             value_item(text_of(row.permutation)), Item(text_of(row.reason), kind="wide")),
         )
         for row in records(view.failures)
     )  # fmt: skip
     columns = ("task", "model", "what", "seed", "permutation", "reason")
-    return _filled("Failures", "No scores from these", columns, lines, "")
+    return filled("Failures", "No scores from these", columns, lines, "")
 
 
 def _lost(row: Any) -> str:

@@ -25,6 +25,8 @@ from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, 
 from iclgd_lens.scores import SCORES
 
 Tone = Literal["yes", "partly", "no", "undecided", "note", "caution"]
+_NAMED = 8
+"""Hypotheses that one sentence can name."""
 _YES: tuple[Tone, str] = ("yes", "the model learns in context.")
 _NO: tuple[Tone, str] = ("no", "the model does not learn in context; no verdict applies.")
 _UNKNOWN: tuple[Tone, str] = ("undecided", "whether the model learns in context is undecided.")
@@ -76,7 +78,9 @@ def headline(view: View) -> str:
         cells = view.provenance.get("cells") or {}
         done = ", ".join(f"{value} {key}" for key, value in cells.items())
         return f"This run has no numbers yet{f' (cells: {done})' if done else ''}."
-    what = listed([label(name) for name in names]) if names else "no hypothesis"
+    few = len(names) <= _NAMED
+    named = listed([label(name) for name in names]) if names else "no hypothesis"
+    what = named if few else f"{len(names)} hypotheses"
     shots = (
         f"{count(view.plan['shots'], 'demonstration')} a prompt, " if "shots" in view.plan else ""
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from iclgd_lens.bench.cells import count_cells, list_cells
 from iclgd_lens.bench.check import check_plan
 from iclgd_lens.bench.plan import HypothesisSpec, ModelSpec, Plan, load_plan, parse_plan
 from iclgd_lens.controls import CONTROLS
@@ -250,3 +251,40 @@ def test_the_paper_and_default_plans_are_the_designs_that_they_say() -> None:
     assert set(six.controls) == set(CONTROLS)
     assert len(six.seeds) >= 10
     assert len(six.permutations) > 1
+
+
+def test_a_hypothesis_may_have_controls_of_its_own(fields: dict[str, Any]) -> None:
+    narrow = {"hypothesis": "gd", "controls": ["shuffled"]}
+    plan = parse_plan(
+        fields | {"tasks": ["sst2"]}
+        | {"hypotheses": {"gd": {"hypothesis": "gd"}, "few": narrow}}
+        | {"controls": ["random", "untrained"]}
+    )  # fmt: skip
+    cells = list_cells(plan)
+    assert len(cells) == count_cells(plan)
+    found = {(cell.setting.network, str(cell.subject)) for cell in cells}
+    assert ("trained", "few@shuffled") in found
+    assert ("trained", "random[gd]") in found
+    assert ("untrained", "gd") in found
+    assert (
+        not {("trained", "random[few]"), ("untrained", "few"), ("trained", "gd@shuffled")} & found
+    )
+    with pytest.raises(PlanError, match="nulled"):
+        check_plan(parse_plan(fields | {"hypotheses": {"gd": narrow | {"controls": ["nulled"]}}}))
+
+
+def test_hypotheses_that_need_other_tasks_get_them(fields: dict[str, Any]) -> None:
+    needing = fields | {"hypotheses": ["lcgd_initial", "gd"], "controls": []}
+    two = parse_plan(needing | {"tasks": ["sst2", "subj"]})
+    assert two.others("sst2") == ("subj",)
+    assert {str(c.subject): c.facts.get("auxiliary", ((),))[0] for c in list_cells(two)
+            if c.setting.task == "sst2"}["lcgd_initial"][0] == "subj"  # fmt: skip
+    with pytest.raises(PlanError, match="'sst2' has none beside it"):
+        check_plan(parse_plan(needing | {"tasks": ["sst2"]}))
+    named = parse_plan(needing | {"tasks": ["sst2"], "auxiliary": "agnews"})
+    check_plan(named)
+    keys = {str(cell.subject): cell.key for cell in list_cells(named)}
+    other = parse_plan(needing | {"tasks": ["sst2"], "auxiliary": "cb"})
+    again = {str(cell.subject): cell.key for cell in list_cells(other)}
+    changed = {name for name in keys if keys[name] != again[name]}
+    assert changed == {"lcgd_initial"}  # other rows, another cell; nothing else moves

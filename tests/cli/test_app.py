@@ -244,6 +244,21 @@ def test_a_file_that_registers_is_imported(
     lens.HYPOTHESES._entries.pop("halved_in_a_file")
 
 
+def test_other_tasks_demonstrations_are_given_by_name(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["compare", "-m", model, *QUICK, "-C", "none", "--json", "-H", "lcgd_initial"]
+    assert run(asked) == 2
+    assert "--auxiliary TASK" in words(capsys)[1]
+    assert run([*asked, "--auxiliary", "sub"]) == 2
+    assert "Did you mean 'subj'?" in words(capsys)[1]
+    assert run([*asked, "--auxiliary", "subj"]) == 0
+    names = {row["hypothesis"] for row in json.loads(words(capsys)[0])["rows"]}
+    assert "lcgd_initial" in names
+    assert run(["hypotheses", "lcgd_initial"]) == 0
+    assert "reads demonstrations, auxiliary" in words(capsys)[0]
+
+
 def test_options_reach_the_comparison(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

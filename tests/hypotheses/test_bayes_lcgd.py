@@ -136,9 +136,9 @@ def test_a_matched_budget_reads_a_quarter_in_at_most_eight_trials(
 
 def test_the_rate_is_searched_around_the_one_given() -> None:
     host = checks.host(checks.kinds()[0], "gpt2")
-    assert space(host, 1e-3)["lr"] == pytest.approx((-5.0, -1.0))
-    assert space(host, 1.0)["lr"] == pytest.approx((-2.0, 0.5))
-    assert space(host, 10.0)["lr"] == pytest.approx((-1.0, 1.0))
+    assert space(host, 1e-3)["lr"] == pytest.approx((-4.0, 0.5))
+    assert space(host, 1.0)["lr"] == pytest.approx((-4.0, 0.5))
+    assert space(host, 10.0)["lr"] == pytest.approx((-4.0, 1.0))
     assert space(host, 1.0)["epochs"] == [1, 2, 4]
     assert space(host, 1.0, 8)["epochs"] == [1, 2, 4, 8]
 

@@ -190,7 +190,7 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], messag
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     host, episode = checks.host(checks.kinds()[0], "gpt2"), checks.episode()
-    with pytest.raises(HypothesisError, match="needs demonstrations of other tasks: give auxil"):
+    with pytest.raises(HypothesisError, match=r"needs demonstrations of other tasks: .*auxil"):
         lcgd_shared(host, episode, part="shared")
     monkeypatch.setitem(sys.modules, "torchjd", None)
     with pytest.raises(HypothesisError, match=r"needs torchjd, .* 'iclgd_lens\[search\]'"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -238,3 +240,17 @@ def test_random_matches_every_heads_norm(family: str) -> None:
 def test_random_directions_of_a_zero_delta_are_zero() -> None:
     nothing = ParameterDelta({"blocks.0.attn.W_K": torch.zeros(2, 3, 4)})
     assert not matched_random(nothing, 0)["blocks.0.attn.W_K"].any()
+
+
+@pytest.mark.parametrize("name", sorted(registry.list_hypotheses()))
+def test_a_page_can_be_made_of_each_built_in_docstring(name: str) -> None:
+    """What it claims, its equations, what it must equal in which limit, and its source."""
+    found = registry.list_hypotheses()[name]
+    text = inspect.getdoc(sys.modules[found.made_by().__module__]) or ""
+    if not found.made_by().__module__.startswith("iclgd_lens."):
+        return
+    claim, _, rest = text.partition("\n\n")
+    assert len(claim) > 30, "no claim"
+    assert re.search(r"^ {4}\S", rest, re.MULTILINE), "no equation, indented by four"
+    assert re.search(r"\bLimits?: ", rest.replace("\n", " ")), "no `Limits:`"
+    assert re.search(r"^Source: \S", rest, re.MULTILINE), "no `Source:`"

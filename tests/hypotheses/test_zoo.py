@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -36,6 +38,16 @@ CHANGES = [
 EPISODE = checks.episode(shots=4, queries=5)
 
 
+@pytest.fixture(autouse=True)
+def types_are_checked_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """At neutral settings shapes and types are checked as the code runs; in the rest it is fast."""
+    if "known_thing" in request.node.name:
+        yield
+        return
+    with checks.untyped():
+        yield
+
+
 def entry(name: str) -> tuple[Hypothesis, Entry]:
     found = ZOO[name]
     if found.extra and importlib.util.find_spec(found.extra) is None:
@@ -47,6 +59,20 @@ def built(name: str, model: Any, settings: Any, episode: Episode = EPISODE) -> I
     hypothesis, how = entry(name)
     others = OTHERS if how.auxiliary else {}
     return hypothesis.build(model, episode, **{**others, **how.quick, **settings})
+
+
+@functools.cache
+def default(name: str, kind: str) -> Intervention:
+    """What a hypothesis builds at its defaults on the shared model; built once for all tests."""
+    return built(name, checks.host(kind, "llama"), {})
+
+
+@functools.cache
+def neutral(name: str) -> tuple[Intervention, dict[str, Tensor]]:
+    """What it builds at its neutral setting, and what that does."""
+    host = checks.host(checks.kinds()[-1], "llama")
+    found = built(name, host, ZOO[name].neutral)
+    return found, fingerprint(host, found)
 
 
 def fingerprint(host: Host, intervention: Intervention) -> dict[str, Tensor]:
@@ -84,7 +110,11 @@ def test_every_explanation_and_fitted_hypothesis_has_its_line() -> None:
     assert set(ZOO) <= set(list_hypotheses())
 
 
-@pytest.mark.parametrize(("kind", "family"), checks.pairs("gpt2", "llama"))
+# One family a host: joint weights on one, grouped queries on the other.
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    list(zip(checks.kinds(), ("gpt2", "llama")[-len(checks.kinds()) :], strict=True)),
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_at_its_neutral_setting_it_is_the_known_thing_to_the_bit(
     name: str, kind: str, family: str
@@ -97,16 +127,22 @@ def test_at_its_neutral_setting_it_is_the_known_thing_to_the_bit(
 @pytest.mark.parametrize(("name", "change"), CHANGES)
 def test_another_setting_changes_it(name: str, change: Any) -> None:
     host = checks.host(checks.kinds()[-1], "llama")
-    neutral = entry(name)[1].neutral
-    before, after = (built(name, host, {**neutral, **more}) for more in ({}, change))
-    one, other = effect(host, before, after), effect(host, after, before)
+    after = built(name, host, {**entry(name)[1].neutral, **change})
+    before, one = neutral(name)
+    if isinstance(before, ParameterDelta) != isinstance(after, ParameterDelta):
+        one = effect(host, before, after)
+    other = effect(host, after, before)
     largest = max(float((one[key] - other[key]).abs().max()) for key in one if key in other)
     scale = max(float(value.abs().max()) for value in other.values())
     assert largest > 1e-4 * scale, "no more than rounding"
 
 
+@functools.cache
 def used(kind: str) -> Any:
-    """A model in training mode that has run before: a first pass may leave tables on modules."""
+    """A model in training mode that has run before: a first pass may leave tables on modules.
+
+    Shared: each test that is handed it asserts that it stayed as it was.
+    """
     model = checks.fresh(kind, "llama")
     with torch.no_grad():
         checks.logits(model, torch.tensor([[1, 7, 8]]))
@@ -120,7 +156,8 @@ def test_one_call_gives_the_bytes_of_another_and_leaves_the_model_alone(
 ) -> None:
     model = used(kind)
     before = checks.photograph(model)
-    one, other = (built(name, model, {}) for _ in range(2))
+    entry(name)
+    one, other = built(name, model, {}), default(name, kind)  # of two models of the same weights
     before.assert_same(model)
     host = checks.host(kind, "llama")
     assert same(fingerprint(host, one), fingerprint(host, other))
@@ -170,19 +207,28 @@ def test_rates_side_by_side_are_rates_one_by_one(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", UNREAD)
 def test_queries_are_not_read(name: str) -> None:
-    host = checks.host(checks.kinds()[0], "llama")
+    kind = checks.kinds()[0]
+    host = checks.host(kind, "llama")
+    entry(name)
     other = checks.episode(shots=1, queries=7, seed=9).queries
     moved = dataclasses.replace(EPISODE, queries=other)
-    one, two = (fingerprint(host, built(name, host, {}, each)) for each in (EPISODE, moved))
-    assert same(one, two)
+    two = fingerprint(host, built(name, host, {}, moved))
+    assert same(fingerprint(host, default(name, kind)), two)
+
+
+@functools.cache
+def half_precision(kind: str) -> Any:
+    """A model in bf16, which no hypothesis changes."""
+    model = checks.fresh(kind, "llama").to(torch.bfloat16)
+    if kind == "hooked":
+        model.cfg.dtype = torch.bfloat16
+    return model
 
 
 @pytest.mark.parametrize("kind", checks.kinds())
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision_models_are_served(name: str, kind: str) -> None:
-    half = checks.fresh(kind, "llama").to(torch.bfloat16)
-    if kind == "hooked":
-        half.cfg.dtype = torch.bfloat16
+    half = half_precision(kind)
     found = built(name, half, {})
     if isinstance(found, ParameterDelta):
         assert all(value.dtype == torch.float32 for _, value in found.items())

@@ -114,7 +114,7 @@ ZOO: dict[str, Entry] = {
         lcgd,
         {"steps": 0},
         ({"steps": 2}, {"steps": 2, "per": "weight"}, {"steps": 2, "validate": "final"}),
-        quick={"fold_count": 2},
+        quick={"fold_count": 2, "steps": 1},
     ),
     "lcgd_initial": Entry(
         lcgd, {"steps": 0}, ({"steps": 1}, {"steps": 2, "rate": 0.5}), auxiliary=True
@@ -135,11 +135,11 @@ ZOO: dict[str, Entry] = {
         lcgd,
         {"generations": 0},
         ({"generations": 2}, {"generations": 2, "method": "cma"}),
-        quick={"generations": 2},
+        quick={"generations": 1},
         extra="cmaes",
     ),
     "bayes_lcgd": Entry(
-        lcgd, {"trials": 1}, ({"trials": 7},), quick={"trials": 3, "fold_count": 2}, extra="optuna"
+        lcgd, {"trials": 1}, ({"trials": 7},), quick={"trials": 2, "fold_count": 2}, extra="optuna"
     ),
     "newton": Entry(lcgd, {"damping": math.inf}, ({"damping": 1.0}, {"causal": False})),
     "gd_plus_plus": Entry(gd, {"gamma": 0.0}, ({"gamma": 0.5},)),

@@ -418,10 +418,10 @@ def test_gate_and_verdicts_come_first_and_everything_offered_is_shown(tmp_path: 
     captions = json.dumps(page.data()["figures"])
     for said in SECTIONS.values():
         assert said in text or said in captions
-    assert headings(page)[:3] == ["summary-section", "board-section", "trajectory-section"]
+    assert headings(page)[:3] == ["board-section", "summary-section", "trajectory-section"]
     order = [text.index(part) for part in (
-        SECTIONS["gate"], "sentence of the gate on sst2", "Is each hypothesis better",
-        "SimAOU: GD beats all its controls on 1 of 4 tasks (sst2)", "Means over tasks; in small",
+        "Means over tasks; in small", SECTIONS["gate"], "sentence of the gate on sst2",
+        "Is each hypothesis better", "SimAOU: GD beats all its controls on 1 of 4 tasks (sst2)",
     )]  # fmt: skip
     assert order == sorted(order)
     assert "five more draws would tell" in text

@@ -1,0 +1,51 @@
+"""What a run of the zoo found, hypothesis by hypothesis, in sentences for the documentation.
+
+    iclgd bench benchmarks/zoo.yaml --out runs/zoo
+    python -m benchmarks.found runs/zoo docs/found.json
+
+The file maps each registered hypothesis to what its lines of the leaderboard say.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from iclgd_lens import load_run
+from iclgd_lens.labels import label
+from iclgd_lens.report.board import leaderboard
+from iclgd_lens.report.view import View, view
+
+
+def found(shown: View) -> dict[str, list[str]]:
+    """Sentences by registered name: one a model and variant."""
+    facts: Mapping[str, Any] = shown.provenance.get("hypotheses") or {}
+    heads = {label(name): str((facts.get(name) or {}).get("rule") or name) for name in shown.own()}
+    sentences: dict[str, list[str]] = {}
+    for model in shown.models:
+        board = leaderboard(shown, model)
+        for line in board.lines if board is not None else ():
+            if line.head not in heads or line.items[0].text == "world":
+                continue
+            assert board is not None
+            parts = [
+                f"{column} {item.text}" + (f" ({item.small})" if item.small else "")
+                for column, item in zip(board.columns[2:], line.items[1:], strict=True)
+                if item.text
+            ]
+            told = f"{line.head} on {model}: {'; '.join(parts)}."
+            sentences.setdefault(heads[line.head], []).append(told)
+    return sentences
+
+
+def main(run: str, out: str) -> None:
+    """Write the sentences of a run to a JSON file."""
+    text = json.dumps(found(view(load_run(run))), indent=1, ensure_ascii=False, sort_keys=True)
+    Path(out).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
