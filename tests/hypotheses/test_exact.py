@@ -114,9 +114,14 @@ def references(case: str, rule: str) -> tuple[dict[str, Tensor], dict[str, Tenso
     return truth(model, ids, rule), autograd(model, ids, rule)
 
 
+@functools.cache
+def hosted(kind: str, case: str) -> Any:
+    return families.hosted(kind, copy.deepcopy(sequence(case)[0]), "deep")
+
+
 def ours(kind: str, case: str, rule: str) -> dict[str, Tensor]:
-    model, ids = sequence(case)
-    lensed = families.hosted(kind, copy.deepcopy(model), "deep")
+    _, ids = sequence(case)
+    lensed = hosted(kind, case)
     episode = Episode.from_tokens(
         [list(ids)], [[8, 9]], [ids[-1], 2 if ids[-1] != 2 else 4], [0], bos=None
     )
