@@ -46,6 +46,8 @@ ORDER = [
     {"scoring"},
     {"hypotheses"},
     {"held_out"},
+    {"trials"},
+    {"race"},
     {"budget"},
     {"nulls"},
     {"rules"},

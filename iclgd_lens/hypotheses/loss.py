@@ -26,11 +26,15 @@ def sequence_loss(
     are unembedded.
     """
     host.unembedded += len(residual)
-    first, last = sequence.targets[0] - 1, sequence.targets[-1]
-    normalized = host.final_norm(residual[:, first:last]).flatten(0, 1)
     wanted = sequence.wanted  # of every row, once for each block whose residual is given
-    repeats = len(residual) * len(sequence.targets) // len(wanted)
-    targets = torch.tensor(wanted * repeats, device=normalized.device)
+    if sequence.others:
+        rows, places = sequence.places
+        by_block = residual.unflatten(0, (-1, len(sequence.counts)))
+        predicting = by_block[:, rows, [place - 1 for place in places]]
+    else:
+        predicting = residual[:, sequence.targets[0] - 1 : sequence.targets[-1]]
+    normalized = host.final_norm(predicting).flatten(0, 1)
+    targets = torch.tensor(wanted * (len(normalized) // len(wanted)), device=normalized.device)
     linear = host.unembedding()
     if linear is None:
         logits = host.unembed(normalized[None])[0].float()

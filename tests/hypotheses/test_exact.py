@@ -23,7 +23,7 @@ from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from tests import checks, families
 
-LAYERS, WIDTH, HEADS, VOCABULARY, TOKENS, BASE = 24, 48, 4, 20_000, 20, 500.0
+LAYERS, WIDTH, HEADS, VOCABULARY, TOKENS, BASE = 16, 48, 4, 8_000, 16, 500.0
 RULES = {"gd": gd, "lcgd": lcgd}
 CERTAIN = "certain tokens"
 
