@@ -17,8 +17,8 @@ which of several good budgets is best is beyond what a handful of left-out demon
 What a search costs is counted (`Budget.trainings`). Rows of one batch share the reading of every
 weight and the calls of every kernel, so they take less time than as many trainings.
 
-Memory: the deltas that are held together are no larger than the model's own weights (one row is
-always held). Where all trainings do not fit, those that go on are trained anew from the start.
+Memory: the deltas that are held together take no more than the model's own weights, or 64 MB (one
+rate is always held). Where all trainings do not fit, those that go on are trained anew from the start.
 """
 
 from __future__ import annotations

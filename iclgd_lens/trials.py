@@ -23,6 +23,9 @@ from iclgd_lens.hypotheses.rows import Training, row_trainings
 from iclgd_lens.hypotheses.sgd import UpdateRule, trained_names
 from iclgd_lens.intervention import Intervention
 
+ROOM = 64 * 2**20
+"""Bytes of deltas that are held together on a model of any size."""
+
 Point = tuple["float | None", "int | None", "str | None"]
 """Rate, epochs and loss tokens; None where the hypothesis takes none, or was given one."""
 
@@ -74,7 +77,10 @@ class Course:
 
     @cached_property
     def rates_at_once(self) -> int:
-        """Rates whose deltas, of all folds, are no larger than the model's weights; or one."""
+        """Rates whose deltas, of all folds, take no more memory than the model's weights, or `ROOM`.
+
+        At least one.
+        """
         trained = self.given.get("weights")
         trained = self.episode.demonstrations.protocol.trained if trained is None else trained
         size = 0
@@ -82,7 +88,7 @@ class Course:
             site = self.host.site(name)
             size += 4 * math.prod(site.shape if name == site.weight else site.bias_shape)
         weights = sum(each.numel() * each.element_size() for each in self.host.model.parameters())
-        return max(1, weights // max(1, size * len(self.folds)))
+        return max(1, max(weights, ROOM) // max(1, size * len(self.folds)))
 
     def unchanged(self) -> list[float]:
         """Label losses of the left-out demonstrations without an update."""

@@ -99,7 +99,11 @@ def test_it_finds_what_an_exhaustive_search_finds(
     assert max(held) <= 2 * (room or 99), "two folds"
 
 
-def test_memory_is_bounded_by_the_models_own(host: Host, episode: Episode) -> None:
+def test_memory_is_bounded_by_the_models_own(
+    host: Host, episode: Episode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert course_of(host, episode).rates_at_once > len(race.GRID), "a small model's all at once"
+    monkeypatch.setattr(trials, "ROOM", 0)
     course = course_of(host, episode)
     weights = sum(each.numel() for each in host.model.parameters())
     delta = course.hypothesis.build(host, episode.demonstrations, lr=0.1)
