@@ -18,7 +18,8 @@ What a search costs is counted (`Budget.trainings`). Rows of one batch share the
 weight and the calls of every kernel, so they take less time than as many trainings.
 
 Memory: the deltas that are held together take no more than the model's own weights, or 64 MB (one
-rate is always held). Where all trainings do not fit, those that go on are trained anew from the start.
+rate is always held). Where all trainings do not fit, those that go on are trained anew from the
+start.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Course:
 
     @cached_property
     def rates_at_once(self) -> int:
-        """Rates whose deltas, of all folds, take no more memory than the model's weights, or `ROOM`.
+        """Rates whose deltas, of all folds, take no more than the model's weights do, or `ROOM`.
 
         At least one.
         """

@@ -73,7 +73,7 @@ def exhaustive(host: Host, episode: Episode) -> dict[Any, tuple[float, ...]]:
 
 
 @pytest.mark.usefixtures("to_the_end")
-@pytest.mark.parametrize("room", [None, 2, 1])
+@pytest.mark.parametrize("room", [None, 1])
 def test_it_finds_what_an_exhaustive_search_finds(
     host: Host, episode: Episode, exhaustive: dict[Any, tuple[float, ...]],
     room: int | None, monkeypatch: pytest.MonkeyPatch,
@@ -123,10 +123,11 @@ def test_folds_learn_side_by_side_as_they_do_alone(host: Host, episode: Episode,
     assert lengths[0] != lengths[1]
     rule = course.hypothesis.rows
     assert rule is not None
+    rates = [0.01, 0.03]
     for loss_on in LOSSES:
-        (both,) = row_trainings(rule, host, sets, [0.01, 0.03], 1, loss_on=loss_on)
+        (both,) = row_trainings(rule, host, sets, rates, 1, loss_on=loss_on)
         losses = row_losses(host, both, left_out)
-        for (place, own), (row, rate) in itertools.product(enumerate(sets), enumerate([0.01, 0.03])):
+        for (place, own), (row, rate) in itertools.product(enumerate(sets), enumerate(rates)):
             alone = course.hypothesis.build(host, own, lr=rate, loss_on=loss_on)
             for key, value in alone.items():
                 torch.testing.assert_close(
