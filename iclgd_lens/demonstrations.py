@@ -51,6 +51,8 @@ class TrainingSequence:
             content, where a query is read.
         copies: How many rows of a batch read it, side by side.
         beside: Tokens of other sequences of the same shape that are read beside it, a row each.
+        others: Sequences of any shape that are read in the same batch, with as many copies each;
+            the shorter ones are continued at their end, which nothing before it sees.
     """
 
     tokens: Tokens
@@ -58,10 +60,13 @@ class TrainingSequence:
     label_start: int
     copies: int = 1
     beside: tuple[Tokens, ...] = ()
+    others: tuple[TrainingSequence, ...] = ()
 
     def rows(self, host: Host) -> Int[Tensor, "row pos"]:
         """The tokens as a batch on the model's device: each sequence's copies in turn."""
-        whole = host.tensor([self.tokens, *self.beside])
+        every = [self.tokens, *self.beside, *(each.tokens for each in self.others)]
+        longest = max(map(len, every))
+        whole = host.tensor([[*ids, *ids[-1:] * (longest - len(ids))] for ids in every])
         return whole.repeat_interleave(self.copies, dim=0)
 
     @property
@@ -70,7 +75,23 @@ class TrainingSequence:
         found: list[int] = []
         for tokens in (self.tokens, *self.beside):
             found += [tokens[target] for target in self.targets] * self.copies
+        for each in self.others:
+            found += [each.tokens[target] for target in each.targets] * self.copies
         return found
+
+    @property
+    def places(self) -> tuple[list[int], list[int]]:
+        """Row and position of every target, in the order of `wanted`."""
+        spans = [self.targets] * (1 + len(self.beside)) + [each.targets for each in self.others]
+        spans = [span for span in spans for _ in range(self.copies)]
+        found = [(row, target) for row, span in enumerate(spans) for target in span]
+        return [row for row, _ in found], [target for _, target in found]
+
+    @property
+    def counts(self) -> list[int]:
+        """How many targets each row has."""
+        spans = [self.targets] * (1 + len(self.beside)) + [each.targets for each in self.others]
+        return [len(span) for span in spans for _ in range(self.copies)]
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iclgd_lens.episode import FOREIGN, Demonstrations
+from iclgd_lens.episode import FOREIGN, Demonstrations, TrainingSequence
 from iclgd_lens.errors import LensError
 from iclgd_lens.host import Host, as_host, frozen
 from iclgd_lens.hypotheses.rows import Training
@@ -21,6 +22,8 @@ from iclgd_lens.readout import demonstration_batch
 FOLDS = 2
 LEFT_OUT = 0.25
 """Share of the demonstrations that a fold leaves out (at least one)."""
+TOKENS_AT_ONCE = 2048
+"""Tokens of left-out demonstrations that are read together at most; one sequence always is."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,50 @@ def held_out_losses(
 
 
 def row_losses(
-    host: Host, training: Training, left_out: Demonstrations
+    host: Host, training: Training, left_out: Sequence[Demonstrations]
 ) -> Float[Tensor, "left_out row"]:
-    """The same of every row of a training."""
+    """The same of every row of a training: of each set of rows its own left-out demonstrations.
+
+    Sequences are read together, the shorter ones continued at their end, where a model allows it.
+
+    Args:
+        host: The model.
+        training: Its rows, set by set.
+        left_out: Of each set of rows; as many each.
+
+    Returns:
+        Losses of the first set's left-out demonstrations by row, then of the next one's.
+    """
+    sets = [each.sequences("label") for each in left_out]
+    longest = max(len(sequence.tokens) for own in sets for sequence in own)
+    step = max(1, TOKENS_AT_ONCE // (longest * training.rows)) if host.can_pad else 1
     found: list[Tensor] = []
     with frozen(host.model), torch.no_grad(), host.hooked(training.hooks(), forced=False):
-        for sequence in left_out.sequences("label"):
-            tokens = host.tensor(sequence.tokens).expand(training.rows, -1)
-            residual = host.run(tokens).residual
-            losses = _label_nll(host, residual, tokens, sequence.label_start)
-            found.append(torch.where(losses.isfinite(), losses, math.inf).cpu())
-    return torch.stack(found)
+        for start in range(0, len(sets[0]), step):
+            some = [own[start : start + step] for own in sets]
+            found.append(_losses_together(host, training.rows // len(sets), some))
+    losses = torch.cat(found, dim=1).flatten(0, 1)
+    return torch.where(losses.isfinite(), losses, math.inf).cpu()
+
+
+def _losses_together(
+    host: Host, rows: int, sets: Sequence[Sequence[TrainingSequence]]
+) -> Float[Tensor, "set sequence row"]:
+    """Label losses of several sequences in one pass, those of a set read by each of its rows."""
+    longest = max(len(each.tokens) for own in sets for each in own)
+    by_set = [
+        [[*each.tokens, *each.tokens[-1:] * (longest - len(each.tokens))] for each in own]
+        for own in sets
+    ]
+    residual = host.run(host.tensor([row for own in by_set for row in own * rows])).residual
+    residual = residual.unflatten(0, (len(sets), rows, -1))
+    found: list[Tensor] = []
+    for place, own in enumerate(sets):
+        for index, each in enumerate(own):
+            tokens = host.tensor(each.tokens).expand(rows, -1)
+            read = residual[place, :, index, : tokens.shape[1]]
+            found.append(_label_nll(host, read, tokens, each.label_start))
+    return torch.stack(found).unflatten(0, (len(sets), -1))
 
 
 def _label_nll(

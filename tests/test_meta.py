@@ -47,6 +47,8 @@ ORDER = [
     {"scoring"},
     {"hypotheses"},
     {"held_out"},
+    {"trials"},
+    {"race"},
     {"budget"},
     {"random_change"},
     {"nulls"},

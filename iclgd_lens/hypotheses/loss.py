@@ -26,11 +26,15 @@ def sequence_loss(
     are unembedded.
     """
     host.unembedded += len(residual)
-    first, last = sequence.targets[0] - 1, sequence.targets[-1]
-    normalized = host.final_norm(residual[:, first:last]).flatten(0, 1)
     wanted = sequence.wanted  # of every row, once for each block whose residual is given
-    repeats = len(residual) * len(sequence.targets) // len(wanted)
-    targets = torch.tensor(wanted * repeats, device=normalized.device)
+    if sequence.others:
+        rows, places = sequence.places
+        by_block = residual.unflatten(0, (-1, len(sequence.counts)))
+        predicting = by_block[:, rows, [place - 1 for place in places]]
+    else:
+        predicting = residual[:, sequence.targets[0] - 1 : sequence.targets[-1]]
+    normalized = host.final_norm(predicting).flatten(0, 1)
+    targets = torch.tensor(wanted * (len(normalized) // len(wanted)), device=normalized.device)
     linear = host.unembedding()
     if linear is None:
         logits = host.unembed(normalized[None])[0].float()
@@ -41,9 +45,11 @@ def sequence_loss(
 class _LinearLoss(torch.autograd.Function):
     """Cross-entropy through a frozen linear unembedding, a part of the vocabulary at a time.
 
-    The gradient, softmax times W_U^T minus the target's column, is summed in the same pass as the
-    loss: exponentials are taken beside the largest logit so far, and what was summed is scaled down
-    when a larger one comes. All logits are never in memory, and nothing is kept for the way back.
+    With e_v = exp(logit of v) and t the target, the loss is log(1 + sum over v != t of e_v / e_t)
+    and its gradient sum over v != t of p_v (W_v - W_t). Both are summed in one pass, without the
+    target: where the target is nearly certain, softmax minus one would lose every digit. The steps:
+    exponentials are taken beside the largest logit so far, and what was summed is scaled down when
+    a larger one comes. All logits are never in memory, and nothing is kept for the way back.
     """
 
     @staticmethod
@@ -54,12 +60,12 @@ class _LinearLoss(torch.autograd.Function):
         bias: Float[Tensor, " d_vocab"] | None,
         targets: Int[Tensor, " pos"],
     ) -> Float[Tensor, ""]:
-        own = weight[:, targets].T
-        wanted = (normalized.float() * own.float()).sum(-1, keepdim=True)
+        own = weight[:, targets].T.float()
+        wanted = (normalized.double() * own).sum(-1, keepdim=True).float()
         if bias is not None:
             wanted += bias[targets, None].float()
         wants_gradient = ctx.needs_input_grad[0]
-        largest, total = wanted, torch.zeros_like(wanted)
+        largest, others = wanted, torch.zeros_like(wanted)
         change = torch.zeros_like(normalized, dtype=torch.float32)
         step = _COLUMNS_AT_ONCE.get(weight.device.type, _COLUMNS_AT_ONCE["cpu"])
         for start in range(0, weight.shape[1], step):
@@ -67,21 +73,33 @@ class _LinearLoss(torch.autograd.Function):
             logits = (normalized @ columns).float()
             if bias is not None:
                 logits += bias[start : start + step]
+            _hide(logits, targets - start)
             previous, largest = largest, torch.maximum(largest, logits.amax(-1, keepdim=True))
             shrink = (previous - largest).exp_()
             exponentials = logits.sub_(largest).exp_()
-            total.mul_(shrink).add_(exponentials.sum(-1, keepdim=True))
+            others.mul_(shrink).add_(exponentials.sum(-1, keepdim=True))
             if wants_gradient:
                 change.mul_(shrink)
                 if columns.dtype == torch.float32:
                     change.addmm_(exponentials, columns.T)
                 else:
                     change += exponentials.to(columns.dtype) @ columns.T
+        total = (wanted - largest).exp() + others
         if wants_gradient:
-            ctx.save_for_backward((change.div_(total) - own).to(normalized.dtype))
-        return (largest + total.log() - wanted).sum()
+            change.sub_(own.mul_(others)).div_(total)
+            ctx.save_for_backward(change.to(normalized.dtype))
+        certain = torch.log1p(others)  # where the target has the largest logit
+        return torch.where(wanted == largest, certain, largest - wanted + total.log()).sum()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (change,) = ctx.saved_tensors
         return change * gradient.to(change.dtype), None, None, None
+
+
+def _hide(logits: Float[Tensor, "pos part"], places: Int[Tensor, " pos"]) -> None:
+    """Put minus infinity at each row's place, where that lies in this part."""
+    width = logits.shape[1]
+    inside = ((places >= 0) & (places < width))[:, None]
+    at = places.clamp(0, width - 1)[:, None]
+    logits.scatter_(1, at, logits.gather(1, at).masked_fill(inside, -torch.inf))

@@ -59,8 +59,28 @@ class Training:
             for name, value in self.delta.items():
                 self.delta[name] = value.detach()[list(rows)].clone().requires_grad_(True)
 
+    def take_in(self, other: Training, sets: int = 1) -> None:
+        """Go on with another training's rows, too, of each set after one's own."""
+        mine, theirs = self.rows // sets, other.rows // sets
+        order = [
+            row
+            for each in range(sets)
+            for row in (
+                *range(each * mine, (each + 1) * mine),
+                *range(self.rows + each * theirs, self.rows + (each + 1) * theirs),
+            )
+        ]
+        self.rates = [[*self.rates, *other.rates][row] for row in order]
+        with torch.inference_mode(False), torch.no_grad():
+            for name, value in self.delta.items():
+                both = torch.cat([value.detach(), other.delta[name].detach()])[order]
+                self.delta[name] = both.requires_grad_(True)
+
     def hooks(self) -> list[Hook]:
-        """Hooks that add each row's x ΔW + Δb at the sites that are trained."""
+        """Hooks that add each row's x ΔW + Δb at the sites that are trained.
+
+        A batch may hold several sequences of each row, row by row.
+        """
         host, found = self.host, list[Hook]()
         for weight in dict.fromkeys(host.site(name).weight for name in self.delta):
             site, seen = host.site(weight), list[Tensor]()
@@ -71,9 +91,10 @@ class Training:
             found.append((site.output_hook, partial(_add, site, value, bias, seen)))
         return found
 
-    def learn(self, count: int, name: str, gradient: Tensor) -> None:
-        """Take one step with a gradient of the summed loss of `count` predicted tokens."""
-        rates = torch.tensor(self.rates, device=gradient.device) / count
+    def learn(self, counts: Sequence[int], name: str, gradient: Tensor) -> None:
+        """Take one step with gradients of each row's summed loss of so many predicted tokens."""
+        steps = [rate / count for rate, count in zip(self.rates, counts, strict=True)]
+        rates = torch.tensor(steps, device=gradient.device)
         with torch.no_grad():
             self.delta[name].sub_(gradient * rates.view(-1, *[1] * (gradient.ndim - 1)))
 
@@ -81,7 +102,7 @@ class Training:
 def row_trainings(
     rule: UpdateRule,
     host: Host,
-    shown: Demonstrations,
+    shown: Demonstrations | Sequence[Demonstrations],
     rates: Sequence[float],
     epochs: int,
     *,
@@ -91,17 +112,31 @@ def row_trainings(
 ) -> Iterator[Training]:
     """Train a row for each rate, one demonstration a step; yields after each epoch.
 
-    The same object each time: rows may be dropped from it before the next epoch. The caller's model
-    is frozen while an epoch runs, and as before in between.
+    The same object each time: rows may be dropped from it before the next epoch, of each set of
+    demonstrations as many. The caller's model is frozen while an epoch runs, and as before in
+    between.
+
+    Args:
+        rule: What one step does.
+        host: The model.
+        shown: Demonstrations, or several sets of as many: each is learned from at every rate, set
+            by set. More than one needs a model that can be padded (`Host.can_pad`).
+        rates: Learning rates.
+        epochs: Passes over the demonstrations.
+        loss_on: Tokens whose loss is minimised; None takes the protocol's.
+        weights: What is trained; None takes the protocol's.
+        layers: Which layers are trained; None for all.
     """
-    names = trained_names(host, shown.protocol.trained if weights is None else weights, layers)
-    sequences = shown.sequences(loss_on)
+    sets = [shown] if isinstance(shown, Demonstrations) else list(shown)
+    names = trained_names(host, sets[0].protocol.trained if weights is None else weights, layers)
+    steps = zip(*(each.sequences(loss_on) for each in sets), strict=True)
+    sequences = [dataclasses.replace(first, others=tuple(others)) for first, *others in steps]
     with torch.inference_mode(False):
-        training = Training(host, names, rates)
+        training = Training(host, names, list(rates) * len(sets))
     for _ in range(epochs):
         with frozen(host.model), torch.enable_grad(), host.laid_out():
             for sequence in sequences:
-                _step(rule, host, training, sequence)
+                _step(rule, host, training, sequence, len(sets))
         yield training
 
 
@@ -154,9 +189,9 @@ def built_beside(
     with frozen(host.model), torch.enable_grad(), host.laid_out():
         for _ in range(epochs):
             for sequence in together:
-                count = len(sequence.targets)
+                counts = sequence.counts
                 with host.hooked(training.hooks(), forced=False):
-                    rule(host, training.delta, sequence, partial(training.learn, count))
+                    rule(host, training.delta, sequence, partial(training.learn, counts))
     facts = described(host, shown[0], name, rate, epochs, 1, loss_on, names)
     return [_one_of(training, row, facts) for row in range(len(shown))]
 
@@ -170,10 +205,12 @@ def _one_of(training: Training, row: int, facts: dict[str, Any]) -> ParameterDel
         return error
 
 
-def _step(rule: UpdateRule, host: Host, training: Training, sequence: TrainingSequence) -> None:
-    several = dataclasses.replace(sequence, copies=training.rows)
+def _step(
+    rule: UpdateRule, host: Host, training: Training, sequence: TrainingSequence, sets: int
+) -> None:
+    several = dataclasses.replace(sequence, copies=training.rows // sets)
     with host.hooked(training.hooks(), forced=False):
-        rule(host, training.delta, several, partial(training.learn, len(sequence.targets)))
+        rule(host, training.delta, several, partial(training.learn, several.counts))
 
 
 def _read(site: LinearSite, seen: list[Tensor], activation: Tensor, hook: Any) -> None:
@@ -190,15 +227,16 @@ def _add(
 ) -> Tensor:
     total: Tensor | None = None
     if weight is not None:
-        x = seen.pop().to(weight.dtype)
-        total = x.flatten(2) @ _as_matrix(site, weight)
+        x = seen.pop().to(weight.dtype).flatten(2)
+        total = x.reshape(len(weight), -1, x.shape[-1]) @ _as_matrix(site, weight)
     if bias is not None:
         flat = bias.flatten(1)[:, None]
         total = flat if total is None else total + flat
     if total is None:
         raise HookError(f"{site.weight}: neither a weight nor a bias to apply.")
-    batch, positions = activation.shape[:2]
-    change = total.expand(batch, positions, -1).reshape(activation.shape)
+    # Several sequences of a row lie side by side in the batch.
+    tokens = activation.shape[0] * activation.shape[1] // len(total)
+    change = total.expand(-1, tokens, -1).reshape(activation.shape)
     return activation + change.to(activation.dtype)
 
 

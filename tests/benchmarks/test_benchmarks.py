@@ -11,7 +11,8 @@ from benchmarks import naive, plain
 from benchmarks.meters import compare_operations, lcgd_operations, peak_bytes, ratio, slope
 from benchmarks.shapes import Shape, random_model, synthetic_episode
 from benchmarks.speed import _same_numbers
-from tests import families
+from benchmarks.stages import Clock, stage_of
+from tests import checks, families
 
 needs_hooked = pytest.mark.skipif(
     not families.has_hooked_transformer(), reason="TransformerLens 4 has no HookedTransformer"
@@ -122,3 +123,37 @@ def test_counted_operations_grow_as_the_work_does() -> None:
     cfg = lens.Host(model).cfg
     assert compare_operations(cfg, large) > compare_operations(cfg, small) > 0
     assert lcgd_operations(cfg, [7, 7]) == 2 * lcgd_operations(cfg, [7])
+
+
+@pytest.mark.parametrize(
+    ("text", "stage"),
+    [
+        ("draw 2 of 5: gd: choosing rate, epochs and loss on left-out demonstrations",
+         "model: budget search"),
+        ("draw 2 of 5: ICL with wrong labels", "model: ZS and ICL"),
+        ("gd: building the update, then each query alone", "model: updates and controls"),
+        ("untrained network 3 of 8: making it", "twins: making networks"),
+        ("untrained network 3 of 8: lcgd: choosing rate, epochs and loss", "twins: budget search"),
+        ("something else", "model: other"),
+    ],
+)  # fmt: skip
+def test_a_progress_text_has_a_stage(text: str, stage: str) -> None:
+    assert stage_of(text) == stage
+
+
+def test_every_text_of_a_comparison_has_a_stage_and_all_time_is_spent_in_one() -> None:
+    clock, told = Clock("start"), list[str]()
+    model = checks.model(checks.kinds()[0], "gpt2")
+    draws = [checks.episode(shots=4, queries=2, seed=seed) for seed in range(2)]
+
+    def tell(text: str) -> None:
+        told.append(stage_of(text))
+        clock.turn(told[-1])
+
+    search = {"grid": (0.1,), "epochs": (1,), "losses": ("label",), "folds": 1}
+    lens.compare(model, draws, ["gd"], twins=1, budget=search, progress=tell)
+    clock.turn("")
+    assert not {"model: other", "twins: other"} & set(told)
+    assert {"model: budget search", "twins: budget search", "twins: making networks"} <= set(told)
+    assert set(clock.spent) == {"start", *told}
+    assert sum(wall for _, wall in clock.spent.values()) > 0

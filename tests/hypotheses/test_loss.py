@@ -102,6 +102,33 @@ def test_only_differences_between_logits_count(
     torch.testing.assert_close(change.double(), gradient, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("columns", [512, 4096])
+@pytest.mark.parametrize("common", [0.0, 5.0], ids=["plain", "with a common part"])
+@pytest.mark.parametrize("certain", [0.0, 10.0, 15.0, 20.0, 30.0])
+def test_nearly_certain_tokens_keep_their_digits(
+    columns: int, common: float, certain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Softmax minus one loses them: where p is 1 - 1e-5, the gradient is 1e-5 of what is summed."""
+    monkeypatch.setattr(loss, "_COLUMNS_AT_ONCE", {"cpu": columns})
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * 32**-0.5
+
+    weight, rows = drawn(32, 5000), drawn(8, 32) * 32**0.5
+    targets = torch.arange(0, 4000, 500)
+    towards = weight[:, targets].T
+    rows = rows + certain * towards / towards.square().sum(1, keepdim=True)
+    weight = weight + common * drawn(32, 1)
+    value, exact = expected(rows.double(), weight.double(), torch.zeros(5000), targets)
+    mine, change = found(rows, weight, None, targets)
+    _, plain = expected(rows, weight, torch.zeros(5000), targets)
+    error, theirs = ((each - exact).norm() / exact.norm() for each in (change, plain))
+    assert error < 1e-5
+    assert error < 2 * theirs
+    assert abs(float(mine) / float(value) - 1) < 1e-5
+
+
 def test_all_logits_are_never_in_memory() -> None:
     rows = torch.randn(32, 8, requires_grad=True)
     weight, bias = torch.randn(8, 60_000), torch.randn(60_000)
