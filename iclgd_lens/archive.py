@@ -25,8 +25,6 @@ def write_archive(path: Path, parts: Sequence[Part], facts: Mapping[str, Any]) -
     Raises:
         ComparisonError: The facts are no JSON.
     """
-    from safetensors.numpy import save
-
     tensors: dict[str, NDArray[Any]] = {}
     described: list[dict[str, Any]] = []
     for number, part in enumerate(parts):

@@ -106,7 +106,7 @@ class Table(Mapping[str, E], Generic[E]):
             self._plugins = [(point, plugin) for point, plugin in loaded if plugin is not None]
         for point, plugin in self._plugins:
             if not is_name(plugin.name) or plugin.name in self._reserved:
-                self._skip(point, f"no {self.what} can be called {ascii(plugin.name)}.")
+                self._skip(point, f"no {self.what} can be called {plugin.name!a}.")
                 continue
             if plugin.name in found and found[plugin.name].made_by() is not plugin.made_by():
                 self._skip(
@@ -157,7 +157,7 @@ class Table(Mapping[str, E], Generic[E]):
         """
         name = entry.name
         if not is_name(name):
-            raise self._error(f"{ascii(name)} is no {self.what} name: {NAME_RULE}.")
+            raise self._error(f"{name!a} is no {self.what} name: {NAME_RULE}.")
         if name in self._reserved:
             raise self._error(f"No {self.what} can be called {name!r}: results use it themselves.")
         earlier = self._entries.get(name)

@@ -20,9 +20,7 @@ from iclgd_lens.errors import LensError
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def sealed(
-    form: str, arrays: Arrays, facts: Mapping[str, Any], *, ordered: bool = False
-) -> bytes:
+def sealed(form: str, arrays: Arrays, facts: Mapping[str, Any], *, ordered: bool = False) -> bytes:
     """Return the bytes of a sealed file; the same content gives the same bytes.
 
     Args:

@@ -149,9 +149,7 @@ def check_name(name: str, registered: str | None = None) -> None:
         HypothesisError: It is reserved, a control's, or holds a character of the labels.
     """
     if not is_name(name):
-        raise HypothesisError(
-            f"A hypothesis cannot be called {ascii(name)} in results: {NAME_RULE}."
-        )
+        raise HypothesisError(f"A hypothesis cannot be called {name!a} in results: {NAME_RULE}.")
     if name in _RESERVED:
         raise HypothesisError(f"A hypothesis cannot be called {name!r}: results use it themselves.")
     # This package's own controls that are hypotheses, too, are one and the same; others are not.

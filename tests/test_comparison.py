@@ -20,7 +20,6 @@ from iclgd_lens.archive import FORMAT
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.sealed import sealed
-from iclgd_lens.sealed import sealed
 
 Q, L, H, K = 12, 3, 4, 2
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from iclgd_lens.errors import LensError, PlanError, nearest
-from iclgd_lens.naming import label_of, split_untrained
+from iclgd_lens.naming import is_file_name, label_of, split_untrained
 from iclgd_lens.protocol import Protocol, get_protocol
 from iclgd_lens.seeds import check_seed
 
@@ -151,6 +151,16 @@ class Plan(_Strict):
     resamples: int = Field(default=1000, ge=1)
     control_seed: int = Field(default=0, ge=0)
 
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder(cls, name: str) -> str:
+        if not is_file_name(name):
+            raise ValueError(
+                f"{name!a} is no name of a folder in runs/: no / or \\, no dot or space in "
+                "front, printable, at most 200 bytes"
+            )
+        return name
+
     @field_validator("models", "tasks", "controls", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
@@ -255,11 +265,8 @@ class Plan(_Strict):
         Raises:
             PlanError: No such model can be.
         """
-        kept = (
-            self.models[0].model_dump(include={"dtype", "host", "controls"})
-            if (len(self.models) == 1)
-            else {}
-        )
+        own = {"dtype", "host", "controls"}
+        kept = self.models[0].model_dump(include=own) if len(self.models) == 1 else {}
         return parse_plan(self.as_dict() | {"models": [kept | {"name": name} for name in models]})
 
     def as_dict(self) -> dict[str, Any]:

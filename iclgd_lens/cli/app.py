@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -28,7 +28,7 @@ from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.errors import LensError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 INTERRUPTED = 130
 USER_ERROR = 2

@@ -42,7 +42,11 @@ def worlds(
             marks.append(mark)
     plain = [{key: _plain(value) for key, value in vars(mark).items()} for mark in marks]
     shown = table_of(COLUMNS, [_line(mark) for mark in marks])
-    hand_over(json_document(plain) if as_json else None, lambda console: console.print(shown), "iclgd-worlds")
+    hand_over(
+        json_document(plain) if as_json else None,
+        lambda console: console.print(shown),
+        "iclgd-worlds",
+    )
 
 
 def _plain(value: Any) -> Any:

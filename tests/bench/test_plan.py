@@ -56,6 +56,17 @@ def test_a_malformed_plan_is_refused_in_words(change: dict[str, Any], message: s
         parse_plan(LEAST | change)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../../esc", "/tmp/esc", "..", ".", "", " ", "a/b", "a\\b", "a\nb", "a\0b", "é" * 200, ".x"],
+)
+def test_a_name_is_no_path(name: str) -> None:
+    with pytest.raises(PlanError, match="name: .* is no name of a folder") as told:
+        parse_plan(LEAST | {"name": name})
+    assert "\n" not in str(told.value)
+    assert parse_plan(LEAST | {"name": "Six tasks, é"}).name == "Six tasks, é"
+
+
 def test_every_fault_is_listed_at_once() -> None:
     with pytest.raises(PlanError) as caught:
         parse_plan(LEAST | {"shots": "many", "sedes": [1]})
