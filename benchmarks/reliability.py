@@ -21,7 +21,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.bench.results import load_run
 from iclgd_lens.bench.run import run_plan
 from iclgd_lens.files import PARTIAL
+from iclgd_lens.host import as_host
 
 PACKAGE = str(Path(lens.__file__).parent)
 PLAN = {
@@ -82,10 +83,14 @@ def photograph(model: Any) -> dict[str, str]:
     weights, hooks, flags = hashlib.sha256(), list[Any](), list[Any]()
     for module in modules:
         flags.append(module.training)
-        for name, value in (*module._parameters.items(), *module._buffers.items()):
+        # As the module itself holds them: a bridge's methods give other names.
+        held: list[tuple[str, Any]] = []
+        for own in ("_parameters", "_buffers"):
+            held += module.__dict__[own].items()
+        for name, value in held:
             if value is not None:
                 flags.append((name, id(value), value.requires_grad, id(value.grad)))
-                weights.update(value.detach().reshape(-1).cpu().view(torch.uint8).numpy())
+                weights.update(value.detach().reshape(-1).cpu().view(torch.uint8).numpy().tobytes())
         for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
             hooks.append(list(getattr(module, kind)))
     points = [len(point.fwd_hooks) + len(point.bwd_hooks) for point in model.hook_dict.values()]
@@ -249,9 +254,9 @@ def calls(model: Any, episode: Any) -> dict[str, Callable[[], Any]]:
 
 
 @contextlib.contextmanager
-def failing(model: Any, at: int, error: BaseException | None) -> Iterator[list[int]]:
+def failing(model: Any, at: int, error: BaseException | None) -> Generator[list[int]]:
     """Let the `at`-th pass of the model raise, after it where `at` is negative; counts passes."""
-    host = type(lens.Host(model))
+    host: Any = type(as_host(model))
     count, whole = [0], host.run
 
     def run(self: Any, *given: Any, **named: Any) -> Any:
@@ -271,7 +276,7 @@ def failing(model: Any, at: int, error: BaseException | None) -> Iterator[list[i
 
 
 @contextlib.contextmanager
-def interrupted(at: int) -> Iterator[list[int]]:
+def interrupted(at: int) -> Generator[list[int]]:
     """Interrupt before the `at`-th line of this package that runs; yields a count of lines."""
     count, old = [0], sys.gettrace()
 

@@ -61,7 +61,7 @@ def test_a_malformed_plan_is_refused_in_words(change: dict[str, Any], message: s
     ["../../esc", "/tmp/esc", "..", ".", "", " ", "a/b", "a\\b", "a\nb", "a\0b", "é" * 200, ".x"],
 )
 def test_a_name_is_no_path(name: str) -> None:
-    with pytest.raises(PlanError, match="name: .* is no name of a folder") as told:
+    with pytest.raises(PlanError, match=r"name: .* is no name of a folder") as told:
         parse_plan(LEAST | {"name": name})
     assert "\n" not in str(told.value)
     assert parse_plan(LEAST | {"name": "Six tasks, é"}).name == "Six tasks, é"

@@ -19,13 +19,21 @@ from tests import checks
 KIND = checks.kinds()[0]
 
 
+def nothing(value: torch.Tensor, hook: Any) -> None:
+    """A hook that does nothing."""
+
+
+def careless(*_: Any) -> str:
+    return "0" * 64
+
+
 def change_weight(model: Any) -> None:
     with torch.no_grad():
         next(iter(model.parameters())).view(-1)[0] += 1e-6
 
 
 def forget_hook(model: Any) -> None:
-    next(iter(model.hook_dict.values())).add_hook(lambda value, hook: None)
+    next(iter(model.hook_dict.values())).add_hook(nothing)
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {
@@ -53,9 +61,9 @@ def test_damaged_files_are_refused_and_a_careless_reader_is_caught(
     model = lens.load_model("embedded", device="cpu")
     found = reliability.damaged_files(40, random.Random(0), tmp_path, model)
     assert (found.trials, found.failures) == (40, [])
-    monkeypatch.setattr("iclgd_lens.sealed._digest", lambda *_: "0" * 64)
-    careless = reliability.damaged_files(40, random.Random(0), tmp_path, model)
-    assert any("read as if it were whole" in each for each in careless.failures)
+    monkeypatch.setattr("iclgd_lens.sealed._digest", careless)
+    found = reliability.damaged_files(40, random.Random(0), tmp_path, model)
+    assert any("read as if it were whole" in each for each in found.failures)
 
 
 def test_exceptions_and_interrupts_leave_all_as_it_was() -> None:
@@ -73,5 +81,5 @@ def test_bounds_and_the_table() -> None:
     assert fine.bound == pytest.approx(3 / 300, rel=0.01)
     assert np.isnan(bad.bound)
     assert reliability.table([fine, bad]).splitlines()[2:] == [
-        "| fine | 300 | 0 | 1.0% |", "| bad | 10 | 1 | nan |",
+        "| fine | 300 | 0 | 1.0% |", "| bad | 10 | 1 | nan% |",
     ]  # fmt: skip
