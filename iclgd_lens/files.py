@@ -13,6 +13,7 @@ import socket
 import stat
 import tempfile
 import uuid
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -54,6 +55,32 @@ def write_whole(
         if scratch is None or error.errno != errno.EXDEV:
             raise
         _write_and_move(place.parent / partial_name(), place, data)
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all are there in full before any takes its place.
+
+    Args:
+        files: Contents by path; missing folders are made. The last one is moved last.
+
+    Raises:
+        OSError: As of `write_whole`; all files are as they were, unless moving itself fails.
+    """
+    written: dict[Path, Path] = {}
+    try:
+        for path, data in files.items():
+            place = _place(path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            partial = place.with_name(partial_name())
+            written[partial] = place
+            write_whole(partial, data)
+        for partial, place in written.items():
+            if place.exists():
+                os.chmod(partial, _mode(place))
+            os.replace(partial, place)
+    finally:
+        for partial in written:
+            partial.unlink(missing_ok=True)
 
 
 def _place(path: str | os.PathLike[str]) -> Path:

@@ -1,4 +1,4 @@
-"""What a model's name says by itself, before anything is looked up."""
+"""What names say by themselves, before anything is looked up."""
 
 from __future__ import annotations
 
@@ -22,3 +22,14 @@ def label_of(name: str) -> str:
     """What results call a model: its name, of a folder or file the last part."""
     path = Path(name).expanduser()
     return path.resolve().name if path.exists() else name
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name can be that of a file or folder, in the place where it is made."""
+    return (
+        name.isprintable()
+        and name.strip() == name != ""
+        and not name.startswith(".")
+        and not any(character in name for character in "/\\")
+        and len(name.encode()) <= 200
+    )

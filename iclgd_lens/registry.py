@@ -33,11 +33,22 @@ class Entry:
         """The function behind it, or where that is ("package.module:function")."""
         raise NotImplementedError
 
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it is this package's own."""
+        return _home(self.made_by()).partition(".")[0] == "iclgd_lens"
+
 
 E = TypeVar("E", bound=Entry)
 
 FORBIDDEN = "@[]()|/= "
 """Characters that names in results cannot hold: they separate the parts of a label."""
+NAME_RULE = "no spaces, nothing that is not printed, none of @ | / = () []"
+
+
+def is_name(text: str) -> bool:
+    """Whether results, their files and lines of text can hold a name."""
+    return bool(text) and text.isprintable() and not any(each in text for each in FORBIDDEN)
 
 
 class Table(Mapping[str, E], Generic[E]):
@@ -51,6 +62,7 @@ class Table(Mapping[str, E], Generic[E]):
         error: Raised for names that are unknown, unusable or taken.
         warning: Given where a plugin is skipped.
         load: Called once, before the table is first read, to fill in the package's own entries.
+        reserved: Names that no entry may have.
     """
 
     def __init__(
@@ -63,6 +75,7 @@ class Table(Mapping[str, E], Generic[E]):
         error: type[LensError],
         warning: type[Warning] = PluginWarning,
         load: Callable[[], None] | None = None,
+        reserved: Iterable[str] = (),
     ) -> None:
         self.what = what
         self.group = group
@@ -71,6 +84,7 @@ class Table(Mapping[str, E], Generic[E]):
         self._error = error
         self._warning = warning
         self._load = load
+        self._reserved = frozenset(reserved)
         self._entries: dict[str, E] = {}
         self._plugins: list[tuple[EntryPoint, E]] | None = None
 
@@ -91,6 +105,9 @@ class Table(Mapping[str, E], Generic[E]):
             loaded = ((point, self._plugin(point)) for point in entry_points(group=self.group))
             self._plugins = [(point, plugin) for point, plugin in loaded if plugin is not None]
         for point, plugin in self._plugins:
+            if not is_name(plugin.name) or plugin.name in self._reserved:
+                self._skip(point, f"no {self.what} can be called {plugin.name!a}.")
+                continue
             if plugin.name in found and found[plugin.name].made_by() is not plugin.made_by():
                 self._skip(
                     point,
@@ -139,10 +156,10 @@ class Table(Mapping[str, E], Generic[E]):
             LensError: Of the table's class: the name is taken, or not usable.
         """
         name = entry.name
-        if not name or any(character in name for character in FORBIDDEN):
-            raise self._error(
-                f"{name!r} is no {self.what} name: no spaces, '@', '|', '/', '=', '()' or '[]'."
-            )
+        if not is_name(name):
+            raise self._error(f"{name!a} is no {self.what} name: {NAME_RULE}.")
+        if name in self._reserved:
+            raise self._error(f"No {self.what} can be called {name!r}: results use it themselves.")
         earlier = self._entries.get(name)
         if earlier is not None and not replace:
             if not _is_same(earlier.made_by(), entry.made_by()):

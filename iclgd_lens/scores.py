@@ -84,9 +84,17 @@ def _wrap(name: str, function: Callable[..., Any]) -> Score:
     return Score(name, function, _first_line(function))
 
 
+_COLUMNS = (
+    "hypothesis", "score", "layer", "head", "value", "ci_low", "ci_high", "n", "undefined", "draw",
+    "network", "index", "budget", "query", "gold", "model", "task", "seed", "permutation", "kind",
+    "values",
+)  # fmt: skip
+"""What tables and files of results call their columns."""
+
 SCORES: Table[Score] = Table(
-    "score", Score, "iclgd_lens.scores", _wrap, error=ScoreError, load=lambda: _load()
-)
+    "score", Score, "iclgd_lens.scores", _wrap, error=ScoreError, load=lambda: _load(),
+    reserved=(*FACTS, *_COLUMNS),
+)  # fmt: skip
 """Every score by name, in the order of display."""
 
 

@@ -20,20 +20,22 @@ from iclgd_lens.errors import LensError
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def sealed(form: str, arrays: Arrays, facts: Mapping[str, Any]) -> bytes:
+def sealed(form: str, arrays: Arrays, facts: Mapping[str, Any], *, ordered: bool = False) -> bytes:
     """Return the bytes of a sealed file; the same content gives the same bytes.
 
     Args:
         form: What the file is, with its version, as "iclgd_lens.ParameterDelta/2".
         arrays: By name.
         facts: Anything that JSON holds.
+        ordered: Keep the order of their keys; otherwise the same facts in another order give the
+            same bytes.
 
     Raises:
         TypeError, ValueError: The facts are no JSON.
     """
     from safetensors.numpy import save
 
-    text = json.dumps(facts, sort_keys=True)
+    text = json.dumps(facts, sort_keys=not ordered)
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     header = json.dumps({"facts": text, "sha256": _digest(form, whole, text)}, sort_keys=True)
     # One entry: safetensors writes several in no fixed order.

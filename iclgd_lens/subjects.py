@@ -15,7 +15,7 @@ from typing import Any
 
 from iclgd_lens.controls import CONTROLS, Control
 from iclgd_lens.errors import ComparisonError, HypothesisError
-from iclgd_lens.registry import FORBIDDEN
+from iclgd_lens.registry import NAME_RULE, is_name
 
 SETTINGS = ("ZS", "ICL", "ICL_shuffled")
 """The frozen model's own settings: the query alone, after the demonstrations, after demonstrations
@@ -148,13 +148,12 @@ def check_name(name: str, registered: str | None = None) -> None:
     Raises:
         HypothesisError: It is reserved, a control's, or holds a character of the labels.
     """
-    if not name or any(character in name for character in FORBIDDEN):
-        raise HypothesisError(
-            f"A hypothesis cannot be called {name!r} in results: no spaces, none of @ | / = () []."
-        )
+    if not is_name(name):
+        raise HypothesisError(f"A hypothesis cannot be called {name!a} in results: {NAME_RULE}.")
     if name in _RESERVED:
         raise HypothesisError(f"A hypothesis cannot be called {name!r}: results use it themselves.")
-    if name in CONTROLS and name != registered:
+    # This package's own controls that are hypotheses, too, are one and the same; others are not.
+    if name in CONTROLS and (name != registered or not CONTROLS[name].is_built_in):
         raise HypothesisError(
             f"A hypothesis cannot be called {name!r} in results: that is a control's name."
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeAlias, cast
 
 from iclgd_lens.errors import EpisodeError
@@ -48,6 +49,9 @@ def members(values: Any, what: str) -> list[Any]:
         raise EpisodeError(
             f"{what} must be integers, not the text {values!r}; a tokenizer turns text into them."
         )
+    if isinstance(values, AbstractSet | Mapping):
+        kind = type(values).__name__
+        raise EpisodeError(f"{what} must be a list of integers; a {kind} has no order of its own.")
     if getattr(values, "ndim", None) != 0 and isinstance(values, Iterable):
         return list(cast("Iterable[Any]", values))
     raise EpisodeError(f"{what} must be a list of integers, not {values!r}.")

@@ -17,7 +17,7 @@ import iclgd_lens as lens
 from iclgd_lens import comparing, measures
 from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
 from iclgd_lens.delta import ParameterDelta
-from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError
+from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError, ScoreError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
@@ -376,6 +376,10 @@ def test_progress_is_told() -> None:
         ({"hypotheses": ["gdd"]}, HypothesisError, r"No hypothesis is called 'gdd'"),
         ({"hypotheses": {"ZS": "gd"}}, HypothesisError, "cannot be called 'ZS'"),
         ({"hypotheses": {"a@b": "gd"}}, HypothesisError, "cannot be called 'a@b'"),
+        ({"hypotheses": {"a\nb": "gd"}}, HypothesisError, "cannot be called .* not printed"),
+        ({"hypotheses": {"gold": "gd"}}, HypothesisError, "cannot be called 'gold'"),
+        ({"hypotheses": {"gaussian": "gd"}}, HypothesisError, "a control's name"),
+        ({"hypotheses": {"oracle": "gd"}}, HypothesisError, "a control's name"),
         ({"hypotheses": {"a|b": "gd"}}, HypothesisError, r"cannot be called 'a\|b'"),
         (
             {"settings": {"gdd": {}}},
@@ -392,6 +396,28 @@ def test_what_cannot_be_compared_is_refused(
     host = checks.host(checks.kinds()[0], "gpt2")
     with pytest.raises(error, match=message):
         compare(host, episode(), **arguments)
+
+
+def test_a_control_of_the_users_takes_no_hypothesis_place() -> None:
+    """Their numbers would stand under one label."""
+    before = CONTROLS.known()
+    try:
+
+        @lens.control("gd")
+        def mine(host: Any, episode: Any, seed: int) -> lens.Intervention:
+            return lens.Intervention()
+
+        with pytest.raises(HypothesisError, match="'gd' in results: that is a control's name"):
+            compare(checks.host(checks.kinds()[0], "gpt2"), episode(), ["gd"], controls=["gd"])
+    finally:
+        CONTROLS._entries.clear()
+        CONTROLS._entries.update(before)
+
+
+@pytest.mark.parametrize("name", ["gold", "hypothesis", "value", "label_scores", "a\tb"])
+def test_scores_are_not_called_like_what_results_hold_already(name: str) -> None:
+    with pytest.raises(ScoreError):
+        lens.score(name)(lambda readings: readings)
 
 
 def test_values_that_are_no_hypotheses_are_refused() -> None:

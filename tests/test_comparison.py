@@ -16,8 +16,10 @@ import torch
 
 from iclgd_lens import measures
 from iclgd_lens.aggregates import COLUMNS
+from iclgd_lens.archive import FORMAT
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import ComparisonError
+from iclgd_lens.sealed import sealed
 
 Q, L, H, K = 12, 3, 4, 2
 
@@ -202,16 +204,46 @@ def test_broken_and_foreign_files_are_refused(comparison: Comparison, tmp_path: 
     from safetensors.torch import save_file
 
     path = tmp_path / "a.safetensors"
-    with pytest.raises(ComparisonError, match="There is no comparison file"):
+    with pytest.raises(ComparisonError, match="is not there; a Comparison was expected"):
         Comparison.load(path)
     comparison.save(path)
     whole = path.read_bytes()
     for length in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(ComparisonError, match=r"a\.safetensors is truncated or unreadable"):
+        with pytest.raises(ComparisonError, match=r"a\.safetensors is truncated or damaged"):
             Comparison.load(path)
     save_file({"a": torch.zeros(2)}, path)
-    with pytest.raises(ComparisonError, match=r"is not a comparison \(format iclgd_lens\.Comp"):
+    with pytest.raises(ComparisonError, match=r"another kind .*iclgd_lens\.Comparison/"):
+        Comparison.load(path)
+
+
+def test_no_flipped_bit_of_a_comparison_is_read(comparison: Comparison, tmp_path: Path) -> None:
+    """Neither in the numbers nor in the facts before them."""
+    path = tmp_path / "a.safetensors"
+    comparison.save(path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = np.linspace(0, header - 1, 60, dtype=int).tolist()
+    for place in (*places, header, (header + len(whole)) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ComparisonError) as told:
+            Comparison.load(path)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {}, {"parts": 1}, {"parts": [1]}, {"parts": [{}]}, {"parts": [], "provenance": 3},
+        {"parts": [], "colour": "red"}, {"parts": None},
+    ],
+)  # fmt: skip
+def test_well_sealed_facts_of_another_kind_are_refused(facts: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(sealed(FORMAT, {"a": np.zeros(2)}, facts))
+    with pytest.raises(ComparisonError, match=r"a\.safetensors holds"):
         Comparison.load(path)
 
 

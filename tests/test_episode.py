@@ -220,6 +220,8 @@ def test_arrays_and_tensors_of_whole_numbers_are_token_ids() -> None:
         ({"bos": np.array([1, 2])}, "BOS must be one integer, not several"),
         ({"separator": "43"}, "The separator must be integers, not the text '43'"),
         ({"separator": 4.5}, r"The separator must be an integer, not 4\.5"),
+        ({"queries": [{13, 14}, [15], [18]]}, "Query 0 must be a list .* a set has no order"),
+        ({"demonstrations": {13: 5}}, "Demonstrations must be a list .* a dict has no order"),
         ({"separator": None}, "The separator must be an integer, not None"),
     ],
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from iclgd_lens.bench.plan import MATCHED, PUBLISHED, HypothesisSpec, ModelSpec, Plan
+from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
+from iclgd_lens.bench.plan import MATCHED, PUBLISHED, Plan
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.host.loading import has_hooked_transformer

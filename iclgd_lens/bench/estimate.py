@@ -20,7 +20,8 @@ import torch
 from tokenizers import Tokenizer
 
 from iclgd_lens.bench.cells import OTHER, count_cells, data_of, subjects_of
-from iclgd_lens.bench.plan import MATCHED, ModelSpec, Plan
+from iclgd_lens.bench.entries import ModelSpec
+from iclgd_lens.bench.plan import MATCHED, Plan
 from iclgd_lens.bench.progress import duration
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError

@@ -6,15 +6,15 @@ A plan is a YAML file (or a mapping). Unknown keys are refused with the nearest 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec, Strict
 from iclgd_lens.errors import LensError, PlanError, nearest
-from iclgd_lens.naming import label_of, split_untrained
+from iclgd_lens.naming import is_file_name
 from iclgd_lens.protocol import Protocol, get_protocol
 from iclgd_lens.seeds import check_seed
 
@@ -22,88 +22,7 @@ PUBLISHED = "published"
 MATCHED = "matched"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSpec(_Strict):
-    """One model of a plan.
-
-    Attributes:
-        name: What `load_model` takes: a Hub name, a folder or "embedded". "X-untrained" is short
-            for X with `untrained: embeddings`.
-        label: What results call it; default, the name (of a folder, its last part).
-        dtype: Of weights and activations.
-        host: "auto", "hooked" or "bridge".
-        revision: Of the Hub repository.
-        untrained: Measure an untrained copy that keeps "embeddings" or "norms" instead.
-        controls: Controls for this model besides the plan's, e.g. [untrained].
-    """
-
-    name: str = Field(min_length=1)
-    label: str = ""
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    host: Literal["auto", "hooked", "bridge"] = "auto"
-    revision: str | None = None
-    untrained: Literal["embeddings", "norms"] | None = None
-    controls: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        given: Any = {"name": value} if isinstance(value, str) else value
-        if not isinstance(given, Mapping):
-            return given
-        fields = dict(cast("Mapping[str, Any]", given))
-        name = fields.get("name")
-        if isinstance(name, str) and name:
-            fields.setdefault("label", label_of(name))
-            fields["name"], untrained = split_untrained(name)
-            if untrained:
-                fields.setdefault("untrained", "embeddings")
-        return fields
-
-
-class HypothesisSpec(_Strict):
-    """A hypothesis under the name that results use, with its settings.
-
-    Attributes:
-        hypothesis: Its registered name.
-        settings: What it is built with.
-        vary: Values of settings to go through, each a subject of its own: {epochs: [1, 2, 4]}.
-            Rates ({lr: [0.001, 0.01]}) are gone through beside the plan's.
-        controls: In place of the plan's; None for the plan's.
-    """
-
-    hypothesis: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-    vary: dict[str, list[Any]] = Field(default_factory=dict)
-    controls: tuple[str, ...] | None = None
-
-    @field_validator("vary")
-    @classmethod
-    def _has_values(cls, vary: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        for name, values in vary.items():
-            if not values:
-                raise ValueError(f"{name} has no values to go through")
-            if twice := [value for value in values if values.count(value) > 1]:
-                raise ValueError(f"{name}: {twice[0]!r} is given twice")
-        return vary
-
-    def variants(self) -> Iterator[dict[str, Any]]:
-        """Yield the varied settings of each subject: one empty mapping where nothing varies.
-
-        Where rates are gone through, so is the rate that the plan gives or chooses: verdicts look
-        whether they would be others at other rates.
-        """
-        others = sorted(self.vary.keys() - {"lr"})
-        for values in product(*(self.vary[name] for name in others)):
-            chosen = dict(zip(others, values, strict=True))
-            yield chosen
-            yield from ({**chosen, "lr": rate} for rate in self.vary.get("lr", ()))
-
-
-class Plan(_Strict):
+class Plan(Strict):
     """A grid of cells: models x tasks x (seed, permutation), all hypotheses in each cell.
 
     Attributes:
@@ -153,6 +72,16 @@ class Plan(_Strict):
     tok2attn_queries: int = Field(default=32, ge=0)
     resamples: int = Field(default=1000, ge=1)
     control_seed: int = Field(default=0, ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder(cls, name: str) -> str:
+        if not is_file_name(name):
+            raise ValueError(
+                f"{name!a} is no name of a folder in runs/: no / or \\, no dot or space in "
+                "front, printable, at most 200 bytes"
+            )
+        return name
 
     @field_validator("models", "tasks", "controls", "auxiliary", mode="before")
     @classmethod
@@ -267,8 +196,8 @@ class Plan(_Strict):
         Raises:
             PlanError: No such model can be.
         """
-        one = self.models[0] if len(self.models) == 1 else None
-        kept = {} if one is None else one.model_dump(include={"dtype", "host", "controls"})
+        own = {"dtype", "host", "controls"}
+        kept = self.models[0].model_dump(include=own) if len(self.models) == 1 else {}
         return parse_plan(self.as_dict() | {"models": [kept | {"name": name} for name in models]})
 
     def as_dict(self) -> dict[str, Any]:

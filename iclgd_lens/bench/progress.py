@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -99,12 +100,14 @@ class Lines(Counter):
 
     def __init__(self, out: Writer | None = None) -> None:
         super().__init__()
-        self.out = out or sys.stderr
+        self.out: Writer | None = out or sys.stderr
         self.last = float("-inf")
 
     def say(self, text: str) -> None:
-        """Write a line."""
-        print(text, file=self.out, flush=True)
+        """Write a line; where nothing takes it, the run goes on all the same."""
+        if self.out is not None:
+            with suppress(OSError, ValueError):
+                print(text, file=self.out, flush=True)
 
     def stage(self, text: str) -> None:
         """Stages come too fast for lines."""

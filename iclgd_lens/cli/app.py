@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -17,22 +17,20 @@ from iclgd_lens.cli.calibrate import calibrate
 from iclgd_lens.cli.console import (
     any_encoding,
     complain,
-    deliver,
-    json_text,
-    output,
+    hand_over,
     progress,
     quiet_libraries,
     silence,
+    usable_width,
 )
 from iclgd_lens.cli.worlds import worlds
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.errors import LensError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 INTERRUPTED = 130
-NOT_PRINTED = 1
 USER_ERROR = 2
 _USAGE_ERROR = typer.BadParameter.__mro__[2]  # ClickException, wherever this Typer keeps Click
 
@@ -186,7 +184,7 @@ def compare(
     )  # fmt: skip
     with progress() as tell:
         comparison = cli_compare.run_request(request, tell)
-    _deliver(
+    hand_over(
         cli_compare.as_json(comparison) if as_json else None,
         lambda console: cli_compare.show(comparison, console, out),
         "iclgd-compare",
@@ -215,6 +213,10 @@ def demo(
         from iclgd_lens.cli.demo_page import check_folder, show_demo, write_demo
 
         check_folder(out)
+        from iclgd_lens.drawing import check_rows
+
+        for name in task or ("sst2",):  # before a model is loaded
+            check_rows(name, "embedded", shots=shots, queries=queries, seed=seed, draws=draws)
         tell("starting PyTorch and TransformerLens")
         from iclgd_lens.cli.demo import TASKS, run_demo
 
@@ -224,25 +226,13 @@ def demo(
         )  # fmt: skip
         tell("writing the page")
         written = write_demo(result, out)
+        tell(f"written: {written}")
     document = json.dumps(result.as_dict() | {"files": [str(written)]}, ensure_ascii=False)
-    _deliver(
+    hand_over(
         document if as_json else None,
         lambda console: show_demo(result, written, console),
         "iclgd-demo",
     )
-
-
-def _deliver(document: str | None, show: Callable[[Console], None], name: str) -> None:
-    """Print a JSON document or what `show` prints; keep it in a file where nothing can be."""
-    if document is not None:
-        delivered = deliver(json_text(document) + "\n", f"{name}.json")
-    else:
-        console = output()
-        with console.capture() as shown:
-            show(console)
-        delivered = deliver(shown.get(), f"{name}.txt")
-    if not delivered:
-        raise typer.Exit(NOT_PRINTED)
 
 
 bench.add_commands(app)
@@ -258,7 +248,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Defects of the program keep their traceback.
     """
     try:
-        with quiet_libraries(), any_encoding():
+        with usable_width(), quiet_libraries(), any_encoding():
             given = None if arguments is None else list(arguments)
             code = app(given, prog_name="iclgd", standalone_mode=False)
         if sys.stdout is not None:

@@ -131,7 +131,7 @@ def _display() -> Any:
 
     from iclgd_lens.bench.progress import Lines, Live
 
-    return Live() if sys.stderr.isatty() else nullcontext(Lines())
+    return Live() if sys.stderr is not None and sys.stderr.isatty() else nullcontext(Lines())
 
 
 def _describe(plan: Any, where: str, share: tuple[int, int] | None) -> None:
@@ -155,6 +155,7 @@ def _describe(plan: Any, where: str, share: tuple[int, int] | None) -> None:
 
 def _conclude(outcome: Any) -> None:
     from iclgd_lens.bench.progress import duration
+    from iclgd_lens.cli.console import tell
 
     parts = [f"{outcome.done} measured", f"{outcome.found} found finished"]
     if outcome.failed:
@@ -164,6 +165,8 @@ def _conclude(outcome: Any) -> None:
         f"Run: {outcome.where}"
     )
     for key, reason in outcome.failed.items():
-        print(f"failed: {outcome.places[key]}: {reason}", file=sys.stderr)
+        tell(f"failed: {outcome.places[key]}: {reason}")
     if outcome.failed:
-        print("--retry-failed measures them again.", file=sys.stderr)
+        tell("--retry-failed measures them again.")
+    if sys.stderr is None or not sys.stderr.isatty():  # a log ends with where the results are
+        tell(f"Results: {outcome.where}")

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iclgd_lens.cli.console import output, print_json, print_table, progress
+from iclgd_lens.cli.console import hand_over, json_document, progress, table_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from iclgd_lens.calibration import Rate
 
 
@@ -37,6 +39,10 @@ def calibrate(
     ] = False,
 ) -> None:
     """Measure how often noise is called "yes", and from which angle GD and LCGD are told apart."""
+    if out is not None:
+        from iclgd_lens.files import check_place
+
+        check_place(out)
     with progress() as tell:
         tell("simulating comparisons")
         from iclgd_lens.calibration import calibrate as simulated
@@ -45,25 +51,27 @@ def calibrate(
         if model is not None:
             rates += _on_networks(model, task, networks, seed, tell)
         power = _power(tell) if worlds else None
+    figure = None
     if out is not None:
-        from iclgd_lens.files import write_whole
+        from iclgd_lens.files import write_somewhere
 
-        write_whole(out, _figure(rates).encode())
-    if as_json:
-        print_json({"rates": [rate.as_dict() for rate in rates], "power": power})
-        return
-    print_table(
-        ("what", "share", "95 %", "allowed", ""),
-        [_line(rate) for rate in rates],
-    )
-    if power is not None:
-        said = "no angle tried" if power["smallest"] is None else f"{power['smallest']:g} degrees"
-        output().print(
-            f"Worlds: GD and LCGD are told apart from {said} on, with {power['draws']} draws.",
-            markup=False,
-        )
-    if out is not None:
-        output().print(f"Figure: {out}", markup=False)
+        figure = write_somewhere(out, _figure(rates).encode())
+
+    def show(console: Console) -> None:
+        lines = [_line(rate) for rate in rates]
+        console.print(table_of(("what", "share", "95 %", "allowed", ""), lines))
+        if power is not None:
+            smallest = power["smallest"]
+            said = "no angle tried" if smallest is None else f"{smallest:g} degrees"
+            console.print(
+                f"Worlds: GD and LCGD are told apart from {said} on, with {power['draws']} draws.",
+                markup=False,
+            )
+        if figure is not None:
+            console.print(f"Figure: {figure}", markup=False)
+
+    document = {"rates": [rate.as_dict() for rate in rates], "power": power}
+    hand_over(json_document(document) if as_json else None, show, "iclgd-calibrate")
 
 
 def _line(rate: Rate) -> tuple[str, ...]:

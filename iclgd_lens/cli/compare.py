@@ -105,6 +105,7 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     if request.out is not None:
         tell(f"writing {request.out}")
         write(comparison, request.out)
+        tell(f"written: {request.out}")
     return comparison
 
 

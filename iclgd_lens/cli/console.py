@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
@@ -16,9 +17,13 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+import typer
 from rich.console import Console
 
+NOT_PRINTED = 1
+"""Exit code where standard output took nothing."""
 _WIDE = 200  # columns where the output is a file or a pipe, so that no cell is cut
+_NARROW, _WIDEST = 20, 1000  # what is narrower holds no word, what is wider no line
 _PATIENCE = 2.0  # seconds before anything is said about what goes on
 _QUIET_ENVIRONMENT = {
     "DATASETS_VERBOSITY": "error",
@@ -30,6 +35,28 @@ _QUIET_ENVIRONMENT = {
 _QUIET_LOGGERS = ("transformers", "transformer_lens", "huggingface_hub", "datasets", "root")
 
 
+@contextlib.contextmanager
+def usable_width() -> Generator[None]:
+    """Leave out widths in the environment that are none, in which nothing would be printed.
+
+    What is no positive number is as if it were not set; a width that holds no word, or more than
+    any line, becomes one that does.
+    """
+    before = {name: os.environ.get(name) for name in ("COLUMNS", "LINES")}
+    for name, given in before.items():
+        if given is None:
+            continue
+        plain = given.isascii() and given.isdigit() and len(given) < 20
+        if not plain or int(given) == 0:
+            del os.environ[name]
+        elif name == "COLUMNS":
+            os.environ[name] = str(min(max(int(given), _NARROW), _WIDEST))
+    try:
+        yield
+    finally:
+        os.environ.update({name: given for name, given in before.items() if given is not None})
+
+
 def is_piped() -> bool:
     """Whether nothing says how wide standard output is: it is a file, a pipe, or closed."""
     terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -38,7 +65,9 @@ def is_piped() -> bool:
 
 def output() -> Console:
     """Standard output; wide where nothing says how wide it is."""
-    return Console(width=_WIDE if is_piped() else None, highlight=False, soft_wrap=False)
+    console = Console(width=_WIDE if is_piped() else None, highlight=False, soft_wrap=False)
+    console.width = max(console.width, _NARROW)  # of a terminal that tells none, or hardly any
+    return console
 
 
 def say(console: Console, text: str, **how: Any) -> None:
@@ -90,10 +119,53 @@ def deliver(text: str, name: str) -> bool:
         return False
 
 
+def present(show: Callable[[Console], None], name: str) -> bool:
+    """Deliver what `show` prints, made as standard output takes it; see `deliver`."""
+    shown = output()
+    text = _Text(shown.encoding)
+    show(
+        Console(
+            file=text, width=shown.width, force_terminal=shown.is_terminal, highlight=False,
+            color_system=shown.color_system, no_color=shown.no_color,  # type: ignore[arg-type]
+        )
+    )  # fmt: skip
+    return deliver(text.getvalue(), name)
+
+
+def hand_over(document: str | None, show: Callable[[Console], None], name: str) -> None:
+    """Print a JSON document or, without one, what `show` prints.
+
+    Raises:
+        typer.Exit: Standard output took nothing; the result is in a file, which is said.
+    """
+    if document is None:
+        delivered = present(show, f"{name}.txt")
+    else:
+        delivered = deliver(json_text(document) + "\n", f"{name}.json")
+    if not delivered:
+        raise typer.Exit(NOT_PRINTED)
+
+
+class _Text(io.StringIO):
+    """Text in memory that knows in which encoding it will be written."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+
 def silence() -> None:
     """Let what is left in standard output's buffer go nowhere, so that Python's end is quiet."""
+    _to_nowhere(sys.stdout)
+
+
+def _to_nowhere(stream: Any) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def json_text(text: str) -> str:
@@ -118,12 +190,21 @@ def one_line(error: BaseException | str) -> str:
 
 def complain(text: BaseException | str) -> None:
     """Write one line to standard error."""
-    print(f"iclgd: {one_line(text)}", file=sys.stderr)
+    tell(f"iclgd: {one_line(text)}")
 
 
 def note(text: BaseException | str) -> None:
     """Write one line to standard error about something that is no error."""
-    print(f"note: {one_line(text)}", file=sys.stderr)
+    tell(f"note: {one_line(text)}")
+
+
+def tell(line: str) -> None:
+    """Write a line to standard error; where that is closed or full, nobody wants to be told."""
+    if sys.stderr is not None:  # print() would take standard output in its place
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            _to_nowhere(sys.stderr)
 
 
 @contextlib.contextmanager
@@ -194,7 +275,7 @@ def progress() -> Generator[Callable[[str], None]]:
     def write(text: str) -> None:
         seconds = time.monotonic() - began
         if seconds >= _PATIENCE:
-            print(f"[{seconds:5.1f} s] {text}", file=sys.stderr, flush=True)
+            tell(f"[{seconds:5.1f} s] {text}")
 
     yield write
 
@@ -207,11 +288,21 @@ def _escape(text: str) -> str:
 
 def print_json(document: Any) -> None:
     """Print one JSON document."""
-    print(json_text(json.dumps(document, ensure_ascii=False, allow_nan=False)))
+    print(json_text(json_document(document)))
+
+
+def json_document(document: Any) -> str:
+    """A JSON document in which nothing is "not a number"."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table whose first column is never broken."""
+    output().print(table_of(columns, rows))
+
+
+def table_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table whose first column is never broken."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -221,4 +312,4 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(column, no_wrap=column == columns[0])
     for first, *rest in rows:
         table.add_row(Text(first, style="bold"), *(Text(cell) for cell in rest))
-    output().print(table)
+    return table

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iclgd_lens.cli.console import print_json, print_table, progress
+from iclgd_lens.cli.console import hand_over, json_document, progress, table_of
 
 if TYPE_CHECKING:
     from iclgd_lens.worlds import Mark
@@ -40,10 +40,13 @@ def worlds(
         for mark in ruler(theta or THETAS, labels=labels, seed=seed, kind=host):
             tell(f"{mark.world}: {mark.rule}")
             marks.append(mark)
-    if as_json:
-        print_json([{key: _plain(value) for key, value in vars(mark).items()} for mark in marks])
-    else:
-        print_table(COLUMNS, [_line(mark) for mark in marks])
+    plain = [{key: _plain(value) for key, value in vars(mark).items()} for mark in marks]
+    shown = table_of(COLUMNS, [_line(mark) for mark in marks])
+    hand_over(
+        json_document(plain) if as_json else None,
+        lambda console: console.print(shown),
+        "iclgd-worlds",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iclgd_lens.errors import LensError, RunError, nearest
+from iclgd_lens.errors import FileError, LensError, RunError, nearest
 from iclgd_lens.figures.static import FORMATS, write_static
-from iclgd_lens.files import write_whole
+from iclgd_lens.files import check_place, write_together
 from iclgd_lens.labels import count, interval, label, number
 from iclgd_lens.report.page import page
 from iclgd_lens.report.pictures import Picture, pictures, slug
@@ -61,13 +61,19 @@ def write_report(
             known = ", ".join(FORMATS)
             raise LensError(f"no figure format {each!r}; known: {known}.{nearest(each, FORMATS)}")
     folder = _folder(run, out)
-    read = view(_frames(run))
+    frames = _frames(run)
+    try:
+        check_place(folder / "index.html")
+    except FileError as error:
+        raise RunError(f"the report: {error}") from error
+    read = view(frames)
     drawn = pictures(read)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files, note = _static(drawn, folder / "figures", formats)
-        _write_tables(read, folder)
-        _write(folder / "index.html", page(read, drawn, files, note))
+        texts = _tables(read) | {"index.html": page(read, drawn, files, note)}
+        # Tables never lie beside the page of other numbers.
+        write_together({folder / name: text.encode() for name, text in texts.items()})
     except OSError as error:
         raise RunError(f"{folder}: the report cannot be written ({error.strerror})") from error
     return folder / "index.html"
@@ -112,26 +118,22 @@ def _static(
     return files, f"Figure files are missing: {lacking}."
 
 
-def _write_tables(read: View, folder: Path) -> None:
+def _tables(read: View) -> dict[str, str]:
+    """The files beside the page, by name."""
     whole = read.lines["layer"].isna() & read.lines["head"].isna()
-    by_place = where(read.summary, ~whole)
-    _write(
-        folder / "tables.csv",
-        _csv(where(read.summary, whole).drop(columns=["layer", "head"], errors="ignore")),
-    )
-    _write(folder / "figures.csv", _csv(by_place))
-    _write(folder / "differences.csv", _csv(read.paired))
+    means = where(read.summary, whole).drop(columns=["layer", "head"], errors="ignore")
+    found = {
+        "tables.csv": _csv(means),
+        "figures.csv": _csv(where(read.summary, ~whole)),
+        "differences.csv": _csv(read.paired),
+    }
     if "verdicts" in read.more:
-        _write(folder / "verdicts.csv", _csv(read.more["verdicts"]))
-    _write(folder / "table.tex", latex_tables(read))
+        found["verdicts.csv"] = _csv(read.more["verdicts"])
+    return found | {"table.tex": latex_tables(read)}
 
 
 def _csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, lineterminator="\n")
-
-
-def _write(path: Path, text: str) -> None:
-    write_whole(path, text.encode())
 
 
 # -- LaTeX -----------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 
 from iclgd_lens.bench.cells import count_cells, list_cells
 from iclgd_lens.bench.check import check_plan
-from iclgd_lens.bench.plan import HypothesisSpec, ModelSpec, Plan, load_plan, parse_plan
+from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
+from iclgd_lens.bench.plan import Plan, load_plan, parse_plan
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import PlanError
 from iclgd_lens.protocol import DEFAULT, REFERENCE
@@ -55,6 +56,17 @@ LEAST: dict[str, Any] = {"models": ["gpt2"], "tasks": ["sst2"], "hypotheses": ["
 def test_a_malformed_plan_is_refused_in_words(change: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         parse_plan(LEAST | change)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../esc", "/tmp/esc", "..", ".", "", " ", "a/b", "a\\b", "a\nb", "a\0b", "é" * 200, ".x"],
+)
+def test_a_name_is_no_path(name: str) -> None:
+    with pytest.raises(PlanError, match=r"name: .* is no name of a folder") as told:
+        parse_plan(LEAST | {"name": name})
+    assert "\n" not in str(told.value)
+    assert parse_plan(LEAST | {"name": "Six tasks, é"}).name == "Six tasks, é"
 
 
 def test_every_fault_is_listed_at_once() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import io
 import json
 import os
 import re
@@ -16,10 +18,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import iclgd_lens as lens
 from iclgd_lens import defaults
+from iclgd_lens.bench.progress import Lines
 from iclgd_lens.cli import app as cli_app
 from iclgd_lens.cli import compare as cli_compare
 from iclgd_lens.cli import console as cli_console
@@ -350,6 +354,30 @@ def test_prose_in_a_pipe_is_not_wrapped(
     assert any(line.startswith(behaviour.sentence) for line in lines)
 
 
+@pytest.mark.parametrize("width", ["0", "-5", "abc", "", "²", "9" * 30])
+def test_a_width_that_is_none_is_passed_by(
+    width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert run(["tasks"]) == 0
+    expected = capsys.readouterr().out
+    assert "sst2" in expected
+    monkeypatch.setenv("COLUMNS", width)
+    assert run(["tasks"]) == 0
+    assert capsys.readouterr().out == expected
+    assert os.environ["COLUMNS"] == width, "the caller's environment is as it was"
+
+
+@pytest.mark.parametrize("width", ["1", "7", "99999999"])
+def test_odd_widths_still_show_every_name(
+    width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    assert run(["tasks"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("agnews", "cb", "mr", "sst2", "sst5", "subj"))
+
+
 # -- standard output that takes less ---------------------------------------------------------------
 
 
@@ -379,6 +407,44 @@ def test_json_in_ascii_is_the_same_document(
     cli_console.print_json(document)
     stream.flush()
     assert json.loads(stream.buffer.getvalue().decode("ascii")) == document
+
+
+class Full(io.TextIOWrapper):
+    """A standard output whose disk is full: every flush that has something to write fails."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("form", ["txt", "json"])
+def test_a_result_that_finds_a_full_disk_is_kept(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", Full(io.BytesIO(), encoding="ascii"))
+    document = '{"a": "—"}' if form == "json" else None
+    with pytest.raises(typer.Exit) as left:
+        cli_console.hand_over(document, lambda console: console.print("a — b"), "result")
+    monkeypatch.undo()
+    assert left.value.exit_code == cli_console.NOT_PRINTED
+    kept = tmp_path / f"result.{form}"
+    assert kept.read_text() == ('{"a": "\\u2014"}\n' if form == "json" else "a — b\n")
+    assert str(kept) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stream", [None, Full(io.BytesIO())], ids=["closed", "full"])
+def test_nobody_listening_to_progress_stops_no_work(
+    stream: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    clock = iter([0.0, 60.0, 61.0])
+    monkeypatch.setattr(cli_console.time, "monotonic", lambda: next(clock))
+    with cli_console.progress() as tell:
+        tell("loading")
+    cli_console.note("a note")
+    cli_console.complain("an error")
+    Lines().say("one of 40 cells")
+    assert not capsys.readouterr().out, "standard output holds results alone"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and a POSIX shell")

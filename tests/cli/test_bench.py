@@ -45,6 +45,7 @@ def test_bench_runs_resumes_and_says_so(app: typer.Typer, plan_file: Path, tmp_p
     assert "8 cells in" in done.output
     assert "8 measured, 0 found finished" in done.output
     assert len(cells_of(tmp_path / "run")) == 8
+    assert done.stderr.rstrip().endswith(f"Results: {tmp_path / 'run'}")
     again = call(app, "bench", plan_file, "--out", tmp_path / "run", "--shard", "2/2")
     assert "4 cells in" in again.output
     assert "0 measured, 4 found finished" in again.output

@@ -328,6 +328,22 @@ def test_a_read_only_place_costs_no_work(
     assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [(["--seed", str(2**64)], "at most 2"), (["--shots", "9999"], "9999"), (["-t", "rte"], "rte")],
+)
+def test_what_no_rows_can_give_is_told_before_a_model_is_loaded(
+    asked: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing may be loaded")
+
+    monkeypatch.setattr(demo_module, "run_demo", never)
+    assert run(["demo", "-o", str(tmp_path), *asked]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_the_command_offers_what_the_demo_measures_by_default() -> None:
     defaults = {
         name: parameter.default

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import html.parser
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -351,6 +353,34 @@ def test_untrained_copies_that_are_models_of_their_own_stand_beside_the_trained(
     at = found["choices"].index(["m", "sst2", "SimAOU", "GD"])
     titles = [each["text"] for each in found["specs"][at]["layout"]["annotations"]]
     assert titles == ["<b>GD</b>", "<b>m-untrained</b>", "<b>difference</b>"]
+
+
+def test_a_disk_that_fills_up_leaves_the_report_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No new table lies beside an old page, however far the disk reaches."""
+
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    write_report(small(), tmp_path / "out")
+    before, sync = content(), os.fsync
+    for room in (0, len(before) - 1):
+        left = [room]
+
+        def full(descriptor: int, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            sync(descriptor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(RunError, match="No space left"):
+                write_report(small(layers=3), tmp_path / "out")
+        assert content() == before
+    write_report(small(layers=3), tmp_path / "out")
+    assert content() != before
 
 
 def test_a_report_needs_a_run_and_a_place(tmp_path: Path) -> None:
