@@ -59,6 +59,8 @@ from .intervention import Injection as Injection
 from .intervention import Intervention as Intervention
 from .intervention import Patch as Patch
 from .intervention import Shift as Shift
+from .mediation.mediating import mediate as mediate
+from .mediation.result import Mediation as Mediation
 from .nulls import shuffled_labels as shuffled_labels
 from .nulls import untrained as untrained
 from .protocol import DEFAULT as DEFAULT

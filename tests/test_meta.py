@@ -65,7 +65,7 @@ ORDER = [
     {"comparison"},
     {"recording"},
     {"comparing"},
-    {"worlds", "calibration"},
+    {"mediation", "worlds", "calibration"},
     {"exchange"},
     {"bench"},
     {"report"},

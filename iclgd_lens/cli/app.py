@@ -24,6 +24,7 @@ from iclgd_lens.cli.console import (
     quiet_libraries,
     silence,
 )
+from iclgd_lens.cli.mediate import mediate
 from iclgd_lens.cli.worlds import worlds
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.errors import LensError
@@ -247,6 +248,7 @@ def _deliver(document: str | None, show: Callable[[Console], None], name: str) -
 
 bench.add_commands(app)
 listing.add_commands(app)
+app.command()(mediate)
 app.command()(worlds)
 app.command()(calibrate)
 
