@@ -73,6 +73,8 @@ from .scores import SCORES as SCORES
 from .scores import Score as Score
 from .scores import score as score
 from .subjects import Subject as Subject
+from .sweeps.result import Sweep as Sweep
+from .sweeps.sweeping import sweep as sweep
 from .tasks import Task as Task
 from .tasks import get_task as get_task
 from .tasks import list_tasks as list_tasks

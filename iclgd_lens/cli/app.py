@@ -25,6 +25,7 @@ from iclgd_lens.cli.console import (
     silence,
 )
 from iclgd_lens.cli.mediate import mediate
+from iclgd_lens.cli.sweep import sweep
 from iclgd_lens.cli.worlds import worlds
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.errors import LensError
@@ -249,6 +250,7 @@ def _deliver(document: str | None, show: Callable[[Console], None], name: str) -
 bench.add_commands(app)
 listing.add_commands(app)
 app.command()(mediate)
+app.command()(sweep)
 app.command()(worlds)
 app.command()(calibrate)
 

@@ -4,6 +4,7 @@
     paths      along training and learning rate: trajectory, score and accuracy against the rate
     evidence   against controls: means, paired differences, a control's draws with what was observed
     causal     curves of sets of heads, an update's effects beside those of ICL
+    along      scores with their controls along a factor
     behaviour  accuracy and AUC, norms of changes, attention of the readout token over tokens
     static     SVG, PNG and PDF files through kaleido (the extra `figures`)
 
@@ -12,6 +13,7 @@ returns the same as plain values, without loading Plotly. Builders know nothing 
 no defaults of Plotly's.
 """
 
+from iclgd_lens.figures.along import factor_curves as factor_curves
 from iclgd_lens.figures.behaviour import attention as attention
 from iclgd_lens.figures.behaviour import behaviour_bars as behaviour_bars
 from iclgd_lens.figures.behaviour import norms as norms

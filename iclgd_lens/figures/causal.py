@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from iclgd_lens.errors import LensError
-from iclgd_lens.figures.style import QUIET, Spec, builder, layout, looks, plain, records
+from iclgd_lens.figures.style import QUIET, Spec, apart, builder, layout, looks, plain, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ def set_curves(curves: Mapping[str, tuple[Sequence[int], ArrayLike]], *, title: 
     """
     if not curves:
         raise LensError("set_curves needs at least one curve")
-    look = looks(curves)
+    look = apart(looks(curves))
     data: list[Spec] = []
     for name, (heads, value) in curves.items():
         own = look[name]
@@ -50,7 +50,6 @@ def set_curves(curves: Mapping[str, tuple[Sequence[int], ArrayLike]], *, title: 
         "layout": layout(
             x="heads put into ZS, most necessary first",
             y="share of ICL's gain of the label margin", title=title, shapes=shapes,
-            # Signed powers would hide 0; the square root keeps both ends apart.
             xaxis={"tickformat": "d", "rangemode": "tozero"},
         ),
     }  # fmt: skip

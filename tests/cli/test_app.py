@@ -612,3 +612,17 @@ def test_mediate_prints_heads_and_their_agreement_and_writes_them(
     assert out.read_text(encoding="utf-8").count('class="plotly-graph-div"') >= 5
     assert run(["mediate", "--out", str(tmp_path / "heads.txt")]) == 2
     assert ".parquet or .html" in capsys.readouterr().err
+
+
+def test_sweep_prints_a_factor_and_refuses_what_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep.html"
+    options = ["sweep", "label_noise", "-v", "0", "-v", "1", "--shots", "4", "--queries", "4"]
+    options += ["--lr", "0.1", "-H", "lcgd", "-C", "shuffled", "--out", str(out)]
+    assert run(options) == 0
+    printed = capsys.readouterr().out
+    assert "along share of wrong labels" in printed
+    assert 'class="plotly-graph-div"' in out.read_text(encoding="utf-8")
+    assert run(["sweep", "label_nois"]) == 2
+    assert "Did you mean 'label_noise'?" in capsys.readouterr().err
