@@ -234,3 +234,22 @@ def test_a_claim_that_is_none_is_refused_with_its_faults(tmp_path: Path) -> None
         load_claim(path)
     with pytest.raises(PlanError, match="cannot be read"):
         load_claim(tmp_path / "missing.yaml")
+
+
+def test_shots_and_models_are_comparisons_of_their_own() -> None:
+    model = lens.load_model("embedded")
+    options: dict[str, Any] = {"hypotheses": ["lcgd"], "lr": 0.1, "controls": (), "queries": 4}
+    found = lens.sweep(model, "sst2", "shots", [2, 4], draws=1, **options, **SMALL)
+    assert [
+        point.comparison.provenance["episode"]["shots"] for point in found.points
+    ] == [2, 4]  # fmt: skip
+    loaded: list[str] = []
+
+    def load(name: str) -> Any:
+        loaded.append(name)
+        return model
+
+    names = ["one", "two"]
+    found = lens.sweep(None, "sst2", "model", names, load=load, draws=1, shots=2, **options)
+    assert loaded == names
+    assert found.curve("AUC")["value_of_factor"].unique().tolist() == names
