@@ -60,8 +60,8 @@ class ShownMediation:
             if shared.any():
                 share = kept[shared].sum() / lost[shared].sum()
                 said.append(
-                    f"{shown_label(name)} in place of one at a time keeps {share:.0%} of the sum of "
-                    "their effects."
+                    f"{shown_label(name)}, in place of one at a time, keeps {share:.0%} of the sum "
+                    "of their effects."
                 )
         return " ".join([*said, own.verification.sentence])
 
