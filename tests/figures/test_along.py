@@ -24,7 +24,7 @@ def lines(values: list[Any]) -> pd.DataFrame:
 
 
 def test_a_factor_has_a_panel_a_score_and_one_entry_a_name_in_the_legend() -> None:
-    found = figures.factor_curves(lines([1, 4, 16]), axis_name="demonstrations", log=True)
+    found: Any = figures.factor_curves(lines([1, 4, 16]), axis_name="demonstrations", log=True)
     assert [found.layout[name].title.text for name in ("yaxis", "yaxis2")] == [
         "AUC", "SimAOU_label"
     ]  # fmt: skip
@@ -37,13 +37,15 @@ def test_a_factor_has_a_panel_a_score_and_one_entry_a_name_in_the_legend() -> No
 
 
 def test_words_stand_in_their_own_order() -> None:
-    found = figures.factor_curves(lines(["V", "K", "all"]), axis_name="weights", log=True)
+    found: Any = figures.factor_curves(lines(["V", "K", "all"]), axis_name="weights", log=True)
     assert found.layout.xaxis.type == "category"
     assert list(found.data[0].x) == ["V", "K", "all"]
 
 
 def test_curves_of_sets_of_heads_have_lines_at_none_and_all_of_the_gain() -> None:
-    found = figures.set_curves({"ICL": ([0, 1, 4], [0, 0.5, 1]), "gd": ([0, 1, 4], [0, 0, 0.1])})
+    found: Any = figures.set_curves(
+        {"ICL": ([0, 1, 4], [0, 0.5, 1]), "gd": ([0, 1, 4], [0, 0, 0.1])}
+    )
     assert [shape.y0 for shape in found.layout.shapes] == [0, 1]
     assert list(found.data[1].y) == [0, 0, 0.1]
     with pytest.raises(LensError, match="at least one curve"):
@@ -55,7 +57,7 @@ def test_heads_are_points_with_their_place_and_a_line_where_all_is_kept() -> Non
         {"hypothesis": ["gd", "gd"], "layer": [0, 1], "head": [2, 3], "necessity": [1.0, -0.5],
          "kept": [0.2, float("nan")]}
     )  # fmt: skip
-    found = figures.head_scatter(frame)
+    found: Any = figures.head_scatter(frame)
     assert list(found.data[0].text) == ["layer 0, head 2", "layer 1, head 3"]
     assert list(found.data[1].x) == list(found.data[1].y) == [-0.5, 1.0]
     with pytest.raises(LensError, match="kept"):
