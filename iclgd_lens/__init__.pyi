@@ -59,6 +59,8 @@ from .intervention import Injection as Injection
 from .intervention import Intervention as Intervention
 from .intervention import Patch as Patch
 from .intervention import Shift as Shift
+from .mediation.mediating import mediate as mediate
+from .mediation.result import Mediation as Mediation
 from .nulls import shuffled_labels as shuffled_labels
 from .nulls import untrained as untrained
 from .protocol import DEFAULT as DEFAULT
@@ -71,6 +73,8 @@ from .scores import SCORES as SCORES
 from .scores import Score as Score
 from .scores import score as score
 from .subjects import Subject as Subject
+from .sweeps.result import Sweep as Sweep
+from .sweeps.sweeping import sweep as sweep
 from .tasks import Task as Task
 from .tasks import get_task as get_task
 from .tasks import list_tasks as list_tasks

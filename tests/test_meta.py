@@ -65,7 +65,7 @@ ORDER = [
     {"comparison"},
     {"recording"},
     {"comparing"},
-    {"worlds", "calibration"},
+    {"mediation", "sweeps", "worlds", "calibration"},
     {"exchange"},
     {"bench"},
     {"report"},

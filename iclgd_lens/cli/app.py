@@ -23,6 +23,8 @@ from iclgd_lens.cli.console import (
     silence,
     usable_width,
 )
+from iclgd_lens.cli.mediate import mediate
+from iclgd_lens.cli.sweep import sweep
 from iclgd_lens.cli.worlds import worlds
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.errors import LensError
@@ -237,6 +239,8 @@ def demo(
 
 bench.add_commands(app)
 listing.add_commands(app)
+app.command()(mediate)
+app.command()(sweep)
 app.command()(worlds)
 app.command()(calibrate)
 

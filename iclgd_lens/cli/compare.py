@@ -58,7 +58,7 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     """
     check_output(request.out)
     _check_numbers(request)
-    lr, budget = _rate(request.lr)
+    lr, budget = parse_rate(request.lr)
     # What is named is looked up before the model is loaded: a slip should not cost a download.
     from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
     from iclgd_lens.drawing import check_rows
@@ -180,8 +180,12 @@ def _controls(given: Sequence[str]) -> tuple[str, ...] | None:
     return tuple(given) or None
 
 
-def _rate(given: str | None) -> tuple[float | None, Any]:
-    """A rate, or how it is found."""
+def parse_rate(given: str | None) -> tuple[float | None, Any]:
+    """A rate, or how it is found.
+
+    Raises:
+        LensError: It is neither.
+    """
     if given is None or given in _BUDGETS:
         return None, None if given is None else _BUDGETS[given]
     try:

@@ -3,6 +3,8 @@
     places     by layer and head: heat maps with marks for what survives correction, layer profiles
     paths      along training and learning rate: trajectory, score and accuracy against the rate
     evidence   against controls: means, paired differences, a control's draws with what was observed
+    causal     curves of sets of heads, an update's effects beside those of ICL
+    along      scores with their controls along a factor
     behaviour  accuracy and AUC, norms of changes, attention of the readout token over tokens
     static     SVG, PNG and PDF files through kaleido (the extra `figures`)
 
@@ -11,9 +13,12 @@ returns the same as plain values, without loading Plotly. Builders know nothing 
 no defaults of Plotly's.
 """
 
+from iclgd_lens.figures.along import factor_curves as factor_curves
 from iclgd_lens.figures.behaviour import attention as attention
 from iclgd_lens.figures.behaviour import behaviour_bars as behaviour_bars
 from iclgd_lens.figures.behaviour import norms as norms
+from iclgd_lens.figures.causal import head_scatter as head_scatter
+from iclgd_lens.figures.causal import set_curves as set_curves
 from iclgd_lens.figures.evidence import forest as forest
 from iclgd_lens.figures.evidence import means as means
 from iclgd_lens.figures.evidence import nulls as nulls

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 import numpy as np
@@ -108,6 +108,22 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     unique = list(dict.fromkeys(names))
     rules = [str(subject_of(name)) for name in unique if rank(name) == 0]
     return {name: _look(name, rules) for name in unique}
+
+
+_SETTINGS = {
+    "ZS": ("circle-open", "dot", QUIET),
+    "ICL": ("star", "solid", INK),
+    "ICL_shuffled": ("star-open", "dash", QUIET),
+}
+"""Mark, dash and colour of the model's own settings, where they stand beside one another."""
+
+
+def apart(found: dict[str, Look]) -> dict[str, Look]:
+    """Looks in which the model's own settings are told apart, too."""
+    for name, (symbol, dash, colour) in _SETTINGS.items():
+        if name in found:
+            found[name] = replace(found[name], symbol=symbol, dash=dash, colour=colour)
+    return found
 
 
 def _look(name: str, rules: Sequence[str]) -> Look:

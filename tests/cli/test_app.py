@@ -660,3 +660,35 @@ def test_one_set_of_defaults_for_python_and_the_command_line() -> None:
     for name in ("shots", "queries", "draws"):
         assert command[name].default == getattr(defaults, name.upper()) == drawing[name].default
     assert command["twins"].default == defaults.TWINS == library["twins"].default
+
+
+def test_mediate_prints_heads_and_their_agreement_and_writes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "heads.html"
+    options = ["mediate", "--shots", "4", "--queries", "4", "--draws", "1", "-H", "lcgd"]
+    options += ["--lr", "0.1", "-C", "oracle", "--no-visibility"]
+    assert run([*options, "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    oracle = next(line for line in found["agreement"] if line["hypothesis"] == "oracle")
+    assert oracle["spearman"] == pytest.approx(1)
+    assert found["verification"]["sentence"] in found["sentence"]
+    assert len([line for line in found["heads"] if line["score"] == "necessity"]) == 16
+    assert found["curves"]["ICL"]["heads"][-1] == 16
+    assert out.read_text(encoding="utf-8").count('class="plotly-graph-div"') >= 5
+    assert run(["mediate", "--out", str(tmp_path / "heads.txt")]) == 2
+    assert ".parquet or .html" in capsys.readouterr().err
+
+
+def test_sweep_prints_a_factor_and_refuses_what_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep.html"
+    options = ["sweep", "label_noise", "-v", "0", "-v", "1", "--shots", "4", "--queries", "4"]
+    options += ["--lr", "0.1", "-H", "lcgd", "-C", "shuffled", "--out", str(out)]
+    assert run(options) == 0
+    printed = capsys.readouterr().out
+    assert "along share of wrong labels" in printed
+    assert 'class="plotly-graph-div"' in out.read_text(encoding="utf-8")
+    assert run(["sweep", "label_nois"]) == 2
+    assert "Did you mean 'label_noise'?" in capsys.readouterr().err

@@ -1,0 +1,15 @@
+"""Which heads do in-context learning's work, and whether an update does it there.
+
+mediating   `mediate`: draws, hypotheses and controls, to one result
+effects     what is measured on one draw, head by head
+margins     the label margin, and what a last token runs on
+patching    heads as rows of one batch on cached prefixes: exact interventions
+gradients   attribution of all heads from one forward and one backward pass; direct effects
+visibility  one head alone sees the demonstrations
+curves      sets of heads: faithfulness against their number
+ranks       statistics of head maps: intervals, corrected p-values, ratios, agreement
+result      `Mediation`: frame, table, top heads, figures
+"""
+
+from iclgd_lens.mediation.mediating import mediate as mediate
+from iclgd_lens.mediation.result import Mediation as Mediation

@@ -1,0 +1,146 @@
+"""Statistics of head maps: intervals, p-values corrected for the number of heads, agreement.
+
+With two or more draws an interval is Student's t over draws, with one a bootstrap over its queries.
+P-values are those of the largest |t| under sign flips (`resampling.max_t`): over draws where there
+are six or more, which can give .05; else over queries, each averaged over the draws that share it,
+and then they speak of these demonstrations alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iclgd_lens.aggregates import Resampling
+from iclgd_lens.parts import nanmean_over
+from iclgd_lens.resampling import bootstrap_mean, bootstrap_ratio, max_t
+from iclgd_lens.statistics import t_interval
+
+Floats = NDArray[np.float64]
+FEWEST_DRAWS = 6
+"""Draws from which sign flips over draws can give .05."""
+OVER_DRAWS, OVER_QUERIES = "draws", "queries of these demonstrations"
+
+
+@dataclass(frozen=True, eq=False)
+class HeadMap:
+    """A number a head with its interval; [layer head] each.
+
+    Attributes:
+        value: The mean over draws of each draw's mean (or ratio of means) over queries.
+        low: Lower bound of its interval.
+        high: Upper bound.
+        p: P-value of zero, corrected for the number of heads.
+        n: Queries that it rests on.
+        undefined: Queries on which it does not exist.
+    """
+
+    value: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+    n: NDArray[np.int64]
+    undefined: NDArray[np.int64]
+
+
+def unit_of(draws: int) -> str:
+    """What p-values count."""
+    return OVER_DRAWS if draws >= FEWEST_DRAWS else OVER_QUERIES
+
+
+def mean_map(draws: Sequence[Floats], how: Resampling) -> HeadMap:
+    """Mean effect of each head.
+
+    Args:
+        draws: Effects [query layer head] of each draw.
+        how: Coverage, resamples, seed.
+    """
+    if len(draws) > 1:
+        value, low, high = t_interval(_means(draws), confidence=how.confidence)
+    else:
+        found = bootstrap_mean(draws[0], **how.as_dict())
+        value, low, high = found.value, found.low, found.high
+    n, undefined = _counts(draws)
+    return HeadMap(value, low, high, _p(draws, how), n, undefined)
+
+
+def ratio_map(
+    numerators: Sequence[Floats], denominators: Sequence[Floats], defined: NDArray[np.bool_],
+    how: Resampling,
+) -> HeadMap:  # fmt: skip
+    """Ratio of mean effects of each head; the p-value is that of the numerator.
+
+    Args:
+        numerators: Effects [query layer head] of each draw.
+        denominators: The same of what they are a share of.
+        defined: [layer head], where the ratio exists.
+        how: Coverage, resamples, seed.
+    """
+    both = [np.isfinite(a) & np.isfinite(b) for a, b in zip(numerators, denominators, strict=True)]
+    tops = [np.where(k, a, np.nan) for k, a in zip(both, numerators, strict=True)]
+    bottoms = [np.where(k, b, np.nan) for k, b in zip(both, denominators, strict=True)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if len(tops) > 1:
+            ratios = _means(tops) / _means(bottoms)
+            value, low, high = t_interval(ratios, confidence=how.confidence)
+        else:
+            found = bootstrap_ratio(np.stack([tops[0], bottoms[0]], -1), _share, **how.as_dict())
+            value, low, high = found.value, found.low, found.high
+    value, low, high, p = (
+        np.where(defined, each, np.nan) for each in (value, low, high, _p(tops, how))
+    )
+    n, undefined = _counts(tops)
+    total = n + undefined
+    n = np.where(defined, n, 0)
+    return HeadMap(value, low, high, p, n, total - n)
+
+
+def _share(means: Floats) -> Floats:
+    return means[..., 0] / means[..., 1]
+
+
+def _means(draws: Sequence[Floats]) -> Floats:
+    return np.stack([nanmean_over(each, 0) for each in draws])
+
+
+def _counts(draws: Sequence[Floats]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    n = np.asarray(sum(np.isfinite(each).sum(0) for each in draws), np.int64)
+    return n, sum(len(each) for each in draws) - n
+
+
+def _p(draws: Sequence[Floats], how: Resampling) -> Floats:
+    if len(draws) >= FEWEST_DRAWS:
+        return max_t(_means(draws), seed=how.seed)
+    if len({len(each) for each in draws}) == 1:
+        return max_t(nanmean_over(np.stack(draws), 0), seed=how.seed)
+    return max_t(np.concatenate(draws), seed=how.seed)
+
+
+def spearman(a: Floats, b: Floats) -> float:
+    """Rank correlation over heads where both exist; NaN where fewer than three do."""
+    from scipy.stats import rankdata
+
+    known = np.isfinite(a) & np.isfinite(b)
+    return pearson(rankdata(a[known]), rankdata(b[known]))
+
+
+def pearson(a: Floats, b: Floats) -> float:
+    """Correlation over heads where both exist; NaN where fewer than three do."""
+    known = np.isfinite(a) & np.isfinite(b)
+    x, y = a[known], b[known]
+    if len(x) < 3 or not x.std() or not y.std():
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def jaccard(a: Floats, b: Floats, k: int) -> float:
+    """Share of common heads among the k largest of two maps: |both| / |either|."""
+    first, second = ({*np.argsort(-_low(each))[:k].tolist()} for each in (a, b))
+    return len(first & second) / len(first | second) if first | second else float("nan")
+
+
+def _low(values: Floats) -> Floats:
+    return np.where(np.isfinite(values), values, -np.inf).ravel()

@@ -1,0 +1,102 @@
+"""Published claims as files: the paper, what it claims, what would refute it, and sweeps to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from iclgd_lens.errors import PlanError
+from iclgd_lens.rules import Progress
+from iclgd_lens.sweeps.factors import get_factor
+from iclgd_lens.sweeps.result import Sweep
+from iclgd_lens.sweeps.sweeping import sweep
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SweepSpec(_Strict):
+    """One sweep of a claim.
+
+    Attributes:
+        factor: A name of `FACTORS`.
+        values: Its values; None for the usual ones.
+        hypotheses: Registered names.
+        controls: Controls at every point.
+        settings: Settings by hypothesis.
+        lr: Learning rate; None chooses a budget at every point.
+        scores: What is looked at.
+    """
+
+    factor: str
+    values: list[Any] | None = None
+    hypotheses: list[str] = Field(min_length=1)
+    controls: list[str] = ["random", "shuffled"]
+    settings: dict[str, dict[str, Any]] = {}
+    lr: float | None = None
+    scores: list[str] = ["SimAOU_label", "logit_recovery"]
+
+    @field_validator("factor")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return get_factor(name).name
+
+
+class Claim(_Strict):
+    """A claim that can be settled.
+
+    Attributes:
+        paper: Title or authors, and arXiv number.
+        claim: What it says.
+        refuted_by: What would refute it, said before anything is measured.
+        task: The task.
+        shots: Demonstrations.
+        queries: Evaluation rows.
+        draws: Draws of demonstrations.
+        sweeps: What is measured.
+    """
+
+    paper: str
+    claim: str
+    refuted_by: str
+    task: str = "sst2"
+    shots: int = Field(default=16, ge=1)
+    queries: int = Field(default=32, ge=2)
+    draws: int = Field(default=3, ge=1)
+    sweeps: list[SweepSpec] = Field(min_length=1)
+
+    def run(self, model: Any, *, data: Any = None, progress: Progress | None = None) -> list[Sweep]:
+        """Measure the claim's sweeps on a model."""
+        return [
+            sweep(
+                model, self.task, spec.factor, spec.values, hypotheses=spec.hypotheses,
+                controls=spec.controls, settings=spec.settings, lr=spec.lr, shots=self.shots,
+                queries=self.queries, draws=self.draws, data=data, progress=progress,
+            )
+            for spec in self.sweeps
+        ]  # fmt: skip
+
+
+def load_claim(path: str | Path) -> Claim:
+    """Read a claim from a YAML file.
+
+    Raises:
+        PlanError: The file is missing, no YAML, or no claim; the message names every fault.
+    """
+    path = Path(path)
+    try:
+        given: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    try:
+        return Claim.model_validate(given)
+    except ValidationError as error:
+        faults: list[str] = []
+        for item in error.errors():
+            place = ".".join(str(part) for part in item["loc"])
+            faults.append(f"{place or 'claim'}: {item['msg']}")
+        raise PlanError(f"{path}: {'; '.join(faults)}") from None

@@ -1,0 +1,148 @@
+"""The table of factors: what each changes, the values that are usual, how its axis is drawn.
+
+A factor of the *rule* is a setting of the hypothesis: its values are subjects of one comparison, so
+the model's own settings are read once. One of the *episode* changes demonstrations, of the *draw*
+how they are drawn, of the *model* which network is asked: each value is a comparison of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from iclgd_lens.episode import Episode
+from iclgd_lens.errors import ComparisonError, nearest
+from iclgd_lens.sweeps import alterations
+
+Kind = Literal["rule", "episode", "draw", "model"]
+Alter = Callable[[Episode, Any], Episode]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One factor.
+
+    Attributes:
+        name: What results call it.
+        kind: What it changes; see this module.
+        meaning: What it changes, in a sentence.
+        axis: Name of its axis, with the unit.
+        values: The usual values.
+        setting: Of a rule: which of its settings; default, the factor's name.
+        words: Of a rule: values that stand for settings.
+        alter: Of an episode: gives it the value.
+        log: Whether its axis is logarithmic.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    axis: str
+    values: tuple[Any, ...]
+    setting: str = ""
+    words: Mapping[str, Any] | None = None
+    alter: Alter | None = None
+    log: bool = False
+
+    def settings(self, value: Any) -> dict[str, Any]:
+        """The rule's settings at a value."""
+        given = self.words.get(str(value), value) if self.words is not None else value
+        return {self.setting or self.name: given}
+
+
+_MLP = ("W_in", "b_in", "W_gate", "W_out", "b_out")
+_ATTENTION = ("W_Q", "b_Q", "W_K", "b_K", "W_V", "b_V", "W_O", "b_O")
+WEIGHTS: Mapping[str, tuple[str, ...]] = {
+    "V": ("W_V", "b_V"),
+    "K": ("W_K", "b_K"),
+    "Q": ("W_Q", "b_Q"),
+    "O": ("W_O", "b_O"),
+    "KV": ("W_K", "b_K", "W_V", "b_V"),
+    "MLP": _MLP,
+    "all": (*_ATTENTION, *_MLP),
+}
+"""Groups of trained weights by the word that stands for them."""
+
+_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
+
+
+def _noise(episode: Episode, value: Any) -> Episode:
+    return alterations.with_label_noise(episode, float(value))
+
+
+def _flips(episode: Episode, value: Any) -> Episode:
+    return alterations.with_flips(episode, float(value))
+
+
+def _neutral(episode: Episode, value: Any) -> Episode:
+    return alterations.with_neutral_text(episode, int(value))
+
+
+def _order(episode: Episode, value: Any) -> Episode:
+    return alterations.in_order(episode, int(value))
+
+
+_TABLE = (
+    Factor("lr", "rule", "learning rate of the update", "learning rate", _RATES, log=True),
+    Factor("epochs", "rule", "passes over the demonstrations", "epochs", (1, 2, 4, 8), log=True),
+    Factor(
+        "batch_size", "rule", "demonstrations a step: 1, to all of them", "demonstrations a step",
+        (1, 2, 4, 8, 16), log=True,
+    ),
+    Factor("loss_on", "rule", "tokens whose loss is minimised", "loss on", ("label", "all")),
+    Factor(
+        "weights", "rule", "weights that the update changes", "trained weights",
+        tuple(WEIGHTS), words=WEIGHTS,
+    ),
+    Factor(
+        "horizon", "rule", "layers through which the loss reaches back (lcgd_dynamic)",
+        "horizon, layers", (0, 1, 2, 3),
+    ),
+    Factor(
+        "rung", "rule", "what linearisation takes from in-context learning (ladder)",
+        "rung of the ladder", (0, 1, 2, 3, 4, 5),
+    ),
+    Factor("rank", "rule", "rank of the linearised effect (ladder, rung 4)", "rank",
+           (1, 2, 4, 8, 16), log=True),
+    Factor(
+        "heads", "rule", "which heads see the demonstrations (partial_oracle); none of them is the "
+        "query alone, at its position in context", "heads that see the demonstrations",
+        ("none", "induction", "function_vector", "all"),
+    ),
+    Factor(
+        "order", "episode", "order of the demonstrations", "order of the demonstrations",
+        tuple(range(8)), alter=_order,
+    ),
+    Factor(
+        "label_noise", "episode", "share of demonstrations with a wrong label",
+        "share of wrong labels", (0.0, 0.25, 0.5, 0.75, 1.0), alter=_noise,
+    ),
+    Factor(
+        "flip_from", "episode", "share of the demonstrations before all labels flip",
+        "share before the flip", (0.0, 0.25, 0.5, 0.75, 1.0), alter=_flips,
+    ),
+    Factor(
+        "neutral_text", "episode", "tokens that say nothing, before the demonstrations",
+        "neutral tokens", (0, 16, 64, 256), alter=_neutral,
+    ),
+    Factor(
+        "shots", "draw", "number of demonstrations", "demonstrations", (1, 2, 4, 8, 16, 32, 64),
+        log=True,
+    ),
+    Factor("model", "model", "size or checkpoint of the model", "model", ()),
+)  # fmt: skip
+FACTORS: Mapping[str, Factor] = {factor.name: factor for factor in _TABLE}
+
+
+def get_factor(name: str) -> Factor:
+    """A factor by name.
+
+    Raises:
+        ComparisonError: There is none.
+    """
+    if name not in FACTORS:
+        raise ComparisonError(
+            f"No factor is called {name!r}; known: {', '.join(FACTORS)}." + nearest(name, FACTORS)
+        )
+    return FACTORS[name]
