@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -123,13 +124,7 @@ class HookedHost(Host):
             parallel = self.cfg.parallel_attn_mlp
             point = "hook_resid_pre" if norm == "ln1" or parallel else "hook_resid_mid"
             return f"blocks.{layer}.{point}", lambda value: value
-        module = getattr(block, norm)
-        dtype = self.cfg.dtype
-
-        def read(value: Tensor) -> Tensor:
-            value = value.to(dtype) * module.w
-            return value + module.b if hasattr(module, "b") else value
-
+        read = partial(_gained, getattr(block, norm), self.cfg.dtype)
         return f"blocks.{layer}.{norm}.hook_normalized", read
 
     def _has_bias(self, layer: int, letter: str) -> bool:
@@ -327,3 +322,9 @@ def _refuse(cfg: Any) -> None:
             )
     if getattr(cfg, "load_in_4bit", False):
         raise UnsupportedModelError("4-bit weights cannot be differentiated; load without them.")
+
+
+def _gained(norm: Any, dtype: torch.dtype, value: Tensor) -> Tensor:
+    """What a norm makes of its normalised input."""
+    value = value.to(dtype) * norm.w
+    return value + norm.b if hasattr(norm, "b") else value

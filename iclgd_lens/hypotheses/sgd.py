@@ -181,13 +181,7 @@ def _step(
     transform: Transform | None = None,
 ) -> tuple[Tensor, int]:
     count = sum(len(sequence.targets) for sequence in batch)
-
-    def update(name: str, gradient: Tensor) -> None:
-        with torch.no_grad():
-            if transform is not None:
-                gradient = transform(name, gradient, delta[name], count)
-            delta[name].sub_(gradient, alpha=lr / count)
-
+    update = partial(_update, delta, count, lr, transform)
     if len(batch) == 1:
         # Back-propagation has passed a weight before its gradient is there: it may move at once.
         return rule(host, delta, batch[0], update), count
@@ -200,6 +194,16 @@ def _step(
     for name, gradient in sums.items():
         update(name, gradient)
     return torch.stack(losses).sum(), count
+
+
+def _update(
+    delta: Mapping[str, Tensor], count: int, lr: float, transform: Transform | None,
+    name: str, gradient: Tensor,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        if transform is not None:
+            gradient = transform(name, gradient, delta[name], count)
+        delta[name].sub_(gradient, alpha=lr / count)
 
 
 def _batches(
