@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import AutoTokenizer
 from typer.main import get_command
 
@@ -104,7 +105,7 @@ def test_every_control_is_explained_and_no_other(readme: str) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path, readme: str) -> Path:
+def place(tmp_path: Path, readme: str, root: Path) -> Path:
     """A folder with what the README's commands read: its task, rows, a hypothesis, a plan."""
     (task,) = blocks(readme, "yaml")
     (tmp_path / "films.yaml").write_text(task, encoding="utf-8")
@@ -119,6 +120,9 @@ def place(tmp_path: Path, readme: str) -> Path:
     (own,) = (each for each in blocks(readme, "python") if "@lens.hypothesis" in each)
     (tmp_path / "FILE.py").write_text(own.partition("lens.compare")[0])
     (tmp_path / "tiny.yaml").write_text(TINY)
+    claim = yaml.safe_load((root / "benchmarks/claims/label_flips.yaml").read_text("utf-8"))
+    claim |= {"draws": 1, "queries": 2, "sweeps": claim["sweeps"][:1]}
+    (tmp_path / "claim.yaml").write_text(yaml.safe_dump(claim))
     return tmp_path
 
 
@@ -128,10 +132,13 @@ def cheap(words: list[str]) -> list[str]:
         "gpt2": "embedded", "DIR": "embedded", "NAME": "embedded", "ROWS": "embedded",
         "/shared/run": "shared", "$SLURM_ARRAY_TASK_ID/8": "1/8", "runs/quick": "run",
     }  # fmt: skip
-    words = [stands.get(word, "tiny.yaml" if "benchmarks/" in word else word) for word in words]
+    small = {"bench": "tiny.yaml", "sweep": "claim.yaml"}.get(words[0], "")
+    words = [stands.get(word, small if "benchmarks/" in word else word) for word in words]
     if words[0] == "compare":
         words += ["--shots", "2", "--queries", "2", "--quick", "--lr", "0.1"]
         words += [] if "--control" in words else ["--control", "random"]
+    if words[0] in ("mediate", "sweep") and small not in words:
+        words += ["--draws", "1", "--queries", "2", "--lr", "0.1"]
     if "ray" in words:  # tests/bench starts clusters
         words = [word for word in words if word not in ("--engine", "ray")]
     return words

@@ -29,7 +29,10 @@ GROUPS: dict[str, tuple[str, str]] = {
         "Interventions and deltas",
         "ParameterDelta Intervention Batch Injection Patch Shift",
     ),
-    "heads": ("Heads", "HeadScores indirect_effects induction_scores"),
+    "heads": (
+        "Heads, mediation, sweeps",
+        "HeadScores indirect_effects induction_scores mediate Mediation sweep Sweep",
+    ),
     "updates": (
         "Hypotheses as functions",
         "gd lcgd lcgd_dynamic lcgd_attention lcgd_regularized lcgd_multitask lcgd_shared lcgd_meta "
