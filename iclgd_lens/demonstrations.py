@@ -27,7 +27,10 @@ FOREIGN = -1
 class Demonstration:
     """One labelled example: content and label word as token ids, without BOS and separator.
 
-    `gold` is the label id, or `FOREIGN` for an example of another task.
+    Attributes:
+        content: Token ids of the prompt up to the label word.
+        label: Token ids of the label word.
+        gold: The label id, or `FOREIGN` for an example of another task.
     """
 
     content: Tokens

@@ -31,7 +31,12 @@ class EpisodeWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Query:
-    """One unlabelled example, its gold label kept for accuracy alone."""
+    """One unlabelled example, its gold label kept for accuracy alone.
+
+    Attributes:
+        content: Token ids of the prompt up to the label word.
+        gold: The label id.
+    """
 
     content: Tokens
     gold: int

@@ -45,6 +45,10 @@ class HeadScores:
     Attributes:
         name: What was measured.
         values: The numbers.
+
+    Examples:
+        >>> HeadScores("example", torch.tensor([[0.1, 0.9], [0.5, 0.2]])).top(2)
+        [(0, 1), (1, 0)]
     """
 
     name: str

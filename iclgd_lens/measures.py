@@ -76,6 +76,13 @@ def sim_aou(
 
     `normalize=False` compares the differences of the raw outputs instead.
 
+    Examples:
+        >>> zs, icl = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
+        >>> sim_aou(zs, icl, ft=icl)  # the same change
+        tensor([[1.]])
+        >>> sim_aou(zs, icl, ft=zs)  # no change: undefined
+        tensor([[nan]])
+
     Source: Dai et al. 2023, section 4.3 (attention output updates); Deutch et al. 2024.
     """
     _check(3, "query layer d_model", zs=zs, icl=icl, ft=ft)

@@ -196,8 +196,8 @@ def other_task(model: Any, episode: Episode, seed: int = 0) -> Episode:
     facts, known = episode.provenance, list_tasks()
     if "data" not in facts or facts["task"] not in known:
         raise ControlError(
-            "The control 'other_task' needs other=, an episode of another task: this episode was "
-            "not drawn from a named task."
+            "The control 'other_task' needs an episode of another task (in Python, other=): this "
+            "episode was not drawn from a task that ships."
         )
     other = load_demonstrations(
         known[(known.index(facts["task"]) + 1) % len(known)], model,

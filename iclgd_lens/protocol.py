@@ -124,6 +124,10 @@ class Protocol:
 
         Raises:
             ProtocolError: A field is unknown or a value is not allowed.
+
+        Examples:
+            >>> DEFAULT.replace(loss_on="label").loss_on
+            'label'
         """
         return dataclasses.replace(self, **{"name": "custom", **changes})
 

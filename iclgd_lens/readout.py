@@ -78,6 +78,9 @@ class Reader:
             hooks are not told of their rows (`Intervention.hooks` of one argument).
         first: For how many queries attention to demonstrations is kept (Tok2Attn).
 
+    Attributes:
+        host: The model's host.
+
     Raises:
         EpisodeError: The model cannot read the episode whole.
     """

@@ -38,6 +38,12 @@ class Subject:
             control that stands alone.
         control: The control, or None.
         settings: Settings that tell this subject from others of the same rule.
+
+    Examples:
+        >>> str(Subject("gd", "shuffled", {"epochs": 4}))
+        'gd(epochs=4)@shuffled'
+        >>> Subject.parse("random[lcgd]").rule
+        'lcgd'
     """
 
     rule: str

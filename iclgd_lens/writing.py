@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from iclgd_lens import defaults
 from iclgd_lens.drawing import Draw, check_draws, demonstrations_of, draw_rows
 from iclgd_lens.embedded import rows_source
 from iclgd_lens.episode import Demonstrations, Episode, EpisodeWarning
@@ -21,8 +22,8 @@ def load_episode(
     task: str | Path | Task,
     model: Any,
     *,
-    shots: int = 32,
-    queries: int | None = 200,
+    shots: int = defaults.SHOTS,
+    queries: int | None = defaults.QUERIES,
     seed: int = 0,
     permutation: int = 0,
     data: Data = None,
@@ -121,7 +122,7 @@ def load_demonstrations(
     task: str | Path | Task,
     model: Any,
     *,
-    shots: int = 32,
+    shots: int = defaults.SHOTS,
     seed: int = 0,
     permutation: int = 0,
     data: Data = None,

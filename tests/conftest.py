@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +72,19 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("no folder ../shared beside the project (real rows, models, golden numbers)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium; tests that use it are marked `browser`."""
+    api = pytest.importorskip("playwright.sync_api", reason="the browser extra is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"no browser here (looked for {', '.join(names)})")
+    # Chromium's sandbox refuses to run as root, as tests in containers often do.
+    arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield started
+        started.close()

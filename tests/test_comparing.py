@@ -387,7 +387,11 @@ def test_progress_is_told() -> None:
             r"'gdd', which is not compared\. Did you mean",
         ),
         ({"settings": {"gd": {"epoch": 1}}}, HypothesisError, r"no setting 'epoch'"),
-        ({"controls": ["other_task"]}, ComparisonError, "'other_task' needs other="),
+        (
+            {"controls": ["other_task"]},
+            ComparisonError,
+            "'other_task' needs an episode of another task",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ from iclgd_lens.errors import ModelError
 from tests.smallmodel import save_small_model
 
 pytestmark = pytest.mark.slow
+# tests/worlds runs the notebook of worlds.
+NOTEBOOKS = ("benchmark", "own", "per_head", "quickstart", "worlds")
 SCRIPTS = {
     "per_head.py": ("SimAOU", "norm of the update"),
     "new_hypothesis.py": ("mean_shift",),
@@ -76,26 +80,35 @@ def test_the_command_line_takes_the_examples_hypothesis(root: Path, model: Path)
 
 
 @needs_embedded
-def test_the_notebook_runs_from_top_to_bottom(root: Path) -> None:
-    import nbformat
-    from nbclient import NotebookClient
+def test_the_notebooks_run_from_top_to_bottom(root: Path) -> None:
+    # In one process of its own: every kernel would load the libraries once more.
+    done = subprocess.run(
+        [sys.executable, "docs/run_notebooks.py", "--check", *sorted({*NOTEBOOKS} - {"worlds"})],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(".ipynb runs") == len(NOTEBOOKS) - 1
 
-    notebook = nbformat.read(root / "examples/quickstart.ipynb", as_version=4)
-    here = os.environ.get("PYTHONPATH", "")
-    paths = os.pathsep.join(filter(None, [str(root), here]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", paths)
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(root)}}).execute()
 
-
-def test_the_notebook_is_stored_as_it_was_run_and_small(root: Path) -> None:
-    import nbformat
-
-    path = root / "examples/quickstart.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_is_stored_as_it_was_run_and_small(name: str, root: Path) -> None:
+    code = [cell for cell in cells(root, name) if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    kinds = {output.output_type for cell in code for output in cell.outputs}
-    assert kinds == {"stream", "execute_result", "display_data"}
-    assert path.stat().st_size < 200_000, "Plotly's own script is not stored with each figure"
+    shown = [output for cell in code for output in cell.outputs]
+    assert {output.output_type for output in shown} <= {"stream", "execute_result", "display_data"}
+    assert len(shown) >= 3
+    assert not [output for output in shown if output.get("name") == "stderr"]
+    assert len(json.dumps(shown)) < 100_000, "Plotly's own script is not stored with each figure"
+
+
+def cells(root: Path, name: str) -> list[Any]:
+    import nbformat
+
+    notebook = nbformat.read(root / f"examples/{name}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    return notebook.cells
+
+
+def test_every_notebook_is_run_here(root: Path) -> None:
+    assert {path.stem for path in (root / "examples").glob("*.ipynb")} == set(NOTEBOOKS)

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from iclgd_lens import defaults
 from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec, Strict
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.naming import is_file_name
@@ -57,17 +58,17 @@ class Plan(Strict):
     models: tuple[ModelSpec, ...] = ()
     tasks: tuple[str, ...] = Field(min_length=1)
     data: str | None = None
-    shots: int = Field(default=32, ge=0)
-    queries: int | None = Field(default=200, ge=1)
-    seeds: tuple[int, ...] | Literal["published"] = (0, 1, 2)
+    shots: int = Field(default=defaults.SHOTS, ge=0)
+    queries: int | None = Field(default=defaults.QUERIES, ge=1)
+    seeds: tuple[int, ...] | Literal["published"] = tuple(range(defaults.DRAWS))
     permutations: tuple[int, ...] | Literal["published"] = (0,)
     protocol: Protocol = Field(default_factory=Protocol)
     hypotheses: dict[str, HypothesisSpec] = Field(min_length=1)
     controls: tuple[str, ...] = ()
     lr: float | Literal["published", "matched"] | None = None
     auxiliary: tuple[str, ...] | None = None
-    twins: int = Field(default=8, ge=0)
-    twin_queries: int | None = Field(default=16, ge=1)
+    twins: int = Field(default=defaults.TWINS, ge=0)
+    twin_queries: int | None = Field(default=defaults.TWIN_QUERIES, ge=1)
     worlds: bool = False
     tok2attn_queries: int = Field(default=32, ge=0)
     resamples: int = Field(default=1000, ge=1)

@@ -23,6 +23,7 @@ from iclgd_lens.cli.console import (
     silence,
     usable_width,
 )
+from iclgd_lens.cli.flags import Commands
 from iclgd_lens.cli.mediate import mediate
 from iclgd_lens.cli.sweep import sweep
 from iclgd_lens.cli.worlds import worlds
@@ -38,6 +39,7 @@ _USAGE_ERROR = typer.BadParameter.__mro__[2]  # ClickException, wherever this Ty
 
 app = typer.Typer(
     name="iclgd",
+    cls=Commands,
     help="Does in-context learning do to attention what gradient descent would?",
     no_args_is_help=True,
     add_completion=False,

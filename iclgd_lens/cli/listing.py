@@ -155,20 +155,22 @@ def models(
         from iclgd_lens.host.families import convertible
         from iclgd_lens.host.source import ALIASES, UNTRAINED, model_names
 
-        known = model_names()
-    found = [name for name in known if search is not None and search.lower() in name.lower()]
+        shipped = [*ALIASES, *UNTRAINED]
+        known = [name for name in model_names() if name not in shipped]
+    every = [*shipped, *known]
+    found = [name for name in every if search is not None and search.lower() in name.lower()]
     if as_json:
         families = [_family(name) for name in convertible()]
-        print_json({"embedded": [*ALIASES, *UNTRAINED], "names": found if search else known,
+        print_json({"embedded": shipped, "names": found if search else known,
                      "hooked_families": families})  # fmt: skip
     elif search is not None:
         if not found:
-            raise LensError(f"no known model's name contains {search!r}; of {len(known)}")
+            raise LensError(f"no known model's name contains {search!r}; of {len(every)}")
         typer.echo("\n".join(found))
     else:
         print_table(
             ("--model", "what it is"),
-            _kinds_of_models([*ALIASES, *UNTRAINED], list(convertible()), len(known)),
+            _kinds_of_models(shipped, list(convertible()), len(known)),
         )
 
 
@@ -185,6 +187,6 @@ def _kinds_of_models(
         *shipped,
         ("FOLDER", f"a Hugging Face folder with safetensors; as a HookedTransformer: {hooked}"),
         ("FILE.gguf", "one GGUF file, quantised or not (extra gguf)"),
-        ("NAME", f"a Hub name, or one of TransformerLens's {count - len(shipped)} names "
+        ("NAME", f"a Hub name, or one of TransformerLens's {count} names "
          "(`iclgd models gpt2` searches them)"),
     ]  # fmt: skip

@@ -34,27 +34,32 @@ Attention = Literal["softmax", "linear"]
 
 
 class Host(ABC):
-    """One TransformerLens model, seen through one interface; `Host(model)` picks the right one.
-
-    Accepts HookedTransformer (TransformerLens 3) and TransformerBridge (3 and 4).
+    """A HookedTransformer (TransformerLens 3) or TransformerBridge (3 and 4), behind one interface.
 
     Args:
         model: The model.
         attention: "softmax", or "linear" for a HookedTransformer whose own hooks put the masked
             scores in the pattern's place; the model is asked whether they do.
 
+    Attributes:
+        kind: "HookedTransformer" or "TransformerBridge".
+        n_layers: Blocks.
+        n_heads: Query heads of a block.
+        n_key_value_heads: Its key and value heads, each of which serves several query heads.
+        d_model: Entries of the residual stream.
+        d_head: Entries of a head's queries, keys and values.
+        d_vocab: Tokens.
+        n_ctx: Positions.
+        cfg: The model's configuration.
+        unembedded: Sequences unembedded so far, for who counts what a build costs.
+        charged: What is counted beside, of passes that were shared; see `cost.sharing`.
+        memory: Where passes that several builds share are kept; see `cost.sharing`.
+
     Raises:
         UnsupportedModelError: The model cannot be measured faithfully; the message says what to do.
     """
 
     kind: str
-    n_layers: int
-    n_heads: int
-    n_key_value_heads: int
-    d_model: int
-    d_head: int
-    d_vocab: int
-    n_ctx: int
 
     def __new__(cls, model: Any, attention: Attention = "softmax") -> Self:
         """Return a `HookedHost` or a `BridgeHost`, whichever `model` needs."""
@@ -66,23 +71,19 @@ class Host(ABC):
 
     def __init__(self, model: nn.Module, attention: Attention = "softmax") -> None:
         if attention not in get_args(Attention):
-            raise UnsupportedModelError(
-                f"attention is {attention!r}; allowed: {', '.join(get_args(Attention))}."
-                + nearest(str(attention), get_args(Attention))
-            )
+            unknown = f"attention is {attention!r}; allowed: {', '.join(get_args(Attention))}."
+            raise UnsupportedModelError(unknown + nearest(attention, get_args(Attention)))
         refuse_condition(model)
         self.model = model
         self.attention: Attention = attention
         self.cfg: Any = cast(Any, model).cfg
         self.n_layers = int(self.cfg.n_layers)
         self.n_heads = int(self.cfg.n_heads)
-        self.n_key_value_heads = int(
-            getattr(self.cfg, "n_key_value_heads", None) or self.cfg.n_heads
-        )
         self.d_model = int(self.cfg.d_model)
         self.d_head = int(self.cfg.d_head)
         self.d_vocab = int(self.cfg.d_vocab)
         self.n_ctx = int(self.cfg.n_ctx)
+        self.n_key_value_heads = int(getattr(self.cfg, "n_key_value_heads", None) or self.n_heads)
         self.unembedded, self.charged = 0, (0, 0, 0, 0)  # so far, for who counts what a build costs
         self.memory: dict[Any, Any] | None = None  # see `cost.sharing`
         self._reread = 0  # tokens at the beginning of a running pass that its caller did not give
@@ -227,9 +228,8 @@ class Host(ABC):
             HookError: There is none.
         """
         if name not in self._points:
-            raise HookError(
-                f"This {self.kind} has no hook point {name!r}." + nearest(name, self._points)
-            )
+            unknown = f"This {self.kind} has no hook point {name!r}."
+            raise HookError(unknown + nearest(name, self._points))
         return self._points[name]
 
     # -- linear sites --------------------------------------------------------------------------

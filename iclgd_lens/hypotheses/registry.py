@@ -231,6 +231,10 @@ def get_hypothesis(name: str) -> Hypothesis:
 
     Raises:
         HypothesisError: There is none; the nearest name is given.
+
+    Examples:
+        >>> get_hypothesis("lcgd").kind
+        'explanation'
     """
     return HYPOTHESES[name]
 

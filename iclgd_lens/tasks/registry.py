@@ -12,7 +12,12 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 def list_tasks() -> tuple[str, ...]:
-    """Return the names of the shipped tasks, sorted."""
+    """Return the names of the shipped tasks, sorted.
+
+    Examples:
+        >>> list_tasks()
+        ('agnews', 'cb', 'mr', 'sst2', 'sst5', 'subj')
+    """
     entries = (files("iclgd_lens.tasks") / "definitions").iterdir()
     return tuple(sorted(e.name.removesuffix(".yaml") for e in entries if e.name.endswith(".yaml")))
 
@@ -25,6 +30,10 @@ def get_task(task: str | Path | Task) -> Task:
 
     Raises:
         TaskError: No such name (the nearest is suggested), no such file, or not a valid task.
+
+    Examples:
+        >>> get_task("sst2").labels
+        ('Negative', 'Positive')
     """
     if isinstance(task, Task):
         return task

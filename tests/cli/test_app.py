@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 import iclgd_lens as lens
 from iclgd_lens import defaults
+from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.progress import Lines
 from iclgd_lens.cli import app as cli_app
 from iclgd_lens.cli import compare as cli_compare
@@ -653,7 +654,30 @@ def test_the_help_of_compare_names_every_default(capsys: pytest.CaptureFixture[s
     assert "[default: (gd, lcgd)]" in out
 
 
-def test_one_set_of_defaults_for_python_and_the_command_line() -> None:
+def test_help_shows_no_type_behind_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["compare"], ["bench"], ["models"], ["calibrate"]):
+        assert run([*command, "--help"]) == 0
+        assert "bool" not in words(capsys)[0].lower()
+    assert run(["compare", "--help"]) == 0
+    out = words(capsys)[0]
+    assert re.search(r"--json +Print one", out)
+    assert re.search(r"--model +-m +<?\w+>? ", out, flags=re.IGNORECASE)
+
+
+def test_models_give_one_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    (told,) = re.findall(r"TransformerLens's (\d+) names", words(capsys)[0])
+    assert run(["models", "--json"]) == 0
+    document = json.loads(words(capsys)[0])
+    assert len(document["names"]) == int(told)
+    assert not {*document["embedded"]} & {*document["names"]}
+
+
+def test_one_set_of_defaults_for_python_the_command_line_and_plans() -> None:
+    plan = Plan.model_fields
+    assert plan["seeds"].default == tuple(range(defaults.DRAWS))
+    for name in ("shots", "queries", "twins", "twin_queries"):
+        assert plan[name].default == getattr(defaults, name.upper())
     command = inspect.signature(cli_app.compare).parameters
     library = inspect.signature(lens.compare).parameters
     drawing = inspect.signature(lens.load_episodes).parameters
