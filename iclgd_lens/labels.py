@@ -1,4 +1,4 @@
-"""How names and numbers of results are written for people: "GD, untrained twins", "0.434".
+"""How names of results are written for people: "GD, untrained twins".
 
 Figures, tables and the report show these; files and frames keep the names themselves. Everything
 follows from the tables of controls and scores and from `Subject`: no other list of names is kept.
@@ -6,9 +6,8 @@ follows from the tables of controls and scores and from `Subject`: no other list
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -17,7 +16,6 @@ from iclgd_lens.errors import LensError
 from iclgd_lens.scores import SCORES
 from iclgd_lens.subjects import Subject
 
-UNDEFINED, MINUS = "—", "−"
 _NOUNS = {"update": "directions", "change": "directions", "network": "twins"}
 """What varies with a control, by what it acts on."""
 _SETTINGS = {
@@ -153,52 +151,3 @@ def _words(name: str) -> str:
     """A name as words; one of consonants alone is an abbreviation (gd, lcgd)."""
     words = name.split("_")
     return " ".join(word.upper() if _CONSONANTS.fullmatch(word) else word for word in words)
-
-
-# -- numbers ---------------------------------------------------------------------------------------
-
-
-def number(value: float, *, minus: str = MINUS) -> str:
-    """Three decimals; two figures where that would show a number that is not 0 as 0."""
-    if not math.isfinite(value):
-        return UNDEFINED
-    text = f"{value:.4g}" if abs(value) >= 1000 else f"{value:.3f}"
-    if float(text) == 0:
-        text = f"{value:.1e}" if value else "0.000"
-    return text.replace("-", minus)
-
-
-def signed(value: float) -> str:
-    """A difference, with its sign."""
-    return f"+{number(value)}" if value > 0 else number(value)
-
-
-def interval(low: float, high: float, *, minus: str = MINUS) -> str:
-    """Brackets around low and high, or nothing where there is no interval."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    # A bound keeps its sign however small: "[−0.000, 0.026]" holds 0.
-    bounds = (f"{each:.4g}" if abs(each) >= 1000 else f"{each:.3f}" for each in (low, high))
-    return f"[{', '.join(bounds)}]".replace("-", minus)
-
-
-def p_value(p: float) -> str:
-    """A p-value; never 0."""
-    if not math.isfinite(p):
-        return UNDEFINED
-    return f"{p:.3f}" if p >= 0.001 else "<0.001"
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words in a row: a, b and c."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def count(n: int, thing: str, things: str | None = None) -> str:
-    """A number of things: 1 task, 6 tasks."""
-    return f"{n:,} {thing if n == 1 else things or thing + 's'}"
-
-
-def all_of(tasks: Sequence[str]) -> str:
-    """The one task, or how many all are."""
-    return tasks[0] if len(tasks) == 1 else f"all {len(tasks)} tasks"

@@ -1,37 +1,82 @@
-"""Numbers in sentences: two decimals, intervals in brackets, never a p-value of zero."""
+"""Numbers as people read them: decimals, intervals in brackets, never a p-value of zero."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Style:
+    """How numbers are written in one place.
+
+    Attributes:
+        decimals: Of a number below 1,000; it is never shown as 0 where it is not.
+        minus: The sign of a negative number.
+        undefined: What stands for no number.
+    """
+
+    decimals: int
+    minus: str = "-"
+    undefined: str = "undefined"
+
+    def number(self, value: float) -> str:
+        """One or two figures more where the decimals would show a number that is not 0 as 0."""
+        if not math.isfinite(value):
+            return self.undefined
+        text = self._plain(value)
+        if value and float(text) == 0:
+            text = f"{value:.1g}"
+        return text.replace("-", self.minus)
+
+    def signed(self, value: float) -> str:
+        """A difference, with its sign."""
+        return f"+{self.number(value)}" if value > 0 else self.number(value)
+
+    def interval(self, low: float, high: float) -> str:
+        """Brackets around low and high; empty where there is no interval."""
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return ""
+        # A bound keeps its sign however small: "[−0.000, 0.026]" holds 0.
+        return f"[{self._plain(low)}, {self._plain(high)}]".replace("-", self.minus)
+
+    def p_value(self, p: float) -> str:
+        """A p-value; never 0."""
+        if not math.isfinite(p):
+            return self.undefined
+        return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+    def _plain(self, value: float) -> str:
+        return f"{value:.4g}" if abs(value) >= 1000 else f"{value:.{self.decimals}f}"
+
+
+SENTENCE = Style(2)
+TABLE = Style(3, minus="−", undefined="—")
+LATEX = Style(3, undefined="—")
 
 
 def number(value: float) -> str:
-    """Two decimals, or two figures where that would show a number that is not 0 as 0."""
-    if not math.isfinite(value):
-        return "undefined"
-    text = f"{value:.2f}"
-    if float(text) == 0:
-        return f"{value:.1g}" if value else "0.00"
-    return text
+    """A number in a sentence: two decimals."""
+    return SENTENCE.number(value)
 
 
 def interval(low: float, high: float) -> str:
     """Brackets around low and high, with a space before them; empty where there is none."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    return f" [{number(low)}, {number(high)}]"
+    text = SENTENCE.interval(low, high)
+    return f" {text}" if text else ""
 
 
 def p_value(p: float) -> str:
     """As in "p = 0.012" or "p < 0.001"."""
+    text = SENTENCE.p_value(p)
     if not math.isfinite(p):
-        return "p undefined"
-    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+        return f"p {text}"
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
 
 
 def count(n: int, thing: str) -> str:
-    """1 draw, 5 draws, 48 queries."""
+    """1 draw, 5 draws, 1,200 queries."""
     many = thing[:-1] + "ies" if thing.endswith("y") else thing + "s"
     return f"{n:,} {thing if n == 1 else many}"
 
@@ -41,6 +86,11 @@ def listed(words: Sequence[str]) -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def all_of(tasks: Sequence[str]) -> str:
+    """The one task, or how many all are."""
+    return tasks[0] if len(tasks) == 1 else f"all {len(tasks)} tasks"
 
 
 def plain(value: float | None) -> float | None:

@@ -1,8 +1,6 @@
-"""Names and numbers as people read them."""
+"""Names as people read them."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 
@@ -69,26 +67,3 @@ def test_names_are_ranked_and_scores_ordered_as_the_tables_say() -> None:
     assert [labels.is_rival(name) for name in ("gd", "gd@untrained", "oracle", "gaussian")] == [
         False, True, False, True,
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.43449, "0.434"), (-0.5, "−0.500"), (0.0, "0.000"), (0.0001, "1.0e−04"),
-     (12345.6, "1.235e+04"), (math.nan, "—"), (math.inf, "—")],
-)  # fmt: skip
-def test_numbers_have_three_decimals_and_never_hide_what_is_not_zero(
-    value: float, text: str
-) -> None:
-    assert labels.number(value) == text
-
-
-def test_intervals_p_values_and_lists() -> None:
-    assert labels.interval(-0.0001, 0.026) == "[−0.000, 0.026]"
-    assert labels.interval(math.nan, 1.0) == ""
-    assert labels.signed(0.2) == "+0.200"
-    assert [labels.p_value(p) for p in (0.04, 0.0004, math.nan)] == ["0.040", "<0.001", "—"]
-    assert labels.listed(["a", "b", "c"]) == "a, b and c"
-    assert labels.count(1, "task") == "1 task"
-    assert labels.count(1200, "query", "queries") == "1,200 queries"
-    assert labels.all_of(["x"]) == "x"
-    assert labels.all_of(["x", "y"]) == "all 2 tasks"

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iclgd_lens.labels import UNDEFINED, control_label, label, lower_is_better, number
+from iclgd_lens.labels import control_label, label, lower_is_better
+from iclgd_lens.phrases import TABLE
 from iclgd_lens.report.tables import MARKS, Item, Line, Table, filled, value_item
 from iclgd_lens.report.view import View, number_of, records
 from iclgd_lens.report.words import answer, questions
@@ -67,7 +68,10 @@ def _worlds(view: View, scores: Sequence[str], before: int, after: int) -> list[
         one = next((row for row in rows if row.theta == _ANGLE), rows[-1])
         angle = number_of(one.theta)
         where = f"{world} world" if math.isnan(angle) else f"{world} world, {angle:g}°"
-        read = value_item(number(number_of(one.value)), f"must be {number(number_of(one.exact))}")
+        read = value_item(
+            TABLE.number(number_of(one.value)),
+            f"must be {TABLE.number(number_of(one.exact))}",
+        )
         items = [Item("world"), *(Item() for _ in range(before - 1))]
         items += [read if score == "SimAOU" else Item() for score in scores]
         lines.append(Line(label(rule), (*items, *(Item() for _ in range(after))), small=where))
@@ -117,7 +121,7 @@ def _share(view: View, model: str, name: str, ceiling: str, score: str) -> Item:
     """A score's mean over tasks, as a share of the ceiling's."""
     own, best = (view.over_tasks(model, each, score) for each in (name, ceiling))
     if own is None or best is None or not best > 0:
-        return value_item(UNDEFINED)
+        return value_item(TABLE.undefined)
     return value_item(f"{own / best:.0%}".replace("-", "−"))
 
 
@@ -129,6 +133,6 @@ def _beside(view: View, model: str, name: str, score: str) -> Item:
     means = {other: view.over_tasks(model, other, score) for other in rivals}
     known = {other: value for other, value in means.items() if value is not None}
     if not known:
-        return value_item(number(own), "no control")
+        return value_item(TABLE.number(own), "no control")
     best = (min if lower_is_better(score) else max)(known, key=lambda other: known[other])
-    return value_item(number(own), f"{number(known[best])} {control_label(best)}")
+    return value_item(TABLE.number(own), f"{TABLE.number(known[best])} {control_label(best)}")

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from iclgd_lens.figures.style import DARK
-from iclgd_lens.labels import label, listed, meaning, score_meaning
+from iclgd_lens.labels import label, meaning, score_meaning
+from iclgd_lens.phrases import listed
 from iclgd_lens.report import tables
 from iclgd_lens.report.board import leaderboard
 from iclgd_lens.report.pictures import Picture

@@ -12,7 +12,8 @@ import numpy as np
 
 from iclgd_lens import figures
 from iclgd_lens.figures.style import Spec
-from iclgd_lens.labels import label, listed, rank, score_meaning
+from iclgd_lens.labels import label, rank, score_meaning
+from iclgd_lens.phrases import listed
 from iclgd_lens.report.view import View, where
 from iclgd_lens.scores import SCORES
 from iclgd_lens.subjects import SETTINGS

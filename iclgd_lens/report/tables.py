@@ -10,17 +10,8 @@ from typing import Any
 import numpy as np
 
 from iclgd_lens.errors import LensError
-from iclgd_lens.labels import (
-    UNDEFINED,
-    control_label,
-    interval,
-    label,
-    number,
-    p_value,
-    rank,
-    score_meaning,
-    signed,
-)
+from iclgd_lens.labels import control_label, label, rank, score_meaning
+from iclgd_lens.phrases import TABLE
 from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, text_of
 from iclgd_lens.report.words import answer, questions
 from iclgd_lens.subjects import TRAINED
@@ -87,8 +78,8 @@ def _reading(reading: Reading | None) -> Item:
     if reading is None:
         return Item()
     if math.isnan(reading.value):
-        return value_item(UNDEFINED, "undefined")
-    return value_item(number(reading.value), interval(reading.low, reading.high))
+        return value_item(TABLE.undefined, "undefined")
+    return value_item(TABLE.number(reading.value), TABLE.interval(reading.low, reading.high))
 
 
 def _of(view: View, model: Any) -> str:
@@ -123,7 +114,7 @@ def _plain(value: Any, column: str) -> Item:
     if isinstance(value, bool | np.bool_):
         return Item("yes" if value else "no", kind="yes" if value else "no")
     if isinstance(value, float | np.floating):
-        return value_item(number(float(value)))
+        return value_item(TABLE.number(float(value)))
     text = text_of(value)
     text = label(text) if column == "hypothesis" else text
     return Item(text, kind="wide" if column in _WIDE else "")
@@ -205,9 +196,9 @@ def twin_table(view: View) -> Table | None:
 
 def _difference(own: Contrast | None) -> tuple[Item, Item]:
     if own is None:
-        return value_item(UNDEFINED), value_item(UNDEFINED)
-    between = interval(own.ci_low, own.ci_high)
-    return value_item(signed(own.difference), between), value_item(p_value(own.p))
+        return value_item(TABLE.undefined), value_item(TABLE.undefined)
+    between = TABLE.interval(own.ci_low, own.ci_high)
+    return value_item(TABLE.signed(own.difference), between), value_item(TABLE.p_value(own.p))
 
 
 def difference_table(view: View) -> Table | None:
@@ -232,9 +223,9 @@ def order_table(view: View) -> Table | None:
         Line(
             text_of(row.task),
             (Item(label(str(row.hypothesis))),
-             value_item(number(number_of(row.flip_rate)),
-                    interval(number_of(row.ci_low), number_of(row.ci_high))),
-             value_item(number(number_of(row.accuracy_range))),
+             value_item(TABLE.number(number_of(row.flip_rate)),
+                    TABLE.interval(number_of(row.ci_low), number_of(row.ci_high))),
+             value_item(TABLE.number(number_of(row.accuracy_range))),
              value_item(f"{int(row.permutations)} × {int(row.seeds)}")),
             small=_of(view, row.model),
         )
@@ -263,7 +254,7 @@ def published_table(view: View) -> Table | None:
 
     def item(task: Any, rule: str, score: str) -> Item:
         value = task.published.get(rule, {}).get(score)
-        return value_item("not published" if value is None else number(value))
+        return value_item("not published" if value is None else TABLE.number(value))
 
     lines = (
         Line(name, (value_item(f"{task.learning_rate:g}" if task.learning_rate else ""),

@@ -8,19 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from iclgd_lens.labels import (
-    all_of,
-    control_label,
-    count,
-    interval,
-    is_check,
-    label,
-    listed,
-    lower_is_better,
-    number,
-    rank,
-    signed,
-)
+from iclgd_lens.labels import control_label, is_check, label, lower_is_better, rank
+from iclgd_lens.phrases import TABLE, all_of, count, listed
 from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, text_of
 from iclgd_lens.scores import SCORES
 
@@ -216,8 +205,8 @@ def _extent(view: View, model: str, name: str, score: str) -> str:
     if len(known) == 1:
         return f"It reads {estimate(low[2])} on {low[1]}, where 1 is what in-context learning does."
     return (
-        f"It reads from {number(low[0])} ({low[1]}) to {number(high[0])} ({high[1]}), where 1 is "
-        "what in-context learning does."
+        f"It reads from {TABLE.number(low[0])} ({low[1]}) to {TABLE.number(high[0])} "
+        f"({high[1]}), where 1 is what in-context learning does."
     )
 
 
@@ -244,7 +233,10 @@ def _pair(score: str, a: str, b: str, lines: Sequence[Contrast]) -> Finding:
         parts.append(f"no difference of {a} and {b} is shown on {where('undecided')}")
     known = [each for each in lines if not math.isnan(each.difference)]
     ends = sorted(known, key=_advantage)
-    said = [f"{signed(e.difference)} {interval(e.ci_low, e.ci_high)} ({e.task})" for e in ends]
+    said = [
+        f"{TABLE.signed(e.difference)} {TABLE.interval(e.ci_low, e.ci_high)} ({e.task})"
+        for e in ends
+    ]
     body = f"Differences {a} − {b}: {said[0]}" if said else ""
     if len(said) > 1:
         body += f" to {said[-1]}"
@@ -253,7 +245,7 @@ def _pair(score: str, a: str, b: str, lines: Sequence[Contrast]) -> Finding:
 
 def estimate(reading: Reading) -> str:
     """A value with its interval."""
-    return f"{number(reading.value)} {interval(reading.low, reading.high)}".rstrip()
+    return f"{TABLE.number(reading.value)} {TABLE.interval(reading.low, reading.high)}".rstrip()
 
 
 def _advantage(each: Contrast) -> float:
@@ -263,7 +255,7 @@ def _advantage(each: Contrast) -> float:
 def _instrument(view: View, model: str) -> list[Finding]:
     """A check injects what in-context learning does, so that what it must read is known."""
     read = [
-        (reading.value, SCORES[score].oracle, f"{score} {number(reading.value)} on {task}")
+        (reading.value, SCORES[score].oracle, f"{score} {TABLE.number(reading.value)} on {task}")
         for name in view.hypotheses if is_check(name)
         for score in view.main_scores if score in SCORES for task in view.tasks
         if (reading := view.reading(model, task, name, score)) and not math.isnan(reading.value)
@@ -287,7 +279,7 @@ def _behaviour(view: View, model: str) -> list[Finding]:
         zs, icl = (view.reading(model, task, name, "accuracy") for name in ("ZS", "ICL"))
         if zs is None or icl is None or math.isnan(zs.value) or math.isnan(icl.value):
             continue
-        read.append(f"{task} {number(zs.value)} → {number(icl.value)}")
+        read.append(f"{task} {TABLE.number(zs.value)} → {TABLE.number(icl.value)}")
         if icl.low > zs.high:
             better.append(task)
     if not read:
@@ -313,7 +305,7 @@ def _order(view: View, model: str) -> list[Finding]:
         return []
     if max(worst.values()) == 0:
         return [Finding("note", "The order of the demonstrations changed no prediction.")]
-    rates = "; ".join(f"{name} up to {number(rate)}" for name, rate in worst.items())
+    rates = "; ".join(f"{name} up to {TABLE.number(rate)}" for name, rate in worst.items())
     lead = "The order of the demonstrations changes predictions."
     return [Finding("note", lead, f"Pairs of orders that disagree about a query: {rates}.")]
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from iclgd_lens.errors import FileError, LensError, RunError, nearest
 from iclgd_lens.figures.static import FORMATS, write_static
 from iclgd_lens.files import check_place, write_together
-from iclgd_lens.labels import count, interval, label, number
+from iclgd_lens.labels import label
+from iclgd_lens.phrases import LATEX, count
 from iclgd_lens.report.page import page
 from iclgd_lens.report.pictures import Picture, pictures, slug
 from iclgd_lens.report.view import Reading, RunFrames, View, view, where
@@ -191,9 +192,9 @@ def _latex_reading(reading: Reading | None, verdict: str) -> str:
 def _latex_value(value: float, low: float, high: float, verdict: str) -> str:
     if math.isnan(value):
         return "--"
-    text = f"${number(value, minus='-')}{_MARKS.get(verdict, '')}$"
+    text = f"${LATEX.number(value)}{_MARKS.get(verdict, '')}$"
     text = rf"\textbf{{\boldmath {text}}}" if verdict == "yes" else text
-    between = interval(low, high, minus="-")
+    between = LATEX.interval(low, high)
     return rf"\shortstack{{{text}\\{{\tiny ${between}$}}}}" if between else text
 
 

@@ -311,7 +311,8 @@ def test_no_file_is_a_pickle(run: Path) -> None:
 
 def test_run_json_says_where_the_numbers_come_from(small: Plan, run: Path) -> None:
     facts = json.loads((run / "run.json").read_text())
-    assert facts["plan"]["hypotheses"] == {"gd": {"hypothesis": "gd", "settings": {}, "vary": {}}}
+    spec = {"hypothesis": "gd", "settings": {}, "vary": {}, "controls": None}
+    assert facts["plan"]["hypotheses"] == {"gd": spec}
     assert {"versions", "hardware", "system", "git_commit"} <= facts["environment"].keys()
     assert facts["environment"]["hardware"]["cores"] >= 1
     assert facts["timings"]["cell_seconds"] > 0

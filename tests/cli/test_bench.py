@@ -146,7 +146,7 @@ def test_a_model_of_unknown_size_has_no_estimate() -> None:
     plan = parse_plan({"models": ["nobody/nothing"], "tasks": ["sst2"], "hypotheses": ["gd"]})
     assert model_size(plan.models[0]) is None
     text = str(estimate(plan))
-    assert "12 cells, unknown in one process" in text
+    assert "20 cells, unknown in one process" in text
     assert "the size of nobody/nothing is not known here" in text
 
 
