@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
     from iclgd_lens.calibration import Rate
 
+THETAS = (2.0, 5.0, 10.0, 20.0)
+"""Angles between the rules, in degrees."""
+DRAWS, QUERIES = (3, 5, 10), (3, 9)
+"""With which GD and LCGD are to be told apart; a world has nine queries."""
+
 
 def calibrate(
     trials: Annotated[int, typer.Option(min=20, help="Simulated comparisons of each kind.")] = 500,
@@ -61,12 +66,8 @@ def calibrate(
         lines = [_line(rate) for rate in rates]
         console.print(table_of(("what", "share", "95 %", "allowed", ""), lines))
         if power is not None:
-            smallest = power["smallest"]
-            said = "no angle tried" if smallest is None else f"{smallest:g} degrees"
-            console.print(
-                f"Worlds: GD and LCGD are told apart from {said} on, with {power['draws']} draws.",
-                markup=False,
-            )
+            console.print("Worlds: the smallest angle from which on GD and LCGD are told apart")
+            console.print(table_of(("queries", "draws", "angle"), _power_lines(power)))
         if figure is not None:
             console.print(f"Figure: {figure}", markup=False)
 
@@ -101,13 +102,29 @@ def _power(tell: Any) -> dict[str, Any]:
     tell("worlds: from which angle on are GD and LCGD told apart?")
     from iclgd_lens.worlds import power
 
-    found = power((2.0, 5.0, 10.0, 20.0), n=5)
-    return {
-        "draws": 5,
-        "thetas": list(found.thetas),
-        "told_apart": list(found.told_apart()),
-        "smallest": found.smallest(),
-    }
+    lines: list[dict[str, Any]] = []
+    for queries in QUERIES:
+        found = power(THETAS, n=max(DRAWS), queries=queries)
+        for draws in DRAWS:
+            own = found.first(draws)
+            lines.append(
+                {
+                    "queries": queries, "draws": draws, "told_apart": list(own.told_apart()),
+                    "smallest": own.smallest(),
+                }
+            )  # fmt: skip
+    return {"thetas": list(THETAS), "lines": lines}
+
+
+def _power_lines(power: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            str(line["queries"]),
+            str(line["draws"]),
+            "none tried" if line["smallest"] is None else f"{line['smallest']:g} degrees",
+        )
+        for line in power["lines"]
+    ]
 
 
 def _figure(rates: list[Rate]) -> str:

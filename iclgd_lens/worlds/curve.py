@@ -34,6 +34,10 @@ class Power:
     right: Float[np.ndarray, "theta draw"]
     wrong: Float[np.ndarray, "theta draw"]
 
+    def first(self, n: int) -> Power:
+        """What the first `n` draws alone say."""
+        return Power(self.thetas, self.right[:, :n], self.wrong[:, :n])
+
     def told_apart(self, confidence: float = 0.95) -> tuple[bool, ...]:
         """At each angle, whether the t interval of right - wrong over draws lies above rounding."""
         _, low, _ = t_interval((self.right - self.wrong).T, confidence=confidence)

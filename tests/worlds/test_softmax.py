@@ -284,3 +284,7 @@ def test_a_power_curve_names_the_smallest_angle_from_which_on_all_are_told_apart
     assert found.told_apart() == (False, True, False, True)
     assert found.smallest() == 40.0
     assert worlds.Power((5.0,), right[:1], wrong[:1]).smallest() is None
+    # The first two draws alone: the third is what hid 5 degrees least of all.
+    two = found.first(2)
+    assert two.right.shape == (4, 2)
+    assert two.told_apart() == (False, True, False, True)
