@@ -16,6 +16,13 @@ from iclgd_lens.parts import Part
 from iclgd_lens.sealed import sealed, unsealed
 
 FORMAT = "iclgd_lens.Comparison/3"
+_KINDS: Mapping[str, type] = {
+    "provenance": dict,
+    "resamples": int,
+    "confidence": float,
+    "seed": int,
+}
+"""What a comparison's own facts must be."""
 _FIELDS = ("draw", "order", "network", "index", "budget", "failures", "facts", "queries")
 
 
@@ -51,10 +58,17 @@ def read_archive(path: Path) -> tuple[tuple[Part, ...], dict[str, Any]]:
     tensors, facts = unsealed(path, FORMAT, ComparisonError)
     try:
         parts = tuple(_part(i, each, tensors) for i, each in enumerate(facts.pop("parts")))
+        _check_kinds(facts)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ComparisonError(f"{path.name} holds something else: {reason}") from error
     return parts, facts
+
+
+def _check_kinds(facts: Mapping[str, Any]) -> None:
+    for name, kind in _KINDS.items():
+        if name in facts and not isinstance(facts[name], kind):
+            raise TypeError(f"{name} is {type(facts[name]).__name__}")
 
 
 def _values(part: Part) -> list[tuple[str, str, str, NDArray[Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,6 +112,7 @@ def hypothesis_page(hypothesis: Hypothesis) -> str:
         f"**{IS[hypothesis.kind]}** It reads {_listed(hypothesis.needs)}."
         + (f" Source: {hypothesis.source}." if hypothesis.source else ""),
         _module_text(build),
+        *_found(hypothesis.name),
     ]
     rows = [
         (f"`{each.name}`", f"`{each.default!r}`", f"`{each.annotation}`", each.meaning)
@@ -262,6 +264,16 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def _module_text(function: Callable[..., Any]) -> str:
     """The docstring of the module that holds a function: its idea, equations and limits."""
     return inspect.getdoc(sys.modules[function.__module__]) or ""
+
+
+def _found(name: str) -> list[str]:
+    """What the zoo's run found, where its sentences are at hand (`benchmarks/found.py`)."""
+    path = Path(__file__).resolve().parents[1] / "found.json"
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if name not in told:
+        return []
+    lines = "\n".join(f"- {sentence}" for sentence in told[name])
+    return ["## What was found", lines, "From [the zoo's run](../zoo.md)."]
 
 
 def _reference(function: Callable[..., Any]) -> str:
