@@ -171,6 +171,7 @@ def served(site: Path) -> Iterator[str]:
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (420, "dark")])
 def test_the_site_in_a_browser(served: str, browser: Any, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(120_000)
     tab = context.new_page()
     told: list[str] = []
     asked: list[str] = []

@@ -252,7 +252,7 @@ def test_nothing_is_off_screen_on_a_phone(page: str, tmp_path: Path) -> None:
             tab.on("console", lambda message: trouble.append(message.text))
             tab.on("pageerror", lambda error: trouble.append(str(error)))
             tab.goto((tmp_path / "index.html").as_uri())
-            tab.wait_for_selector("html[data-ready=yes]")
+            tab.wait_for_selector("html[data-ready=yes]", timeout=120_000)
             assert tab.evaluate("document.documentElement.scrollWidth") == 420
             assert tab.locator(".plot .main-svg").count() >= 2
             ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -39,6 +39,7 @@ class Opened:
 
     def __init__(self, browser: Any, path: Path, **settings: Any) -> None:
         self.context = browser.new_context(**settings)
+        self.context.set_default_timeout(120_000)  # busy machines draw slowly
         self.tab = self.context.new_page()
         self.trouble: list[str] = []
         tab = self.tab
@@ -318,6 +319,7 @@ def test_turning_a_screen_draws_the_figures_anew(browser: Any, written: Path) ->
 
 def test_without_javascript_text_and_tables_are_whole(browser: Any, written: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(120_000)
     tab = context.new_page()
     tab.goto(written.as_uri())
     assert "The figures need JavaScript" in tab.locator("noscript").inner_text()
