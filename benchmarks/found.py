@@ -3,14 +3,15 @@
     iclgd bench benchmarks/zoo.yaml --out runs/zoo
     python -m benchmarks.found runs/zoo docs/found.json
 
-The file maps each registered hypothesis to what its lines of the leaderboard say.
+The file maps each registered hypothesis to what its lines of the leaderboard say; the leaderboard
+itself is printed as a Markdown table, for `docs/zoo.md`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,32 @@ def found(shown: View) -> dict[str, list[str]]:
     return sentences
 
 
+COLUMNS = (
+    "kind", "AUC", "accuracy", "KL_removed", "SimAOU_label", "SimAOU_label_centred", "SimAOU",
+    "SimAM", "cost, times LCGD",
+)  # fmt: skip
+
+
+def table(shown: View) -> Iterator[str]:
+    """Yield the lines of the leaderboards in Markdown: means over tasks, without controls."""
+    for model in shown.models:
+        board = leaderboard(shown, model)
+        if board is None:
+            continue
+        places = [board.columns.index(name) - 1 for name in COLUMNS if name in board.columns]
+        yield f"| on {model} | {' | '.join(board.columns[place + 1] for place in places)} |"
+        yield "|---" * 2 + "|---:" * (len(places) - 1) + "|"
+        for line in board.lines:
+            if line.items[0].text != "world":
+                yield f"| {line.head} | {' | '.join(line.items[p].text for p in places)} |"
+
+
 def main(run: str, out: str) -> None:
-    """Write the sentences of a run to a JSON file."""
-    text = json.dumps(found(view(load_run(run))), indent=1, ensure_ascii=False, sort_keys=True)
+    """Write the sentences of a run to a JSON file, and print its leaderboard."""
+    shown = view(load_run(run))
+    text = json.dumps(found(shown), indent=1, ensure_ascii=False, sort_keys=True)
     Path(out).write_text(text + "\n", encoding="utf-8")
+    print(*table(shown), sep="\n")
 
 
 if __name__ == "__main__":
