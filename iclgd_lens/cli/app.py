@@ -7,12 +7,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from iclgd_lens import __version__, defaults
-from iclgd_lens.cli import bench, listing
+from iclgd_lens.cli import bench, listing, options
 from iclgd_lens.cli.calibrate import calibrate
 from iclgd_lens.cli.console import (
     any_encoding,
@@ -23,15 +23,11 @@ from iclgd_lens.cli.console import (
     silence,
     usable_width,
 )
-from iclgd_lens.cli.flags import Commands
 from iclgd_lens.cli.mediate import mediate
 from iclgd_lens.cli.sweep import sweep
 from iclgd_lens.cli.worlds import worlds
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.errors import LensError
-
-if TYPE_CHECKING:
-    pass
 
 INTERRUPTED = 130
 USER_ERROR = 2
@@ -39,15 +35,13 @@ _USAGE_ERROR = typer.BadParameter.__mro__[2]  # ClickException, wherever this Ty
 
 app = typer.Typer(
     name="iclgd",
-    cls=Commands,
+    cls=options.Commands,
     help="Does in-context learning do to attention what gradient descent would?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 def _version(asked: bool) -> bool:
@@ -58,7 +52,7 @@ def _version(asked: bool) -> bool:
 
 
 @app.callback()
-def options(
+def about(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -68,22 +62,11 @@ def options(
 
 @app.command()
 def compare(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Hub name, model folder, or 'embedded'.")
-    ] = "embedded",
-    task: Annotated[
-        str, typer.Option("--task", "-t", help="A task of `iclgd tasks`, or a task's YAML file.")
-    ] = "sst2",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Where rows are: 'hub', 'embedded', or a folder with TASK/train.jsonl and "
-            "TASK/validation.jsonl.",
-            show_default="embedded rows for an embedded model, else hub",
-        ),
-    ] = None,
-    shots: Annotated[int, typer.Option(min=1, help="Demonstrations.")] = defaults.SHOTS,
-    queries: Annotated[int, typer.Option(min=1, help="Queries.")] = defaults.QUERIES,
+    model: options.ModelName = "embedded",
+    task: options.TaskName = "sst2",
+    data: options.Rows = None,
+    shots: options.Shots = defaults.SHOTS,
+    queries: options.Queries = defaults.QUERIES,
     draws: Annotated[
         int, typer.Option(help="Draws of demonstrations; a verdict needs at least 2.")
     ] = defaults.DRAWS,
@@ -94,18 +77,8 @@ def compare(
     quick: Annotated[
         bool, typer.Option("--quick", help="One draw and no other networks: scores, no verdict.")
     ] = False,
-    lr: Annotated[
-        str | None,
-        typer.Option(
-            help="Learning rate of the updates; 'matched' chooses rate, epochs and loss on "
-            "left-out demonstrations, 'published' takes the task's.",
-            show_default="matched; published under the reference protocol",
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="NAME.KEY=VALUE: a hypothesis's setting; repeatable."),
-    ] = None,
+    lr: options.Rate = None,
+    set_: options.Settings = None,
     auxiliary: Annotated[
         list[str] | None,
         typer.Option(
@@ -114,22 +87,12 @@ def compare(
             "repeatable.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first draw and of controls.")] = 0,
+    seed: options.Seed = 0,
     permutation: Annotated[
         int, typer.Option(min=0, help="Order of the demonstrations; 0 is as drawn.")
     ] = 0,
-    protocol: Annotated[
-        str, typer.Option(help="'default', or 'reference' for the published choices.")
-    ] = "default",
-    hypothesis: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--hypothesis",
-            "-H",
-            help="A name of `iclgd hypotheses`; repeatable.",
-            show_default=", ".join(defaults.HYPOTHESES),
-        ),
-    ] = None,
+    protocol: options.ProtocolName = "default",
+    hypothesis: options.Hypotheses = None,
     control: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,10 +102,8 @@ def compare(
             show_default=", ".join(DEFAULT_CONTROLS),
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="'auto', 'hooked' or 'bridge'.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="'float32', 'bfloat16', 'float16' or 'float64'.")
-    ] = "float32",
+    host: options.HostName = "auto",
+    dtype: options.Dtype = "float32",
     device: Annotated[
         str | None, typer.Option(help="A torch device.", show_default="the first GPU, else the CPU")
     ] = None,
@@ -160,10 +121,7 @@ def compare(
             help="Run queries of unequal length together: faster, equal up to rounding.",
         ),
     ] = True,
-    imports: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Module or FILE.py that registers hypotheses; repeatable."),
-    ] = None,
+    imports: options.Imports = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -172,7 +130,7 @@ def compare(
             help="Write the tidy table (.parquet), or every query's scores (.safetensors).",
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compare hypotheses with in-context learning, by layer, beside the controls."""
     from iclgd_lens.cli import compare as cli_compare
@@ -210,7 +168,7 @@ def demo(
     draws: Annotated[int, typer.Option(min=1, help="Draws of demonstrations.")] = 3,
     twins: Annotated[int, typer.Option(min=0, help="Untrained networks.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of draws, controls and networks.")] = 0,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show the whole point in a minute: in-context learning beside GD, twins and random updates."""
     with progress() as tell:

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iclgd_lens.cli.console import hand_over, json_document, progress, table_of
+from iclgd_lens.cli.figures_page import figures_page
+from iclgd_lens.cli.options import Json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from iclgd_lens.calibration import Rate
 
+_TITLE = "How often the verdict rule is right or wrong, beside what is allowed"
+_CAPTION = "Simulated comparisons, in which the truth is known."
 THETAS = (2.0, 5.0, 10.0, 20.0)
 """Angles between the rules, in degrees."""
 DRAWS, QUERIES = (3, 5, 10), (3, 9)
@@ -39,9 +43,7 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the figure (.html) there.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure how often noise is called "yes", and from which angle GD and LCGD are told apart."""
     if out is not None:
@@ -60,7 +62,7 @@ def calibrate(
     if out is not None:
         from iclgd_lens.files import write_somewhere
 
-        figure = write_somewhere(out, _figure(rates).encode())
+        figure = write_somewhere(out, figures_page(_TITLE, [_CAPTION], [_figure(rates)]))
 
     def show(console: Console) -> None:
         lines = [_line(rate) for rate in rates]
@@ -127,8 +129,8 @@ def _power_lines(power: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def _figure(rates: list[Rate]) -> str:
-    """Every rate with its interval beside what is allowed, as a page."""
+def _figure(rates: list[Rate]) -> tuple[str, str, Any]:
+    """Every rate with its interval beside what is allowed."""
     import plotly.graph_objects as go
 
     names = [rate.what for rate in rates]
@@ -155,7 +157,6 @@ def _figure(rates: list[Rate]) -> str:
     )  # fmt: skip
     figure.update_layout(
         template="plotly_white", height=140 + 26 * len(rates), margin={"l": 420},
-        title={"text": "How often the verdict rule is right or wrong, beside what is allowed"},
         xaxis={"title": {"text": "share of simulated comparisons"}, "range": [0, 1]},
     )  # fmt: skip
-    return figure.to_html(include_plotlyjs=True, div_id="calibration")
+    return "Rates", "Each rate with its 95 % interval; wide bars are what is allowed.", figure

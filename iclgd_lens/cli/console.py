@@ -10,12 +10,13 @@ import errno
 import io
 import json
 import logging
+import math
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, cast
 
 import typer
 from rich.console import Console
@@ -292,8 +293,23 @@ def print_json(document: Any) -> None:
 
 
 def json_document(document: Any) -> str:
-    """A JSON document in which nothing is "not a number"."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False)
+    """A JSON document in which nothing is "not a number": such values are null."""
+    return json.dumps(_plain(document), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, lists and plain values; of NumPy's and pandas' numbers what they hold."""
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[Any, Any]", value).items()
+        return {str(key): _plain(item) for key, item in pairs}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    missing = type(value).__name__ == "NAType" or (
+        isinstance(value, float) and not math.isfinite(value)
+    )
+    return None if missing else value
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

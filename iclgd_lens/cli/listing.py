@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from iclgd_lens.cli.console import print_json, print_table, progress
+from iclgd_lens.cli.options import Json
 from iclgd_lens.errors import LensError
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 def add_commands(app: typer.Typer) -> None:

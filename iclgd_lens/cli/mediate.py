@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iclgd_lens import defaults
-from iclgd_lens.cli.console import output, print_json, print_table, progress, say
+from iclgd_lens.cli import options
+from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
+from iclgd_lens.cli.figures_page import figures_page
 from iclgd_lens.errors import ComparisonError
+from iclgd_lens.labels import label as shown_label
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from iclgd_lens.mediation import Mediation
 
 _SUFFIXES = (".parquet", ".html")
@@ -20,17 +25,11 @@ _COLUMNS = ("necessity", "p_corrected", "sufficiency", "visibility", "direct", "
 
 
 def mediate(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Hub name, model folder, or 'embedded'.")
-    ] = "embedded",
-    task: Annotated[
-        str, typer.Option("--task", "-t", help="A task of `iclgd tasks`, or a task's YAML file.")
-    ] = "sst2",
-    data: Annotated[
-        str | None, typer.Option(help="Where rows are: 'hub', 'embedded', or a folder.")
-    ] = None,
-    shots: Annotated[int, typer.Option(min=1, help="Demonstrations.")] = defaults.SHOTS,
-    queries: Annotated[int, typer.Option(min=2, help="Queries.")] = 16,
+    model: options.ModelName = "embedded",
+    task: options.TaskName = "sst2",
+    data: options.Rows = None,
+    shots: options.Shots = defaults.SHOTS,
+    queries: options.Queries = 16,
     draws: Annotated[
         int, typer.Option(min=1, help="Draws of demonstrations; p-values count draws from 6 on.")
     ] = 2,
@@ -52,13 +51,8 @@ def mediate(
             show_default="random, shuffled",
         ),
     ] = None,
-    lr: Annotated[
-        str | None, typer.Option(help="Learning rate of the updates, 'matched' or 'published'.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="NAME.KEY=VALUE: a hypothesis's setting; repeatable."),
-    ] = None,
+    lr: options.Rate = None,
+    set_: options.Settings = None,
     exact: Annotated[
         bool | None,
         typer.Option(
@@ -72,21 +66,16 @@ def mediate(
         typer.Option("--visibility/--no-visibility", help="Show each head the demonstrations."),
     ] = True,
     top: Annotated[int, typer.Option(min=1, help="Heads to print.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first draw and of controls.")] = 0,
-    protocol: Annotated[str, typer.Option(help="'default' or 'reference'.")] = "default",
-    host: Annotated[str, typer.Option(help="'auto', 'hooked' or 'bridge'.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="'float32', 'bfloat16', ...")] = "float32",
-    imports: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Module or FILE.py that registers hypotheses; repeatable."),
-    ] = None,
+    seed: options.Seed = 0,
+    protocol: options.ProtocolName = "default",
+    host: options.HostName = "auto",
+    dtype: options.Dtype = "float32",
+    imports: options.Imports = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write the tidy table (.parquet) or figures (.html)."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-    ] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Find the heads that do in-context learning's work, and whether an update does it there."""
     from iclgd_lens.cli.compare import parse_rate, parse_settings
@@ -121,10 +110,11 @@ def mediate(
         if out is not None:
             tell(f"writing {out}")
             _write(found, out)
-    if as_json:
-        print_json(document(found))
-    else:
-        _show(found, top, out)
+    hand_over(
+        json_document(document(found)) if as_json else None,
+        lambda console: _show(found, top, out, console),
+        "iclgd-mediate",
+    )
 
 
 def _names(given: list[str] | None, usual: tuple[str, ...]) -> list[str]:
@@ -134,54 +124,40 @@ def _names(given: list[str] | None, usual: tuple[str, ...]) -> list[str]:
 
 
 def document(found: Mediation) -> dict[str, Any]:
-    """Everything that was found, as plain JSON values."""
-    lines = found.frame().to_dict("records")
+    """Everything that was found, as JSON values."""
+    frame = found.frame()
+    measured = found.draws[0].curves
     return {
         "sentence": found.sentence(),
         "verification": {**vars(found.verification), "sentence": found.verification.sentence},
-        "units_of_p_values": found.frame().attrs["units"],
-        "agreement": [_plain(line) for line in found.agreement().to_dict("records")],
-        "heads": [_plain(line) for line in lines],
+        "units_of_p_values": frame.attrs["units"],
+        "agreement": found.agreement().to_dict("records"),
+        "heads": frame.to_dict("records"),
         "curves": {
-            label: {"heads": list(curve.heads), "value": [_number(v) for v in curve.value]}
-            for label, curve in ((name, found.curve(name)) for name in found.labels)
+            label: {"heads": curve.heads, "value": curve.value.tolist()}
+            for label, curve in ((name, found.curve(name)) for name in found.labels if measured)
         },
         "failures": found.failures,
         "provenance": dict(found.provenance),
     }  # fmt: skip
 
 
-def _plain(line: Any) -> dict[str, Any]:
-    return {str(key): _number(value) for key, value in line.items()}
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value.item() if hasattr(value, "item") else value
-
-
-def _show(found: Mediation, top: int, out: Path | None) -> None:
+def _show(found: Mediation, top: int, out: Path | None, console: Console) -> None:
     names = found.hypotheses or (None,)
     for name in names:
         frame = found.top(top, hypothesis=name)
         own = list(frame.columns)
         score = [column for column in own if column.startswith("Sim")]
         columns = [c for c in (*_COLUMNS, *score, "induction", "function_vector") if c in own]
-        print_table(
-            (name or "ICL", *columns),
-            [
-                (f"{line['layer']:.0f}.{line['head']:.0f}", *(_cell(line[c]) for c in columns))
-                for line in frame.to_dict("records")
-            ],
-        )
+        lines = [
+            (f"{line['layer']:.0f}.{line['head']:.0f}", *(_cell(line[c]) for c in columns))
+            for line in frame.to_dict("records")
+        ]
+        console.print(table_of((name or "ICL", *columns), lines))
     agreement = found.agreement().to_dict("records")
     columns = [str(column) for column in agreement[-1] if column != "hypothesis"]
-    print_table(
-        ("the same heads?", *columns),
-        [(str(line["hypothesis"]), *(_cell(line[c]) for c in columns)) for line in agreement],
-    )
-    console = output()
+    lines = [(str(line["hypothesis"]), *(_cell(line[c]) for c in columns)) for line in agreement]
+    console.print(table_of(("the same heads?", *columns), lines))
     say(console, found.sentence())
     for what, why in found.failures.items():
         say(console, f"{what} is undefined: {why}")
@@ -198,18 +174,16 @@ def _write(found: Mediation, out: Path) -> None:
         found.to_parquet(out)
         return
     from iclgd_lens.files import write_whole
+    from iclgd_lens.mediation.effects import MEANINGS
 
-    figures = [found.heatmap(name) for name in found.effects()]
+    shown = [(name, MEANINGS[name], found.heatmap(name)) for name in found.effects()]
     for name in found.hypotheses:
-        figures.append(found.heatmap("substitution", name))
-    figures += [found.set_curves(), *([found.scatter()] if len(found.labels) > 1 else [])]
-    parts = [
-        figure.to_html(full_html=False, include_plotlyjs=not number, div_id=f"figure{number}")
-        for number, figure in enumerate(figures)
-    ]
-    body = "\n".join(parts)
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Heads</title>'
-        f"<p>{found.sentence()}</p>{body}</html>"
-    )
-    write_whole(out, page.encode())
+        title = f"substitution, {shown_label(name)}"
+        shown.append((title, MEANINGS["substitution"], found.heatmap("substitution", name)))
+    if found.draws[0].curves:
+        caption = "Share of in-context learning's gain that the first heads of the ranking carry."
+        shown.append(("Sets of heads", caption, found.set_curves()))
+    if len(found.labels) > 1:
+        caption = "What in-context learning needs of each head, and what is kept of it, in nats."
+        shown.append(("The same heads?", caption, found.scatter()))
+    write_whole(out, figures_page("Which heads do the work", [found.sentence()], shown))

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iclgd_lens import defaults
-from iclgd_lens.cli.console import output, print_json, print_table, progress, say
+from iclgd_lens.cli import options
+from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
+from iclgd_lens.cli.figures_page import figures_page
 from iclgd_lens.errors import ComparisonError
+from iclgd_lens.phrases import listed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
     from iclgd_lens.sweeps import Sweep
+    from iclgd_lens.sweeps.claims import Claim
 
 
 def sweep(
@@ -24,25 +32,13 @@ def sweep(
         list[str] | None,
         typer.Option("--value", "-v", help="A value; repeatable.", show_default="the usual ones"),
     ] = None,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Hub name, model folder, or 'embedded'.")
-    ] = "embedded",
-    task: Annotated[str, typer.Option("--task", "-t", help="A task of `iclgd tasks`.")] = "sst2",
-    data: Annotated[
-        str | None, typer.Option(help="Where rows are: 'hub', 'embedded', or a folder.")
-    ] = None,
-    shots: Annotated[int, typer.Option(min=1, help="Demonstrations.")] = 16,
-    queries: Annotated[int, typer.Option(min=2, help="Queries.")] = 32,
+    model: options.ModelName = "embedded",
+    task: options.TaskName = "sst2",
+    data: options.Rows = None,
+    shots: options.Shots = defaults.SHOTS,
+    queries: options.Queries = 32,
     draws: Annotated[int, typer.Option(min=1, help="Draws of demonstrations.")] = 2,
-    hypothesis: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--hypothesis",
-            "-H",
-            help="A name of `iclgd hypotheses`; repeatable.",
-            show_default=", ".join(defaults.HYPOTHESES),
-        ),
-    ] = None,
+    hypothesis: options.Hypotheses = None,
     control: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,21 +48,15 @@ def sweep(
             show_default="random, shuffled",
         ),
     ] = None,
-    lr: Annotated[
-        str | None, typer.Option(help="Learning rate of the updates, 'matched' or 'published'.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="NAME.KEY=VALUE: a hypothesis's setting; repeatable."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first draw and of controls.")] = 0,
+    lr: options.Rate = None,
+    set_: options.Settings = None,
+    seed: options.Seed = 0,
+    imports: options.Imports = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write the table (.parquet) or the figures (.html)."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-    ] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure a score and its controls along a factor, or settle a published claim."""
     from iclgd_lens.cli.compare import parse_rate, parse_settings
@@ -86,10 +76,12 @@ def sweep(
     settings = parse_settings(set_ or [])
     with progress() as tell:
         tell("starting PyTorch and TransformerLens")
+        from iclgd_lens.bench.work import import_modules
         from iclgd_lens.host.loading import load_model
         from iclgd_lens.sweeps.sweeping import CONTROLS
         from iclgd_lens.sweeps.sweeping import sweep as measured
 
+        import_modules(imports or [])
         by_name = factor is not None and factor.kind == "model"
         tell(f"loading {model}")
         loaded: Any = None if by_name else load_model(model)
@@ -107,14 +99,11 @@ def sweep(
             ]  # fmt: skip
         if out is not None:
             _write(found, out)
-    if as_json:
-        print_json([_document(each) for each in found])
-        return
-    if claim is not None:
-        for name in ("paper", "claim", "refuted_by"):
-            say(output(), f"{name.replace('_', ' ')}: {getattr(claim, name)}")
-    for number, each in enumerate(found):
-        _show(each, None if claim is None else claim.sweeps[number].scores)
+    hand_over(
+        json_document([_document(each) for each in found]) if as_json else None,
+        lambda console: _show(found, claim, out, console),
+        "iclgd-sweep",
+    )
 
 
 def _values(given: list[str] | None) -> list[Any] | None:
@@ -125,38 +114,31 @@ def _values(given: list[str] | None) -> list[Any] | None:
 
 def _document(found: Sweep) -> dict[str, Any]:
     lines = found.frame()
-    whole = lines[lines["level"] == "all"]
     return {
         "factor": found.factor.name,
         "sentence": found.sentence(),
-        "lines": [
-            {str(key): _plain(value) for key, value in line.items()}
-            for line in whole.to_dict("records")
-        ],
-    }  # fmt: skip
+        "lines": lines[lines["level"] == "all"].to_dict("records"),
+    }
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value.__class__.__name__ == "NAType":
-        return None
-    return value.item() if hasattr(value, "item") else value
-
-
-def _show(found: Sweep, scores: list[str] | None) -> None:
-    shown = scores or [found.score, "logit_recovery"]
-    for score in shown:
-        curve = found.curve(score)
-        names = list(dict.fromkeys(str(name) for name in curve["hypothesis"]))
-        print_table(
-            (f"{score} along {found.factor.axis}", *(str(p.value) for p in found.points)),
-            [
-                (name, *(_cell(curve, name, point.value) for point in found.points))
+def _show(found: Sequence[Sweep], claim: Claim | None, out: Path | None, console: Console) -> None:
+    if claim is not None:
+        for name in ("paper", "claim", "refuted_by"):
+            say(console, f"{name.replace('_', ' ')}: {getattr(claim, name)}")
+    for number, each in enumerate(found):
+        scores = None if claim is None else claim.sweeps[number].scores
+        for score in scores or [each.score, "logit_recovery"]:
+            curve = each.curve(score)
+            names = list(dict.fromkeys(str(name) for name in curve["hypothesis"]))
+            columns = (f"{score} along {each.factor.axis}", *(str(p.value) for p in each.points))
+            lines = [
+                (name, *(_cell(curve, name, point.value) for point in each.points))
                 for name in names
-            ],
-        )
-    say(output(), found.sentence())
+            ]
+            console.print(table_of(columns, lines))
+        say(console, each.sentence())
+    if out is not None:
+        say(console, f"Written: {out}")
 
 
 def _cell(curve: Any, name: str, value: Any) -> str:
@@ -173,15 +155,10 @@ def _write(found: list[Sweep], out: Path) -> None:
         return
     from iclgd_lens.files import write_whole
 
-    parts = [
-        f"<p>{each.sentence()}</p>"
-        + each.figure().to_html(
-            full_html=False, include_plotlyjs=not number, div_id=f"figure{number}"
-        )
-        for number, each in enumerate(found)
-    ]
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Sweep</title>'
-        + "\n".join(parts) + "</html>"
-    )  # fmt: skip
-    write_whole(out, page.encode())
+    shown = [
+        (f"Along {each.factor.axis}", "Behaviour above, scores and their controls below.",
+         each.figure())
+        for each in found
+    ]  # fmt: skip
+    title = f"What changes with {listed([each.factor.axis for each in found])}"
+    write_whole(out, figures_page(title, [each.sentence() for each in found], shown))

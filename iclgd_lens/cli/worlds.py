@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from iclgd_lens.cli.console import hand_over, json_document, progress, table_of
+from iclgd_lens.cli.options import HostName, Json
 
 if TYPE_CHECKING:
     from iclgd_lens.worlds import Mark
@@ -26,10 +27,8 @@ def worlds(
     ] = None,
     labels: Annotated[int, typer.Option(help="Label words, odd and at least 5.")] = 9,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the demonstrations.")] = 0,
-    host: Annotated[str, typer.Option(help="'auto', 'hooked' or 'bridge'.")] = "auto",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document and nothing else.")
-    ] = False,
+    host: HostName = "auto",
+    as_json: Json = False,
 ) -> None:
     """Check the instrument on models whose answer is known: what it reads, what it must read."""
     with progress() as tell:
@@ -40,17 +39,13 @@ def worlds(
         for mark in ruler(theta or THETAS, labels=labels, seed=seed, kind=host):
             tell(f"{mark.world}: {mark.rule}")
             marks.append(mark)
-    plain = [{key: _plain(value) for key, value in vars(mark).items()} for mark in marks]
+    plain = [vars(mark) for mark in marks]
     shown = table_of(COLUMNS, [_line(mark) for mark in marks])
     hand_over(
         json_document(plain) if as_json else None,
         lambda console: console.print(shown),
         "iclgd-worlds",
     )
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _line(mark: Mark) -> tuple[str, ...]:

@@ -29,8 +29,8 @@ from iclgd_lens.mediation.effects import (
     Wanted,
 )
 from iclgd_lens.mediation.patching import TOKENS_AT_ONCE
-from iclgd_lens.mediation.ranks import pearson
-from iclgd_lens.mediation.result import Mediation, Verification
+from iclgd_lens.mediation.ranks import Verification, pearson
+from iclgd_lens.mediation.result import Mediation
 from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.parts import Part, nanmean_over
 from iclgd_lens.readout import Readout

@@ -1,9 +1,14 @@
 """Statistics of head maps: intervals, p-values corrected for the number of heads, agreement.
 
+A prompt moves the margin towards some labels whatever the query says, most of all in networks that
+learned nothing. Queries are therefore weighted so that every gold label counts alike (`balanced`):
+over labels such a move adds up to nothing.
+
 With two or more draws an interval is Student's t over draws, with one a bootstrap over its queries.
-P-values are those of the largest |t| under sign flips (`resampling.max_t`): over draws where there
-are six or more, which can give .05; else over queries, each averaged over the draws that share it,
-and then they speak of these demonstrations alone.
+P-values are those of the largest |t| under sign flips (`resampling.max_t`) over queries, each
+averaged over the draws that share it, and then they speak of these demonstrations alone; from six
+draws on, which can give .05, the larger of that and the same over draws. Draws alone are not
+enough: they ask the same queries, and what happens to fit these fits them in every draw.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from iclgd_lens.aggregates import Resampling
 from iclgd_lens.parts import nanmean_over
@@ -22,7 +27,7 @@ from iclgd_lens.statistics import t_interval
 Floats = NDArray[np.float64]
 FEWEST_DRAWS = 6
 """Draws from which sign flips over draws can give .05."""
-OVER_DRAWS, OVER_QUERIES = "draws", "queries of these demonstrations"
+OVER_DRAWS, OVER_QUERIES = "draws and queries", "queries of these demonstrations"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +54,26 @@ class HeadMap:
 def unit_of(draws: int) -> str:
     """What p-values count."""
     return OVER_DRAWS if draws >= FEWEST_DRAWS else OVER_QUERIES
+
+
+def balanced(effects: ArrayLike, gold: NDArray[np.int64]) -> Floats:
+    """Effects weighted so that their mean over queries is that of the gold labels' means.
+
+    A move towards some labels that is the same on every query has a mean of zero then.
+
+    Args:
+        effects: "query *head"; NaN where undefined, which changes the weights of the others.
+        gold: Gold label id of each query.
+    """
+    array = np.asarray(effects, np.float64)
+    known = np.isfinite(array)
+    asked = [gold == label for label in np.unique(gold)]
+    counts = np.stack([known[own].sum(0) for own in asked])
+    fair = known.sum(0) / np.maximum((counts > 0).sum(0), 1)  # queries of each label that is there
+    weighted = array.copy()
+    for own, count in zip(asked, counts, strict=True):
+        weighted[own] *= fair / np.maximum(count, 1)
+    return weighted
 
 
 def mean_map(draws: Sequence[Floats], how: Resampling) -> HeadMap:
@@ -112,11 +137,35 @@ def _counts(draws: Sequence[Floats]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def _p(draws: Sequence[Floats], how: Resampling) -> Floats:
-    if len(draws) >= FEWEST_DRAWS:
-        return max_t(_means(draws), seed=how.seed)
-    if len({len(each) for each in draws}) == 1:
-        return max_t(nanmean_over(np.stack(draws), 0), seed=how.seed)
-    return max_t(np.concatenate(draws), seed=how.seed)
+    shared = len({len(each) for each in draws}) == 1
+    queries = nanmean_over(np.stack(draws), 0) if shared else np.concatenate(draws)
+    over_queries = max_t(queries, seed=how.seed)
+    if len(draws) < FEWEST_DRAWS:
+        return over_queries
+    return np.maximum(over_queries, max_t(_means(draws), seed=how.seed))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Attribution beside exact interventions, on the heads that were verified.
+
+    Attributes:
+        heads: Which heads: the first of the ranking by attribution, and some at random.
+        sufficiency: Correlation over them of mean sufficiency, exact and attributed.
+        necessity: The same of necessity.
+    """
+
+    heads: tuple[tuple[int, int], ...]
+    sufficiency: float
+    necessity: float
+
+    @property
+    def sentence(self) -> str:
+        """How far attribution can be trusted here."""
+        return (
+            f"Attribution on {len(self.heads)} verified heads correlates {self.sufficiency:.2f} "
+            f"(sufficiency) and {self.necessity:.2f} (necessity) with exact interventions."
+        )
 
 
 def spearman(a: Floats, b: Floats) -> float:

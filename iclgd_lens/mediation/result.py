@@ -15,8 +15,25 @@ from iclgd_lens.archive import write_parquet
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.mediation.curves import Curve
-from iclgd_lens.mediation.effects import ICL, KEPT, MEANINGS, NECESSITY, SUBSTITUTION, DrawEffects
-from iclgd_lens.mediation.ranks import HeadMap, jaccard, mean_map, ratio_map, spearman, unit_of
+from iclgd_lens.mediation.effects import (
+    ICL,
+    KEPT,
+    MEANINGS,
+    NECESSITY,
+    SUBSTITUTION,
+    ZS,
+    DrawEffects,
+)
+from iclgd_lens.mediation.ranks import (
+    HeadMap,
+    Verification,
+    balanced,
+    jaccard,
+    mean_map,
+    ratio_map,
+    spearman,
+    unit_of,
+)
 from iclgd_lens.mediation.shown import ShownMediation
 from iclgd_lens.parts import nanmean_over
 
@@ -25,29 +42,6 @@ if TYPE_CHECKING:
 
 SCORE = "SimAOU_label"
 """The score of heads that is set beside their effects, where right and wrong labels were read."""
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Attribution beside exact interventions, on the heads that were verified.
-
-    Attributes:
-        heads: Which heads: the first of the ranking by attribution, and some at random.
-        sufficiency: Correlation over them of mean sufficiency, exact and attributed.
-        necessity: The same of necessity.
-    """
-
-    heads: tuple[tuple[int, int], ...]
-    sufficiency: float
-    necessity: float
-
-    @property
-    def sentence(self) -> str:
-        """How far attribution can be trusted here."""
-        return (
-            f"Attribution on {len(self.heads)} verified heads correlates {self.sufficiency:.2f} "
-            f"(sufficiency) and {self.necessity:.2f} (necessity) with exact interventions."
-        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -156,7 +150,18 @@ class Mediation(ShownMediation):
         )
 
     def _per_draw(self, effect: str, label: str) -> list[Any]:
-        return [draw.heads[label][effect].astype(np.float64) for draw in self.draws]
+        """Effects of each draw, every gold label counting alike."""
+        return [
+            balanced(draw.heads[label][effect], part.gold)
+            for draw, part in zip(self.draws, self.comparison.parts, strict=True)
+        ]
+
+    def _margin(self, draw: int, name: str, asked: Sequence[int] | None = None) -> float:
+        """A draw's mean label margin, every gold label counting alike."""
+        gold, margins = self.comparison.parts[draw].gold, self.draws[draw].margins[name]
+        if asked is not None:
+            gold, margins = gold[list(asked)], margins[list(asked)]
+        return float(balanced(margins, gold).mean())
 
     # -- sets of heads, agreement ----------------------------------------------------------------
 
@@ -169,11 +174,12 @@ class Mediation(ShownMediation):
         if self._label(label) not in self.draws[0].curves:
             raise ComparisonError("Curves of sets of heads were not measured.")
         by_draw: list[Any] = []
-        for draw in self.draws:
-            asked = list(draw.curve_queries)
-            zs, icl = (draw.margins[name][asked].astype(np.float64).mean() for name in ("ZS", ICL))
+        for number, draw in enumerate(self.draws):
+            asked = draw.curve_queries
+            zs, icl = (self._margin(number, name, asked) for name in (ZS, ICL))
+            gold = self.comparison.parts[number].gold[list(asked)]
+            reached = balanced(draw.curves[label], gold).mean(0) - zs
             gain = icl - zs
-            reached = draw.curves[label].astype(np.float64).mean(0) - zs
             by_draw.append(reached / gain if gain else np.full(len(reached), np.nan))
         return Curve(label, self.draws[0].sizes, nanmean_over(np.stack(by_draw), 0))
 
@@ -205,9 +211,9 @@ class Mediation(ShownMediation):
 
     def _gain(self, label: str) -> float:
         by_draw: list[float] = []
-        for draw in self.draws:
-            zs, icl, own = (draw.margins[name].mean() for name in ("ZS", ICL, label))
-            by_draw.append(float((own - zs) / (icl - zs)) if icl != zs else float("nan"))
+        for number in range(len(self.draws)):
+            zs, icl, own = (self._margin(number, name) for name in (ZS, ICL, label))
+            by_draw.append((own - zs) / (icl - zs) if icl != zs else float("nan"))
         return float(np.nanmean(by_draw)) if np.isfinite(by_draw).any() else float("nan")
 
     # -- tables ----------------------------------------------------------------------------------

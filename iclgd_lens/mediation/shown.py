@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from iclgd_lens.labels import label as shown_label
 from iclgd_lens.mediation.effects import ICL, KEPT, NECESSITY
+from iclgd_lens.mediation.ranks import unit_of
+from iclgd_lens.subjects import Subject
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -41,29 +44,66 @@ class ShownMediation:
         return f"<p>{sentence}</p>{table}"
 
     def sentence(self) -> str:
-        """Say in plain words which heads do the work, and whether the update does it there."""
+        """Say in plain words which heads do the work, and whether the update does it there.
+
+        The gate comes first: without in-context learning there is no work to be named.
+        """
         own = self._own
-        needed = own.map(NECESSITY)
-        count = int((needed.p <= SIGNIFICANT).sum())
-        said = [
-            f"{count} of {needed.value.size} heads are necessary (corrected p <= {SIGNIFICANT})."
-        ]
+        gate = own.comparison.gate()
+        closed = gate.reason if gate is not None else "There is no gate: one label alone was asked."
+        if closed is not None:
+            return (
+                f"{closed} What heads do to the label margin here is therefore not called "
+                f"in-context learning. {own.verification.sentence}"
+            )
+        return " ".join([*self._work(), *self._substitutes(), own.verification.sentence])
+
+    def _work(self) -> Iterator[str]:
+        """Which heads in-context learning needs."""
+        needed = self._own.map(NECESSITY)
+        sure = needed.p <= SIGNIFICANT
+        size, units = needed.value.size, unit_of(len(self._own.draws))
+        yield (
+            f"{int((sure & (needed.value > 0)).sum())} of {size} heads are necessary and "
+            f"{int((sure & (needed.value < 0)).sum())} hinder (corrected p <= {SIGNIFICANT} over "
+            f"{units})."
+        )
         if np.isfinite(needed.value).any():
             layer, head = divmod(int(np.nanargmax(needed.value)), needed.value.shape[1])
-            said.append(
+            yield (
                 f"The most necessary is {layer}.{head}: {needed.value[layer, head]:.2f} nats of "
                 "label margin."
             )
+
+    def _substitutes(self) -> Iterator[str]:
+        """What each hypothesis, and the best of its controls, keeps of what necessary heads do."""
+        own = self._own
         for name in own.hypotheses:
-            kept, lost = own.map(KEPT, name).value, needed.value
-            shared = np.isfinite(kept) & np.isfinite(lost) & (needed.p <= SIGNIFICANT)
-            if shared.any():
-                share = kept[shared].sum() / lost[shared].sum()
-                said.append(
-                    f"{shown_label(name)}, in place of one at a time, keeps {share:.0%} of the sum "
-                    "of their effects."
-                )
-        return " ".join([*said, own.verification.sentence])
+            share = self._kept(name)
+            if share is None:
+                continue
+            rivals = {
+                label: kept
+                for label in own.labels
+                if str(Subject.parse(label).bare) == name and label != name
+                and (kept := self._kept(label)) is not None
+            }  # fmt: skip
+            best = max(rivals, key=lambda label: rivals[label]) if rivals else None
+            beside = "" if best is None else f" ({shown_label(best)}: {rivals[best]:.0%})"
+            yield (
+                f"{shown_label(name)}, in place of one at a time, keeps {share:.0%} of the sum of "
+                f"their effects{beside}."
+            )
+
+    def _kept(self, label: str) -> float | None:
+        """What is kept of the summed effects of necessary heads; None where there are none."""
+        needed = self._own.map(NECESSITY)
+        kept = self._own.map(KEPT, label).value
+        with np.errstate(invalid="ignore"):
+            necessary = np.isfinite(kept) & (needed.p <= SIGNIFICANT) & (needed.value > 0)
+        if not necessary.any():
+            return None
+        return float(kept[necessary].sum() / needed.value[necessary].sum())
 
     def heatmap(self, effect: str = NECESSITY, label: str = ICL) -> go.Figure:
         """Return a Plotly figure of an effect by layer and head; marks survive correction."""

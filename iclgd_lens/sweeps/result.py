@@ -165,8 +165,11 @@ class Sweep:
         return float(lines["value"].iloc[0]) if len(lines) else math.nan
 
     def sentence(self) -> str:
-        """Say in a sentence a hypothesis what the factor does, beside the best control."""
-        said: list[str] = []
+        """Say where in-context learning is shown, then of each hypothesis what the factor does.
+
+        A value in words is the score at its highest, beside the best control there: no verdict.
+        """
+        said = [self._gate()]
         values = [point.value for point in self.points]
         curve = self.curve(self.score)
         for name in self.hypotheses:
@@ -199,7 +202,7 @@ class Sweep:
                 else:
                     text += "; at no rate tried does it change label logits as much as ICL"
             said.append(text + ".")
-        return " ".join([*said, self._gate()])
+        return " ".join(said)
 
     def _gate(self) -> str:
         """At how many values there is in-context learning at all."""
@@ -209,12 +212,9 @@ class Sweep:
             if gate is not None and gate.reason_for(labels=False) is None:
                 open_at.append(str(point.value))
         if len(open_at) == len(self.points):
-            return "There is in-context learning at every value."
-        return (
-            "There is in-context learning at no value."
-            if not open_at
-            else f"There is in-context learning at {', '.join(open_at)} alone."
-        )
+            return "In-context learning is shown at every value."
+        where = f"{', '.join(open_at)} alone" if open_at else "no value"
+        return f"In-context learning is shown at {where}."
 
     # -- showing ---------------------------------------------------------------------------------
 

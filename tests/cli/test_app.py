@@ -699,7 +699,7 @@ def test_mediate_prints_heads_and_their_agreement_and_writes_them(
     assert found["verification"]["sentence"] in found["sentence"]
     assert len([line for line in found["heads"] if line["score"] == "necessity"]) == 16
     assert found["curves"]["ICL"]["heads"][-1] == 16
-    assert out.read_text(encoding="utf-8").count('class="plotly-graph-div"') >= 5
+    assert out.read_text(encoding="utf-8").count('<figure id="figure') >= 5
     assert run(["mediate", "--out", str(tmp_path / "heads.txt")]) == 2
     assert ".parquet or .html" in capsys.readouterr().err
 
@@ -713,6 +713,6 @@ def test_sweep_prints_a_factor_and_refuses_what_is_none(
     assert run(options) == 0
     printed = capsys.readouterr().out
     assert "along share of wrong labels" in printed
-    assert 'class="plotly-graph-div"' in out.read_text(encoding="utf-8")
+    assert '<figure id="figure0"' in out.read_text(encoding="utf-8")
     assert run(["sweep", "label_nois"]) == 2
     assert "Did you mean 'label_noise'?" in capsys.readouterr().err

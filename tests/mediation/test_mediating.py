@@ -245,6 +245,69 @@ def test_heads_of_noise_survive_correction_no_more_often_than_allowed() -> None:
     assert np.argwhere(mean_map([one], how).p <= 0.05).tolist() == [[2, 1]]
 
 
+def test_a_move_towards_labels_is_no_effect() -> None:
+    """The same on every query, it adds up to nothing over gold labels, however many each has."""
+    from iclgd_lens.mediation.ranks import balanced
+
+    gold = np.array([0] * 9 + [1] * 4 + [2] * 3)
+    towards = np.array([0.9, -0.2, 0.1])
+    moved = np.stack(
+        [(towards[g] - (towards.sum() - towards[g]) / 2) * np.ones((2, 3)) for g in gold]
+    )
+    assert np.abs(moved.mean(0)).min() > 0.1
+    assert np.allclose(balanced(moved, gold).mean(0), 0, atol=1e-12)
+    # Undefined queries change the weights of the others; a label without any is left out.
+    moved[[0, 1, 9], 0, 0] = np.nan
+    assert np.nanmean(balanced(moved, gold)[:, 0, 0]) == pytest.approx(0, abs=1e-12)
+    moved[gold == 2, 0, 1] = np.nan
+    means = [moved[gold == label, 0, 1].mean() for label in (0, 1)]
+    assert np.nanmean(balanced(moved, gold)[:, 0, 1]) == pytest.approx(np.mean(means))
+    even = np.array([0, 1, 2, 0, 1, 2])
+    values = np.random.default_rng(0).normal(size=(6, 2))
+    assert np.allclose(balanced(values, even), values)
+
+
+def test_draws_that_ask_the_same_queries_are_not_enough() -> None:
+    """What fits these queries fits them in every draw: six draws agree, the queries do not."""
+    from iclgd_lens.aggregates import Resampling
+    from iclgd_lens.mediation.ranks import mean_map
+
+    generator = np.random.default_rng(1)
+    same = generator.normal(size=(16, 4, 4))
+    draws = [same + 0.05 * generator.normal(size=same.shape) for _ in range(6)]
+    how = Resampling(resamples=20)
+    assert (mean_map(draws, how).p > 0.05).all()
+    moved = [each + 2.5 * (np.arange(4) == 3) for each in draws]
+    sure = mean_map(moved, how).p <= 0.05
+    assert sure[:, 3].all()
+    assert not sure[:, :3].any()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_is_said_follows_the_gate(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that hinder are not called necessary, and without a gate nothing is."""
+    from iclgd_lens.mediation import shown
+
+    result = mediated(checks.kinds()[0])
+    gate = result.comparison.gate()
+    monkeypatch.setattr(type(gate), "learns", property(lambda self: not closed))
+    value = np.array([[3.0, -2.0, 1.0, 0.5]])
+    p = np.array([[0.01, 0.01, 0.2, np.nan]])
+    found = result.map("necessity")
+    fake = type(found)(value, value - 1, value + 1, p, found.n[:1], found.undefined[:1])
+    kept = type(found)(value / 2, value, value, p, found.n[:1], found.undefined[:1])
+    maps = {"necessity": fake, "kept": kept}
+    monkeypatch.setattr(type(result), "map", lambda self, effect, label="ICL": maps[effect])
+    said = shown.ShownMediation.sentence(result)
+    if closed:
+        assert "necessary" not in said.split("verified")[0]
+        assert "not called in-context learning" in said
+    else:
+        assert "1 of 4 heads are necessary and 1 hinder" in said
+        assert "over queries of these demonstrations" in said
+        assert "keeps 50% of the sum of their effects (LCGD" in said
+
+
 def test_the_frame_has_the_comparisons_columns_and_tells_what_p_values_count() -> None:
     result = mediated(checks.kinds()[0])
     frame = result.frame()
@@ -269,7 +332,12 @@ def test_several_draws_have_intervals_over_draws() -> None:
     host = checks.host(checks.kinds()[0], "llama")
     draws = [episode(seed=seed) for seed in range(2)]
     result = lens.mediate(host, draws, (), controls=(), visibility=False, curves=False, **OPTIONS)
-    parts = [draw.heads["ICL"]["necessity"].mean(0) for draw in result.draws]
+    gold = result.comparison.parts[0].gold
+    assert len(set(np.bincount(gold))) > 1, "labels are asked unequally often"
+    parts = [
+        np.mean([draw.heads["ICL"]["necessity"][gold == label].mean(0) for label in set(gold)], 0)
+        for draw in result.draws
+    ]
     assert np.allclose(result.map("necessity").value, np.mean(parts, 0), atol=1e-6)
     with pytest.raises(ComparisonError, match="not measured"):
         result.curve()

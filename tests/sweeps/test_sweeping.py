@@ -186,7 +186,7 @@ def test_a_sweep_says_what_it_found_and_draws_it() -> None:
     host = checks.host(KIND, "llama")
     found = lens.sweep(host, episode(), "epochs", [1, 2], hypotheses=["lcgd"], lr=0.1, **SMALL)
     assert "along epochs" in found.sentence()
-    assert "in-context learning at" in found.sentence()
+    assert found.sentence().startswith("In-context learning is shown at")
     figure = found.figure()
     assert [figure.layout[f"yaxis{n}"].title.text for n in ("", "2", "3")] == [
         "AUC", "SimAOU_label", "logit_recovery"

@@ -1,0 +1,88 @@
+"""Options that several commands share, and help without a type behind flags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from iclgd_lens import defaults
+
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="Hub name, model folder, GGUF file, or 'embedded'.")
+]
+TaskName = Annotated[
+    str, typer.Option("--task", "-t", help="A task of `iclgd tasks`, or a task's YAML file.")
+]
+Rows = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="Where rows are: 'hub', 'embedded', or a folder with TASK/train.jsonl and "
+        "TASK/validation.jsonl.",
+        show_default="embedded rows for an embedded model, else hub",
+    ),
+]
+Shots = Annotated[int, typer.Option(min=1, help="Demonstrations.")]
+Queries = Annotated[int, typer.Option(min=1, help="Queries.")]
+Hypotheses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hypothesis",
+        "-H",
+        help="A name of `iclgd hypotheses`; repeatable.",
+        show_default=", ".join(defaults.HYPOTHESES),
+    ),
+]
+Rate = Annotated[
+    str | None,
+    typer.Option(
+        "--lr",
+        help="Learning rate of the updates; 'matched' chooses rate, epochs and loss on "
+        "left-out demonstrations, 'published' takes the task's.",
+        show_default="matched; published under the reference protocol",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME.KEY=VALUE: a hypothesis's setting; repeatable."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the first draw and of controls.")]
+ProtocolName = Annotated[
+    str, typer.Option("--protocol", help="'default', or 'reference' for the published choices.")
+]
+HostName = Annotated[str, typer.Option("--host", help="'auto', 'hooked' or 'bridge'.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="'float32', 'bfloat16', 'float16' or 'float64'.")
+]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option("--import", help="Module or FILE.py that registers hypotheses; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+class Commands(TyperGroup):
+    """The commands of an app."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters before a command's name."""
+        return without_types(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        found: Any = super().get_command(ctx, cmd_name)
+        if found is not None:
+            without_types(found.get_params(ctx))
+        return found
+
+
+def without_types(parameters: Iterable[Any]) -> list[Any]:
+    """The same parameters; flags, which take no value, show none."""
+    kept = list(parameters)
+    for parameter in kept:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    return kept
