@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iclgd_lens.errors import LensError
 
@@ -19,6 +19,12 @@ Class = TypeVar("Class", bound=type[Any])
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 """Types are taken as they are: "yes" is no truth value, and True no number."""
+
+
+class Part(BaseModel):
+    """Part of a file that people write: unknown fields are refused, nothing changes once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def validated(

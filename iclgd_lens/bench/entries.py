@@ -6,18 +6,13 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from iclgd_lens.naming import label_of, split_untrained
+from iclgd_lens.validation import Part
 
 
-class Strict(BaseModel):
-    """Part of a plan: unknown fields are refused, and nothing changes once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSpec(Strict):
+class ModelSpec(Part):
     """One model of a plan.
 
     Attributes:
@@ -55,7 +50,7 @@ class ModelSpec(Strict):
         return fields
 
 
-class HypothesisSpec(Strict):
+class HypothesisSpec(Part):
     """A hypothesis under the name that results use, with its settings.
 
     Attributes:

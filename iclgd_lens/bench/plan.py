@@ -13,17 +13,18 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from iclgd_lens import defaults
-from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec, Strict
+from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.naming import is_file_name
 from iclgd_lens.protocol import Protocol, get_protocol
 from iclgd_lens.seeds import check_seed
+from iclgd_lens.validation import Part
 
 PUBLISHED = "published"
 MATCHED = "matched"
 
 
-class Plan(Strict):
+class Plan(Part):
     """A grid of cells: models x tasks x (seed, permutation), all hypotheses in each cell.
 
     Attributes:

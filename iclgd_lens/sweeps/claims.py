@@ -6,20 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from iclgd_lens.errors import PlanError
 from iclgd_lens.rules import Progress
 from iclgd_lens.sweeps.factors import get_factor
-from iclgd_lens.sweeps.result import Sweep
-from iclgd_lens.sweeps.sweeping import sweep
+from iclgd_lens.sweeps.result import PRIMARY, SECOND, Sweep
+from iclgd_lens.sweeps.sweeping import CONTROLS, sweep
+from iclgd_lens.validation import Part
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SweepSpec(_Strict):
+class SweepSpec(Part):
     """One sweep of a claim.
 
     Attributes:
@@ -35,10 +32,10 @@ class SweepSpec(_Strict):
     factor: str
     values: list[Any] | None = None
     hypotheses: list[str] = Field(min_length=1)
-    controls: list[str] = ["random", "shuffled"]
-    settings: dict[str, dict[str, Any]] = {}
+    controls: tuple[str, ...] = CONTROLS
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     lr: float | None = None
-    scores: list[str] = ["SimAOU_label", "logit_recovery"]
+    scores: tuple[str, ...] = (PRIMARY, SECOND)
 
     @field_validator("factor")
     @classmethod
@@ -46,7 +43,7 @@ class SweepSpec(_Strict):
         return get_factor(name).name
 
 
-class Claim(_Strict):
+class Claim(Part):
     """A claim that can be settled.
 
     Attributes:

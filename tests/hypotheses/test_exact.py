@@ -15,13 +15,13 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from transformers.models.llama import modeling_llama
 
 from iclgd_lens.episode import Episode
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from tests import checks, families
+from tests.exact import autograd, truth
 
 LAYERS, WIDTH, HEADS, VOCABULARY, TOKENS, BASE = 16, 48, 4, 8_000, 16, 500.0
 RULES = {"gd": gd, "lcgd": lcgd}
@@ -61,51 +61,6 @@ def sequence(case: str) -> tuple[Any, tuple[int, ...]]:
         while len(ids) < TOKENS:
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     return model, tuple(ids)
-
-
-def autograd(model: Any, ids: tuple[int, ...], rule: str) -> dict[str, Tensor]:
-    """Gradients of the summed loss by `transformers` and torch alone, by our names, in fp64."""
-    model, tokens = copy.deepcopy(model), torch.tensor([ids])
-    leaving: list[Tensor] = []
-    weights: dict[str, Tensor] = {}
-    for index, layer in enumerate(model.model.layers):
-        if rule == "lcgd":
-            layer.register_forward_pre_hook(lambda module, args: (args[0].detach(), *args[1:]))
-            layer.register_forward_hook(lambda module, args, output: leaving.append(output))
-        for letter in "kv":
-            weight = layer.self_attn.get_submodule(f"{letter}_proj").weight
-            weights[f"blocks.{index}.attn.W_{letter.upper()}"] = weight
-    leaving += [] if rule == "lcgd" else [model.model(tokens).last_hidden_state]
-    if rule == "lcgd":
-        model(tokens)
-        leaving[:] = [model.model.norm(value) for value in leaving]
-    losses = [
-        torch.nn.functional.cross_entropy(model.lm_head(x)[0, :-1], tokens[0, 1:], reduction="sum")
-        for x in leaving
-    ]
-    found = torch.autograd.grad(torch.stack(losses).sum(), list(weights.values()))
-    return {name: value.T.double() for name, value in zip(weights, found, strict=True)}
-
-
-def truth(model: Any, ids: tuple[int, ...], rule: str) -> dict[str, Tensor]:
-    """The same in fp64 throughout."""
-    model = copy.deepcopy(model).double()
-    size = WIDTH // HEADS
-    turns = BASE ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
-
-    def norm(module: Any, x: Tensor) -> Tensor:
-        return module.weight * x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
-
-    def rotary(module: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        angles = (position_ids[..., None] * turns).repeat(1, 1, 2)
-        return angles.cos(), angles.sin()
-
-    softmax = torch.nn.functional.softmax
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modeling_llama.LlamaRMSNorm, "forward", norm)
-        patch.setattr(modeling_llama.LlamaRotaryEmbedding, "forward", rotary)
-        patch.setattr(torch.nn.functional, "softmax", lambda x, dim, dtype=None: softmax(x, dim))
-        return autograd(model, ids, rule)
 
 
 @functools.cache

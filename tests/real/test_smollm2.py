@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers.models.llama import modeling_llama
 
 import iclgd_lens as lens
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from tests import checks
+from tests.exact import autograd, truth
 
 TEXT = "In-context learning reads a few worked examples, and answers the next question alike."
 LAYERS = (0, 9, 20, 29)
@@ -38,58 +37,9 @@ def test_logits_are_those_of_transformers(model: Any, plain: Any) -> None:
         )
 
 
-def autograd(plain: Any, ids: tuple[int, ...], rule: str) -> dict[str, Tensor]:
-    """Gradients of the summed loss by `transformers` and torch alone, in fp64, by our names."""
-    plain, tokens = copy.deepcopy(plain).requires_grad_(False), torch.tensor([ids])
-    leaving: list[Tensor] = []
-    weights: dict[str, Tensor] = {}
-    for index, layer in enumerate(plain.model.layers):
-        if rule == "lcgd":
-            layer.register_forward_pre_hook(lambda module, args: (args[0].detach(), *args[1:]))
-            if index in LAYERS:
-                layer.register_forward_hook(lambda module, args, out: leaving.append(out))
-        for letter in "kv" if index in LAYERS else "":
-            weight = layer.self_attn.get_submodule(f"{letter}_proj").weight
-            weights[f"blocks.{index}.attn.W_{letter.upper()}"] = weight.requires_grad_(True)
-    if rule == "lcgd":
-        plain(tokens)
-        leaving[:] = [plain.model.norm(value) for value in leaving]
-    else:
-        leaving.append(plain.model(tokens).last_hidden_state)
-    losses = [
-        torch.nn.functional.cross_entropy(plain.lm_head(x)[0, :-1], tokens[0, 1:], reduction="sum")
-        for x in leaving
-    ]
-    found = torch.autograd.grad(torch.stack(losses).sum(), list(weights.values()))
-    return {name: value.T.double() for name, value in zip(weights, found, strict=True)}
-
-
-def truth(plain: Any, ids: tuple[int, ...], rule: str) -> dict[str, Tensor]:
-    """The same with fp64 norms, softmax and rotary tables, which `transformers` keeps in fp32."""
-    config = plain.config
-    size = config.hidden_size // config.num_attention_heads
-    turns = config.rope_parameters["rope_theta"] ** -(
-        torch.arange(0, size, 2, dtype=torch.float64) / size
-    )
-
-    def norm(module: Any, x: Tensor) -> Tensor:
-        return module.weight * x / (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).sqrt()
-
-    def rotary(module: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        angles = (position_ids[..., None] * turns).repeat(1, 1, 2)
-        return angles.cos(), angles.sin()
-
-    softmax = torch.nn.functional.softmax
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modeling_llama.LlamaRMSNorm, "forward", norm)
-        patch.setattr(modeling_llama.LlamaRotaryEmbedding, "forward", rotary)
-        patch.setattr(torch.nn.functional, "softmax", lambda x, dim, dtype=None: softmax(x, dim))
-        return autograd(copy.deepcopy(plain).double(), ids, rule)
-
-
 def references(plain: Any, ids: tuple[int, ...], rule: str) -> tuple[dict[str, Tensor], ...]:
     if rule not in FOUND:
-        FOUND[rule] = truth(plain, ids, rule), autograd(plain, ids, rule)
+        FOUND[rule] = truth(plain, ids, rule, LAYERS), autograd(plain, ids, rule, LAYERS)
     return FOUND[rule]
 
 
