@@ -78,11 +78,11 @@ def label_effect(
     normalize: bool = True,
 ) -> Float[Tensor, "query layer"]:
     """|a(right) - a(wrong)|: how much it matters to the attention output what the labels are."""
+    return over_queries(partial(_distance, normalize), right, wrong)
 
-    def norm(one: Tensor, other: Tensor) -> Tensor:
-        return (_unit(one, normalize) - _unit(other, normalize)).norm(dim=-1)
 
-    return over_queries(norm, right, wrong)
+def _distance(normalize: bool, one: Tensor, other: Tensor) -> Tensor:
+    return (_unit(one, normalize) - _unit(other, normalize)).norm(dim=-1)
 
 
 def changes(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,25 +22,22 @@ def outputs(model: nn.Module) -> Generator[dict[str, Tensor], None, None]:
     A bridge's wrappers count as the parts that they wrap.
     """
     found: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, tuple) and output else output
-            if isinstance(first, Tensor):
-                found.setdefault(name, first.detach().cpu())
-
-        return hook
-
     handles: list[Any] = []
     try:
         for path, module in model.named_modules():
             name = ".".join(part for part in path.split(".") if part != _WRAPPER)
             if name:
-                handles.append(module.register_forward_hook(keep(name)))
+                handles.append(module.register_forward_hook(partial(_keep, found, name)))
         yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _keep(found: dict[str, Tensor], name: str, module: nn.Module, given: Any, output: Any) -> None:
+    first = output[0] if isinstance(output, tuple) and output else output
+    if isinstance(first, Tensor):
+        found.setdefault(name, first.detach().cpu())
 
 
 def first_difference(expected: Mapping[str, Tensor], bridge: Any, tokens: Tensor) -> str | None:
