@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclgd_lens.cost import remembered
+from iclgd_lens.cost import SHARED_BYTES, remembered
 from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Query, Tokens
 from iclgd_lens.errors import HypothesisError, nearest
 from iclgd_lens.host import Prefix, as_host, frozen
@@ -36,8 +36,6 @@ from iclgd_lens.intervention import Batch, Intervention
 from iclgd_lens.readout import Reader
 from iclgd_lens.recorder import Hidden, Others, Recorder
 
-SHARED_BYTES = 64_000_000
-"""Keys and values of all prefixes that are kept together, at most."""
 LOO = ("exact", "masked", "causal")
 """The contexts of left-out demonstrations."""
 

@@ -20,6 +20,8 @@ from iclgd_lens.host import Hook, Host, uncounted_hooks
 
 ENTRIES = 8
 """Results that are remembered at once; the oldest is forgotten."""
+SHARED_BYTES = 64_000_000
+"""Size of a result above which it is not remembered."""
 T = TypeVar("T")
 
 

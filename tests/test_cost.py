@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 
 from iclgd_lens.contexts import Contexts
 from iclgd_lens.cost import Ledger, counted, sharing
+from iclgd_lens.hypotheses import lcgd_multitask
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
+from iclgd_lens.hypotheses.lcgd_multitask import lcgd_shared
 from iclgd_lens.hypotheses.oracle import oracle
 from iclgd_lens.nulls import shuffled_labels
+from iclgd_lens.protocol import DEFAULT
 from tests import checks
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
@@ -88,3 +92,27 @@ def test_other_labels_are_other_work() -> None:
         Contexts(host, episode, "test").after_others([name])
         found = Contexts(host, wrong, "test").after_others([name]).values[name]
     assert torch.equal(found, alone)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_another_task_teaches_is_shared_by_protocol_and_only_where_it_is_small(
+    kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, other = checks.host(checks.kinds()[0], "llama"), checks.episode(shots=3, seed=1)
+    plain = checks.episode(shots=4)
+
+    def learned(protocol: Any) -> Any:
+        shown = dataclasses.replace(other.demonstrations, protocol=protocol)
+        return lcgd_shared(host, plain, lr=0.1, part="shared", auxiliary=[shown])
+
+    protocols = [DEFAULT, DEFAULT.replace(trained=("W_V",))]
+    alone = [learned(protocol) for protocol in protocols]
+    assert set(alone[0]) != set(alone[1])
+    if not kept:
+        monkeypatch.setattr(lcgd_multitask, "SHARED_BYTES", 0)
+    with sharing(host):
+        for protocol, expected in zip(protocols, alone, strict=True):
+            found = learned(protocol)
+            assert set(found) == set(expected)
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert len(host.memory or {}) == (2 if kept else 0)

@@ -34,7 +34,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from iclgd_lens.cost import remembered
+from iclgd_lens.cost import SHARED_BYTES, remembered
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import HypothesisError
@@ -257,5 +257,10 @@ def lcgd_shared(
 
 def _of_another(host: Host, other: Demonstrations, settings: Mapping[str, Any]) -> ParameterDelta:
     """What LCGD learns from another task; the same whatever this task's labels are."""
-    key = ("lcgd_shared", other.examples, other.bos, repr(sorted(settings.items())))
-    return remembered(host, key, lambda: lcgd(host, other, **settings))
+    own = (other.examples, other.bos, other.separator, other.protocol)
+    key = ("lcgd_shared", own, repr(sorted(settings.items())))
+    return remembered(host, key, lambda: lcgd(host, other, **settings), _is_small)
+
+
+def _is_small(delta: ParameterDelta) -> bool:
+    return sum(4 * value.numel() for _, value in delta.items()) <= SHARED_BYTES
