@@ -1,6 +1,7 @@
 """N1 and S2: are networks that learned nothing called "yes", and do verdicts hang on the draw?
 
     python -m benchmarks.never_trained
+    python -m benchmarks.never_trained --matched    # a budget for each network; no second question
 
 Three families (GPT-2, Llama, NeoX), small, drawn by their own initialisers. Untrained networks of
 one architecture are exchangeable, so each in turn plays the model, with the others as its twins
@@ -59,18 +60,24 @@ def network(config: Any, folder: Path) -> Any:
     return lens.load_model(folder)
 
 
-def asked(model: Any, task: str, twins: int) -> lens.Comparison:
+def asked(model: Any, task: str, twins: int, matched: bool = False) -> lens.Comparison:
     """One comparison: two draws, 16 queries, many networks."""
     episodes = lens.load_episodes(task, model, draws=2, queries=16, data="embedded")
+    how: dict[str, Any] = (
+        {"budget": {"epochs": (1, 2, 4, 8)}} if matched else {"settings": SETTINGS}
+    )
     return lens.compare(
-        model, episodes, settings=SETTINGS, controls=("random", "shuffled", "untrained"),
-        twins=twins, tok2attn_queries=0,
+        model, episodes, controls=("random", "shuffled", "untrained"), twins=twins,
+        tok2attn_queries=0, **how,
     )  # fmt: skip
 
 
 def main(
     networks: Annotated[int, typer.Option(help="Networks a family.")] = 14,
     twins: Annotated[int, typer.Option(help="Networks beside the embedded model.")] = 20,
+    matched: Annotated[
+        bool, typer.Option("--matched", help="Choose a budget for each network; N1 alone.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the rates (.json) there.")] = None,
 ) -> None:
     """Measure and print the rates."""
@@ -82,7 +89,7 @@ def main(
     for family, config in configurations(vocabulary).items():
         with tempfile.TemporaryDirectory() as folder:
             model = network(config, Path(folder))
-        own = [asked(model, task, networks) for task in TASKS]
+        own = [asked(model, task, networks, matched) for task in TASKS]
         found += own
         rate = never_trained(own)
         rates.append(rate)
@@ -91,8 +98,8 @@ def main(
     print(f"all families, primary scores: {rates[-1]}")
     rates.append(never_trained(found, scores=("SimAOU", "SimAM")))
     print(f"all families, SimAOU and SimAM: {rates[-1]}")
-    embedded = lens.load_model("embedded")
-    for task in TASKS:
+    embedded = None if matched else lens.load_model("embedded")
+    for task in () if matched else TASKS:
         rates.append(steadiness(asked(embedded, task, twins), networks=8))
         print(f"embedded, {task}: {rates[-1]}")
     if out is not None:

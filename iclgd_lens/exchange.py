@@ -32,6 +32,9 @@ def never_trained(
 ) -> Rate:
     """How often a network of a control is "yes" against the others, with the gate off.
 
+    Where networks had budgets of their own, each is held against the others at those: networks that
+    chose alike are exchangeable, networks at one of theirs are not.
+
     Args:
         comparisons: With several networks of the control each (`twins=`).
         control: The control.
@@ -48,7 +51,10 @@ def never_trained(
 
 
 def _each_as_model(parts: Parts, label: str, score: str, control: str) -> list[str]:
-    values = parts.per_network(score, str(Subject.parse(label).under(control)), control)
+    subject = Subject.parse(label)
+    own = str(Subject(subject.rule, control, {**subject.settings, "budget": "own"}))
+    shown = own if own in parts.series else str(subject.under(control))
+    values = parts.per_network(score, shown, control)
     if len(values) < LEAST:
         return []
     found: list[str] = []

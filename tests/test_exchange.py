@@ -47,6 +47,25 @@ def test_a_network_that_stands_out_is_called_yes() -> None:
     assert rate.count >= 1
 
 
+def test_networks_with_budgets_of_their_own_are_compared_at_those() -> None:
+    """At one network's budget all are alike; at its own one stands out, and is found."""
+    generator = np.random.default_rng(3)
+    base = comparison(8)
+    parts = []
+    for part in base.parts:
+        parts.append(part)
+        if part.network == "untrained":
+            mean = 5.0 if part.index == 0 else 0.0
+            own = {"gd": values(generator, mean, 0.05)}
+            parts.append(
+                Part(own, part.gold, part.draw, network="untrained", index=part.index, budget="own")
+            )
+    chosen = Comparison(tuple(parts), {"controls": ["untrained"]})
+    assert "gd(budget=own)@untrained" in chosen.data.series
+    assert never_trained([base], scores=["SimAOU_label"]).count == 0
+    assert never_trained([chosen], scores=["SimAOU_label"]).count >= 1
+
+
 def test_too_few_networks_are_no_trial() -> None:
     assert never_trained([comparison(3)]).trials == 0
 
