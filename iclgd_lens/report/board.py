@@ -11,8 +11,11 @@ from iclgd_lens.phrases import TABLE
 from iclgd_lens.report.tables import MARKS, Item, Line, Table, filled, value_item
 from iclgd_lens.report.view import View, number_of, records
 from iclgd_lens.report.words import answer, questions
+from iclgd_lens.scores import SCORES
 from iclgd_lens.tables import SUMMARY_SCORES
 
+ORDER = tuple(sorted(SUMMARY_SCORES, key=lambda score: SCORES[score].group == "behaviour"))
+"""Scores of attention first: worlds stand above with what they must read."""
 KINDS = ("explanation", "fitted", "check", "control")
 _ANGLE = 60.0
 """Degrees between the rules of the worlds that are shown; the page's own table has all."""
@@ -20,7 +23,7 @@ _ANGLE = 60.0
 
 def leaderboard(view: View, model: str) -> Table | None:
     """Hypotheses by kind: gate, verdicts, each short score beside the best control's, cost."""
-    scores = [s for s in SUMMARY_SCORES if s in view.scores and view.measured(model, s)]
+    scores = [s for s in ORDER if s in view.scores and view.measured(model, s)]
     names = {name for score in scores for name in view.measured(model, score)}
     facts: Mapping[str, Any] = view.provenance.get("hypotheses") or {}
     own = [name for name in view.own() if name in names]
@@ -36,15 +39,15 @@ def leaderboard(view: View, model: str) -> Table | None:
             items = [Item(kind), *([Item(gate)] if gate else [])]
             items += [_tally(view, model, name, score) for score in judged]
             items += [_beside(view, model, name, score) for score in scores]
-            items += [_share(view, model, name, str(ceiling), score) for score in shares]
             items += [value_item(cost.get(name, ""))] if cost else []
+            items += [_share(view, model, name, str(ceiling), score) for score in shares]
             lines.append(Line(label(name), tuple(items)))
     before = 1 + bool(gate) + len(judged)
-    lines = [*_worlds(view, scores, before, len(shares) + bool(cost)), *lines]
+    lines = [*_worlds(view, scores, before, bool(cost) + len(shares)), *lines]
     columns = ("hypothesis", "kind", *(["learns"] if gate else []),
                *(f"verdict, {score}" for score in judged), *scores,
-               *(f"share of the ceiling, {score}" for score in shares),
-               *([spent] if cost else []))  # fmt: skip
+               *([spent] if cost else []),
+               *(f"share of the ceiling, {score}" for score in shares))  # fmt: skip
     caption = (
         "Means over tasks; in small, the best control's mean over tasks and its name. Verdicts: "
         "on how many tasks each hypothesis beats every control; what is no explanation has none. "

@@ -24,6 +24,8 @@ PUBLISHED = (
 MARKS = {"yes": "●", "partly": "◐", "no": "◆", "undecided": "○", "not applicable": "–"}
 _ROWS = ("hypothesis", "control", "setting", "setting control")
 _WIDE = ("sentence", "why", "reason")
+_COUNTS = ("block_forwards", "block_backwards", "unembeddings", "demonstrations")
+"""Columns of `cost()`: means of counts, written as counts where they are whole."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,9 @@ def _plain(value: Any, column: str) -> Item:
     if isinstance(value, bool | np.bool_):
         return Item("yes" if value else "no", kind="yes" if value else "no")
     if isinstance(value, float | np.floating):
-        return value_item(TABLE.number(float(value)))
+        number = float(value)
+        counted = column in _COUNTS and number.is_integer()
+        return value_item(f"{number:,.0f}" if counted else TABLE.number(number))
     text = text_of(value)
     text = label(text) if column == "hypothesis" else text
     return Item(text, kind="wide" if column in _WIDE else "")
