@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from iclgd_lens.episode import Episode
@@ -44,6 +45,22 @@ class Factor:
     words: Mapping[str, Any] | None = None
     alter: Alter | None = None
     log: bool = False
+
+    def check(self, value: Any) -> None:
+        """Refuse a value of another kind than the usual ones: a word for a number, say.
+
+        Raises:
+            ComparisonError: It is none.
+        """
+        usual = {type(each) for each in self.values} or {str}
+        if str in usual:
+            wanted, allowed = "a word", (str, list, tuple)
+        elif usual == {int}:
+            wanted, allowed = "a whole number", (Integral,)
+        else:
+            wanted, allowed = "a number", (Real,)
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise ComparisonError(f"{self.name} takes {wanted}, not {value!r}.")
 
     def settings(self, value: Any) -> dict[str, Any]:
         """The rule's settings at a value."""

@@ -83,6 +83,8 @@ def sweep(
         points = tuple(model)
     if not points:
         raise ComparisonError(f"{factor} needs at least one value.")
+    for point in points:
+        chosen.check(point)
     if len({str(point) for point in points}) < len(points):
         raise ComparisonError(f"{factor}: a value is given twice.")
     names = (hypotheses,) if isinstance(hypotheses, str) else tuple(hypotheses)

@@ -20,6 +20,7 @@ from iclgd_lens.sweeps.alterations import (
     with_label_noise,
     with_neutral_text,
 )
+from iclgd_lens.sweeps.factors import get_factor
 from iclgd_lens.sweeps.result import where_equal
 from tests import checks
 
@@ -201,6 +202,14 @@ def test_what_cannot_be_swept_is_refused() -> None:
         lens.sweep(host, episode(), "shots", [1, 2])
     with pytest.raises(ComparisonError, match="given twice"):
         lens.sweep(host, episode(), "lr", [0.1, 0.1])
+    for factor, value, wanted in (
+        ("lr", "abc", "a number"), ("lr", True, "a number"), ("epochs", 1.5, "a whole number"),
+        ("loss_on", 3, "a word"), ("model", 3, "a word"), ("label_noise", None, "a number"),
+    ):  # fmt: skip
+        with pytest.raises(ComparisonError, match=f"{factor} takes {wanted}, not {value!r}"):
+            lens.sweep(host, episode(), factor, [value])
+    get_factor("lr").check(np.float64(0.1))
+    get_factor("shots").check(np.int64(4))
     with pytest.raises(HypothesisError, match="horizon"):
         lens.sweep(host, episode(), "horizon", [0, 1], hypotheses=["gd"], lr=0.1)
     with pytest.raises(ComparisonError, match="no score"):
