@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,16 @@ from iclgd_lens.rules import (
 )
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.trajectories import PASSES
+from iclgd_lens.workers import how_many, spread
 
 TWINS = 8
 TWIN_QUERIES = 16
 """Queries that another network is asked: its spread is between networks, not between queries."""
 REALISATIONS = 20
 """Of random controls where there is one draw alone, so that they have a spread of their own."""
+
+Chosen = list[tuple[Mapping[str, Any], Mapping[str, Any]]]
+"""Each rule's settings and facts on one draw."""
 
 
 @own_precision()
@@ -67,6 +72,7 @@ def compare(
     resamples: int = 1000,
     confidence: float = 0.95,
     zs: Readout | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare what hypotheses do to attention with what in-context learning does.
@@ -109,6 +115,9 @@ def compare(
         confidence: Coverage of the intervals.
         zs: The ZS readout of these queries on this model, where it was read before (by
             `Reader.zs` with `first=tok2attn_queries`); it is not read again.
+        workers: Copies of this process that measure draws and other networks beside one another,
+            each on one thread (Linux, on a CPU). None takes one a thread of PyTorch's for a small
+            model, else 1: no copies. Numbers are equal but for rounding.
         progress: Called with a short text at each stage.
 
     Raises:
@@ -117,6 +126,7 @@ def compare(
         ControlError: A control is unknown or cannot be built.
         HypothesisError: A hypothesis or setting is unknown.
         EpisodeError: The model cannot read an episode whole.
+        LensError: `workers` is less than 1.
     """
     host = as_host(model)
     draws = (episodes,) if isinstance(episodes, Episode) else tuple(episodes)
@@ -131,10 +141,15 @@ def compare(
         Options(batch_size, pad_queries, tok2attn_queries), progress or _silent,
     )  # fmt: skip
     readouts = {} if zs is None else {reading_key(draws[0]): zs}
+    crew = how_many(workers, host.model)
+    parts: list[Part] = []
     with host.laid_out(), sharing(host):
-        parts = [part for d in range(len(draws)) for part in _measure_draw(plan, d, readouts)]
-    for control in asked["network"]:
-        parts += [part for j in range(twins) for part in _measure_twin(plan, control, j)]
+        for measured in spread(partial(_measure_draw, plan, readouts), len(draws), crew, plan.tell):
+            plan.chosen.append(measured.chosen)
+            parts += measured.parts
+    networks = [(control, j) for control in asked["network"] for j in range(twins)]
+    for found in spread(partial(_measure_twin, plan, networks), len(networks), crew, plan.tell):
+        parts += found
     names = [each.name for group in asked.values() for each in group]
     facts = provenance(host, draws) | {
         "hypotheses": dict(parts[0].facts.get("rules", {})),
@@ -166,7 +181,7 @@ class _Plan:
     seed: int
     options: Options
     tell: Progress
-    chosen: dict[int, list[Rule]] = field(default_factory=dict[int, "list[Rule]"])
+    chosen: list[Chosen] = field(default_factory=list[Chosen])
     """The rules at the model's own budget, by draw."""
 
     @property
@@ -178,29 +193,45 @@ class _Plan:
         """The same demonstrations with wrong labels, where they are asked for."""
         return shuffled_labels(episode, self.seed + draw) if self.contrasted else None
 
+    def rules_at(self, chosen: Chosen) -> list[Rule]:
+        """The rules with the settings that were chosen for one draw."""
+        pairs = zip(self.rules.values(), chosen, strict=True)
+        return [replace(rule, settings=given, facts=facts) for rule, (given, facts) in pairs]
 
-def _measure_draw(plan: _Plan, draw: int, readouts: dict[str, Readout]) -> list[Part]:
+
+@dataclass(frozen=True)
+class _Draw:
+    """What a draw gave: its parts, and each rule's settings and where they come from."""
+
+    parts: list[Part]
+    chosen: Chosen
+
+
+def _measure_draw(
+    plan: _Plan, readouts: dict[str, Readout], draw: int, announce: Progress
+) -> _Draw:
     """The model itself on one draw: its settings, every hypothesis, and every draw control."""
     episode = plan.draws[draw]
     key = reading_key(episode)
     job = Job(
         plan.host, episode, plan.options, wrong=plan.wrong(episode, draw), zs=readouts.get(key),
-        tell=_numbered(plan, f"draw {draw + 1} of {len(plan.draws)}", len(plan.draws)),
+        tell=_numbered(announce, f"draw {draw + 1} of {len(plan.draws)}", len(plan.draws)),
     )  # fmt: skip
     job.measure_settings()
     readouts.clear()  # one at a time: draws that share their queries follow one another
     readouts[key] = job.frozen.zs
     seed = plan.seed + draw
-    plan.chosen[draw] = _budgeted(plan, job, plan.rules.values())
-    for rule in plan.chosen[draw]:
+    rules = _budgeted(plan, job, plan.rules.values())
+    for rule in rules:
         job.run(rule, plan.controls["rule"], seed=seed, other=plan.other)
     if plan.passes and draw == 0:
-        for rule in plan.chosen[draw]:
+        for rule in rules:
             job.tell(f"{rule.name}: along its training")
             job.follow(rule, plan.passes)
     for control in plan.controls["alone"]:
         job.run_alone(control, seed=seed)
-    return [_part(job, draw), *_realisations(plan, job, draw)]
+    chosen = [(rule.settings, rule.facts) for rule in rules]
+    return _Draw([_part(job, draw), *_realisations(plan, job, draw)], chosen)
 
 
 def _realisations(plan: _Plan, job: Job, draw: int) -> list[Part]:
@@ -218,10 +249,13 @@ def _realisations(plan: _Plan, job: Job, draw: int) -> list[Part]:
     return found
 
 
-def _measure_twin(plan: _Plan, control: Control, index: int) -> list[Part]:
+def _measure_twin(
+    plan: _Plan, networks: Sequence[tuple[Control, int]], place: int, announce: Progress
+) -> list[Part]:
     """Another network on one of the draws: at the model's budget, and at its own."""
+    control, index = networks[place]
     draw = index % len(plan.draws)
-    tell = _numbered(plan, f"{control.name} network {index + 1} of {plan.twins}", 2)
+    tell = _numbered(announce, f"{control.name} network {index + 1} of {plan.twins}", 2)
     tell("making it")
     twin = as_host(resolve(control.function)(plan.host, plan.seed + index))
     episode = first_queries(plan.draws[draw], plan.twin_queries)
@@ -229,7 +263,7 @@ def _measure_twin(plan: _Plan, control: Control, index: int) -> list[Part]:
     jobs = {"": job}
     with twin.laid_out(), sharing(twin):
         job.measure_settings()
-        for rule in plan.chosen[draw]:
+        for rule in plan.rules_at(plan.chosen[draw]):
             if isinstance(rule.value, Hypothesis):
                 job.run(rule)
         open_ = [each for each in plan.rules.values() if needs_budget(each)]
@@ -306,8 +340,8 @@ def _passes(asked: bool | Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(asked)))
 
 
-def _numbered(plan: _Plan, where: str, count: int) -> Progress:
-    return plan.tell if count < 2 else lambda text: plan.tell(f"{where}: {text}")
+def _numbered(tell: Progress, where: str, count: int) -> Progress:
+    return tell if count < 2 else lambda text: tell(f"{where}: {text}")
 
 
 def _silent(stage: str) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from iclgd_lens.bench.work import CellOutcome, Workbench, by_setting, import_mod
 from iclgd_lens.errors import RunError, nearest
 from iclgd_lens.provenance import environment
 from iclgd_lens.run_files import open_files
+from iclgd_lens.workers import as_they_come, how_many
 
 ENGINES = ("local", "ray")
 _SAVE_EVERY = 5.0  # seconds between writes of what this command did so far
@@ -83,6 +85,7 @@ def run_plan(
     *,
     engine: str = "local",
     ray: RayOptions | None = None,
+    workers: int = 1,
     shard_of: tuple[int, int] | None = None,
     fresh: bool = False,
     retry_failed: bool = False,
@@ -94,8 +97,10 @@ def run_plan(
     Args:
         plan: The plan.
         out: The run directory (or a URL for fsspec). Finished cells in it are recognised.
-        engine: "local" for this process, "ray" for a cluster.
+        engine: "local" for this machine, "ray" for a cluster.
         ray: How Ray spreads the cells.
+        workers: Processes of the local engine, each with a model of its own, on one thread (Linux,
+            on a CPU); 1 for this process alone.
         shard_of: (i, n) for the i-th of n shares, from 1; shares are disjoint and complete.
         fresh: Measure finished cells again.
         retry_failed: Measure cells that failed before again.
@@ -105,7 +110,8 @@ def run_plan(
     Raises:
         PlanError: The plan names what does not exist; nothing was run.
         RunError: The directory cannot be used, or the engine cannot run.
-        LensError: A model cannot be identified, or there is no such shard.
+        LensError: A model cannot be identified, there is no such shard, or `workers` is less
+            than 1.
     """
     start = time.monotonic()
     tell = progress or Silent()
@@ -113,6 +119,7 @@ def run_plan(
         raise RunError(
             f"engine {engine!r} is none of {', '.join(ENGINES)}.{nearest(engine, ENGINES)}"
         )
+    crew = how_many(workers)
     import_modules(imports)
     check_plan(plan)
     store = Store(_absolute(out), tell.say)
@@ -130,7 +137,7 @@ def run_plan(
     ]
     log = _Log(store, engine, shard_of)
     tell.begin(len(cells), len(cells) - len(todo))
-    for cell, outcome in _engine(engine, ray, imports)(work, todo, store, fresh, tell):
+    for cell, outcome in _engine(engine, ray, crew, imports)(work, todo, store, fresh, tell):
         log.add(outcome)
         tell.advance(cell, outcome)
     if plan.worlds and store.worlds() is None:
@@ -163,9 +170,9 @@ def _read_worlds() -> list[dict[str, Any]]:
 Engine = Callable[[Plan, Sequence[Cell], Store, bool, Progress], Iterator[tuple[Cell, CellOutcome]]]
 
 
-def _engine(name: str, ray: RayOptions | None, imports: Sequence[str]) -> Engine:
+def _engine(name: str, ray: RayOptions | None, workers: int, imports: Sequence[str]) -> Engine:
     if name == "local":
-        return run_local
+        return run_local if workers < 2 else partial(run_beside, workers)
     from iclgd_lens.bench.ray_engine import ray_engine
 
     return ray_engine(ray or RayOptions(), imports)
@@ -184,6 +191,21 @@ def run_local(
             tell.stage(f"{setting}: {text}")
 
         yield from bench.do(group, fresh=fresh, tell=stage)
+
+
+def run_beside(
+    workers: int, plan: Plan, cells: Sequence[Cell], store: Store, fresh: bool, tell: Progress
+) -> Iterator[tuple[Cell, CellOutcome]]:
+    """Measure settings in copies of this process, each with a model of its own."""
+    bench = Workbench(plan, store)
+    groups = by_setting(cells)
+
+    def work(index: int, announce: Callable[[str], None]) -> list[tuple[Cell, CellOutcome]]:
+        announce(str(groups[index][0].setting))
+        return list(bench.do(groups[index], fresh=fresh))
+
+    for found in as_they_come(work, len(groups), workers, tell.stage):
+        yield from found
 
 
 def resolved(plan: Plan) -> Plan:

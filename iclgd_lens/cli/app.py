@@ -121,6 +121,7 @@ def compare(
             help="Run queries of unequal length together: faster, equal up to rounding.",
         ),
     ] = True,
+    workers: options.Workers = None,
     imports: options.Imports = None,
     out: Annotated[
         Path | None,
@@ -142,7 +143,7 @@ def compare(
         hypotheses=hypothesis or list(defaults.HYPOTHESES), controls=control or [], host=host,
         dtype=dtype, device=device, revision=revision, data_revision=data_revision,
         batch_size=batch_size, pad_queries=pad_queries, imports=imports or [], out=out,
-        auxiliary=auxiliary or [],
+        auxiliary=auxiliary or [], workers=workers,
     )  # fmt: skip
     with progress() as tell:
         comparison = cli_compare.run_request(request, tell)

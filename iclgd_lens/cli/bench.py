@@ -41,11 +41,18 @@ def bench(
         bool,
         typer.Option("--dry-run", help="Check the plan and print its cost."),
     ] = False,
-    engine: Annotated[str, typer.Option(help="local (this process) or ray.")] = "local",
+    engine: Annotated[str, typer.Option(help="local (this machine) or ray.")] = "local",
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join, such as 'auto'; default, one here.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes, each with a model of its own.",
+            show_default="1; with ray, as many as fit the cluster",
+        ),
+    ] = None,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs a Ray worker, such as 0.5.")] = 0.0,
     cpus: Annotated[float, typer.Option(min=0, help="CPUs a Ray worker.")] = 1.0,
     shard: Annotated[
@@ -84,6 +91,7 @@ def bench(
             where,
             engine=engine,
             ray=RayOptions(address, workers, gpus, cpus),
+            workers=workers or 1,
             shard_of=share,
             fresh=fresh,
             retry_failed=retry_failed,

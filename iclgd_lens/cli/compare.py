@@ -48,6 +48,7 @@ class Request:
     imports: Sequence[str]
     out: Path | None
     auxiliary: Sequence[str] = ()
+    workers: int | None = None
 
 
 def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
@@ -100,7 +101,7 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     comparison = compare(
         model, episodes, list(request.hypotheses), controls=controls, lr=lr, settings=settings,
         budget=budget, twins=request.twins, seed=request.seed, batch_size=request.batch_size,
-        pad_queries=request.pad_queries, progress=tell,
+        pad_queries=request.pad_queries, workers=request.workers, progress=tell,
     )  # fmt: skip
     if request.out is not None:
         tell(f"writing {request.out}")

@@ -61,6 +61,14 @@ Imports = Annotated[
     list[str] | None,
     typer.Option("--import", help="Module or FILE.py that registers hypotheses; repeatable."),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes beside one another, on one thread each.",
+        show_default="one a thread for a small model on a CPU, else 1",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
