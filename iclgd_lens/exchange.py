@@ -8,8 +8,9 @@ is measured anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from iclgd_lens.calibration import Rate
 from iclgd_lens.evidence import ControlEvidence, Evidence
 from iclgd_lens.parts import Parts
 from iclgd_lens.scores import primary_scores
-from iclgd_lens.subjects import Subject
+from iclgd_lens.subjects import TRAINED, Subject
 from iclgd_lens.verdicts import OVERALL, decide
 
 if TYPE_CHECKING:
@@ -94,20 +95,49 @@ def _overall(comparison: Comparison) -> dict[tuple[str, str], str]:
     }
 
 
-def _thinned(comparison: Any, networks: int, generator: np.random.Generator) -> Any:
-    from dataclasses import replace
+def disjoint(comparison: Comparison, networks: int) -> list[Comparison]:
+    """The same comparison with other networks each time, none of them twice.
 
-    by_network = {part.network: set[int]() for part in comparison.parts}
-    for part in comparison.parts:
-        by_network[part.network].add(part.index)
+    Each is what a comparison with so many networks and another seed of theirs gives.
+
+    Args:
+        comparison: With several times as many networks of each control.
+        networks: How many each has.
+    """
+    held = min((len(found) for found in _networks(comparison).values()), default=0)
+    return [
+        _with_networks(
+            comparison,
+            {
+                name: set(sorted(indices)[first : first + networks])
+                for name, indices in _networks(comparison).items()
+            },
+        )
+        for first in range(0, held - networks + 1, networks)
+    ]
+
+
+def _thinned(comparison: Comparison, networks: int, generator: np.random.Generator) -> Comparison:
     kept = {
         name: set(generator.permutation(sorted(indices))[:networks].tolist())
-        for name, indices in by_network.items()
+        for name, indices in _networks(comparison).items()
     }
-    own = comparison.data.draws
+    return _with_networks(comparison, kept)
+
+
+def _networks(comparison: Comparison) -> dict[str, set[int]]:
+    """Numbers of the networks that were measured, by control."""
+    found: dict[str, set[int]] = {}
+    for part in comparison.parts:
+        if part.network != TRAINED:
+            found.setdefault(part.network, set()).add(part.index)
+    return found
+
+
+def _with_networks(comparison: Comparison, kept: Mapping[str, set[int]]) -> Comparison:
     parts = tuple(
         part
         for part in comparison.parts
-        if (part.network == "trained" and part.draw in own) or part.index in kept[part.network]
+        if part.network == TRAINED or part.index in kept[part.network]
     )
     return replace(comparison, parts=parts)

@@ -25,6 +25,7 @@ from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import REFERENCE
 from iclgd_lens.readout import Reader
 from iclgd_lens.rules import resolve_rules
+from iclgd_lens.workers import can_copy
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
@@ -250,6 +251,38 @@ def test_the_same_seed_gives_the_same_bytes(kind: str, tmp_path: Path) -> None:
     other = compare(host, episode(queries=3), ["gd"], controls=("random",), seed=1)
     one = result.tensor("SimAOU", "random[gd]")
     assert not torch.equal(one, other.tensor("SimAOU", "random[gd]"))
+
+
+@pytest.mark.skipif(not can_copy(), reason="processes are not copied here")
+@BY_KIND
+def test_draws_and_networks_beside_one_another_are_the_same_bytes(
+    kind: str, tmp_path: Path
+) -> None:
+    draws = [episode(queries=3, seed=seed) for seed in range(3)]
+    files: list[bytes] = []
+    for count in (1, 2):
+        host, texts = checks.host(kind, "gpt2"), list[str]()
+        result = compare(
+            host, draws, {"gd": "gd", "mine": lambda host, shown: gd(host, shown, lr=1e-2)},
+            controls=("shuffled", "random", "untrained"), twins=3, trajectory=(1, 2),
+            workers=count, progress=texts.append,
+        )  # fmt: skip
+        result.save(tmp_path / f"{count}.safetensors")
+        files.append((tmp_path / f"{count}.safetensors").read_bytes())
+        assert sum("making it" in text for text in texts) == 3
+    assert files[0] == files[1]
+
+
+@pytest.mark.skipif(not can_copy(), reason="processes are not copied here")
+def test_what_a_copy_raises_is_raised() -> None:
+    host, draws = checks.host("bridge", "gpt2"), [episode(queries=3, seed=n) for n in range(2)]
+
+    def fails(host: Any, shown: Any) -> Any:
+        raise RuntimeError("a hypothesis of the user's")
+
+    for count in (1, 2):
+        with pytest.raises(RuntimeError, match="of the user's"):
+            compare(host, draws, {"mine": fails}, controls=(), workers=count)
 
 
 @BY_KIND

@@ -23,7 +23,7 @@ from iclgd_lens import budget, nulls
 from iclgd_lens.bench import measure
 from iclgd_lens.bench.cells import list_cells, settings_of
 from iclgd_lens.bench.plan import Plan, parse_plan
-from iclgd_lens.bench.progress import Lines, Live, duration
+from iclgd_lens.bench.progress import Lines, Live, Silent, duration
 from iclgd_lens.bench.results import load_run
 from iclgd_lens.bench.run import Outcome, run_plan
 from iclgd_lens.bench.store import Store
@@ -31,7 +31,7 @@ from iclgd_lens.bench.work import Workbench
 from iclgd_lens.budget import choose_budget
 from iclgd_lens.comparing import compare
 from iclgd_lens.delta import ParameterDelta
-from iclgd_lens.errors import DivergedError, PlanError, RunError
+from iclgd_lens.errors import DivergedError, LensError, PlanError, RunError
 from iclgd_lens.host.loading import load_model
 from iclgd_lens.hypotheses.registry import get_hypothesis, hypothesis
 from iclgd_lens.intervention import Intervention
@@ -39,6 +39,7 @@ from iclgd_lens.job import Job
 from iclgd_lens.protocol import REFERENCE
 from iclgd_lens.readout import Reader
 from iclgd_lens.tasks import draw_demonstrations, get_task, load_rows
+from iclgd_lens.workers import can_copy
 from iclgd_lens.writing import load_episode
 from tests.bench.conftest import cells_of
 
@@ -134,6 +135,24 @@ def test_shards_together_are_the_whole_run(small: Plan, tmp_path: Path) -> None:
     assert run_plan(plan, folder).found == 12
     run_plan(plan, tmp_path / "whole")
     assert cells_of(folder) == cells_of(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not can_copy(), reason="processes are not copied here")
+def test_processes_beside_one_another_write_the_same_bytes(small: Plan, tmp_path: Path) -> None:
+    plan = small.model_copy(update={"seeds": (0, 1, 2)})
+    progress = Silent()
+    outcome = run_plan(plan, tmp_path / "beside", workers=2, progress=progress)
+    assert (outcome.cells, outcome.done, outcome.failed) == (12, 12, {})
+    assert progress.done == 12
+    run_plan(plan, tmp_path / "alone")
+    assert cells_of(tmp_path / "beside") == cells_of(tmp_path / "alone")
+    assert run_plan(plan, tmp_path / "beside", workers=2).found == 12
+
+
+def test_no_process_at_all_is_refused(small: Plan, tmp_path: Path) -> None:
+    with pytest.raises(LensError, match="workers is 0"):
+        run_plan(small, tmp_path / "run", workers=0)
+    assert not (tmp_path / "run").exists()
 
 
 def test_fresh_measures_again(done: Path, small: Plan, tmp_path: Path) -> None:

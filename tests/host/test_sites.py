@@ -128,7 +128,7 @@ def test_the_bridge_agrees_with_the_hooked_transformer(family: str) -> None:
         assert list(ours) == list(theirs)
         for name, value in ours.items():
             scale = float(ours[name.replace(".b_", ".W_")].abs().max())
-            checks.close(theirs[name], value, 2e-5, scale)
+            checks.close(theirs[name], value, 5e-5, scale)  # rounding depends on the machine
 
 
 @pytest.mark.parametrize(
