@@ -79,14 +79,7 @@ def compare(
     ] = False,
     lr: options.Rate = None,
     set_: options.Settings = None,
-    auxiliary: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--auxiliary",
-            help="Another task, whose demonstrations hypotheses get that read auxiliary ones; "
-            "repeatable.",
-        ),
-    ] = None,
+    auxiliary: options.Auxiliary = None,
     seed: options.Seed = 0,
     permutation: Annotated[
         int, typer.Option(min=0, help="Order of the demonstrations; 0 is as drawn.")

@@ -49,6 +49,14 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="NAME.KEY=VALUE: a hypothesis's setting; repeatable."),
 ]
+Auxiliary = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--auxiliary",
+        help="Another task, whose demonstrations hypotheses get that read auxiliary ones; "
+        "repeatable.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the first draw and of controls.")]
 ProtocolName = Annotated[
     str, typer.Option("--protocol", help="'default', or 'reference' for the published choices.")

@@ -48,6 +48,7 @@ def sweep(
             show_default="random, shuffled",
         ),
     ] = None,
+    auxiliary: options.Auxiliary = None,
     lr: options.Rate = None,
     set_: options.Settings = None,
     seed: options.Seed = 0,
@@ -94,7 +95,8 @@ def sweep(
                     loaded, task, what, _values(value),
                     hypotheses=hypothesis or defaults.HYPOTHESES,
                     controls=control or CONTROLS, settings=settings, lr=rate, budget=budget,
-                    shots=shots, queries=queries, draws=draws, seed=seed, data=data, progress=tell,
+                    shots=shots, queries=queries, draws=draws, seed=seed, data=data,
+                    auxiliary=auxiliary or (), progress=tell,
                 )
             ]  # fmt: skip
         if out is not None:

@@ -117,6 +117,11 @@ _TABLE = (
         "horizon, layers", (0, 1, 2, 3),
     ),
     Factor(
+        "initial", "rule", "steps by which the update's start moves from zero towards what other "
+        "tasks' updates share (lcgd_initial; needs auxiliary tasks)", "steps of the initial change",
+        (0, 1, 2, 4), setting="steps",
+    ),
+    Factor(
         "rung", "rule", "what linearisation takes from in-context learning (ladder)",
         "rung of the ladder", (0, 1, 2, 3, 4, 5),
     ),

@@ -48,6 +48,7 @@ def sweep(
     draws: int = 2,
     seed: int = 0,
     data: Data = None,
+    auxiliary: Sequence[str] = (),
     load: Callable[[str], Any] | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -69,6 +70,7 @@ def sweep(
         draws: Draws of demonstrations.
         seed: Of the first draw and of controls.
         data: Where rows come from.
+        auxiliary: Other tasks, for hypotheses that read their demonstrations.
         load: Loads a model by name, for the factor "model".
         progress: Called with a short text at each stage.
         options: What else `compare` takes: twins, budget, realisations.
@@ -97,8 +99,9 @@ def sweep(
     def episodes(host: Any, count: int) -> Sequence[Episode]:
         if isinstance(task, str):
             return load_episodes(
-                task, host, draws=draws, seed=seed, shots=count, queries=queries, data=data
-            )
+                task, host, draws=draws, seed=seed, shots=count, queries=queries, data=data,
+                auxiliary=auxiliary,
+            )  # fmt: skip
         if chosen.kind in ("draw", "model"):
             raise ComparisonError(f"{factor} draws demonstrations anew: give a task, no episode.")
         return (task,) if isinstance(task, Episode) else tuple(task)

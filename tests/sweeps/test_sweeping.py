@@ -262,3 +262,18 @@ def test_shots_and_models_are_comparisons_of_their_own() -> None:
     found = lens.sweep(None, "sst2", "model", names, load=load, draws=1, shots=2, **options)
     assert loaded == names
     assert found.curve("AUC")["value_of_factor"].unique().tolist() == names
+
+
+def test_the_initial_change_starts_at_no_change_and_needs_other_tasks() -> None:
+    embedded = lens.load_model("embedded")
+    asked: dict[str, Any] = {
+        "hypotheses": ["lcgd_initial"], "controls": (), "lr": 0.3, "shots": 4, "queries": 6,
+        "twins": 0,
+    }  # fmt: skip
+    found = lens.sweep(embedded, "sst2", "initial", [0, 2], auxiliary=["subj"], **asked)
+    values = found.curve("SimAOU").set_index("value_of_factor")["value"]
+    plain = lens.sweep(embedded, "sst2", "lr", [0.3], **(asked | {"hypotheses": ["lcgd"]}))
+    assert values[0] == pytest.approx(plain.curve("SimAOU")["value"].iloc[0], abs=1e-6)
+    assert values[2] != pytest.approx(values[0], abs=1e-3)
+    with pytest.raises(HypothesisError, match="demonstrations of other tasks"):
+        lens.sweep(embedded, "sst2", "initial", [1], **asked)
