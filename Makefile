@@ -18,7 +18,7 @@ comma := ,
 STAMP  = $(VENV)/.installed-$(subst $(comma),+,$(EXTRAS))
 STAMP4 = $(VENV4)/.installed-$(subst $(comma),+,$(EXTRAS))
 
-PYTEST_ARGS = --numprocesses=$(WORKERS) --dist=loadfile -q $(TESTS)
+PYTEST_ARGS = --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder -q $(TESTS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

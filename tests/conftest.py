@@ -59,6 +59,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(patch.undo)
 
 
+SLOW = (
+    "tests/test_examples.py", "tests/test_readme.py", "tests/bench/test_ray.py",
+    "tests/cli/test_app.py", "tests/cli/test_demo.py", "tests/embedded/test_model.py",
+    "tests/host/test_layout.py", "tests/benchmarks/test_benchmarks.py", "tests/bench/test_run.py",
+    "tests/report/test_browser.py", "tests/test_site.py", "tests/worlds/test_notebook.py",
+)  # fmt: skip
+"""Files of a minute and more, the slowest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts slow files first: begun last, one would keep a single process busy at the end."""
+    place = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(SLOW)))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""

@@ -170,6 +170,45 @@ def test_compare_prints_what_python_gives(model: str, capsys: pytest.CaptureFixt
     assert document["in_context_learning"] == gate.as_dict()
 
 
+LITTLE = {
+    "demo": ("--shots", "4", "--queries", "4", "--draws", "1", "--twins", "0"),
+    "mediate": ("--shots", "4", "--queries", "4", "-H", "none"),
+    "sweep": ("lr", "-v", "0.1", "--shots", "2", "--queries", "4", "--draws", "1", "-H", "lcgd"),
+    "worlds": ("--theta", "0"),
+    "calibrate": ("--trials", "20", "--no-worlds"),
+}
+"""What makes a command short."""
+_OTHERS = (Path(__file__).parents[2] / "docs/json.md").read_text("utf-8").split("## Other")[1]
+DOCUMENTED = re.findall(r"^\| `iclgd (\w+)` \| (list|object by name|object)\b.*\| (.+?) \|$",
+                        _OTHERS, re.MULTILINE)  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "shape", "keys"), DOCUMENTED, ids=[d[0] for d in DOCUMENTED])
+def test_other_documents_have_the_documented_keys(
+    command: str, shape: str, keys: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run([command, *LITTLE.get(command, ()), "--json"]) == 0
+    out, _ = words(capsys)
+    assert len(out.splitlines()) == 1
+    document: Any = json.loads(out)
+    one = document[0] if shape == "list" else document
+    one = next(iter(document.values())) if shape == "object by name" else one
+    assert set(one) == set(re.findall(r"`(\w+)`", keys))
+
+
+def test_every_command_with_json_has_its_documents_described(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names: list[str] = []
+    for each in app.registered_commands:
+        assert each.callback is not None
+        if "as_json" in inspect.signature(each.callback).parameters:
+            names.append(each.name or each.callback.__name__)
+    assert {"compare", *(name for name, _, _ in DOCUMENTED)} == set(names)
+
+
 @pytest.mark.parametrize("size", [SMALL, QUICK], ids=["draws", "quick"])
 def test_json_is_one_document_of_the_documented_schema(
     size: tuple[str, ...], model: str, root: Path, capsys: pytest.CaptureFixture[str]
