@@ -99,7 +99,7 @@ docs: export NO_MKDOCS_2_WARNING = 1
 
 docs: $(STAMP)  ## the documentation site into site/, offline; fails on a broken link
 	@$(VENV)/bin/python -m mkdocs --quiet build --strict
-	@echo "site/index.html; with search: make docs-serve"
+	@echo "Open site/index.html"
 
 docs-serve: docs  ## the documentation site on http://127.0.0.1:8000
 	@$(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory site

@@ -207,3 +207,23 @@ def test_the_site_in_a_browser(served: str, browser: Any, width: int, scheme: st
     assert told == []
     assert [url for url in asked if not url.startswith((served, "data:", "blob:"))] == []
     context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_pages_opened_as_files_are_searched_and_ask_nobody(site: Path, browser: Any) -> None:
+    tab = browser.new_page()
+    tab.set_default_timeout(120_000)
+    told: list[str] = []
+    asked: list[str] = []
+    tab.on("console", lambda message: told.append(message.text))
+    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto((site / "hypotheses/lcgd.html").as_uri())
+    tab.locator("input.md-search__input").focus()
+    tab.locator(".md-search-result__meta", has_text="Type to start").wait_for()
+    tab.locator("input.md-search__input").press_sequentially("kronecker", delay=30)
+    tab.locator(".md-search-result__link", has_text="newton").first.wait_for()
+    assert told == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))] == []
+    tab.close()
