@@ -117,7 +117,8 @@ def compare(
             `Reader.zs` with `first=tok2attn_queries`); it is not read again.
         workers: Copies of this process that measure draws and other networks beside one another,
             each on one thread (Linux, on a CPU). None takes one a thread of PyTorch's for a small
-            model, else 1: no copies. Numbers are equal but for rounding.
+            model, else 1: no copies. Numbers are those of one thread: those of several differ by
+            rounding, which training at a high rate magnifies.
         progress: Called with a short text at each stage.
 
     Raises:
