@@ -34,10 +34,11 @@ from iclgd_lens.rules import (
     Progress,
     Rule,
     resolve_rules,
+    silent,
     split_controls,
 )
 from iclgd_lens.subjects import TRAINED
-from iclgd_lens.trajectories import PASSES
+from iclgd_lens.trajectories import passes_of
 from iclgd_lens.workers import how_many, spread
 
 TWINS = 8
@@ -128,6 +129,14 @@ def compare(
         HypothesisError: A hypothesis or setting is unknown.
         EpisodeError: The model cannot read an episode whole.
         LensError: `workers` is less than 1.
+
+    Examples:
+        >>> import iclgd_lens as lens
+        >>> model = lens.load_model("embedded")
+        >>> episode = lens.load_episode("sst2", model, shots=8, queries=4)
+        >>> result = compare(model, episode, ["oracle"], controls=())
+        >>> round(float(result.tensor("SimAOU", "oracle").mean()), 3)
+        1.0
     """
     host = as_host(model)
     draws = (episodes,) if isinstance(episodes, Episode) else tuple(episodes)
@@ -137,9 +146,9 @@ def compare(
     asked = split_controls(controls if isinstance(controls, str) else list(controls), rules)
     plan = _Plan(
         host, draws, _rated(rules, lr), asked, mode, search, twins,
-        twin_queries, realisations, _passes(trajectory),
+        twin_queries, realisations, passes_of(trajectory),
         None if other is None else with_foreign(draws[0], other), seed,
-        Options(batch_size, pad_queries, tok2attn_queries), progress or _silent,
+        Options(batch_size, pad_queries, tok2attn_queries), progress or silent,
     )  # fmt: skip
     readouts = {} if zs is None else {reading_key(draws[0]): zs}
     crew = how_many(workers, host.model)
@@ -335,15 +344,5 @@ def _part(job: Job, draw: int) -> Part:
     )  # fmt: skip
 
 
-def _passes(asked: bool | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(asked, bool):
-        return PASSES if asked else ()
-    return tuple(sorted(set(asked)))
-
-
 def _numbered(tell: Progress, where: str, count: int) -> Progress:
     return tell if count < 2 else lambda text: tell(f"{where}: {text}")
-
-
-def _silent(stage: str) -> None:
-    """Tell nobody."""

@@ -21,7 +21,7 @@ from iclgd_lens.intervention import Injection, Intervention
 from iclgd_lens.readings import Frozen, Readings
 from iclgd_lens.readout import Reader, Readout
 from iclgd_lens.registry import resolve
-from iclgd_lens.rules import Options, Progress, Rule
+from iclgd_lens.rules import Options, Progress, Rule, silent
 from iclgd_lens.scores import SCORES
 from iclgd_lens.scoring import measured, measured_setting
 from iclgd_lens.subjects import Subject
@@ -64,7 +64,7 @@ class Job:
         tell: Progress | None = None,
     ) -> None:
         self.host, self.episode, self.wrong, self.options = host, episode, wrong, options
-        self.tell: Progress = tell or _silent
+        self.tell: Progress = tell or silent
         self.values: Values = {}
         self.builder = Builder(host, episode, wrong, forgiving=options.forgiving)
         self.failures = self.builder.failures
@@ -315,7 +315,3 @@ def reading_key(episode: Episode) -> str:
 
 def _nan(*shape: int) -> Tensor:
     return torch.full(shape, torch.nan, dtype=torch.float32)
-
-
-def _silent(stage: str) -> None:
-    """Tell nobody."""

@@ -125,3 +125,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         or (isinstance(error, RuntimeError) and "memory" in text and "alloc" in text)
         or type(error).__name__ == "OutOfMemoryError"
     )
+
+
+def silent(stage: str) -> None:
+    """A `Progress` that tells nobody."""

@@ -24,6 +24,13 @@ from iclgd_lens.subjects import Subject
 PASSES = (1, 2, 4, 8, 16)
 
 
+def passes_of(asked: bool | Sequence[int]) -> tuple[int, ...]:
+    """After which passes scores are read: True for the usual ones, False for none."""
+    if isinstance(asked, bool):
+        return PASSES if asked else ()
+    return tuple(sorted(set(asked)))
+
+
 def along(
     builder: Builder, rule: Rule, passes: Sequence[int] = PASSES
 ) -> Iterator[tuple[int, Intervention, Intervention | None]]:

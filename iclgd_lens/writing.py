@@ -98,6 +98,12 @@ def load_episodes(
         RowsError: Rows are missing, malformed or too few, or a seed is out of range.
         EpisodeError: `draws` is less than 1, the model has no tokenizer, or the text does not fit
             the model.
+
+    Examples:
+        >>> import iclgd_lens as lens
+        >>> model = lens.load_model("embedded")
+        >>> [len(each.demonstrations) for each in load_episodes("subj", model, draws=2, shots=4)]
+        [4, 4]
     """
     task, protocol, host = get_task(task), get_protocol(protocol), as_host(model)
     seed = check_draws(seed, draws)

@@ -19,6 +19,7 @@ from iclgd_lens.host.loading import load_model
 from iclgd_lens.labels import home, label, rank
 from iclgd_lens.naming import label_of
 from iclgd_lens.phrases import listed, number
+from iclgd_lens.rules import silent
 from iclgd_lens.scores import primary_scores
 from iclgd_lens.tables import aggregate_cells, is_setting
 from iclgd_lens.verdicts import OVERALL
@@ -103,7 +104,7 @@ def run_demo(
     Raises:
         LensError: A model or task does not exist, or the demonstrations do not fit the model.
     """
-    tell = progress or _silent
+    tell = progress or silent
     trained, name = _load(model, tell)
     # All are read before anything is measured: what does not fit is told at once.
     episodes = {
@@ -120,10 +121,6 @@ def run_demo(
             trajectory=PASSES, seed=seed, progress=lambda text, at=where: tell(at + text),
         )  # fmt: skip
     return DemoResult(found, name, shots, draws, twins)
-
-
-def _silent(text: str) -> None:
-    """Say nothing."""
 
 
 def _load(model: Any, tell: Callable[[str], None]) -> tuple[Any, str]:

@@ -80,6 +80,11 @@ def load_model(
     Raises:
         ModelError: an argument is none of the allowed ones, or no model can be read there.
         UnsupportedModelError: no host can hold the model, or not the one asked for.
+
+    Examples:
+        >>> model = load_model("embedded")
+        >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model
+        (4, 4, 128)
     """
     if host not in HOSTS:
         raise _choice("host", host, HOSTS)

@@ -42,6 +42,7 @@ from iclgd_lens.rules import (
     Progress,
     Rule,
     resolve_rules,
+    silent,
     split_controls,
 )
 from iclgd_lens.subjects import Subject
@@ -126,7 +127,7 @@ def mediate(
     all_heads = host.n_layers * host.n_heads <= EXACT_HEADS if exact is None else exact
     # The label is predicted after the content, wherever the protocol reads.
     draws = [_at_the_end(episode) for episode in given]
-    tell = progress or _silent
+    tell = progress or silent
     found: list[DrawEffects] = []
     parts: list[Part] = []
     which: tuple[tuple[int, int], ...] | None = None
@@ -307,7 +308,3 @@ def _named(host: Host, episode: Episode, seed: int, tell: Progress) -> dict[str,
 
 def _numbered(tell: Progress, number: int, count: int) -> Progress:
     return tell if count < 2 else lambda text: tell(f"draw {number + 1} of {count}: {text}")
-
-
-def _silent(stage: str) -> None:
-    """Tell nobody."""

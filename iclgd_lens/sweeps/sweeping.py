@@ -14,7 +14,7 @@ from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.job import reading_key
 from iclgd_lens.readout import Reader, Readout
-from iclgd_lens.rules import HypothesisLike, Progress
+from iclgd_lens.rules import HypothesisLike, Progress, silent
 from iclgd_lens.sweeps.factors import Factor, get_factor
 from iclgd_lens.sweeps.result import Point, Sweep
 from iclgd_lens.tasks import Data
@@ -93,7 +93,7 @@ def sweep(
     asked = _Asked(
         names, settings or {},
         {"controls": controls, "lr": lr, "seed": seed, "tok2attn_queries": 0, **options},
-        progress or _silent,
+        progress or silent,
     )  # fmt: skip
 
     def episodes(host: Any, count: int) -> Sequence[Episode]:
@@ -170,7 +170,3 @@ def _compare(
         model, episodes, list(asked.names), settings=own, zs=zs, progress=asked.tell,
         **asked.options,
     )  # fmt: skip
-
-
-def _silent(stage: str) -> None:
-    """Tell nobody."""
