@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Data flows from left to right: a room imports only rooms of a smaller number.
 ORDER = [
     {"registry", "kernels", "files", "provenance", "ratios", "defaults", "phrases", "naming"},
-    {"overview", "run_files", "sealed", "seeds", "tokens", "validation"},
+    {"overview", "run_files", "sealed", "seeds", "tokens", "validation", "workers"},
     {"statistics", "resampling", "power"},
     {"crossed", "evidence"},
     {"behaviour", "questions"},
