@@ -18,12 +18,15 @@ from iclgd_lens.bench.digests import core_digest, function_digest
 from iclgd_lens.bench.draws import Draws
 from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
 from iclgd_lens.bench.plan import MATCHED, PUBLISHED, Plan
+from iclgd_lens.bench.setting import Setting as Setting
+from iclgd_lens.bench.setting import Varied
 from iclgd_lens.controls import CONTROLS, Control
 from iclgd_lens.embedded import rows_source
 from iclgd_lens.errors import LensError
 from iclgd_lens.host.loading import identify_model
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.subjects import SETTINGS, TRAINED, Subject
+from iclgd_lens.sweeps.factors import get_factor
 from iclgd_lens.tasks import Task, get_task
 
 FORMAT = "iclgd_lens.cell/2"
@@ -33,67 +36,6 @@ _LIBRARIES = ("numpy", "tokenizers", "torch", "transformers", "transformer-lens"
 OWN = "own"
 OTHER = "other"
 """Any network but the model itself."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One network and one draw of demonstrations.
-
-    Attributes:
-        key: 32 hexadecimal digits over `facts`.
-        model: The model.
-        task: The task, as the plan names it.
-        task_name: The task's own name, which results use.
-        seed: Seed of the draw.
-        permutation: Order of the draw.
-        data: Where rows come from.
-        queries: How many evaluation rows there are to measure; 0 where they could not be read.
-        network: "trained", or the control that puts another network in the model's place.
-        index: Which of that control's networks.
-        facts: Everything that changes what the network leaves on the queries.
-        problem: Why it cannot be measured (its rows are missing or malformed).
-        trained: The model's own setting of the same draw, for another network's.
-        other: The rows of the control "other_task", where they are asked for.
-        auxiliary: Other tasks and the hashes of their rows, where a hypothesis needs them.
-    """
-
-    key: str
-    model: ModelSpec
-    task: str
-    task_name: str
-    seed: int
-    permutation: int
-    data: str
-    queries: int
-    network: str
-    index: int
-    facts: Mapping[str, Any] = field(repr=False)
-    problem: str | None = None
-    trained: Setting | None = field(default=None, repr=False)
-    other: tuple[str, ...] = ()
-    auxiliary: tuple[tuple[str, ...], ...] = ()
-
-    @property
-    def place(self) -> dict[str, Any]:
-        """Where it lies in the grid."""
-        return {
-            "model": self.model.label,
-            "task": self.task_name,
-            "seed": self.seed,
-            "permutation": self.permutation,
-            "network": self.network,
-            "index": self.index,
-        }
-
-    @property
-    def reading(self) -> tuple[str, str, str, int, str]:
-        """Settings that share all of this need ZS once: network, task and evaluation rows."""
-        rows = json.dumps((self.facts["rows"] or [None])[-1])
-        return self.model.label, self.task, self.network, self.index, rows
-
-    def __str__(self) -> str:
-        where = f"{self.model.label}, {self.task_name}, seed {self.seed}, order {self.permutation}"
-        return where if self.network == TRAINED else f"{where}, {self.network} {self.index}"
 
 
 @dataclass(frozen=True)
@@ -140,8 +82,9 @@ def list_cells(plan: Plan, *, tell: Callable[[str], None] | None = None) -> list
         shared = _facts_of_plan(plan) | _facts_of_model(model)
         for name in plan.tasks:
             task = get_task(name)
-            for setting in _settings(plan, model, name, task, draws, shared):
-                found += _cells(plan, setting, task)
+            for varied in plan.variants():
+                for setting in _settings(plan, model, name, task, draws, shared, varied):
+                    found += _cells(plan, setting, task)
     return found
 
 
@@ -156,7 +99,7 @@ def count_cells(plan: Plan) -> int:
             total += count * own
             for control in _networks(plan, model):
                 total += plan.twins * len(list(subjects_of(plan, model, control.name)))
-    return total
+    return total * len(plan.variants())
 
 
 def settings_of(cells: list[Cell]) -> list[Setting]:
@@ -190,18 +133,19 @@ def shard(cells: list[Cell], index: int, count: int) -> list[Cell]:
 
 
 def _settings(
-    plan: Plan, model: ModelSpec, name: str, task: Task, draws: Draws, shared: Mapping[str, Any]
-) -> Iterator[Setting]:
-    data = data_of(plan, model)
+    plan: Plan, model: ModelSpec, name: str, task: Task, draws: Draws, shared: Mapping[str, Any],
+    varied: Varied | None,
+) -> Iterator[Setting]:  # fmt: skip
+    data, shots = data_of(plan, model), plan.shots_of(varied)
     trained: list[Setting] = []
     for seed, permutation in plan.draws(task.seeds):
-        own, queries, problem = draws.facts(task, data, seed, permutation)
-        facts = {**shared, **own}
+        own, queries, problem = draws.facts(task, data, seed, permutation, shots)
+        facts = {**shared, **own, **_facts_of_value(shots, varied)}
         trained.append(
             Setting(
                 _key(facts), model, name, task.name, seed, permutation, data, queries, TRAINED, 0,
-                facts, problem, other=draws.other(task, data, seed),
-                auxiliary=draws.auxiliary(name, data, seed),
+                facts, problem, other=draws.other(task, data, seed, shots),
+                auxiliary=draws.auxiliary(name, data, seed, shots), shots=shots, varied=varied,
             )
         )  # fmt: skip
     yield from trained
@@ -217,7 +161,7 @@ def _settings(
             yield Setting(
                 _key(facts), model, name, task.name, one.seed, one.permutation, data,
                 min(queries, one.queries), control.name, index, facts, one.problem, one,
-                auxiliary=one.auxiliary,
+                auxiliary=one.auxiliary, shots=shots, varied=varied,
             )  # fmt: skip
 
 
@@ -231,6 +175,15 @@ def _facts_of_plan(plan: Plan) -> dict[str, Any]:
         "control_seed": plan.control_seed,
         "wrong_labels": function_digest(CONTROLS["shuffled"].function),
     }
+
+
+def _facts_of_value(shots: int, varied: Varied | None) -> dict[str, Any]:
+    """What a value of a factor changes; nothing where the plan varies nothing."""
+    if varied is None:
+        return {}
+    alter = get_factor(varied[0]).alter
+    code = None if alter is None else function_digest(alter)
+    return {"shots": shots, "varied": [varied[0], repr(varied[1]), code]}
 
 
 def _facts_of_model(model: ModelSpec) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
 from iclgd_lens.bench.plan import MATCHED, PUBLISHED, Plan
@@ -45,10 +46,33 @@ def check_plan(plan: Plan) -> None:
     for task in plan.auxiliary or ():
         attempt(lambda task=task: get_task(task) and None)
     attempt(lambda: _check_data(plan))
-    if plan.budget == MATCHED and plan.shots < 2:
+    for factor, values in plan.vary.items():
+        attempt(lambda factor=factor, values=values: _check_factor(factor, values))
+    fewest = min((plan.shots_of(each) for each in plan.variants() if _counts(each)), default=0)
+    if plan.budget == MATCHED and fewest < 2:
         faults.append("`lr: matched` leaves demonstrations out, so it needs at least 2 shots")
     if faults:
         raise PlanError("; ".join(dict.fromkeys(faults)))
+
+
+def _counts(varied: tuple[str, Any] | None) -> bool:
+    """Whether a value says how many demonstrations there are, or leaves that to the plan."""
+    return varied is None or varied[0] != "shots" or isinstance(varied[1], int)
+
+
+def _check_factor(name: str, values: list[Any]) -> None:
+    from iclgd_lens.sweeps.factors import get_factor
+
+    factor = get_factor(name)
+    if factor.kind not in ("episode", "draw"):
+        raise PlanError(
+            f"vary: {name} changes the {factor.kind}, and a plan's own factors the demonstrations: "
+            "give it as `vary:` of a hypothesis, or list `models:`"
+        )
+    if not values or len({str(value) for value in values}) < len(values):
+        raise PlanError(f"vary: {name} needs values, none of them twice")
+    for value in values:
+        factor.check(value)
 
 
 def _check_model(model: ModelSpec) -> None:

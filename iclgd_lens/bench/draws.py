@@ -33,7 +33,7 @@ class Draws:
         self.rows: dict[tuple[str, str, str], Rows | LensError] = {}
 
     def facts(
-        self, task: Task, data: str, seed: int, permutation: int
+        self, task: Task, data: str, seed: int, permutation: int, shots: int
     ) -> tuple[dict[str, Any], int, str | None]:
         """A draw's facts, its number of queries and why it cannot be measured, if so."""
         plan = self.plan
@@ -43,7 +43,7 @@ class Draws:
         try:
             train = self._split(task, data, "train")
             validation = self._split(task, data, "validation")
-            shown = self._drawn(train, seed, permutation)
+            shown = self._drawn(train, seed, permutation, shots)
             repeated = shown if plan.protocol.skip_repeated else ()
             every = draw_queries(validation, None, seed=plan.protocol.query_seed, exclude=repeated)
             asked = every[: plan.queries or len(every)]
@@ -54,7 +54,7 @@ class Draws:
         places = [row.index for row in asked]
         return facts | {"rows": rows, "query_rows": places}, len(asked), None
 
-    def other(self, task: Task, data: str, seed: int) -> tuple[str, ...]:
+    def other(self, task: Task, data: str, seed: int, shots: int) -> tuple[str, ...]:
         """The rows of the control "other_task", where the plan asks for it and has them."""
         asked = {name for model in self.plan.models for name in self.plan.controls_of(model)}
         known = list_tasks()
@@ -62,33 +62,34 @@ class Draws:
             return ()
         other = get_task(known[(known.index(task.name) + 1) % len(known)])
         try:
-            drawn = self._drawn(self._split(other, data, "train"), seed, 0)
+            drawn = self._drawn(self._split(other, data, "train"), seed, 0, shots)
         except LensError as error:
             return (other.prompt_hash, str(error))
         return (other.prompt_hash, hash_rows(drawn))
 
-    def auxiliary(self, name: str, data: str, seed: int) -> tuple[tuple[str, ...], ...]:
+    def auxiliary(self, name: str, data: str, seed: int, shots: int) -> tuple[tuple[str, ...], ...]:
         """The other tasks that a hypothesis of the plan needs, with their rows as far as they are.
 
         Args:
             name: The task, as the plan names it.
             data: Where rows come from.
             seed: Of the draw.
+            shots: Demonstrations of each.
         """
         found: list[tuple[str, ...]] = []
         for other in self.plan.others(name) if needs_auxiliary(self.plan) else ():
             task = get_task(other)
             try:
-                rows = hash_rows(self._drawn(self._split(task, data, "train"), seed, 0))
+                rows = hash_rows(self._drawn(self._split(task, data, "train"), seed, 0, shots))
             except LensError as error:
                 rows = str(error)
             found.append((task.name, task.prompt_hash, rows))
         return tuple(found)
 
-    def _drawn(self, train: Rows, seed: int, permutation: int) -> tuple[Any, ...]:
+    def _drawn(self, train: Rows, seed: int, permutation: int, shots: int) -> tuple[Any, ...]:
         return draw_demonstrations(
             train,
-            self.plan.shots,
+            shots,
             seed=seed,
             permutation=permutation,
             balanced=self.plan.protocol.balanced,

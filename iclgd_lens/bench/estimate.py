@@ -235,12 +235,13 @@ def _plan_seconds(
     plan: Plan, model: ModelSpec, size: ModelSize, texts: Texts, speed: float, call: float
 ) -> float:
     """Seconds of all settings of a model."""
-    draws = sum(len(list(plan.draws(get_task(name).seeds))) for name in plan.tasks)
+    tasks = plan.tasks * len(plan.variants())
+    draws = sum(len(list(plan.draws(get_task(name).seeds))) for name in tasks)
     networks = sum(CONTROLS[n].acts_on == "network" for n in plan.controls_of(model))
     queries = plan.queries or QUERIES
     asked = min(queries, plan.twin_queries or queries)
     own, other = Work.of(plan, model, False), Work.of(plan, model, True)
-    twins = networks * plan.twins * len(plan.tasks)
+    twins = networks * plan.twins * len(tasks)
     updates = draws * own.updates + twins * other.updates
     read = draws * own.readings * queries + twins * other.readings * asked
     # Backward costs twice a forward; an update reads every demonstration once.
@@ -252,9 +253,10 @@ def _plan_seconds(
 
 def _plan_bytes(plan: Plan, model: ModelSpec, size: ModelSize, texts: Texts) -> float:
     """Size of all files of a model: cells, and what is kept of each network's own readouts."""
-    draws = sum(len(list(plan.draws(get_task(name).seeds))) for name in plan.tasks)
+    tasks = plan.tasks * len(plan.variants())
+    draws = sum(len(list(plan.draws(get_task(name).seeds))) for name in tasks)
     networks = sum(CONTROLS[n].acts_on == "network" for n in plan.controls_of(model))
-    twins = networks * plan.twins * len(plan.tasks)
+    twins = networks * plan.twins * len(tasks)
     queries = plan.queries or QUERIES
     total = 0.0
     for count, network, asked in (

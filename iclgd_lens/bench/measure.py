@@ -32,6 +32,7 @@ from iclgd_lens.readout import Readout
 from iclgd_lens.registry import resolve
 from iclgd_lens.rules import Options, Rule, is_out_of_memory
 from iclgd_lens.subjects import TRAINED
+from iclgd_lens.sweeps.factors import get_factor
 from iclgd_lens.writing import load_episode
 
 Tell = Callable[[str], None]
@@ -176,7 +177,7 @@ class Session:
         plan = self.plan
         host = self.host(setting if setting.trained is None else setting.trained)
         episode = load_episode(
-            setting.task, host, shots=plan.shots, queries=setting.queries, seed=setting.seed,
+            setting.task, host, shots=setting.shots, queries=setting.queries, seed=setting.seed,
             permutation=setting.permutation, data=setting.data, protocol=plan.protocol,
             auxiliary=plan.others(setting.task) if setting.auxiliary else (),
         )  # fmt: skip
@@ -186,7 +187,10 @@ class Session:
             same = same and episode.provenance["queries_hash"] == setting.facts["rows"][1]
         if not same:
             raise RunError("the rows changed after this run began; the same command starts anew")
-        return episode
+        if setting.varied is None:
+            return episode
+        factor = get_factor(setting.varied[0])
+        return episode if factor.alter is None else factor.alter(episode, setting.varied[1])
 
     def _job(self, setting: Setting, episode: Episode, tell: Tell | None) -> Job:
         host = self.host(setting)

@@ -46,6 +46,8 @@ class Plan(Part):
         lr: A number, "published" (the task's, one epoch), or "matched": rate, epochs and loss
             tokens chosen by the label loss of left-out demonstrations, for each network and draw.
             None: "published" under the reference protocol, else "matched".
+        vary: Values of factors of the demonstrations to go through, `{shots: [4, 16]}`: each is
+            measured in the plan's place, as a task of its own ("sst2 (shots 4)").
         auxiliary: Tasks for hypotheses that need others' demonstrations; None for the plan's.
         twins: Networks of each control that is another network.
         twin_queries: Queries that each of them is asked at most; None for all.
@@ -67,6 +69,7 @@ class Plan(Part):
     hypotheses: dict[str, HypothesisSpec] = Field(min_length=1)
     controls: tuple[str, ...] = ()
     lr: float | Literal["published", "matched"] | None = None
+    vary: dict[str, list[Any]] = Field(default_factory=dict)
     auxiliary: tuple[str, ...] | None = None
     twins: int = Field(default=defaults.TWINS, ge=0)
     twin_queries: int | None = Field(default=defaults.TWIN_QUERIES, ge=1)
@@ -178,6 +181,15 @@ class Plan(Part):
             yield from zip(seeds, range(len(seeds)), strict=True)
         else:
             yield from ((seed, order) for seed in seeds for order in self.permutations)
+
+    def variants(self) -> list[tuple[str, Any] | None]:
+        """Each factor with each of its values; None alone where nothing is varied."""
+        found = [(factor, value) for factor, values in self.vary.items() for value in values]
+        return [*found] or [None]
+
+    def shots_of(self, varied: tuple[str, Any] | None) -> int:
+        """Demonstrations at a value of a factor."""
+        return int(varied[1]) if varied is not None and varied[0] == "shots" else self.shots
 
     def controls_of(self, model: ModelSpec) -> tuple[str, ...]:
         """The plan's controls and the model's own, without repetition."""

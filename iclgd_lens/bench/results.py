@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.bench.cellfile import PLACE, CellData, decode
 from iclgd_lens.bench.order import order_sensitivity
+from iclgd_lens.bench.setting import varied_name
 from iclgd_lens.bench.store import Quarantined, Store
 from iclgd_lens.comparison import Comparison
-from iclgd_lens.errors import RunError
+from iclgd_lens.errors import RunError, nearest
 from iclgd_lens.frames import behaviour_frame, gate_frame, head_frame, verdict_frame
 from iclgd_lens.parts import Part
 from iclgd_lens.subjects import TRAINED
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from iclgd_lens.sweeps import Sweep
 
 Where = tuple[str, str]
 """Model and task."""
@@ -178,6 +181,36 @@ class Run:
     def trajectory(self) -> pd.DataFrame:
         """Return scores along the training, where they were read; see `Comparison.trajectory`."""
         return self._together(lambda comparison: comparison.trajectory())
+
+    def sweep(self, factor: str, *, model: str | None = None, task: str | None = None) -> Sweep:
+        """Return scores and controls along a factor of the plan's `vary:`, as `lens.sweep` does.
+
+        Args:
+            factor: A key of `vary:`.
+            model: Which model; None for the first.
+            task: Which task, by its name; None for the first.
+
+        Raises:
+            RunError: The plan does not vary it, or nothing of it is measured there.
+        """
+        from iclgd_lens.sweeps.factors import get_factor
+        from iclgd_lens.sweeps.result import Point, Sweep
+
+        values: Mapping[str, list[Any]] = self.plan.get("vary", {})
+        if factor not in values:
+            raise RunError(f"This run does not vary {factor!r}.{nearest(factor, values)}")
+        points: list[Point] = []
+        for value in values[factor]:
+            ending = varied_name("", (factor, value))
+            for (own_model, label), comparison in self.comparisons.items():
+                name = label.removesuffix(ending)
+                if name == label or model not in (None, own_model) or task not in (None, name):
+                    continue
+                model, task = own_model, name
+                points.append(Point(value, comparison))
+        if not points:
+            raise RunError(f"Nothing is measured along {factor!r} there.")
+        return Sweep(get_factor(factor), tuple(points))
 
     def worlds(self) -> pd.DataFrame:
         """Return what the instrument reads on models whose answer is known; empty if not read.

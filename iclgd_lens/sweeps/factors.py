@@ -50,7 +50,7 @@ class Factor:
         """Refuse a value of another kind than the usual ones: a word for a number, say.
 
         Raises:
-            ComparisonError: It is none.
+            ComparisonError: It is none, or out of range.
         """
         usual = {type(each) for each in self.values} or {str}
         if str in usual:
@@ -61,6 +61,12 @@ class Factor:
             wanted, allowed = "a number", (Real,)
         if isinstance(value, bool) or not isinstance(value, allowed):
             raise ComparisonError(f"{self.name} takes {wanted}, not {value!r}.")
+        given: Any = value
+        least = 1 if self.kind == "draw" else 0
+        if self.kind == "episode" and usual == {float} and not 0 <= float(given) <= 1:
+            raise ComparisonError(f"{self.name} is a share, from 0 to 1, not {value!r}.")
+        if self.kind in ("episode", "draw") and usual == {int} and int(given) < least:
+            raise ComparisonError(f"{self.name} must be {least} or more, not {value!r}.")
 
     def settings(self, value: Any) -> dict[str, Any]:
         """The rule's settings at a value."""

@@ -22,6 +22,7 @@ import yaml
 from iclgd_lens import budget, nulls
 from iclgd_lens.bench import measure
 from iclgd_lens.bench.cells import list_cells, settings_of
+from iclgd_lens.bench.check import check_plan
 from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.bench.progress import Lines, Live, Silent, duration
 from iclgd_lens.bench.results import load_run
@@ -147,6 +148,65 @@ def test_processes_beside_one_another_write_the_same_bytes(small: Plan, tmp_path
     run_plan(plan, tmp_path / "alone")
     assert cells_of(tmp_path / "beside") == cells_of(tmp_path / "alone")
     assert run_plan(plan, tmp_path / "beside", workers=2).found == 12
+
+
+def test_factors_of_the_demonstrations_are_tasks_of_their_own(small: Plan, tmp_path: Path) -> None:
+    factors = {"shots": [2, 3], "label_noise": [0.0, 1.0]}
+    plan = small.model_copy(update={"vary": factors})
+    assert run_plan(plan, tmp_path / "varied").done == 4 * 8
+    run = load_run(tmp_path / "varied")
+    assert [task for _, task in run.comparisons] == [
+        "sst2 (shots 2)", "sst2 (shots 3)", "sst2 (label_noise 0.0)", "sst2 (label_noise 1.0)"
+    ]  # fmt: skip
+    model = next(iter(run.comparisons))[0]
+
+    # A value gives what a plan with that setting gives, and no change is no change.
+    for changes, varied in (({"shots": 2}, "sst2 (shots 2)"), ({}, "sst2 (label_noise 0.0)")):
+        folder = tmp_path / varied
+        run_plan(small.model_copy(update=changes), folder)
+        plain = load_run(folder).comparisons[model, "sst2"]
+        for score in ("SimAOU", "AUC", "SimAOU_label"):
+            tables = run.comparisons[model, varied].frame(), plain.frame()
+            mine, theirs = (table[table["score"] == score]["value"] for table in tables)
+            assert len(mine)
+            np.testing.assert_array_equal(mine, theirs)
+    # Where all labels are wrong in the prompt, wrong ones are right (of two).
+    right = run.comparisons[model, "sst2 (label_noise 0.0)"].tensor("accuracy", "ICL_shuffled")
+    wrong = run.comparisons[model, "sst2 (label_noise 1.0)"].tensor("accuracy", "ICL")
+    assert torch.equal(right, wrong)
+
+    curve = run.sweep("shots").curve("AUC")
+    assert sorted(set(curve["value_of_factor"])) == [2, 3]
+    assert run.sweep("label_noise", task="sst2").figure() is not None
+    with pytest.raises(RunError, match=r"does not vary 'shot'.*shots"):
+        run.sweep("shot")
+    with pytest.raises(RunError, match="Nothing is measured"):
+        run.sweep("shots", task="mr")
+
+    more = plan.model_copy(update={"vary": {**factors, "label_noise": [0.0, 0.5, 1.0]}})
+    outcome = run_plan(more, tmp_path / "varied")
+    assert (outcome.found, outcome.done) == (32, 8)
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ({"shot": [1]}, "No factor is called 'shot'.*shots"),
+        ({"lr": [0.1]}, "lr changes the rule"),
+        ({"model": ["gpt2"]}, "model changes the model"),
+        ({"shots": []}, "needs values"),
+        ({"shots": [2, 2]}, "none of them twice"),
+        ({"shots": ["many"]}, "shots takes a whole number, not 'many'"),
+        ({"shots": [0]}, "shots must be 1 or more"),
+        ({"label_noise": [7]}, "a share, from 0 to 1"),
+        ({"neutral_text": [-1]}, "must be 0 or more"),
+    ],
+)
+def test_factors_that_a_plan_cannot_vary_are_refused(
+    vary: dict[str, Any], message: str, small: Plan
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        check_plan(small.model_copy(update={"vary": vary}))
 
 
 def test_no_process_at_all_is_refused(small: Plan, tmp_path: Path) -> None:
