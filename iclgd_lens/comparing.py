@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -153,13 +154,15 @@ def compare(
     readouts = {} if zs is None else {reading_key(draws[0]): zs}
     crew = how_many(workers, host.model)
     parts: list[Part] = []
-    with host.laid_out(), sharing(host):
-        for measured in spread(partial(_measure_draw, plan, readouts), len(draws), crew, plan.tell):
-            plan.chosen.append(measured.chosen)
-            parts += measured.parts
+    one = partial(_measure_draw, plan, readouts)
+    with host.laid_out(), sharing(host), closing(spread(one, len(draws), crew, plan.tell)) as found:
+        for measured, chosen in found:
+            plan.chosen.append(chosen)
+            parts += measured
     networks = [(control, j) for control in asked["network"] for j in range(twins)]
-    for found in spread(partial(_measure_twin, plan, networks), len(networks), crew, plan.tell):
-        parts += found
+    twin = partial(_measure_twin, plan, networks)
+    with closing(spread(twin, len(networks), crew, plan.tell)) as found:
+        parts += [part for measured in found for part in measured]
     names = [each.name for group in asked.values() for each in group]
     facts = provenance(host, draws) | {
         "hypotheses": dict(parts[0].facts.get("rules", {})),
@@ -209,17 +212,9 @@ class _Plan:
         return [replace(rule, settings=given, facts=facts) for rule, (given, facts) in pairs]
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """What a draw gave: its parts, and each rule's settings and where they come from."""
-
-    parts: list[Part]
-    chosen: Chosen
-
-
 def _measure_draw(
     plan: _Plan, readouts: dict[str, Readout], draw: int, announce: Progress
-) -> _Draw:
+) -> tuple[list[Part], Chosen]:
     """The model itself on one draw: its settings, every hypothesis, and every draw control."""
     episode = plan.draws[draw]
     key = reading_key(episode)
@@ -241,7 +236,7 @@ def _measure_draw(
     for control in plan.controls["alone"]:
         job.run_alone(control, seed=seed)
     chosen = [(rule.settings, rule.facts) for rule in rules]
-    return _Draw([_part(job, draw), *_realisations(plan, job, draw)], chosen)
+    return [_part(job, draw), *_realisations(plan, job, draw)], chosen
 
 
 def _realisations(plan: _Plan, job: Job, draw: int) -> list[Part]:

@@ -98,7 +98,7 @@ def _overall(comparison: Comparison) -> dict[tuple[str, str], str]:
 def disjoint(comparison: Comparison, networks: int) -> list[Comparison]:
     """The same comparison with other networks each time, none of them twice.
 
-    Each is what a comparison with so many networks and another seed of theirs gives.
+    Each is what another seed of the networks gives, but for which of them share a draw.
 
     Args:
         comparison: With several times as many networks of each control.

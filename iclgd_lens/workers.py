@@ -18,7 +18,7 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -31,6 +31,11 @@ from iclgd_lens.errors import LensError
 
 SMALL = 64 * 2**20
 """Bytes of weights up to which whole tasks beside one another are faster than threads."""
+
+
+class WorkersWarning(UserWarning):
+    """More processes were asked for than there can be."""
+
 
 T = TypeVar("T")
 Tell = Callable[[str], None]
@@ -55,6 +60,9 @@ def how_many(asked: int | None, model: torch.nn.Module | None = None) -> int:
     if asked is not None and asked < 1:
         raise LensError(f"workers is {asked}; it must be 1 or more.")
     if not can_copy():
+        if asked is not None and asked > 1:
+            text = "This process cannot be copied (not on Linux, or with a GPU): 1 worker, no more."
+            warnings.warn(text, WorkersWarning, stacklevel=3)
         return 1
     if asked is not None:
         return asked
@@ -63,8 +71,12 @@ def how_many(asked: int | None, model: torch.nn.Module | None = None) -> int:
     return torch.get_num_threads() if model is not None and size <= SMALL else 1
 
 
-def spread(work: Callable[[int, Tell], T], count: int, workers: int, tell: Tell) -> Iterator[T]:
+def spread(
+    work: Callable[[int, Tell], T], count: int, workers: int, tell: Tell
+) -> Generator[T, None, None]:
     """Yield `work(0, tell)`, `work(1, tell)`, ... in this order.
+
+    Close it (`contextlib.closing`): an exception that is kept would keep its copies, too.
 
     Args:
         work: A task; it must not depend on what another one left in memory.
@@ -72,13 +84,9 @@ def spread(work: Callable[[int, Tell], T], count: int, workers: int, tell: Tell)
         workers: Processes beside one another; with 1, nothing is copied.
         tell: Is told what a task tells.
     """
-    workers = min(workers, count)
-    if workers < 2:
-        yield from (work(index, tell) for index in range(count))
-        return
     ready: dict[int, T] = {}
     following = 0
-    with closing(_copies(work, range(count), workers, tell)) as found:
+    with closing(as_they_come(work, count, workers, tell)) as found:
         for index, made in found:
             ready[index] = made
             while following in ready:
@@ -88,15 +96,14 @@ def spread(work: Callable[[int, Tell], T], count: int, workers: int, tell: Tell)
 
 def as_they_come(
     work: Callable[[int, Tell], T], count: int, workers: int, tell: Tell
-) -> Iterator[T]:
-    """Yield the results of tasks, those that are finished first first; else like `spread`."""
+) -> Generator[tuple[int, T], None, None]:
+    """Yield tasks' numbers and results, those that are finished first first; see `spread`."""
     workers = min(workers, count)
     if workers < 2:
-        yield from (work(index, tell) for index in range(count))
+        yield from ((index, work(index, tell)) for index in range(count))
         return
-    with closing(_copies(work, range(count), workers, tell)) as found:
-        for _, made in found:
-            yield made
+    with closing(_copies(work, count, workers, tell)) as found:
+        yield from found
 
 
 @dataclass
@@ -109,9 +116,9 @@ class _Copy:
 
 
 def _copies(
-    work: Callable[[int, Tell], T], tasks: Sequence[int], workers: int, tell: Tell
+    work: Callable[[int, Tell], T], count: int, workers: int, tell: Tell
 ) -> Generator[tuple[int, T], None, None]:
-    waiting, left = list(reversed(tasks)), list[int]()
+    waiting, left = list(range(count))[::-1], list[int]()
     crew: dict[Connection, _Copy] = {}
     try:
         for _ in range(workers):

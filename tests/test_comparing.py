@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from iclgd_lens import comparing, measures
 from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError, ScoreError
-from iclgd_lens.host import Host
+from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.intervention import Intervention
@@ -283,6 +284,29 @@ def test_what_a_copy_raises_is_raised() -> None:
     for count in (1, 2):
         with pytest.raises(RuntimeError, match="of the user's"):
             compare(host, draws, {"mine": fails}, controls=(), workers=count)
+
+
+@pytest.mark.skipif(not can_copy(), reason="processes are not copied here")
+@BY_KIND
+@pytest.mark.parametrize("where", ["draw", "network"])
+def test_an_exception_meanwhile_leaves_the_model_and_no_copy(kind: str, where: str) -> None:
+    host = checks.fresh(kind, "gpt2")
+    host = as_host(host)
+    before = {name: value.clone() for name, value in host.model.state_dict().items()}
+    state = torch.get_rng_state()
+
+    def interrupted(text: str) -> None:
+        if text.startswith(("untrained network", "draw")[where == "draw"]):
+            raise KeyboardInterrupt
+
+    draws = [episode(queries=3, seed=seed) for seed in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        compare(host, draws, ["gd"], controls=("untrained",), twins=3, workers=2,
+                progress=interrupted)  # fmt: skip
+    assert multiprocessing.active_children() == []
+    assert torch.equal(torch.get_rng_state(), state)
+    after = host.model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 @BY_KIND

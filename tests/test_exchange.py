@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iclgd_lens.comparison import Comparison
-from iclgd_lens.exchange import never_trained, steadiness
+from iclgd_lens.exchange import disjoint, never_trained, steadiness
 from iclgd_lens.parts import Part
 
 QUERIES, LAYERS = 6, 2
@@ -80,3 +80,17 @@ def test_a_clear_verdict_does_not_hang_on_the_networks_drawn(networks: int) -> N
 def test_an_unclear_verdict_does() -> None:
     rate = steadiness(comparison(16, model=0.12, seed=3), networks=4, trials=40)
     assert 0 < rate.share < 1
+
+
+def test_disjoint_sets_share_no_network_and_keep_the_model() -> None:
+    whole = comparison(10)
+    sets = disjoint(whole, 4)
+    assert len(sets) == 2  # two networks are too few for a third
+    held = [{p.index for p in each.parts if p.network == "untrained"} for each in sets]
+    assert held == [{0, 1, 2, 3}, {4, 5, 6, 7}]
+    for each in sets:
+        assert [p for p in each.parts if p.network == "trained"] == list(whole.parts[:3])
+    # The answer is of these networks alone: one that stands out is in the first set only.
+    odd = disjoint(comparison(8, odd=5.0), 4)
+    first, second = (each.verdicts(gate=False) for each in odd)
+    assert [v.verdict for v in first] != [v.verdict for v in second]

@@ -14,7 +14,7 @@ from iclgd_lens import workers
 from iclgd_lens.errors import LensError
 
 pytestmark = pytest.mark.skipif(not workers.can_copy(), reason="processes are not copied here")
-SPREADS = [workers.spread, workers.as_they_come]
+SPREADS = [workers.spread, lambda *given: as_they_come(*given)]
 
 
 def silent(text):
@@ -35,6 +35,10 @@ def test_the_results_are_those_of_one_process(spread, count):
         assert torch.equal(values, torch.arange(3) * index)
 
 
+def as_they_come(*arguments):
+    return (result for _, result in workers.as_they_come(*arguments))
+
+
 def test_work_is_done_in_other_processes_on_one_thread():
     def work(index, tell):
         time.sleep(0.2)  # or the first copy may have done both
@@ -51,7 +55,7 @@ def test_results_come_in_order_where_the_first_takes_longest():
         return index
 
     assert list(workers.spread(work, 4, 2, silent)) == [0, 1, 2, 3]
-    assert list(workers.as_they_come(work, 4, 2, silent))[-1] == 0
+    assert list(workers.as_they_come(work, 4, 2, silent))[-1] == (0, 0)
 
 
 def test_what_a_copy_changes_stays_with_it():
@@ -185,4 +189,8 @@ def test_how_many():
 
 def test_where_processes_cannot_be_copied_there_is_one(monkeypatch):
     monkeypatch.setattr(workers, "can_copy", lambda: False)
-    assert workers.how_many(4) == 1
+    with pytest.warns(workers.WorkersWarning, match="1 worker"):
+        assert workers.how_many(4) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert workers.how_many(None, torch.nn.Linear(2, 2)) == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
 from iclgd_lens.bench.plan import MATCHED, PUBLISHED, Plan
+from iclgd_lens.bench.setting import Varied
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.host.loading import has_hooked_transformer
@@ -15,6 +16,7 @@ from iclgd_lens.host.source import find_model
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.rules import resolve_rules
 from iclgd_lens.subjects import Subject
+from iclgd_lens.sweeps.factors import get_factor
 from iclgd_lens.tasks import Task, get_task
 
 
@@ -55,14 +57,12 @@ def check_plan(plan: Plan) -> None:
         raise PlanError("; ".join(dict.fromkeys(faults)))
 
 
-def _counts(varied: tuple[str, Any] | None) -> bool:
+def _counts(varied: Varied | None) -> bool:
     """Whether a value says how many demonstrations there are, or leaves that to the plan."""
     return varied is None or varied[0] != "shots" or isinstance(varied[1], int)
 
 
 def _check_factor(name: str, values: list[Any]) -> None:
-    from iclgd_lens.sweeps.factors import get_factor
-
     factor = get_factor(name)
     if factor.kind not in ("episode", "draw"):
         raise PlanError(

@@ -29,7 +29,7 @@ SHOWING = frozenset(
         "evidence", "exchange", "figures", "files", "frames", "gate", "labels", "mediation",
         "overview", "parts", "phrases", "power", "provenance", "questions", "ratios", "recording",
         "report", "resampling", "run_files", "scores", "sealed", "showing", "statistics", "sweeps",
-        "tables", "verdicts", "words", "worlds",
+        "tables", "verdicts", "words", "workers", "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of

@@ -239,16 +239,22 @@ def _plan_seconds(
     draws = sum(len(list(plan.draws(get_task(name).seeds))) for name in tasks)
     networks = sum(CONTROLS[n].acts_on == "network" for n in plan.controls_of(model))
     queries = plan.queries or QUERIES
-    asked = min(queries, plan.twin_queries or queries)
+    asked, shots = min(queries, plan.twin_queries or queries), mean_shots(plan)
     own, other = Work.of(plan, model, False), Work.of(plan, model, True)
     twins = networks * plan.twins * len(tasks)
     updates = draws * own.updates + twins * other.updates
     read = draws * own.readings * queries + twins * other.readings * asked
     # Backward costs twice a forward; an update reads every demonstration once.
-    tokens = texts.tokens * (3 * updates * plan.shots + read + (draws + twins) * plan.shots)
-    passes = 3 * updates * plan.shots + read / BATCH * texts.passes
+    tokens = texts.tokens * (3 * updates * shots + read + (draws + twins) * shots)
+    passes = 3 * updates * shots + read / BATCH * texts.passes
     operations = 2.0 * size.parameters * tokens / (EFFICIENCY * speed)
     return operations + passes * size.layers * CALLS * call + AROUND * (draws + twins)
+
+
+def mean_shots(plan: Plan) -> float:
+    """Demonstrations of a prompt, over what the plan varies."""
+    every = [plan.shots_of(varied) for varied in plan.variants()]
+    return sum(every) / len(every)
 
 
 def _plan_bytes(plan: Plan, model: ModelSpec, size: ModelSize, texts: Texts) -> float:
@@ -280,7 +286,7 @@ def _readings_bytes(plan: Plan, size: ModelSize, texts: Texts, queries: int) -> 
     """ZS, ICL and ICL after wrong labels at every query, and attention to demonstrations."""
     first = min(plan.tok2attn_queries, queries)
     own = 3 * queries * (2 * size.width + size.heads * texts.tokens)
-    shown = first * (2 * size.heads * plan.shots * texts.tokens + 3 * size.width)
+    shown = first * (2 * size.heads * mean_shots(plan) * texts.tokens + 3 * size.width)
     return 4.0 * size.layers * (own + shown)
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from iclgd_lens.bench.cells import OWN, Cell, Setting
+from iclgd_lens.bench.cells import OWN, Cell
 from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
 from iclgd_lens.bench.kept import decode_readings, encode_readings
 from iclgd_lens.bench.plan import MATCHED, Plan
+from iclgd_lens.bench.setting import Setting
 from iclgd_lens.bench.store import Measured, Store
 from iclgd_lens.budgeting import with_budget, with_settings_of
 from iclgd_lens.controls import CONTROLS

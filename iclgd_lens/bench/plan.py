@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from iclgd_lens import defaults
 from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
+from iclgd_lens.bench.setting import Varied
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.naming import is_file_name
 from iclgd_lens.protocol import Protocol, get_protocol
@@ -182,12 +183,12 @@ class Plan(Part):
         else:
             yield from ((seed, order) for seed in seeds for order in self.permutations)
 
-    def variants(self) -> list[tuple[str, Any] | None]:
+    def variants(self) -> list[Varied | None]:
         """Each factor with each of its values; None alone where nothing is varied."""
         found = [(factor, value) for factor, values in self.vary.items() for value in values]
         return [*found] or [None]
 
-    def shots_of(self, varied: tuple[str, Any] | None) -> int:
+    def shots_of(self, varied: Varied | None) -> int:
         """Demonstrations at a value of a factor."""
         return int(varied[1]) if varied is not None and varied[0] == "shots" else self.shots
 

@@ -8,16 +8,18 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from iclgd_lens.bench.cells import Cell, Setting, list_cells, shard
+from iclgd_lens.bench.cells import Cell, list_cells, shard
 from iclgd_lens.bench.check import check_plan
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.progress import Progress, Silent
+from iclgd_lens.bench.setting import Setting
 from iclgd_lens.bench.store import Quarantined, Store, run_facts, states
 from iclgd_lens.bench.work import CellOutcome, Workbench, by_setting, import_modules
 from iclgd_lens.errors import RunError, nearest
@@ -204,8 +206,9 @@ def run_beside(
         announce(str(groups[index][0].setting))
         return list(bench.do(groups[index], fresh=fresh))
 
-    for found in as_they_come(work, len(groups), workers, tell.stage):
-        yield from found
+    with closing(as_they_come(work, len(groups), workers, tell.stage)) as found:
+        for _, outcomes in found:
+            yield from outcomes
 
 
 def resolved(plan: Plan) -> Plan:

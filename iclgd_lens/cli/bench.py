@@ -49,7 +49,7 @@ def bench(
         int | None,
         typer.Option(
             min=1,
-            help="Processes, each with a model of its own.",
+            help="Processes, each with a model of its own (Linux, on a CPU; Ray anywhere).",
             show_default="1; with ray, as many as fit the cluster",
         ),
     ] = None,

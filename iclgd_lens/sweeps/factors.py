@@ -90,22 +90,6 @@ WEIGHTS: Mapping[str, tuple[str, ...]] = {
 _RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 
 
-def _noise(episode: Episode, value: Any) -> Episode:
-    return alterations.with_label_noise(episode, float(value))
-
-
-def _flips(episode: Episode, value: Any) -> Episode:
-    return alterations.with_flips(episode, float(value))
-
-
-def _neutral(episode: Episode, value: Any) -> Episode:
-    return alterations.with_neutral_text(episode, int(value))
-
-
-def _order(episode: Episode, value: Any) -> Episode:
-    return alterations.in_order(episode, int(value))
-
-
 _TABLE = (
     Factor("lr", "rule", "learning rate of the update", "learning rate", _RATES, log=True),
     Factor("epochs", "rule", "passes over the demonstrations", "epochs", (1, 2, 4, 8), log=True),
@@ -140,19 +124,19 @@ _TABLE = (
     ),
     Factor(
         "order", "episode", "order of the demonstrations", "order of the demonstrations",
-        tuple(range(8)), alter=_order,
+        tuple(range(8)), alter=alterations.in_order,
     ),
     Factor(
         "label_noise", "episode", "share of demonstrations with a wrong label",
-        "share of wrong labels", (0.0, 0.25, 0.5, 0.75, 1.0), alter=_noise,
+        "share of wrong labels", (0.0, 0.25, 0.5, 0.75, 1.0), alter=alterations.with_label_noise,
     ),
     Factor(
         "flip_from", "episode", "share of the demonstrations before all labels flip",
-        "share before the flip", (0.0, 0.25, 0.5, 0.75, 1.0), alter=_flips,
+        "share before the flip", (0.0, 0.25, 0.5, 0.75, 1.0), alter=alterations.with_flips,
     ),
     Factor(
         "neutral_text", "episode", "tokens that say nothing, before the demonstrations",
-        "neutral tokens", (0, 16, 64, 256), alter=_neutral,
+        "neutral tokens", (0, 16, 64, 256), alter=alterations.with_neutral_text,
     ),
     Factor(
         "shots", "draw", "number of demonstrations", "demonstrations", (1, 2, 4, 8, 16, 32, 64),

@@ -205,3 +205,7 @@ def test_the_meaning_of_code_is_what_it_does() -> None:
     assert meaning(source) != meaning(source.replace("return b", "return b + 1"))
     assert meaning("f(source=1)") != meaning("f(source=2)"), "no registration"
     assert meaning('raise E("a")') != meaning('raise E("b")')
+
+
+def test_who_does_the_work_changes_no_number() -> None:
+    assert not is_core(Path("workers.py"))
