@@ -16,12 +16,14 @@ import torch
 
 import iclgd_lens as lens
 from iclgd_lens import comparing, measures
+from iclgd_lens.budget import choose_budget
 from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError, ScoreError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
+from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import REFERENCE
 from iclgd_lens.readout import Reader
@@ -272,6 +274,31 @@ def test_draws_and_networks_beside_one_another_are_the_same_bytes(
         files.append((tmp_path / f"{count}.safetensors").read_bytes())
         assert sum("making it" in text for text in texts) == 3
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_twins_have_the_models_budget_of_their_draw_and_their_own(count: int) -> None:
+    host = checks.host("bridge", "gpt2")
+    draws = [episode(queries=3, seed=seed) for seed in range(2)]
+    search = {"grid": (1e-3, 0.3), "epochs": (1, 2), "losses": ("label",), "folds": 1}
+    result = compare(
+        host, draws, ["gd"], controls=("untrained",), twins=3, budget=search, workers=count
+    )
+
+    def budget(part: Any) -> dict[str, Any]:
+        return part.facts["rules"]["gd"]["settings"]
+
+    chosen = {part.draw: budget(part) for part in result.parts if part.network == "trained"}
+    assert all({"lr", "epochs"} <= set(each) for each in chosen.values())
+    twins = [part for part in result.parts if part.network == "untrained"]
+    at_models = [part for part in twins if part.budget == ""]
+    assert [part.draw for part in at_models] == [0, 1, 0]
+    assert [budget(part) for part in at_models] == [chosen[part.draw] for part in at_models]
+    for part in twins:
+        if part.budget == "own":
+            again = as_host(lens.untrained(host, seed=part.index))
+            found = choose_budget(again, draws[part.draw], get_hypothesis("gd"), **search)
+            assert budget(part) == {key: repr(value) for key, value in found.settings.items()}
 
 
 @pytest.mark.skipif(not can_copy(), reason="processes are not copied here")
