@@ -190,8 +190,8 @@ class Session:
             raise RunError("the rows changed after this run began; the same command starts anew")
         if setting.varied is None:
             return episode
-        factor = get_factor(setting.varied[0])
-        return episode if factor.alter is None else factor.alter(episode, setting.varied[1])
+        name, value = setting.varied
+        return get_factor(name).altered(episode, value)
 
     def _job(self, setting: Setting, episode: Episode, tell: Tell | None) -> Job:
         host = self.host(setting)

@@ -68,6 +68,13 @@ class Factor:
         if self.kind in ("episode", "draw") and usual == {int} and int(given) < least:
             raise ComparisonError(f"{self.name} must be {least} or more, not {value!r}.")
 
+    def altered(self, episode: Episode, value: Any) -> Episode:
+        """The episode at a value; as it is where the factor changes no episode."""
+        if self.alter is None:
+            return episode
+        # A share may come as a whole number, 0 or 1.
+        return self.alter(episode, type(self.values[0])(value))
+
     def settings(self, value: Any) -> dict[str, Any]:
         """The rule's settings at a value."""
         given = self.words.get(str(value), value) if self.words is not None else value

@@ -152,10 +152,9 @@ def _along_episodes(
 ) -> Iterator[Point]:
     """A comparison a value; queries stay, so ZS is read once."""
     host, zs = as_host(model), dict[str, Readout]()
-    assert factor.alter is not None
     for value in values:
         asked.tell(f"{factor.name} {value}")
-        altered = [factor.alter(episode, value) for episode in episodes]
+        altered = [factor.altered(episode, value) for episode in episodes]
         key = reading_key(altered[0])
         if key not in zs:
             zs[key] = Reader(host, altered[0]).zs()
