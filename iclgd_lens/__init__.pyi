@@ -1,6 +1,7 @@
 """The public names, for type checkers, editors and the lazy loader."""
 
 from . import worlds as worlds
+from .attending import readout_attention as readout_attention
 from .bench.plan import load_plan as load_plan
 from .bench.results import load_run as load_run
 from .bench.run import run_plan as run_plan

@@ -32,7 +32,19 @@ def write_archive(path: Path, parts: Sequence[Part], facts: Mapping[str, Any]) -
     Raises:
         ComparisonError: The facts are no JSON.
     """
-    tensors: dict[str, NDArray[Any]] = {}
+    write_whole(path, archived(FORMAT, parts, facts))
+
+
+def archived(
+    form: str, parts: Sequence[Part], facts: Mapping[str, Any],
+    more: Mapping[str, NDArray[Any]] | None = None,
+) -> bytes:  # fmt: skip
+    """The bytes of parts, facts and further arrays, which `restored` gives back.
+
+    Raises:
+        ComparisonError: The facts are no JSON.
+    """
+    tensors: dict[str, NDArray[Any]] = dict(more or {})
     described: list[dict[str, Any]] = []
     for number, part in enumerate(parts):
         tensors[f"{number}|gold"] = part.gold
@@ -43,10 +55,9 @@ def write_archive(path: Path, parts: Sequence[Part], facts: Mapping[str, Any]) -
         described.append({name: getattr(part, name) for name in _FIELDS} | {"values": order})
     try:
         # As they are ordered: hypotheses keep their order.
-        data = sealed(FORMAT, tensors, {"parts": described, **facts}, ordered=True)
+        return sealed(form, tensors, {"parts": described, **facts}, ordered=True)
     except (TypeError, ValueError) as error:
         raise ComparisonError(f"The facts of this comparison are no JSON: {error}.") from error
-    write_whole(path, data)
 
 
 def read_archive(path: Path) -> tuple[tuple[Part, ...], dict[str, Any]]:
@@ -55,14 +66,25 @@ def read_archive(path: Path) -> tuple[tuple[Part, ...], dict[str, Any]]:
     Raises:
         ComparisonError: The file is missing, truncated, changed, or not a comparison.
     """
-    tensors, facts = unsealed(path, FORMAT, ComparisonError)
+    parts, facts, _ = restored(*unsealed(path, FORMAT, ComparisonError), path.name)
+    return parts, facts
+
+
+def restored(
+    tensors: Mapping[str, NDArray[Any]], facts: dict[str, Any], name: str
+) -> tuple[tuple[Part, ...], dict[str, Any], Mapping[str, NDArray[Any]]]:
+    """Parts, facts and arrays of an opened file of some name; see `archived`.
+
+    Raises:
+        ComparisonError: They are of something else.
+    """
     try:
         parts = tuple(_part(i, each, tensors) for i, each in enumerate(facts.pop("parts")))
         _check_kinds(facts)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ComparisonError(f"{path.name} holds something else: {reason}") from error
-    return parts, facts
+        raise ComparisonError(f"{name} holds something else: {reason}") from error
+    return parts, facts, tensors
 
 
 def _check_kinds(facts: Mapping[str, Any]) -> None:

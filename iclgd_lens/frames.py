@@ -1,4 +1,4 @@
-"""Tidy tables of a comparison beside its `frame()`: queries, verdicts, gate, behaviour, heads."""
+"""Tidy tables of a comparison beside its `frame()`: queries, verdicts, gate, heads, nulls."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from iclgd_lens.conclusions import Conclusions
 from iclgd_lens.parts import Parts, nanmean_over
-from iclgd_lens.scores import FACTS, SCORES, primary_scores
-from iclgd_lens.subjects import Subject, rivals
+from iclgd_lens.scores import CHANGE_NORMS, FACTS, SCORES, primary_scores
+from iclgd_lens.subjects import TRAINED, Subject, rivals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,3 +182,40 @@ def head_frame(conclusions: Conclusions, score: str = "SimAOU_label") -> pd.Data
             shown = bool(line["p_corrected"] < 0.05)
             lines.append({**line, "hypothesis": label, "score": score, "shown": shown})
     return pd.DataFrame(lines, columns=columns)
+
+
+def null_frame(parts: Parts) -> pd.DataFrame:
+    """What each control of each hypothesis scores, draw by draw or network by network."""
+    import pandas as pd
+
+    lines: list[dict[str, Any]] = []
+    for hypothesis in parts.hypotheses:
+        for label in rivals(hypothesis, parts.series):
+            for score in (*primary_scores(), "SimAOU"):
+                if score not in parts.scores(label):
+                    continue
+                values = parts.per_unit(score, label)
+                lines += [
+                    {"hypothesis": hypothesis, "score": score, "control": label, "value": value}
+                    for value in values[np.isfinite(values)].tolist()
+                ]
+    return pd.DataFrame(lines, columns=["hypothesis", "score", "control", "value"])
+
+
+def norm_frame(parts: Parts, draw: int = 0) -> pd.DataFrame:
+    """How large ICL's change is and each hypothesis's, query by query, on one draw."""
+    import pandas as pd
+
+    lines: list[dict[str, Any]] = []
+    for hypothesis in parts.hypotheses:
+        for part, measured in parts.series[hypothesis]:
+            if CHANGE_NORMS not in measured or (part.network, part.draw) != (TRAINED, draw):
+                continue
+            names = part.queries or tuple(range(len(part.gold)))
+            lines += [
+                {"hypothesis": hypothesis, "query": query, "icl_norm": icl, "ft_norm": ft}
+                for query, (icl, ft) in zip(
+                    names, measured[CHANGE_NORMS].astype(np.float64).tolist(), strict=True
+                )
+            ]
+    return pd.DataFrame(lines, columns=["hypothesis", "query", "icl_norm", "ft_norm"])

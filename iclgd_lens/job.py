@@ -22,7 +22,7 @@ from iclgd_lens.readings import Frozen, Readings
 from iclgd_lens.readout import Reader, Readout
 from iclgd_lens.registry import resolve
 from iclgd_lens.rules import Options, Progress, Rule, silent
-from iclgd_lens.scores import SCORES
+from iclgd_lens.scores import CHANGE_NORMS, KL_MOMENTS, LABEL_SCORES, RECOVERY_MOMENTS, SCORES
 from iclgd_lens.scoring import measured, measured_setting
 from iclgd_lens.subjects import Subject
 from iclgd_lens.trajectories import PASSES, along
@@ -298,7 +298,10 @@ class Job:
             found[name] = _nan(*shapes[score.level])
             if score.by_head is not None:
                 found[f"{name}/head"] = _nan(n, layers, heads)
-        columns = {"label_scores": self.episode.n_labels, "recovery_moments": 3, "kl_moments": 2}
+        columns = {
+            LABEL_SCORES: self.episode.n_labels, RECOVERY_MOMENTS: 3, KL_MOMENTS: 2,
+            CHANGE_NORMS: 2,
+        }  # fmt: skip
         return found | {name: _nan(n, count) for name, count in columns.items()}
 
 

@@ -26,12 +26,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 LABEL_SCORES = "label_scores"
 RECOVERY_MOMENTS = "recovery_moments"
 KL_MOMENTS = "kl_moments"
+CHANGE_NORMS = "change_norms"
 FACTS = {
     LABEL_SCORES: "mean log-probability, in nats, of each label word: [query label]",
     RECOVERY_MOMENTS: "products of label-logit changes (ft.icl, ft.ft, icl.icl): [query 3]",
     KL_MOMENTS: "KL from ICL of the changed model and of ZS, in nats: [query 2]",
+    CHANGE_NORMS: "norms of the changes that ICL and the changed model make to the attention "
+    "output, root mean square over layers: [query 2]",
 }
-"""Per-query facts that are no scores: what scores with a `statistic` follow from."""
+"""Per-query facts that are no scores: what scores with a `statistic` follow from, and sizes."""
 
 
 @dataclass(frozen=True)

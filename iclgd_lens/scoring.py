@@ -7,13 +7,14 @@ does not exist, or None where it was not measured.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens import contrast, measures
 from iclgd_lens.readings import Frozen, Readings, where_labels_matter
 from iclgd_lens.readout import Readout
 from iclgd_lens.registry import resolve
-from iclgd_lens.scores import KL_MOMENTS, LABEL_SCORES, RECOVERY_MOMENTS, SCORES
+from iclgd_lens.scores import CHANGE_NORMS, KL_MOMENTS, LABEL_SCORES, RECOVERY_MOMENTS, SCORES
 
 
 def measured(readings: Readings) -> dict[str, Tensor]:
@@ -37,7 +38,15 @@ def facts(readings: Readings) -> dict[str, Tensor | None]:
         LABEL_SCORES: ft,
         RECOVERY_MOMENTS: measures.recovery_moments(zs, icl, ft),
         KL_MOMENTS: torch.stack(divergences, dim=-1),
+        CHANGE_NORMS: change_norms(readings),
     }
+
+
+def change_norms(readings: Readings) -> Float[Tensor, "query 2"]:
+    """How large ICL's change of the attention output is, and the hypothesis's."""
+    # Where ICL changes nothing its change has no direction, and the size 0.
+    both = (readings.frozen.change.nan_to_num(nan=0.0), readings.change)
+    return torch.stack([each.square().sum(-1).mean(-1).sqrt() for each in both], dim=-1)
 
 
 def measured_setting(frozen: Frozen, readout: Readout) -> dict[str, Tensor]:

@@ -56,25 +56,37 @@ def unsealed(
         LensError: (the class `error`) It is missing, truncated, changed, of an earlier version, or
             another kind of file.
     """
-    from safetensors import SafetensorError, safe_open
-
     kind = form.rpartition(".")[2].partition("/")[0]
     if not path.is_file():
         there = "is no file" if path.exists() else "is not there"
         raise error(f"{path} {there}; a {kind} was expected.")
     try:
-        with safe_open(path, framework="np") as file:
-            headers = cast("dict[str, str]", file.metadata() or {})
-            if form not in headers:
-                raise error(_another(path.name, form, headers))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        data = path.read_bytes()
+    except OSError as cause:
+        raise error(f"{path.name} cannot be read: {' '.join(str(cause).split())}.") from cause
+    return opened(data, path.name, form, error)
+
+
+def opened(
+    data: bytes, name: str, form: str, error: type[LensError]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The same from the bytes of a file of some name."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(data)
+        size = int.from_bytes(data[:8], "little")
+        headers = cast("dict[str, str]", json.loads(data[8 : 8 + size]).get("__metadata__") or {})
+        if form not in headers:
+            raise error(_another(name, form, headers))
         header = cast("dict[str, str]", json.loads(headers[form]))
         text = header["facts"]
         if header["sha256"] != _digest(form, arrays, text):
-            raise error(f"{path.name} was changed: its checksum does not match its content.")
+            raise error(f"{name} was changed: its checksum does not match its content.")
         facts: Any = json.loads(text)
         if not isinstance(facts, dict):
-            raise error(f"{path.name} holds no facts by name.")
+            raise error(f"{name} holds no facts by name.")
         return arrays, cast("dict[str, Any]", facts)
     except error:
         raise
@@ -84,7 +96,7 @@ def unsealed(
         MemoryError, OverflowError,
     ) as cause:  # fmt: skip
         reason = " ".join(str(cause).split())[:200]
-        raise error(f"{path.name} is truncated or damaged: {reason}.") from cause
+        raise error(f"{name} is truncated or damaged: {reason}.") from cause
 
 
 def _another(name: str, form: str, headers: Mapping[str, str]) -> str:

@@ -48,3 +48,23 @@ class Shown:
         return layer_profiles(
             cast("pd.DataFrame", frame), title=f"{score} with in-context learning, by layer"
         )
+
+    def nulls(self) -> pd.DataFrame:
+        """Return what each control of each hypothesis scores, draw by draw or network by network.
+
+        Columns: hypothesis, score (primary ones and SimAOU), control (its label), value.
+        `figures.nulls` draws one score of it.
+        """
+        from iclgd_lens.frames import null_frame
+
+        return null_frame(self._own.data)
+
+    def norms(self) -> pd.DataFrame:
+        """Return how large ICL's change and each hypothesis's are, query by query, on one draw.
+
+        Columns: hypothesis, query, icl_norm, ft_norm (of the attention output, root mean square
+        over layers). `figures.norms` draws it.
+        """
+        from iclgd_lens.frames import norm_frame
+
+        return norm_frame(self._own.data)

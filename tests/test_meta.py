@@ -42,7 +42,7 @@ ORDER = [
     {"recorder"},
     {"readout"},
     {"readings", "cost"},
-    {"contexts"},
+    {"contexts", "attending"},
     {"heads"},
     {"scoring"},
     {"hypotheses"},

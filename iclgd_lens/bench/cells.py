@@ -181,7 +181,7 @@ def _facts_of_value(shots: int, varied: Varied | None) -> dict[str, Any]:
     if varied is None:
         return {}
     alter = get_factor(varied[0]).alter
-    code = None if alter is None else function_digest(alter)
+    code = function_digest(alter) if alter else None
     return {"shots": shots, "varied": [varied[0], repr(varied[1]), code]}
 
 

@@ -48,6 +48,7 @@ def check_plan(plan: Plan) -> None:
     for task in plan.auxiliary or ():
         attempt(lambda task=task: get_task(task) and None)
     attempt(lambda: _check_data(plan))
+    attempt(lambda: _check_studies(plan))
     for factor, values in plan.vary.items():
         attempt(lambda factor=factor, values=values: _check_factor(factor, values))
     fewest = min((plan.shots_of(each) for each in plan.variants() if _counts(each)), default=0)
@@ -118,6 +119,21 @@ def _check_auxiliary(plan: Plan, name: str, spec: HypothesisSpec) -> None:
             f"hypothesis {name!r} needs demonstrations of other tasks, and {alone[0]!r} has none "
             "beside it: list more `tasks:`, or `auxiliary:` tasks"
         )
+
+
+def _check_studies(plan: Plan) -> None:
+    for name in () if plan.studies is None else plan.studies.hypotheses:
+        if name not in plan.hypotheses:
+            known = ", ".join(plan.hypotheses)
+            raise PlanError(
+                f"studies: the plan has no hypothesis {name!r}; it has {known}."
+                + nearest(name, plan.hypotheses)
+            )
+        if plan.hypotheses[name].vary:
+            raise PlanError(
+                f"studies: {name!r} is gone through several values (`vary:`); list the one that is "
+                "to be studied as a hypothesis of its own"
+            )
 
 
 def _is_readable(label: str) -> bool:

@@ -24,12 +24,12 @@ PACKAGE = "iclgd_lens"
 _ROOT = Path(__file__).resolve().parents[1]
 SHOWING = frozenset(
     {
-        "__init__", "__main__", "aggregates", "archive", "behaviour", "bench", "calibration", "cli",
-        "comparing", "comparison", "conclusions", "controls", "crossed", "embedded", "errors",
-        "evidence", "exchange", "figures", "files", "frames", "gate", "labels", "mediation",
-        "overview", "parts", "phrases", "power", "provenance", "questions", "ratios", "recording",
-        "report", "resampling", "run_files", "scores", "sealed", "showing", "statistics", "sweeps",
-        "tables", "verdicts", "words", "workers", "worlds",
+        "__init__", "__main__", "aggregates", "archive", "attending", "behaviour", "bench",
+        "calibration", "cli", "comparing", "comparison", "conclusions", "controls", "crossed",
+        "embedded", "errors", "evidence", "exchange", "figures", "files", "frames", "gate",
+        "labels", "mediation", "overview", "parts", "phrases", "power", "provenance", "questions",
+        "ratios", "recording", "report", "resampling", "run_files", "scores", "sealed", "showing",
+        "statistics", "sweeps", "tables", "verdicts", "words", "workers", "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of
@@ -63,6 +63,17 @@ def files_digest(root: Path = _ROOT) -> str:
             text = file.read_text(encoding="utf-8")
             digest.update(f"{place.as_posix()}\0{meaning(text)}\0".encode())
     return digest.hexdigest()
+
+
+@cache
+def rooms_digest(*names: str) -> str:
+    """The digest of some files and folders of the package, as they stand in it."""
+    digest = hashlib.sha256()
+    for name in names:
+        place = _root() / name
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{name}\0{meaning(file.read_text(encoding='utf-8'))}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def _known_as(function: Callable[..., Any] | str | None) -> str:

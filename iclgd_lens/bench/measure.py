@@ -93,9 +93,9 @@ class Session:
             LensError: The episode cannot be made or its rows changed meanwhile, or the model
                 cannot read it.
         """
-        episode, host = self._episode(setting), self.host(setting)
+        episode, host = self.episode(setting), self.host(setting)
         with host.laid_out(), sharing(host):
-            job = self._job(setting, episode, tell)
+            job = self.job(setting, episode, tell)
             for group in _groups(cells):
                 problem, lost = _NOTHING, False
                 try:
@@ -118,14 +118,14 @@ class Session:
     def _run(self, job: Job, setting: Setting, cells: Sequence[Cell], seed: int) -> None:
         """Measure a rule, its controls, or both: as many as are missing."""
         bare, budget = cells[0].subject.bare, cells[0].budget
-        rule = self._rule(job, setting, bare.rule, dict(bare.settings), budget)
+        rule = self.rule(job, setting, bare.rule, dict(bare.settings), budget)
         controls = [CONTROLS[c.subject.control] for c in cells if c.subject.control is not None]
         job.run(
             Rule(str(bare), rule.value, rule.settings, rule.facts), controls, seed=seed,
             own=any(cell.subject.control is None for cell in cells),
         )  # fmt: skip
 
-    def _rule(
+    def rule(
         self, job: Job, setting: Setting, name: str, varied: dict[str, Any], budget: str
     ) -> Rule:
         """A rule with its settings; another network's has the model's unless it has its own."""
@@ -145,7 +145,7 @@ class Session:
         if known not in self._rules:
             host = self.host(trained)
             with host.laid_out():
-                self._rules[known] = with_budget(rule, host, self._episode(trained))
+                self._rules[known] = with_budget(rule, host, self.episode(trained))
         return self._rules[known]
 
     def _taken(
@@ -174,7 +174,12 @@ class Session:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def _episode(self, setting: Setting) -> Episode:
+    def episode(self, setting: Setting) -> Episode:
+        """A setting's demonstrations and queries.
+
+        Raises:
+            RunError: They are others than when the run began.
+        """
         plan = self.plan
         host = self.host(setting if setting.trained is None else setting.trained)
         episode = load_episode(
@@ -193,7 +198,8 @@ class Session:
         name, value = setting.varied
         return get_factor(name).altered(episode, value)
 
-    def _job(self, setting: Setting, episode: Episode, tell: Tell | None) -> Job:
+    def job(self, setting: Setting, episode: Episode, tell: Tell | None) -> Job:
+        """What measures on a setting, with its network's own readouts read or found."""
         host = self.host(setting)
         wrong = shuffled_labels(episode, self.plan.control_seed + setting.seed)
         options = Options(tok2attn_queries=self.plan.tok2attn_queries, forgiving=True)

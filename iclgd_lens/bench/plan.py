@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from iclgd_lens import defaults
-from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
+from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec, StudySpec
 from iclgd_lens.bench.setting import Varied
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.naming import is_file_name
@@ -54,6 +54,7 @@ class Plan(Part):
         twin_queries: Queries that each of them is asked at most; None for all.
         tok2attn_queries: Queries on which Tok2Attn is measured.
         worlds: Whether the instrument is also read on models whose answer is known, once a run.
+        studies: What is looked at once a model and task for the page's figures; None for nothing.
         resamples: Bootstrap resamples of intervals over queries.
         control_seed: Seed of random controls and untrained copies.
     """
@@ -75,6 +76,7 @@ class Plan(Part):
     twins: int = Field(default=defaults.TWINS, ge=0)
     twin_queries: int | None = Field(default=defaults.TWIN_QUERIES, ge=1)
     worlds: bool = False
+    studies: StudySpec | None = None
     tok2attn_queries: int = Field(default=32, ge=0)
     resamples: int = Field(default=1000, ge=1)
     control_seed: int = Field(default=0, ge=0)
@@ -268,7 +270,11 @@ def parse_plan(fields: Mapping[str, Any], where: str = "") -> Plan:
         raise PlanError(f"{where}{error}") from None
 
 
-_KEYS: dict[str, type[BaseModel]] = {"models": ModelSpec, "hypotheses": HypothesisSpec}
+_KEYS: dict[str, type[BaseModel]] = {
+    "models": ModelSpec,
+    "hypotheses": HypothesisSpec,
+    "studies": StudySpec,
+}
 
 
 def _fault(item: Mapping[str, Any]) -> str:

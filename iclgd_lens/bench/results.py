@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.bench.cellfile import PLACE, CellData, decode
+from iclgd_lens.bench.drawn import FORMS, Drawn, Where
 from iclgd_lens.bench.order import order_sensitivity
+from iclgd_lens.bench.putting import parts_of
 from iclgd_lens.bench.setting import varied_name
 from iclgd_lens.bench.store import Quarantined, Store
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError, nearest
 from iclgd_lens.frames import behaviour_frame, gate_frame, head_frame, verdict_frame
-from iclgd_lens.parts import Part
+from iclgd_lens.sealed import opened
 from iclgd_lens.subjects import TRAINED
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from iclgd_lens.sweeps import Sweep
-
-Where = tuple[str, str]
-"""Model and task."""
+    from iclgd_lens.sweeps.result import Sweep
 
 
 def load_run(where: str | os.PathLike[str]) -> Run:
@@ -71,11 +70,35 @@ def load_run(where: str | os.PathLike[str]) -> Run:
         if cell.facts["failure"]:
             failures.append(place | {"reason": cell.facts["failure"]})
         cells.append(cell)
-    return Run(os.fspath(where), facts, tuple(cells), failures, missing)
+    studies = _studies(store, facts, failures, missing)
+    return Run(os.fspath(where), facts, tuple(cells), failures, missing, studies)
+
+
+def _studies(
+    store: Store, facts: Mapping[str, Any], failures: list[dict[str, Any]],
+    missing: list[dict[str, Any]],
+) -> dict[str, bytes]:  # fmt: skip
+    """The bytes of studies, by key; what is not there joins the failures or what is missing."""
+    found: dict[str, bytes] = {}
+    for study in facts.get("studies", ()):
+        key, place = study["key"], {name: study[name] for name in (*PLACE, "subject")}
+        data, record = store.study(key), store.failure(key)
+        if data is not None:
+            try:
+                opened(data, key, FORMS[study["kind"]], RunError)
+            except RunError as error:
+                failures.append(place | {"reason": f"damaged file: {error}"})
+            else:
+                found[key] = data
+        elif record is not None:
+            failures.append(place | {"reason": record["reason"]})
+        else:
+            missing.append(place)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(Drawn):
     """What a benchmark measured.
 
     Attributes:
@@ -84,6 +107,7 @@ class Run:
         cells: The measured cells.
         failed: Cells without scores, each with its reason.
         missing: Cells that are planned and neither measured nor failed.
+        study_bytes: The plan's studies, by key, as their files hold them.
     """
 
     where: str
@@ -91,6 +115,7 @@ class Run:
     cells: tuple[CellData, ...]
     failed: Sequence[Mapping[str, Any]]
     missing: Sequence[Mapping[str, Any]]
+    study_bytes: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
     def __repr__(self) -> str:
         planned = len(self.facts["cells"])
@@ -115,9 +140,12 @@ class Run:
             groups.setdefault((place["model"], place["task"]), []).append(cell)
         resamples = int(self.plan["resamples"])
         return {
-            where: Comparison(tuple(_parts(cells)), self._provenance_of(cells), resamples)
+            where: Comparison(
+                parts_of(cells, self._trainings.get(where, ())),
+                self._provenance_of(cells), resamples,
+            )
             for where, cells in groups.items()
-        }
+        }  # fmt: skip
 
     def _provenance_of(self, cells: Sequence[CellData]) -> dict[str, Any]:
         """What the comparison of one model and task says of itself."""
@@ -277,46 +305,11 @@ class Run:
             "models": models,
             "tasks": tasks,
             "hypotheses": rules,
+            "chosen_rates": self.rates(),
             "versions": first.get("versions", {}),
             "environment": self.facts["environment"],
             "timings": self.facts["timings"],
         }
-
-
-def _parts(cells: Sequence[CellData]) -> list[Part]:
-    """Cells of one model and task, put together setting by setting."""
-    groups: dict[tuple[Any, ...], list[CellData]] = {}
-    for cell in cells:
-        place = cell.facts["place"]
-        groups.setdefault(tuple(place[name] for name in PLACE), []).append(cell)
-    draws = {
-        seed: number
-        for number, seed in enumerate(dict.fromkeys(c.facts["place"]["seed"] for c in cells))
-    }
-    found: list[Part] = []
-    for group in groups.values():
-        place = group[0].facts["place"]
-        rules = {c.facts["place"]["subject"]: c.facts["described"] for c in group}
-        rows = group[0].facts["setting"]["query_rows"][: len(group[0].gold)]
-        found.append(
-            Part(
-                values={cell.facts["place"]["subject"]: cell.values for cell in group},
-                gold=group[0].gold,
-                draw=draws[place["seed"]],
-                order=place["permutation"],
-                network=place["network"],
-                index=place["index"],
-                budget=place["budget"],
-                failures={
-                    cell.facts["place"]["subject"]: cell.facts["failure"]
-                    for cell in group
-                    if cell.facts["failure"]
-                },
-                facts={"rules": rules, "seed": place["seed"]},
-                queries=tuple(rows),
-            )
-        )
-    return found
 
 
 class _ReadOnly(Store):

@@ -21,6 +21,7 @@ from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.progress import Progress, Silent
 from iclgd_lens.bench.setting import Setting
 from iclgd_lens.bench.store import Quarantined, Store, run_facts, states
+from iclgd_lens.bench.studies import Study, list_studies, run_studies
 from iclgd_lens.bench.work import CellOutcome, Workbench, by_setting, import_modules
 from iclgd_lens.errors import RunError, nearest
 from iclgd_lens.provenance import environment
@@ -129,8 +130,9 @@ def run_plan(
     work = resolved(plan)
     every = list_cells(work, tell=tell.stage)
     cells = shard(every, *shard_of) if shard_of else every
+    studies = list_studies(work, every)
     store.read_run()  # a damaged one is set aside, with a note, before it is written anew
-    _settle(store, plan, every)
+    _settle(store, plan, every, studies)
     found = states(store, cells, lambda n: tell.stage(f"checking finished cells: {n}"))
     todo = [
         cell
@@ -142,18 +144,20 @@ def run_plan(
     for cell, outcome in _engine(engine, ray, crew, imports)(work, todo, store, fresh, tell):
         log.add(outcome)
         tell.advance(cell, outcome)
+    for study in run_studies(work, studies, store, fresh, tell.stage):
+        tell.stage(f"{study}: done")
     if plan.worlds and store.worlds() is None:
         tell.stage("worlds: models whose answer is known")
         store.write_worlds(_read_worlds())
     log.finish()
-    _settle(store, plan, every)
+    _settle(store, plan, every, studies)
     if others := store.strangers(every):
         tell.say(
             f"{others} more files in cells/ are of another plan or another version of the code; "
             "load_run and the report leave them out."
         )
     known = 0 if fresh else sum(state == "done" for state in found.values())
-    return _outcome(store, cells, known, log, time.monotonic() - start)
+    return _outcome(store, [*cells, *studies], len(cells), known, log, time.monotonic() - start)
 
 
 def _read_worlds() -> list[dict[str, Any]]:
@@ -238,7 +242,7 @@ def _absolute(out: str | os.PathLike[str]) -> str:
     return text if "://" in text else str(Path(text).expanduser().resolve())
 
 
-def _settle(store: Store, plan: Plan, cells: Sequence[Cell]) -> None:
+def _settle(store: Store, plan: Plan, cells: Sequence[Cell], studies: Sequence[Study]) -> None:
     """Write run.json: the plan, its cells and what all commands took."""
     past = store.invocations()
     timings = {
@@ -246,7 +250,7 @@ def _settle(store: Store, plan: Plan, cells: Sequence[Cell]) -> None:
         "cell_seconds": round(sum(sum(each["cells"].values()) for each in past), 3),
         "first_started": min((each["started"] for each in past), default=None),
     }
-    store.write_run(run_facts(plan, cells, environment(), timings))
+    store.write_run(run_facts(plan, cells, environment(), timings, studies))
 
 
 class _Log:
@@ -285,15 +289,17 @@ class _Log:
         self.store.write_invocation(self.name, self.facts)
 
 
-def _outcome(store: Store, cells: Sequence[Cell], known: int, log: _Log, seconds: float) -> Outcome:
-    failed = {cell.key: why for cell in cells if (why := store.why(cell.key)) is not None}
+def _outcome(
+    store: Store, asked: Sequence[Cell | Study], cells: int, known: int, log: _Log, seconds: float
+) -> Outcome:
+    failed = {each.key: why for each in asked if (why := store.why(each.key)) is not None}
     return Outcome(
         where=open_files(store.where).where,
-        cells=len(cells),
+        cells=cells,
         found=known + log.counts["found"],
         done=log.counts["done"],
         failed=failed,
-        places={cell.key: str(cell) for cell in cells if cell.key in failed},
+        places={each.key: str(each) for each in asked if each.key in failed},
         quarantined=tuple(store.quarantined),
         seconds=seconds,
     )

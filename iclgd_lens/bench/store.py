@@ -4,6 +4,7 @@
     cells/<key>.parquet         a measured cell; nothing else, so that the folder is a dataset
     failed/<key>.json           why a cell could not be measured at all
     readings/<key>.safetensors  what a setting's own network leaves: ZS and ICL
+    studies/<key>.safetensors   a study: training, attention or heads of one model and task
     invocations/<id>.json       one a command that worked on the run: what it did and when
     quarantine/                 damaged files, moved aside
 
@@ -28,12 +29,14 @@ from iclgd_lens.run_files import open_files
 
 if TYPE_CHECKING:
     from iclgd_lens.bench.cells import Cell
+    from iclgd_lens.bench.studies import Study
 
 RUN_FORMAT = "iclgd_lens.run/2"
 _FAMILY = "iclgd_lens.run/"
 State = Literal["done", "failed", "missing"]
 _KNOWN = {
-    "run.json", "cells", "failed", "invocations", "quarantine", "readings", "report", "worlds.json",
+    "run.json", "cells", "failed", "invocations", "quarantine", "readings", "report", "studies",
+    "worlds.json",
 }  # fmt: skip
 
 
@@ -103,8 +106,8 @@ class Store:
             self.files.remove(_failure(cell.key))
         return reason
 
-    def fail(self, cell: Cell, reason: str) -> None:
-        """Record why a cell failed."""
+    def fail(self, cell: Cell | Study, reason: str) -> None:
+        """Record why a cell or study failed."""
         facts = {"format": RUN_FORMAT, "key": cell.key, "place": cell.place, "reason": reason}
         self._write_json(_failure(cell.key), facts)
 
@@ -127,6 +130,19 @@ class Store:
     def refuse_readings(self, key: str) -> None:
         """Set damaged readouts aside."""
         self.quarantine(_readings(key), "it is damaged, or of another version")
+
+    def study(self, key: str) -> bytes | None:
+        """A study's bytes, or None."""
+        return self.files.read(_study(key))
+
+    def keep_study(self, key: str, data: bytes) -> None:
+        """Keep a study, and forget why it failed before."""
+        self.files.write(_study(key), data)
+        self.files.remove(_failure(key))
+
+    def refuse_study(self, key: str, reason: str) -> None:
+        """Set a damaged study aside."""
+        self.quarantine(_study(key), reason)
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """Return the record of a failed cell, or None; a damaged record is moved aside."""
@@ -153,7 +169,7 @@ class Store:
                 f"{self.files.where} holds other files ({min(strangers)}, ...) and is no run; give "
                 "an empty or new directory"
             )
-        self.files.clean("cells", "failed", "invocations", "readings", "quarantine")
+        self.files.clean("cells", "failed", "invocations", "readings", "studies", "quarantine")
 
     def check_version(self) -> None:
         """Refuse a run of another version; nothing of it is touched.
@@ -250,7 +266,11 @@ def states(
 
 
 def run_facts(
-    plan: Plan, cells: Iterable[Cell], environment: Mapping[str, Any], timings: Mapping[str, Any]
+    plan: Plan,
+    cells: Iterable[Cell],
+    environment: Mapping[str, Any],
+    timings: Mapping[str, Any],
+    studies: Iterable[Study] = (),
 ) -> dict[str, Any]:
     """What run.json holds."""
     return {
@@ -258,6 +278,7 @@ def run_facts(
         "cells": [
             {"key": cell.key, **cell.place, "queries": cell.setting.queries} for cell in cells
         ],
+        "studies": [{"key": study.key, "kind": study.kind, **study.place} for study in studies],
         "environment": dict(environment),
         "timings": dict(timings),
     }
@@ -308,6 +329,10 @@ def _cell(key: str) -> str:
 
 def _readings(key: str) -> str:
     return f"readings/{key}.safetensors"
+
+
+def _study(key: str) -> str:
+    return f"studies/{key}.safetensors"
 
 
 def _failure(key: str) -> str:

@@ -19,7 +19,7 @@ from iclgd_lens.scores import SCORES, primary_scores
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from iclgd_lens.report.pictures import Choice, Picture
+    from iclgd_lens.report.picture import Choice, Picture
     from iclgd_lens.report.tables import Table
 
 PAGE = "index.html"
@@ -108,7 +108,7 @@ def _kind(name: str) -> str:
 
 def pictures(result: DemoResult) -> list[Picture]:
     """The trajectory and the heat maps, as far as there are any."""
-    from iclgd_lens.report.pictures import Picture
+    from iclgd_lens.report.picture import Picture
 
     made = (
         Picture("trajectory", "Does attention come nearer as the answers do?", ("Task", "Score"),
@@ -121,7 +121,7 @@ def pictures(result: DemoResult) -> list[Picture]:
 
 def _trajectories(result: DemoResult) -> Iterator[Choice]:
     from iclgd_lens import figures
-    from iclgd_lens.report.pictures import Choice
+    from iclgd_lens.report.picture import Choice
 
     for task, comparison in result.comparisons.items():
         frame = trajectory(comparison)
@@ -155,7 +155,7 @@ def _said(score: str, task: str, path: Any, low: float) -> str:
 
 
 def _heads(result: DemoResult) -> Iterator[Choice]:
-    from iclgd_lens.report.pictures import Choice
+    from iclgd_lens.report.picture import Choice
 
     for task, comparison in result.comparisons.items():
         for score in (primary_scores()[0], "SimAOU"):

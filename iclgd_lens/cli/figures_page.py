@@ -21,7 +21,7 @@ def figures_page(
         shown: Title, caption and figure of each.
     """
     from iclgd_lens.report.page import document
-    from iclgd_lens.report.pictures import Choice, Picture
+    from iclgd_lens.report.picture import Choice, Picture
 
     drawn: list[Picture] = []
     for number, (name, caption, figure) in enumerate(shown):

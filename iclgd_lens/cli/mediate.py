@@ -18,7 +18,7 @@ from iclgd_lens.labels import label as shown_label
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from iclgd_lens.mediation import Mediation
+    from iclgd_lens.mediation.result import Mediation
 
 _SUFFIXES = (".parquet", ".html")
 _COLUMNS = ("necessity", "p_corrected", "sufficiency", "visibility", "direct", "substitution")
@@ -91,8 +91,8 @@ def mediate(
         tell("starting PyTorch and TransformerLens")
         from iclgd_lens.bench.work import import_modules
         from iclgd_lens.host.loading import load_model
-        from iclgd_lens.mediation import mediate as measured
         from iclgd_lens.mediation.mediating import CONTROLS
+        from iclgd_lens.mediation.mediating import mediate as measured
         from iclgd_lens.writing import load_episodes
 
         import_modules(imports or [])
@@ -174,7 +174,7 @@ def _write(found: Mediation, out: Path) -> None:
         found.to_parquet(out)
         return
     from iclgd_lens.files import write_whole
-    from iclgd_lens.mediation.effects import MEANINGS
+    from iclgd_lens.mediation.names import MEANINGS
 
     shown = [(name, MEANINGS[name], found.heatmap(name)) for name in found.effects()]
     for name in found.hypotheses:

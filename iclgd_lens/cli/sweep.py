@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from iclgd_lens.sweeps import Sweep
     from iclgd_lens.sweeps.claims import Claim
+    from iclgd_lens.sweeps.result import Sweep
 
 
 def sweep(

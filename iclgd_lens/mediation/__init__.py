@@ -1,6 +1,7 @@
 """Which heads do in-context learning's work, and whether an update does it there.
 
 mediating   `mediate`: draws, hypotheses and controls, to one result
+names       what effects are called, and those of one draw
 effects     what is measured on one draw, head by head
 margins     the label margin, and what a last token runs on
 patching    heads as rows of one batch on cached prefixes: exact interventions
@@ -9,7 +10,7 @@ visibility  one head alone sees the demonstrations
 curves      sets of heads: faithfulness against their number
 ranks       statistics of head maps: intervals, corrected p-values, ratios, agreement
 result      `Mediation`: frame, table, top heads, figures
-"""
+kept        a mediation as the bytes of one file
 
-from iclgd_lens.mediation.mediating import mediate as mediate
-from iclgd_lens.mediation.result import Mediation as Mediation
+Reading a result needs no torch: import from the modules.
+"""

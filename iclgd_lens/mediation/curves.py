@@ -19,10 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Bool
 from numpy.typing import NDArray
-from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -65,16 +62,6 @@ def set_sizes(count: int) -> tuple[int, ...]:
         found |= {size, min(count, size * 3 // 2)}
         size *= 2
     return tuple(sorted(size for size in found if size <= count))
-
-
-def first_heads(
-    ranking: Sequence[int], sizes: Sequence[int], shape: tuple[int, int]
-) -> Bool[Tensor, "size layer head"]:
-    """The first heads of a ranking of flat indices, one row a size."""
-    found = torch.zeros(len(sizes), shape[0] * shape[1], dtype=torch.bool)
-    for row, size in enumerate(sizes):
-        found[row, list(ranking[:size])] = True
-    return found.view(-1, *shape)
 
 
 def ranking_of(effects: Floats) -> list[int]:

@@ -19,15 +19,8 @@ from iclgd_lens.host import Host, as_host, own_precision
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.job import Job
-from iclgd_lens.mediation.effects import (
-    ESTIMATED,
-    ICL,
-    NECESSITY,
-    SUFFICIENCY,
-    DrawEffects,
-    Measuring,
-    Wanted,
-)
+from iclgd_lens.mediation.effects import Measuring, Wanted
+from iclgd_lens.mediation.names import ESTIMATED, ICL, NECESSITY, SUFFICIENCY, DrawEffects
 from iclgd_lens.mediation.patching import TOKENS_AT_ONCE
 from iclgd_lens.mediation.ranks import Verification, pearson
 from iclgd_lens.mediation.result import Mediation

@@ -69,6 +69,16 @@ def _put(
     return changed
 
 
+def first_heads(
+    ranking: Sequence[int], sizes: Sequence[int], shape: tuple[int, int]
+) -> Bool[Tensor, "size layer head"]:
+    """The first heads of a ranking of flat indices, one row a size."""
+    found = torch.zeros(len(sizes), shape[0] * shape[1], dtype=torch.bool)
+    for row, size in enumerate(sizes):
+        found[row, list(ranking[:size])] = True
+    return found.view(-1, *shape)
+
+
 def single_heads(
     which: Sequence[tuple[int, int]], shape: tuple[int, int], device: torch.device
 ) -> Bool[Tensor, "row layer head"]:

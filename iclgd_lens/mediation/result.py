@@ -14,8 +14,10 @@ from iclgd_lens.aggregates import COLUMNS, Resampling, Row
 from iclgd_lens.archive import write_parquet
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import ComparisonError, nearest
+from iclgd_lens.files import write_whole
+from iclgd_lens.mediation import kept
 from iclgd_lens.mediation.curves import Curve
-from iclgd_lens.mediation.effects import (
+from iclgd_lens.mediation.names import (
     ICL,
     KEPT,
     MEANINGS,
@@ -322,6 +324,19 @@ class Mediation(ShownMediation):
         units = self.comparison.data.units(label)
         maps = [self.comparison.data.by_place(score, unit, "head") for unit in units]
         return nanmean_over(np.stack(maps), 0).ravel()
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file with every effect of every query, atomically."""
+        write_whole(Path(path), kept.encode(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Mediation:
+        """Read a file that `save` wrote; torch is not needed.
+
+        Raises:
+            ComparisonError: The file is missing, truncated, changed, or no mediation.
+        """
+        return cls(**kept.read(Path(path)))
 
     def to_parquet(self, path: str | Path) -> None:
         """Write `frame()` as parquet with the provenance in its metadata, atomically."""

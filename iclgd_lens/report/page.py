@@ -17,9 +17,9 @@ from iclgd_lens.labels import label, meaning, score_meaning
 from iclgd_lens.phrases import listed
 from iclgd_lens.report import tables
 from iclgd_lens.report.board import leaderboard
-from iclgd_lens.report.pictures import Picture
+from iclgd_lens.report.picture import Picture
 from iclgd_lens.report.view import View
-from iclgd_lens.report.words import findings, gate_findings, headline
+from iclgd_lens.report.words import findings, gate_findings, headline, heads_findings
 
 _FILES = (
     ("tables.csv", "means by task, with intervals"),
@@ -31,6 +31,7 @@ _FILES = (
 _GATE, _COST = "Is there in-context learning at all?", "What each hypothesis cost"
 _WORLDS = "The instrument on models whose answer is known"
 _BEHAVES = "What each hypothesis does to the answers"
+_HEADS = "The same heads? Updates beside in-context learning"
 _DRAWS = ("shots", "queries", "seeds", "permutations", "resamples")
 
 
@@ -88,7 +89,8 @@ def _per_model(view: View, model: str) -> dict[str, Any]:
         "gate_table": tables.frame_table(view, "gate", model, _GATE, "task"),
         "behaviour": tables.frame_table(view, "behaviour", model, _BEHAVES, "task"),
         "verdicts": tables.verdict_matrix(view, model), "findings": findings(view, model),
-        "board": leaderboard(view, model),
+        "board": leaderboard(view, model), "heads_do": heads_findings(view, model),
+        "agreement": tables.frame_table(view, "agreement", model, _HEADS, "task"),
         "cost": tables.frame_table(view, "cost", model, _COST, "hypothesis"),
         "scores": [each for each in scores if each.main],
         "more_scores": [each for each in scores if not each.main],

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from iclgd_lens import figures
-from iclgd_lens.figures.style import Spec
 from iclgd_lens.labels import label, rank, score_meaning
 from iclgd_lens.phrases import listed
+from iclgd_lens.report.causes import FACTORS, HEADS
+from iclgd_lens.report.picture import Choice, Maker, Picture, groups
 from iclgd_lens.report.view import View, where
 from iclgd_lens.scores import SCORES
 from iclgd_lens.subjects import SETTINGS
@@ -22,53 +21,9 @@ HEAD_INTERVAL_LIMIT = 300_000
 """Heads above which the page goes without their intervals, which stay in figures.csv."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One drawing of a picture: its labels under the picture's selectors, caption and figure."""
-
-    labels: tuple[str, ...]
-    caption: str
-    spec: Spec
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the page, with a selector for each thing that can be chosen.
-
-    Attributes:
-        name: Its identifier, and how its files' names begin.
-        title: Over it.
-        selects: What can be chosen.
-        choices: One for every combination that there is.
-    """
-
-    name: str
-    title: str
-    selects: tuple[str, ...]
-    choices: tuple[Choice, ...]
-
-    def files(self) -> Iterator[tuple[str, Spec, str]]:
-        """File name, figure and what it shows, of each drawing; names differ."""
-        taken: set[str] = set()
-        for each in self.choices:
-            parts = (self.name, *(slug(text) for text in each.labels))
-            name = "_".join(part for part in parts if part)
-            while name.lower() in taken:
-                name += "_"
-            taken.add(name.lower())
-            yield name, each.spec, each.caption
-
-    def options(self) -> list[tuple[str, list[str]]]:
-        """What each selector offers."""
-        return [
-            (title, list(dict.fromkeys(each.labels[i] for each in self.choices)))
-            for i, title in enumerate(self.selects)
-        ]
-
-
 def pictures(view: View) -> list[Picture]:
     """Every figure that the run has something for, in the page's order."""
-    makers: tuple[tuple[str, str, tuple[str, ...], Callable[[View], Iterator[Choice]]], ...] = (
+    makers: tuple[Maker, ...] = (
         ("trajectory", "Trajectory: does attention follow behaviour?", _MTS, _trajectories),
         ("behaviour", "What the model answers", _MT, _behaviour),
         ("means", "Scores by task", ("Model", "Score"), _means),
@@ -80,6 +35,8 @@ def pictures(view: View) -> list[Picture]:
         ("rates", "Learning rates", _MT, _rates),
         ("norms", "Sizes of the changes", _MT, _norms),
         ("attention", "Attention of the readout token", _MT, _attention),
+        FACTORS,
+        *HEADS,
     )
     made = (
         Picture(name, title, selects, tuple(make(view))) for name, title, selects, make in makers
@@ -88,14 +45,6 @@ def pictures(view: View) -> list[Picture]:
 
 
 _MT, _MTS = ("Model", "Task"), ("Model", "Task", "Score")
-
-
-def _groups(view: View, name: str, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """An optional frame in parts; none where the run has no such frame."""
-    frame = view.more.get(name)
-    if frame is not None:
-        for key, part in frame.groupby(list(keys), sort=False, observed=True):
-            yield tuple(str(each) for each in key), part
 
 
 def _trajectories(view: View) -> Iterator[Choice]:
@@ -165,7 +114,7 @@ def _heads(view: View) -> Iterator[Choice]:
     maps = _maps(view)
     own = [key for key in _in_order(view, maps) if rank(key[2]) == 0]
     whole = sum(maps[key][0].size for key in own) <= HEAD_INTERVAL_LIMIT
-    marks = {key: part for key, part in _groups(view, "heads", _HEAD_KEYS)}
+    marks = {key: part for key, part in groups(view, "heads", _HEAD_KEYS)}
     for key in own:
         model, task, name, score = key
         panels = {label(name): maps[key]}
@@ -244,7 +193,7 @@ def _training(view: View) -> Iterator[Choice]:
 
 
 def _nulls(view: View) -> Iterator[Choice]:
-    for key, part in _groups(view, "nulls", ("model", "task", "score")):
+    for key, part in groups(view, "nulls", ("model", "task", "score")):
         model, task, score = key
         names = dict.fromkeys(str(each) for each in part["hypothesis"])
         observed = {n: r.value for n in names if (r := view.reading(model, task, n, score))}
@@ -288,17 +237,12 @@ def _rates(view: View) -> Iterator[Choice]:
 
 
 def _norms(view: View) -> Iterator[Choice]:
-    for key, part in _groups(view, "norms", ("model", "task")):
+    for key, part in groups(view, "norms", ("model", "task")):
         said = f"Norms of the changes on {key[1]}, {key[0]}, query by query."
         yield Choice(key, said, figures.norms.spec(part))
 
 
 def _attention(view: View) -> Iterator[Choice]:
-    for key, part in _groups(view, "attention", ("model", "task")):
+    for key, part in groups(view, "attention", ("model", "task")):
         said = f"Attention of the readout token on {key[1]}, {key[0]}."
         yield Choice(key, said, figures.attention.spec(part))
-
-
-def slug(text: str) -> str:
-    """Text as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.")[:60] or "x"

@@ -99,7 +99,8 @@ def frame_table(view: View, name: str, model: str, caption: str, head: str) -> T
         return None
     if "model" in frame:
         frame = frame[frame["model"] == model]
-    told = ("model", head, *(["sentence"] if name == "gate" else []))  # a gate's stand above it
+    # Their sentences stand above them.
+    told = ("model", head, *(["sentence"] if name in ("gate", "agreement") else []))
     columns = [str(each) for each in frame.columns if each not in told]
     lines = (
         Line(

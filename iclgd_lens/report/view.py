@@ -30,6 +30,10 @@ OPTIONAL = {
     "norms": ("model", "task", "hypothesis", "icl_norm", "ft_norm"),
     "heads": ("model", "task", "hypothesis", "score", "layer", "head", "shown"),
     "attention": ("model", "task", "setting", "position", "token", "weight"),
+    "factors": ("model", "task", "factor", "value_of_factor", "hypothesis", "score", "value"),
+    "mediation": ("model", "task", "hypothesis", "score", "layer", "head", "value"),
+    "agreement": ("model", "task", "hypothesis", "margin_gain"),
+    "head_sets": ("model", "task", "hypothesis", "heads", "value"),
 }
 """Frames that a run may offer beside those of `RunFrames`, by method, with the columns without
 which they are left out. Each has a section of the page, which is there if the frame is."""
@@ -165,8 +169,7 @@ class View:
 
     def tasks_of(self, model: str) -> list[str]:
         """Tasks that a model has numbers on."""
-        have = {(key[0], key[1]) for key in self.readings}
-        return [task for task in self.tasks if (model, task) in have]
+        return [task for task in self.tasks if any(k[:2] == (model, task) for k in self.readings)]
 
     def measured(self, model: str, score: str) -> list[str]:
         """Hypotheses, controls and settings that have a score on some task, in the view's order."""
@@ -175,7 +178,7 @@ class View:
 
     def own(self, names: Iterable[str] | None = None) -> list[str]:
         """Those names (default, all) that are hypotheses, under no control."""
-        return [name for name in (self.hypotheses if names is None else names) if rank(name) == 0]
+        return [each for each in (self.hypotheses if names is None else names) if rank(each) == 0]
 
     def rivals(self, hypothesis: str, names: Iterable[str]) -> list[str]:
         """Those names that a hypothesis has to beat."""

@@ -136,6 +136,15 @@ def gate_findings(view: View, model: str) -> list[Finding]:
     return found
 
 
+def heads_findings(view: View, model: str) -> list[Finding]:
+    """Which heads do the work, task by task; nothing where nobody asked."""
+    return [
+        Finding("note", f"{row.task}: {row.sentence}")
+        for row in (records(view.more["agreement"]) if "agreement" in view.more else ())
+        if str(row.model) == model and text_of(getattr(row, "sentence", ""))
+    ]
+
+
 # -- one hypothesis --------------------------------------------------------------------------------
 
 

@@ -14,7 +14,8 @@ from iclgd_lens.files import check_place, write_together
 from iclgd_lens.labels import label
 from iclgd_lens.phrases import LATEX, count
 from iclgd_lens.report.page import page
-from iclgd_lens.report.pictures import Picture, pictures, slug
+from iclgd_lens.report.picture import Picture, slug
+from iclgd_lens.report.pictures import pictures
 from iclgd_lens.report.view import Reading, RunFrames, View, view, where
 from iclgd_lens.report.words import answer, questions
 from iclgd_lens.tables import SUMMARY_SCORES

@@ -3,21 +3,24 @@
 A factor of the *rule* is a setting of the hypothesis: its values are subjects of one comparison, so
 the model's own settings are read once. One of the *episode* changes demonstrations, of the *draw*
 how they are drawn, of the *model* which network is asked: each value is a comparison of its own.
+The table needs no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, nearest
-from iclgd_lens.sweeps import alterations
+from iclgd_lens.registry import resolve
+
+if TYPE_CHECKING:
+    from iclgd_lens.episode import Episode
 
 Kind = Literal["rule", "episode", "draw", "model"]
-Alter = Callable[[Episode, Any], Episode]
+_ALTERED = "iclgd_lens.sweeps.alterations"
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Factor:
         values: The usual values.
         setting: Of a rule: which of its settings; default, the factor's name.
         words: Of a rule: values that stand for settings.
-        alter: Of an episode: gives it the value.
+        alter: Of an episode: the function that gives it the value, as "module:function".
         log: Whether its axis is logarithmic.
     """
 
@@ -43,7 +46,7 @@ class Factor:
     values: tuple[Any, ...]
     setting: str = ""
     words: Mapping[str, Any] | None = None
-    alter: Alter | None = None
+    alter: str = ""
     log: bool = False
 
     def check(self, value: Any) -> None:
@@ -70,10 +73,10 @@ class Factor:
 
     def altered(self, episode: Episode, value: Any) -> Episode:
         """The episode at a value; as it is where the factor changes no episode."""
-        if self.alter is None:
+        if not self.alter:
             return episode
         # A share may come as a whole number, 0 or 1.
-        return self.alter(episode, type(self.values[0])(value))
+        return resolve(self.alter)(episode, type(self.values[0])(value))
 
     def settings(self, value: Any) -> dict[str, Any]:
         """The rule's settings at a value."""
@@ -131,19 +134,19 @@ _TABLE = (
     ),
     Factor(
         "order", "episode", "order of the demonstrations", "order of the demonstrations",
-        tuple(range(8)), alter=alterations.in_order,
+        tuple(range(8)), alter=f"{_ALTERED}:in_order",
     ),
     Factor(
         "label_noise", "episode", "share of demonstrations with a wrong label",
-        "share of wrong labels", (0.0, 0.25, 0.5, 0.75, 1.0), alter=alterations.with_label_noise,
+        "share of wrong labels", (0.0, 0.25, 0.5, 0.75, 1.0), alter=f"{_ALTERED}:with_label_noise",
     ),
     Factor(
         "flip_from", "episode", "share of the demonstrations before all labels flip",
-        "share before the flip", (0.0, 0.25, 0.5, 0.75, 1.0), alter=alterations.with_flips,
+        "share before the flip", (0.0, 0.25, 0.5, 0.75, 1.0), alter=f"{_ALTERED}:with_flips",
     ),
     Factor(
         "neutral_text", "episode", "tokens that say nothing, before the demonstrations",
-        "neutral tokens", (0, 16, 64, 256), alter=alterations.with_neutral_text,
+        "neutral tokens", (0, 16, 64, 256), alter=f"{_ALTERED}:with_neutral_text",
     ),
     Factor(
         "shots", "draw", "number of demonstrations", "demonstrations", (1, 2, 4, 8, 16, 32, 64),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,14 @@ import torch
 from torch import Tensor
 
 import iclgd_lens as lens
-from iclgd_lens import mediation, worlds
+from iclgd_lens import worlds
 from iclgd_lens.errors import ComparisonError, ControlError, EpisodeError
 from iclgd_lens.host import Host
 from iclgd_lens.host.crafted import crafted_model
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.partial_oracle import partial_oracle
 from iclgd_lens.intervention import Intervention
-from iclgd_lens.mediation.effects import ESTIMATED
+from iclgd_lens.mediation.names import ESTIMATED
 from iclgd_lens.readout import Reader
 from tests import checks, families
 
@@ -391,6 +392,39 @@ def test_label_words_of_several_tokens_count_by_their_first() -> None:
     )
     assert np.isfinite(long.map("necessity").value).any()
     assert np.isnan(long.draws[0].margins["same"]).all()
+
+
+def test_a_mediation_is_kept_whole_and_read_without_loss(tmp_path: Path) -> None:
+    found = mediated("hooked") if "hooked" in checks.kinds() else mediated("bridge")
+    file = tmp_path / "heads.safetensors"
+    found.save(file)
+    again = lens.Mediation.load(file)
+    assert repr(again) == repr(found) and again.frame().equals(found.frame())
+    assert again.agreement().equals(found.agreement())
+    assert again.comparison.frame().equals(found.comparison.frame())
+    assert np.array_equal(again.curve("lcgd").value, found.curve("lcgd").value)
+    again.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_a_file_that_is_no_mediation_is_refused_in_one_line(tmp_path: Path) -> None:
+    found = mediated(checks.kinds()[0])
+    file = tmp_path / "heads.safetensors"
+    found.save(file)
+    whole = file.read_bytes()
+    for data, said in (
+        (whole[:-3], "truncated or damaged"),
+        (whole[:-4] + b"\0\0\0?", "was changed"),
+        (b"", "truncated or damaged"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(ComparisonError, match=said):
+            lens.Mediation.load(file)
+    found.comparison.save(file)
+    with pytest.raises(ComparisonError, match="another kind"):
+        lens.Mediation.load(file)
+    with pytest.raises(ComparisonError, match="cannot be read"):
+        lens.Mediation.load(tmp_path / "none.safetensors")
 
 
 def test_the_room_shows_what_it_measures() -> None:

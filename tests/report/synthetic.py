@@ -251,6 +251,7 @@ def evil() -> RunData:
 
 OFFERED = (
     "gate", "verdicts", "cost", "trajectory", "nulls", "norms", "attention", "heads", "behaviour",
+    "factors", "mediation", "agreement", "head_sets",
 )  # fmt: skip
 
 
@@ -286,6 +287,18 @@ class FullRun(RunData):
 
     def behaviour(self) -> pd.DataFrame | None:
         return self.more.get("behaviour")
+
+    def factors(self) -> pd.DataFrame | None:
+        return self.more.get("factors")
+
+    def mediation(self) -> pd.DataFrame | None:
+        return self.more.get("mediation")
+
+    def agreement(self) -> pd.DataFrame | None:
+        return self.more.get("agreement")
+
+    def head_sets(self) -> pd.DataFrame | None:
+        return self.more.get("head_sets")
 
 
 ANSWERS = ("yes", "no", "undecided", "not applicable")
@@ -360,10 +373,43 @@ def full(layers: int = 4, heads: int = 4) -> FullRun:
                                                                     "0.3": 1.1}} for name in names}}
         for task in tasks for seed in (0, 1)
     ]  # fmt: skip
+    where = {"model": model, "task": tasks[0]}
+    along = [
+        {**where, "factor": "shots", "value_of_factor": shots, "hypothesis": name, "score": score,
+         "value": 0.1 * place + 0.01 * shots, "ci_low": 0.0, "ci_high": 1.0}
+        for score in ("AUC", "SimAOU") for place, name in enumerate(("ICL", *names))
+        for shots in (4, 8)
+    ]  # fmt: skip
+    effects = [("ICL", "necessity", 1.0), ("ICL", "necessity_attribution", 0.9), ("gd", "kept", 0.5),
+               ("gd", "substitution", 0.5)]  # fmt: skip
+    causal = [
+        {**where, "hypothesis": name, "score": effect, "layer": layer, "head": head,
+         "value": size * (layer + 0.1 * head), "ci_low": -1.0, "ci_high": 5.0,
+         "p_corrected": 0.01 if layer else 0.5}
+        for name, effect, size in effects for layer in range(layers) for head in range(heads)
+    ]  # fmt: skip
+    same = [{**where, "hypothesis": name, "margin_gain": gain, "spearman": 0.25, "sentence": said}
+            for name, gain, said in (("ICL", 1.0, "Head 3.3 does the work."), ("gd", 0.4, ""))]  # fmt: skip
+    sets = [{**where, "hypothesis": name, "heads": count, "value": share * count / 16}
+            for name, share in (("ICL", 1.0), ("gd", 0.4)) for count in (0, 4, 16)]  # fmt: skip
     lists = dict(
         zip(
             OFFERED,
-            (gate, verdicts, cost, path, nulls, norms, attention, marked, behaves),
+            (
+                gate,
+                verdicts,
+                cost,
+                path,
+                nulls,
+                norms,
+                attention,
+                marked,
+                behaves,
+                along,
+                causal,
+                same,
+                sets,
+            ),
             strict=True,
         )
     )

@@ -433,7 +433,9 @@ SECTIONS = {
     "trajectory": "Trajectory:", "nulls": "draws and the observed value",
     "norms": "Sizes of the changes", "attention": "Attention of the readout token",
     "verdicts": "verdicts.csv", "behaviour": "What each hypothesis does to the answers",
-    "heads": "shown after correction for all heads",
+    "heads": "shown after correction for all heads", "factors": "Along a factor",
+    "mediation": "Which heads do the work", "agreement": "Head 3.3 does the work.",
+    "head_sets": "How many heads carry",
 }  # fmt: skip
 
 
@@ -511,3 +513,21 @@ def test_writing_a_report_needs_no_torch(tmp_path: Path) -> None:
     )
     assert run.stdout.strip() == "[]"
     assert (tmp_path / "index.html").is_file()
+
+
+def test_effects_that_were_measured_exactly_are_not_shown_as_estimates_too() -> None:
+    drawn = {each.name: each for each in pictures(view(full()))}
+    shown = {choice.labels[2:] for choice in drawn["mediation"].choices}
+    assert shown == {("ICL", "necessity"), ("GD", "substitution")}
+    # A share of necessity has a scale of its own; marks are heads whose corrected p is small.
+    nats, share = drawn["mediation"].choices
+    assert "nats" in json.dumps(compact(nats.spec)) and "share" in json.dumps(compact(share.spec))
+    points = drawn["same_heads"].choices[0].spec["data"][0]
+    assert len(points["x"]) == 16 and points["y"] == pytest.approx([0.5 * x for x in points["x"]])
+
+
+def test_a_factor_is_drawn_with_the_answers_above(tmp_path: Path) -> None:
+    (choice,) = {each.name: each for each in pictures(view(full()))}["factors"].choices
+    assert choice.labels[2] == "shots"
+    assert choice.spec["layout"]["yaxis"]["title"]["text"] == "AUC"
+    assert choice.spec["layout"]["xaxis"]["type"] == "log"

@@ -13,14 +13,14 @@ import iclgd_lens as lens
 from iclgd_lens.errors import ComparisonError, EpisodeError, HypothesisError, PlanError
 from iclgd_lens.host import Host
 from iclgd_lens.readout import Reader
-from iclgd_lens.sweeps import FACTORS, load_claim
 from iclgd_lens.sweeps.alterations import (
     in_order,
     with_flips,
     with_label_noise,
     with_neutral_text,
 )
-from iclgd_lens.sweeps.factors import get_factor
+from iclgd_lens.sweeps.claims import load_claim
+from iclgd_lens.sweeps.factors import FACTORS, get_factor
 from iclgd_lens.sweeps.result import where_equal
 from tests import checks
 

@@ -1,0 +1,121 @@
+"""Which tokens the readout token of one query attends to: alone, in context, after an update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iclgd_lens.episode import Episode
+from iclgd_lens.errors import EpisodeError
+from iclgd_lens.host import Hook, Host, Prefix, as_host, frozen
+from iclgd_lens.intervention import Batch, Intervention, hooks_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def readout_attention(
+    model: Any,
+    episode: Episode,
+    interventions: Mapping[str, Intervention] | None = None,
+    *,
+    query: int = 0,
+) -> pd.DataFrame:
+    """Return the attention of one query's readout token over tokens, mean over layers and heads.
+
+    Args:
+        model: A HookedTransformer, TransformerBridge or host; it is not changed.
+        episode: Demonstrations and queries.
+        interventions: What is read beside ZS and ICL, by the name that the table has for it:
+            updates, for example.
+        query: Which of the episode's queries.
+
+    Returns:
+        One line a setting and token that it sees: columns setting ("ZS", "ICL", or a name),
+        position (of the token in the prompt with demonstrations), token (its text), weight.
+        `figures.attention` draws it.
+
+    Raises:
+        EpisodeError: The episode has no such query.
+        HookError: The model does not expose its attention pattern.
+    """
+    import pandas as pd
+
+    host = as_host(model)
+    if not 0 <= query < len(episode.queries):
+        raise EpisodeError(f"There is no query {query}; the episode has {len(episode.queries)}.")
+    prompt, bos = episode.demonstrations.prompt(), episode.demonstrations.bos
+    own = episode.readout_tokens(episode.queries[query])
+    alone = (*(() if bos is None else (bos,)), *own)
+    nothing = Intervention()
+    settings = [("ZS", alone, nothing), ("ICL", (*prompt, *own), nothing)]
+    settings += [(name, alone, each) for name, each in (interventions or {}).items()]
+    whole = (*prompt, *own)
+    text = [_text(host, token) for token in whole]
+    lines: list[dict[str, Any]] = []
+    with frozen(host.model), torch.no_grad():
+        for name, tokens, change in settings:
+            prefix = change.prefix(host)
+            if prefix is not None and bos is not None:
+                tokens = tokens[1:]  # a prefix begins with it
+            weights = _pattern(host, tokens, len(own), query, prefix, change)
+            lines += [
+                {"setting": name, "position": at, "token": text[at], "weight": float(weight)}
+                for at, weight in zip(
+                    _positions(len(tokens), len(weights), len(prompt), len(own)),
+                    weights, strict=True,
+                )
+                if at is not None
+            ]  # fmt: skip
+    return pd.DataFrame(lines, columns=["setting", "position", "token", "weight"])
+
+
+def _positions(tokens: int, keys: int, prompt: int, own: int) -> list[int | None]:
+    """Where each key stands in the prompt with demonstrations; None for one that does not."""
+    query: list[int | None] = [*range(prompt, prompt + own)]
+    if tokens == prompt + own:
+        return [*range(prompt + own - keys, prompt + own)]
+    before = keys - own
+    if before == prompt:  # the demonstrations' own keys, or those in their place
+        return [*range(prompt), *query]
+    if before == 1:  # the BOS alone
+        return [0, *query]
+    return [None] * before + query
+
+
+def _pattern(
+    host: Host, tokens: tuple[int, ...], own: int, query: int, prefix: Prefix | None,
+    change: Intervention,
+) -> Float[Tensor, " key"]:  # fmt: skip
+    """Attention of the last token, mean over layers and heads."""
+    rows = host.tensor(tokens)
+    place = torch.tensor([len(tokens) - 1], device=host.device)
+    batch = Batch(
+        torch.tensor([query], device=host.device), place + 1, place, tokens=rows, predicting=place
+    )
+    found: list[Tensor] = []
+    hooks: list[Hook] = [
+        (f"blocks.{layer}.attn.hook_pattern", partial(_keep, found))
+        for layer in range(host.n_layers)
+    ]
+    with host.hooked(hooks_of(change, host, batch), forced=False), host.hooked(hooks):
+        host.run(rows, prefix)
+    # Layers whose window is shorter hand on fewer keys: the last ones.
+    longest = max(len(each) for each in found)
+    padded = [torch.nn.functional.pad(each, (longest - len(each), 0)) for each in found]
+    return torch.stack(padded).mean(0)
+
+
+def _keep(found: list[Tensor], pattern: Tensor, hook: Any) -> None:
+    found.append(pattern[0, :, -1].float().mean(0))
+
+
+def _text(host: Host, token: int) -> str:
+    """A token as text; its id where there is no tokenizer."""
+    tokenizer = host.tokenizer
+    return str(token) if tokenizer is None else str(tokenizer.decode([token]))

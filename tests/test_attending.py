@@ -1,0 +1,62 @@
+"""Attention of one query's readout token, against TransformerLens's own patterns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import iclgd_lens as lens
+from iclgd_lens.host import as_host
+from iclgd_lens.hypotheses.registry import get_hypothesis
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[Any, Any]:
+    model = lens.load_model("embedded")
+    return model, lens.load_episode("sst2", model, shots=4, queries=3)
+
+
+def test_weights_are_those_of_a_whole_plain_pass(case: tuple[Any, Any]) -> None:
+    model, episode = case
+    frame = lens.readout_attention(model, episode, query=1)
+    tokens = (*episode.demonstrations.prompt(), *episode.queries[1].content)
+    found: list[torch.Tensor] = []
+    host = as_host(model)
+    hooks = [
+        (f"blocks.{layer}.attn.hook_pattern", lambda value, hook: found.append(value[0, :, -1]))
+        for layer in range(host.n_layers)
+    ]
+    with torch.no_grad(), host.hooked(hooks):
+        host.run(host.tensor(tokens))
+    expected = torch.stack(found).mean((0, 1))
+    icl = frame[frame["setting"] == "ICL"]
+    assert icl["position"].tolist() == list(range(len(tokens)))
+    assert icl["weight"].to_numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+    assert "".join(icl["token"]).count("Label") == 5
+
+
+def test_each_setting_adds_up_to_one_and_stands_at_its_place(case: tuple[Any, Any]) -> None:
+    model, episode = case
+    built = {
+        "oracle": get_hypothesis("oracle").build(model, episode),
+        "gd": get_hypothesis("gd").build(model, episode, lr=0.1),
+    }
+    frame = lens.readout_attention(model, episode, built)
+    sums = frame.groupby("setting", sort=False)["weight"].sum()
+    assert list(sums.index) == ["ZS", "ICL", "oracle", "gd"]
+    assert sums.to_numpy() == pytest.approx(1, abs=1e-5)
+    by = {name: own.set_index("position")["weight"] for name, own in frame.groupby("setting")}
+    # The demonstrations' own keys and values are in-context learning.
+    assert by["oracle"].to_numpy() == pytest.approx(by["ICL"].to_numpy(), abs=1e-6)
+    # Alone, a query stands after the BOS, where it stands in the prompt.
+    own = len(episode.queries[0].content)
+    last = len(episode.demonstrations.prompt()) + own
+    assert by["ZS"].index.tolist() == by["gd"].index.tolist() == [0, *range(last - own, last)]
+    assert abs(by["gd"] - by["ZS"]).max() > 1e-4
+
+
+def test_a_query_that_is_not_there_is_named(case: tuple[Any, Any]) -> None:
+    with pytest.raises(lens.LensError, match="no query 3"):
+        lens.readout_attention(*case, query=3)
