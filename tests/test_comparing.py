@@ -627,3 +627,37 @@ def test_progress_tells_of_a_choice_only_where_there_is_one() -> None:
         lr=0.05, progress=told.append,
     )  # fmt: skip
     assert not any("choosing" in text for text in told)
+
+
+def test_sizes_of_changes_are_those_of_the_readouts_themselves() -> None:
+    model = checks.host(checks.kinds()[0], "llama")
+    episode = checks.episode(labels=((5,), (6,)), queries=3, shots=2)
+    result = lens.compare(model, episode, ["gd"], controls=(), lr=0.5, trajectory=False)
+    reader = Reader(model, episode)
+    delta = gd(model, episode, lr=0.5)
+    zs, icl, ft = (
+        each.attention_output.double().numpy()
+        for each in (reader.zs(), reader.icl(), reader.ftzs(delta))
+    )
+
+    def size(after: Any) -> Any:
+        parts = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (after, zs)]
+        return np.sqrt(np.square(np.linalg.norm(parts[0] - parts[1], axis=-1)).mean(-1))
+
+    norms = result.norms()
+    assert norms["query"].tolist() == list(range(3)) or len(norms) == 3
+    assert norms["icl_norm"].to_numpy() == pytest.approx(size(icl), rel=1e-5)
+    assert norms["ft_norm"].to_numpy() == pytest.approx(size(ft), rel=1e-5)
+    # A fact of queries is no score of theirs.
+    assert "change_norms" not in set(result.frame()["score"]) | set(result.queries()["score"])
+
+
+def test_nulls_are_each_controls_own_values() -> None:
+    model = checks.host(checks.kinds()[0], "llama")
+    draws = [checks.episode(labels=((5,), (6,)), queries=3, shots=2, seed=s) for s in (0, 1)]
+    result = lens.compare(model, draws, ["lcgd"], controls=("random", "shuffled"), lr=0.5)
+    nulls = result.nulls()
+    for control in ("random[lcgd]", "lcgd@shuffled"):
+        own = nulls[(nulls["control"] == control) & (nulls["score"] == "SimAOU")]["value"]
+        assert own.tolist() == result.data.per_unit("SimAOU", control).tolist()
+    assert set(nulls["hypothesis"]) == {"lcgd"}

@@ -40,7 +40,8 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_study_is_there_and_says_what_its_function_says(where: Path) -> None:
     run = lens.load_run(where)
-    assert not run.missing and not run.failed
+    assert not run.missing
+    assert not run.failed
     # Mediation is `mediate` on the plan's draws.
     model = lens.load_model("embedded")
     episodes = [lens.load_episode("sst2", model, shots=4, queries=6, seed=s) for s in (0, 1)]
@@ -60,7 +61,8 @@ def test_every_study_is_there_and_says_what_its_function_says(where: Path) -> No
         set(path["hypothesis"]) & {"lcgd@shuffled@untrained"}
     )
     first = path[(path["hypothesis"] == "lcgd") & (path["score"] == "KL_removed")]
-    assert first["passes"].tolist() == [1, 2, 4, 8, 16] and set(first["draw"]) == {0}
+    assert first["passes"].tolist() == [1, 2, 4, 8, 16]
+    assert set(first["draw"]) == {0}
     cell = run.frame()
     one = cell[(cell["hypothesis"] == "lcgd") & (cell["score"] == "KL_removed")]["value"]
     assert np.isfinite(one).all()
@@ -77,7 +79,8 @@ def test_tables_of_figures_come_from_the_cells(where: Path) -> None:
     assert len(norms[norms["hypothesis"] == "lcgd"]) == 6
     assert (norms[["icl_norm", "ft_norm"]] > 0).all(axis=None)
     along = run.factors()
-    assert set(along["factor"]) == {"epochs of wide"} and set(along["value_of_factor"]) == {1, 2}
+    assert set(along["factor"]) == {"epochs of wide"}
+    assert set(along["value_of_factor"]) == {1, 2}
     assert {"ICL", "ZS", "wide", "wide@untrained"} <= set(along["hypothesis"])
     wide = along[(along["hypothesis"] == "wide") & (along["score"] == "AUC")].set_index(
         "value_of_factor"
@@ -98,7 +101,8 @@ def test_studies_are_made_once_and_mended_where_they_are_damaged(where: Path) ->
     run = lens.load_run(where)
     assert [each["reason"].startswith("damaged file") for each in run.failed] == [True]
     said = run_plan(plan(), where)
-    assert len(said.quarantined) == 1 and files[0].read_bytes() == before[files[0]][1]
+    assert len(said.quarantined) == 1
+    assert files[0].read_bytes() == before[files[0]][1]
 
 
 def test_another_hypothesis_is_studied_without_the_cells_of_the_first(where: Path) -> None:
@@ -125,7 +129,7 @@ def test_the_report_of_studies_needs_no_torch(where: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("studies", "said"),
     [
-        ({"hypotheses": ["lcdg"]}, "no hypothesis 'lcdg'.*Did you mean 'lcgd'"),
+        ({"hypotheses": ["lcdg"]}, r"no hypothesis 'lcdg'.*Did you mean 'lcgd'"),
         ({"hypotheses": ["wide"]}, "'wide' is gone through several values"),
     ],
 )
@@ -135,7 +139,7 @@ def test_what_cannot_be_studied_is_refused_before_anything_runs(studies: Any, sa
 
 
 def test_unknown_keys_and_empty_lists_of_studies_are_refused() -> None:
-    with pytest.raises(PlanError, match="mediaton.*mediation"):
+    with pytest.raises(PlanError, match=r"mediaton.*mediation"):
         plan(studies={"hypotheses": ["lcgd"], "mediaton": True})
     with pytest.raises(PlanError, match="studies"):
         plan(studies={"hypotheses": []})
@@ -153,10 +157,12 @@ def test_a_study_that_fails_says_why_and_spoils_no_cell(
         studies={"hypotheses": ["lcgd"], "trajectory": False},
     )  # fmt: skip
     out = run_plan(small, tmp_path / "run")
-    assert out.exit_code == 101 and list(out.failed.values()) == ["ValueError: no such thing"]
+    assert out.exit_code == 101
+    assert list(out.failed.values()) == ["ValueError: no such thing"]
     assert list(out.places.values()) == ["embedded, sst2: attention"]
     run = lens.load_run(tmp_path / "run")
-    assert [each["subject"] for each in run.failed] == ["attention"] and run.attention().empty
+    assert [each["subject"] for each in run.failed] == ["attention"]
+    assert run.attention().empty
     monkeypatch.undo()
     assert run_plan(small, tmp_path / "run").exit_code == 0
     assert len(lens.load_run(tmp_path / "run").attention())

@@ -399,7 +399,8 @@ def test_a_mediation_is_kept_whole_and_read_without_loss(tmp_path: Path) -> None
     file = tmp_path / "heads.safetensors"
     found.save(file)
     again = lens.Mediation.load(file)
-    assert repr(again) == repr(found) and again.frame().equals(found.frame())
+    assert repr(again) == repr(found)
+    assert again.frame().equals(found.frame())
     assert again.agreement().equals(found.agreement())
     assert again.comparison.frame().equals(found.comparison.frame())
     assert np.array_equal(again.curve("lcgd").value, found.curve("lcgd").value)

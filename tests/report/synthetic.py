@@ -380,16 +380,17 @@ def full(layers: int = 4, heads: int = 4) -> FullRun:
         for score in ("AUC", "SimAOU") for place, name in enumerate(("ICL", *names))
         for shots in (4, 8)
     ]  # fmt: skip
-    effects = [("ICL", "necessity", 1.0), ("ICL", "necessity_attribution", 0.9), ("gd", "kept", 0.5),
-               ("gd", "substitution", 0.5)]  # fmt: skip
+    effects = [("ICL", "necessity", 1.0), ("ICL", "necessity_attribution", 0.9),
+               ("gd", "kept", 0.5), ("gd", "substitution", 0.5)]  # fmt: skip
     causal = [
         {**where, "hypothesis": name, "score": effect, "layer": layer, "head": head,
          "value": size * (layer + 0.1 * head), "ci_low": -1.0, "ci_high": 5.0,
          "p_corrected": 0.01 if layer else 0.5}
         for name, effect, size in effects for layer in range(layers) for head in range(heads)
     ]  # fmt: skip
+    told = "Head 3.3 does the work."
     same = [{**where, "hypothesis": name, "margin_gain": gain, "spearman": 0.25, "sentence": said}
-            for name, gain, said in (("ICL", 1.0, "Head 3.3 does the work."), ("gd", 0.4, ""))]  # fmt: skip
+            for name, gain, said in (("ICL", 1.0, told), ("gd", 0.4, ""))]  # fmt: skip
     sets = [{**where, "hypothesis": name, "heads": count, "value": share * count / 16}
             for name, share in (("ICL", 1.0), ("gd", 0.4)) for count in (0, 4, 16)]  # fmt: skip
     lists = dict(

@@ -226,7 +226,7 @@ def test_each_figure_is_also_a_table(opened: Opened, grid: RunData) -> None:
 def test_every_figure_has_a_table_of_its_numbers(browser: Any, tmp_path: Path) -> None:
     page = Opened(browser, write_report(full(), tmp_path))
     figures = page.tab.locator("figure[data-figure]").all()
-    assert len(figures) == 11
+    assert len(figures) == 15
     for figure in figures:
         figure.locator("details.values summary").click()
         assert figure.locator("details.values tbody tr").count() > 0

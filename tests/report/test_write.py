@@ -521,9 +521,11 @@ def test_effects_that_were_measured_exactly_are_not_shown_as_estimates_too() -> 
     assert shown == {("ICL", "necessity"), ("GD", "substitution")}
     # A share of necessity has a scale of its own; marks are heads whose corrected p is small.
     nats, share = drawn["mediation"].choices
-    assert "nats" in json.dumps(compact(nats.spec)) and "share" in json.dumps(compact(share.spec))
+    assert "nats" in json.dumps(compact(nats.spec))
+    assert "share" in json.dumps(compact(share.spec))
     points = drawn["same_heads"].choices[0].spec["data"][0]
-    assert len(points["x"]) == 16 and points["y"] == pytest.approx([0.5 * x for x in points["x"]])
+    assert len(points["x"]) == 16
+    assert points["y"] == pytest.approx([0.5 * x for x in points["x"]])
 
 
 def test_a_factor_is_drawn_with_the_answers_above(tmp_path: Path) -> None:
