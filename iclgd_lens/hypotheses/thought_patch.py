@@ -35,7 +35,7 @@ from torch import Tensor
 
 from iclgd_lens.contexts import LOO, Contexts, Seen
 from iclgd_lens.episode import Demonstrations, Episode
-from iclgd_lens.errors import HookError, HypothesisError
+from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, LinearSite, frozen
 from iclgd_lens.host.probe import agree
 from iclgd_lens.hypotheses.registry import hypothesis
@@ -123,9 +123,7 @@ class _Block:
                 "knows."
             )
         out = f"blocks.{layer}.ln2_post.hook_out"
-        try:
-            host.hook_point(out)
-        except HookError:
+        if not host.has_hook_point(out):
             out = host.mlp_output_hook(layer)
         return cls(layer, tuple(sites[k] for k in ("W_in", "W_gate") if k in sites), out)
 
