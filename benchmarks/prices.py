@@ -1,9 +1,9 @@
 """What building costs beside what its ledger says: `python -m benchmarks.prices`.
 
 Ledgers count block passes (`iclgd_lens.cost`), so costs compare only where passes are most of what
-a build does. Each hypothesis is built in turns with LCGD, at the settings of `zoo.yaml`, and its time
-is divided by its ledger at LCGD's price per pass of the same turn. CPU seconds of the process, so
-that other work on the machine plays little part.
+a build does. Each hypothesis is built in turns with LCGD, at the settings of `zoo.yaml`, and its
+time is divided by its ledger at LCGD's price per pass of the same turn. CPU seconds of the process,
+so that other work on the machine plays little part.
 """
 
 from __future__ import annotations

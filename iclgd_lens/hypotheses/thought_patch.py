@@ -83,7 +83,8 @@ def thought_patch(
     for layer in wanted:
         between(NAME, "layers", layer, 0, host.n_layers - 1)
     blocks = [_Block.of(host, layer) for layer in wanted]
-    aim = contexts.after_others([name for block in blocks for name in block.names(host)], loo=loo)
+    names = [name for block in blocks for name in block.names(host)]
+    aim = contexts.after_others(names, loo=loo, labels=False)
     for block in blocks:
         block.check(host, aim)
     patch = ThoughtPatch(blocks)
