@@ -19,6 +19,7 @@ the protocol.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from iclgd_lens.cost import SHARED_BYTES, remembered
 from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Query, Tokens
-from iclgd_lens.errors import HypothesisError, nearest
+from iclgd_lens.errors import EpisodeError, HypothesisError, nearest
 from iclgd_lens.host import Prefix, as_host, frozen
 from iclgd_lens.intervention import Batch, Intervention
 from iclgd_lens.readout import Reader
@@ -111,7 +112,12 @@ class Contexts:
         return Seen(recorder.values, scores, tuple(range(len(self.shown))))
 
     def after_others(
-        self, names: Iterable[str] = (), *, loo: str = "exact", attention: bool = False
+        self,
+        names: Iterable[str] = (),
+        *,
+        loo: str = "exact",
+        attention: bool = False,
+        labels: bool = True,
     ) -> Seen:
         """Each content after other demonstrations.
 
@@ -119,9 +125,11 @@ class Contexts:
             names: Hook points whose values are kept.
             loo: "exact", "masked" or "causal"; see the module.
             attention: Whether attention to each demonstration is kept.
+            labels: Whether label words are scored; else ("masked" apart) their scores are empty.
 
         Raises:
             HypothesisError: Fewer than two demonstrations, or no such context.
+            EpisodeError: A prompt is longer than the model reads.
             HookError: "masked" on a model whose scores cannot be changed.
         """
         if loo not in LOO:
@@ -138,15 +146,23 @@ class Contexts:
             return self._masked(names, attention)
         places, parts = list[int](), list[Recorder]()
         scores: list[Tensor] = []
-        for place, prefix, others in self.prefixes(loo):
-            recorder = Recorder(1, names, prefix=prefix, others=others if attention else None)
-            scores.append(self._read(recorder, [place]))
-            places.append(place)
-            parts.append(recorder)
+        if not labels:
+            self.shown.check_vocabulary(self.host)  # as readers of queries do
+        # A model is looked through whenever it is frozen: without labels that is done once.
+        once = contextlib.nullcontext() if labels else frozen(self.host.model)
+        with once:
+            for place, prefix, others in self.prefixes(loo, held=not labels):
+                recorder = Recorder(1, names, prefix=prefix, others=others if attention else None)
+                if labels:
+                    scores.append(self._read(recorder, [place]))
+                else:
+                    self._pass(recorder, place, prefix)
+                places.append(place)
+                parts.append(recorder)
         weights = [part.attention(self.host, len(self.shown)) for part in parts]
         return Seen(
             {name: torch.cat([part.values[name] for part in parts]) for name in names},
-            torch.cat(scores),
+            torch.cat(scores) if labels else torch.zeros(len(places), 0, device=self.host.device),
             tuple(places),
             torch.cat(weights) if attention else None,
         )
@@ -180,7 +196,7 @@ class Contexts:
         Raises:
             HypothesisError: Their lengths differ, and this model cannot be padded.
         """
-        after = () if self.shown.protocol.readout == "last_prompt_token" else self.words[0]
+        after = self._after()
         head = () if self.shown.bos is None else (self.shown.bos,)
         rows = [(*head, *example.content, *after) for example in self.shown.examples]
         longest = max(map(len, rows))
@@ -193,10 +209,19 @@ class Contexts:
         places = torch.arange(len(rows), device=lengths.device)
         return tokens, Batch(places, lengths, lengths - 1, True, tokens, lengths - 1 - len(after))
 
+    def _after(self) -> Tokens:
+        """What is read after a content: the readout token may be that of a label word."""
+        return () if self.shown.protocol.readout == "last_prompt_token" else self.words[0]
+
     def prompt(self) -> Prefix:
         """Keys and values of the whole prompt."""
-        with frozen(self.host.model), torch.no_grad():
-            prefix = self.host.run(self.host.tensor(self.shown.prompt()), keep=True).prefix
+        with frozen(self.host.model):
+            return self._prefix(self.shown.prompt(), None)
+
+    def _prefix(self, tokens: Tokens, before: Prefix | None) -> Prefix:
+        """Keys and values of some tokens, on a model that is frozen."""
+        with torch.no_grad():
+            prefix = self.host.run(self.host.tensor(tokens), before, keep=True).prefix
         assert prefix is not None
         return prefix
 
@@ -216,23 +241,27 @@ class Contexts:
         weights = recorder.attention(self.host, len(own)) if attention else None
         return Seen(recorder.values, scores, tuple(range(len(own))), weights)
 
-    def prefixes(self, loo: str) -> Iterable[tuple[int, Prefix, Others]]:
+    def prefixes(self, loo: str, *, held: bool = False) -> Iterable[tuple[int, Prefix, Others]]:
         """Each demonstration's place, the prefix without it, and where the others stand in that.
 
         For "exact" and "causal", which differ from one demonstration to the next in their prefix.
         Where work is shared (`cost.sharing`), small ones are kept for who asks next.
+
+        Args:
+            loo: "exact" or "causal".
+            held: Whether the caller holds the model frozen while it goes through them.
         """
         if self.host.memory is None or self._bytes() > SHARED_BYTES:
-            return self._prefixes(loo)
+            return self._prefixes(loo, held)
         key = ("prefixes", self.shown.examples, self.shown.bos, self.shown.separator, loo)
-        return remembered(self.host, key, lambda: list(self._prefixes(loo)))
+        return remembered(self.host, key, lambda: list(self._prefixes(loo, held)))
 
     def _bytes(self) -> int:
         """Size of all prefixes together, roughly."""
         host, tokens = self.host, len(self.shown.prompt()) * len(self.shown)
         return 8 * tokens * host.n_layers * host.n_key_value_heads * host.d_head
 
-    def _prefixes(self, loo: str) -> Iterator[tuple[int, Prefix, Others]]:
+    def _prefixes(self, loo: str, held: bool) -> Iterator[tuple[int, Prefix, Others]]:
         whole, prompt, own = self.prompt(), self.shown.prompt(), spans(self.shown)
         for place, (start, end) in enumerate(own):
             before = list(enumerate(own[:place]))
@@ -244,10 +273,26 @@ class Contexts:
             later = [(i, (s - end + start, e - end + start)) for i, (s, e) in enumerate(own)]
             rest, prefix = prompt[end:], head
             if rest:
-                with frozen(self.host.model), torch.no_grad():
-                    prefix = self.host.run(self.host.tensor(rest), head, keep=True).prefix
+                with contextlib.nullcontext() if held else frozen(self.host.model):
+                    prefix = self._prefix(rest, head)
             assert prefix is not None
             yield place, prefix, before + later[place + 1 :]
+
+    def _pass(self, recorder: Recorder, place: int, prefix: Prefix) -> None:
+        """Let a content pass after a prefix as a query does, on a model that is frozen."""
+        host, content, after = self.host, self.shown.examples[place].content, self._after()
+        if prefix.length + len(content) + max(map(len, self.words)) > host.n_ctx:
+            raise EpisodeError(
+                f"{self.rule}: a prefix of {prefix.length} tokens and one more content with its "
+                f"label are longer than the {host.n_ctx} tokens that {host.name} reads; nothing is "
+                "truncated."
+            )
+        tokens = host.tensor((*content, *after))
+        length = host.tensor([tokens.shape[1]])[0]
+        places = torch.zeros_like(length)
+        batch = Batch(places, length, length - 1, True, tokens, length - 1 - len(after))
+        with torch.no_grad(), host.hooked(recorder.hooks(host, batch)):
+            host.run(tokens, prefix.expand(1))
 
     def _read(
         self, recorder: Recorder, places: Iterable[int], shown: Demonstrations | None = None

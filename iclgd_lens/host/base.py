@@ -28,7 +28,6 @@ from iclgd_lens.host.site import LinearSite as LinearSite
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-
 Attention = Literal["softmax", "linear"]
 """What a model makes of its masked scores: their softmax, or the scores themselves."""
 
@@ -77,12 +76,9 @@ class Host(ABC):
         self.model = model
         self.attention: Attention = attention
         self.cfg: Any = cast(Any, model).cfg
-        self.n_layers = int(self.cfg.n_layers)
-        self.n_heads = int(self.cfg.n_heads)
-        self.d_model = int(self.cfg.d_model)
-        self.d_head = int(self.cfg.d_head)
-        self.d_vocab = int(self.cfg.d_vocab)
-        self.n_ctx = int(self.cfg.n_ctx)
+        self.n_layers, self.n_heads = int(self.cfg.n_layers), int(self.cfg.n_heads)
+        self.d_model, self.d_head = int(self.cfg.d_model), int(self.cfg.d_head)
+        self.d_vocab, self.n_ctx = int(self.cfg.d_vocab), int(self.cfg.n_ctx)
         self.n_key_value_heads = int(getattr(self.cfg, "n_key_value_heads", None) or self.n_heads)
         self.unembedded, self.charged = 0, (0, 0, 0, 0)  # so far, for who counts what a build costs
         self.memory: dict[Any, Any] | None = None  # see `cost.sharing`
@@ -220,6 +216,10 @@ class Host(ABC):
         before, given = activation.tensor_split([skipped], axis)
         changed = function(given, hook=hook)
         return None if changed is None else torch.cat([before, changed], axis)
+
+    def has_hook_point(self, name: str) -> bool:
+        """Whether the model has a HookPoint of that name."""
+        return name in self._points
 
     def hook_point(self, name: str) -> Any:
         """Return the model's HookPoint of that name.

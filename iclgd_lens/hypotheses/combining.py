@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +15,8 @@ from torch import Tensor
 from iclgd_lens.errors import HypothesisError
 
 Combine = Callable[[Float[Tensor, "task entry"]], Float[Tensor, " entry"]]
+_Array = npt.NDArray[np.float64]
+_EPS = float(np.finfo(np.float64).eps)
 COMBINERS = ("sum", "pcgrad", "upgrad")
 
 
@@ -45,16 +50,23 @@ def pcgrad(rows: Float[Tensor, "task entry"]) -> Float[Tensor, " entry"]:
 
 def upgrad(rows: Float[Tensor, "task entry"]) -> Float[Tensor, " entry"]:
     """Sum of gradients, each projected onto the cone of what harms no task (UPGrad)."""
-    from torchjd.aggregation import UPGrad
+    return _weighting(len(rows))(rows @ rows.T).to(rows) @ rows
+
+
+@lru_cache(maxsize=8)
+def _weighting(tasks: int) -> Callable[[Tensor], Tensor]:
+    """UPGrad's weights of gradients whose products are given; made once, for steps are many."""
+    from torchjd.aggregation import UPGradWeighting
     from torchjd.linalg import DualConeProjector
 
     class Exact(DualConeProjector):
         """Solved by trying which tasks bind: exact, and no solver is needed for a few tasks."""
 
         def __call__(self, U: Tensor, G: Tensor) -> Tensor:
-            return torch.stack([project(u, G) for u in U]).to(U)
+            return torch.from_numpy(_projected(U.double().numpy(), G.double().numpy()))
 
-    return UPGrad(torch.ones(len(rows), device=rows.device), Exact())(rows)
+    weighting = UPGradWeighting(torch.ones(tasks), Exact())
+    return lambda gram: weighting(gram.cpu())
 
 
 def project(u: Float[Tensor, " task"], gram: Float[Tensor, "task task"]) -> Float[Tensor, " task"]:
@@ -63,16 +75,22 @@ def project(u: Float[Tensor, " task"], gram: Float[Tensor, "task task"]) -> Floa
     For each set of tasks that bind (v_t = u_t), the others solve G_ff v_f = -G_fb u_b. The solution
     is the feasible one of least value; binding all is always feasible.
     """
-    u, gram = u.double(), gram.double()
-    best, least = u, float(u @ gram @ u)
-    for code in range(2 ** len(u) - 1):
-        binds = torch.tensor([bool(code >> t & 1) for t in range(len(u))], device=u.device)
-        v = u.clone()
-        right = gram[~binds][:, binds] @ u[binds]
-        v[~binds] = -torch.linalg.pinv(gram[~binds][:, ~binds], hermitian=True) @ right
-        value = float(v @ gram @ v)
-        if bool((v >= u).all()) and value < least:
-            best, least = v, value
+    found = _projected(u.double().cpu().numpy()[None], gram.double().cpu().numpy())
+    return torch.from_numpy(found[0]).to(u.device)
+
+
+def _projected(us: _Array, gram: _Array) -> _Array:
+    """`project` of several u, one a row; in NumPy, since calls are all that takes time here."""
+    tasks = len(gram)
+    best, least = us.copy(), ((us @ gram) * us).sum(1)
+    for code in range(2**tasks - 1):
+        binds = np.array([bool(code >> t & 1) for t in range(tasks)])
+        v, free = us.copy(), gram[~binds]
+        inverse = np.linalg.pinv(free[:, ~binds], tasks * _EPS, hermitian=True)
+        v[:, ~binds] = -us[:, binds] @ free[:, binds].T @ inverse
+        value = ((v @ gram) * v).sum(1)
+        better = (v >= us).all(1) & (value < least)
+        best[better], least[better] = v[better], value[better]
     return best
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens.episode import Demonstrations, TrainingSequence
-from iclgd_lens.host import Hook, Host, frozen
+from iclgd_lens.host import Hook, Host
+from iclgd_lens.hypotheses.ends import at_ends
 from iclgd_lens.hypotheses.parts import label_words, training_order
 
 
@@ -36,12 +37,15 @@ class Contrast:
             shape, dtype=torch.float32, device=host.device
         )
         shown.check_vocabulary(host)
-        with frozen(host.model), torch.no_grad():
-            for place, sequence in zip(self.order, shown.sequences("label"), strict=True):
-                with self.host.hooked(self._hooks()):
-                    host.run(host.tensor(sequence.tokens))
-                for layer, output in self.now.items():
-                    self.bank[layer, place] = output[sequence.label_start - 1].float()
+        sequences = shown.sequences("label")
+        names = [host.attention_output_hook(layer) for layer in range(host.n_layers)]
+        read = at_ends(
+            host,
+            names,
+            [each.tokens for each in sequences],
+            [each.label_start - 1 for each in sequences],
+        )
+        self.bank[:, self.order] = torch.stack([read[name] for name in names])
 
     def _hooks(self) -> list[Hook]:
         return [

@@ -32,7 +32,8 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, Tokens, TrainingSequence
 from iclgd_lens.errors import EpisodeError, HypothesisError
-from iclgd_lens.host import Hook, Host, as_host, frozen
+from iclgd_lens.host import Hook, Host, as_host
+from iclgd_lens.hypotheses.ends import at_ends
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.parts import label_words, part, shown_of, training_order
@@ -126,7 +127,7 @@ def left_out_outputs(
     Raises:
         EpisodeError: A prompt is longer than the model reads.
     """
-    found: list[tuple[Tensor, Tensor]] = []
+    prompts: list[Tokens] = []
     shown.check_vocabulary(host)
     for place, content in enumerate(contents):
         others = part(shown, [other for other in range(len(shown)) if other != place])
@@ -136,22 +137,14 @@ def left_out_outputs(
                 f"{len(others)} demonstrations and one more content are {len(tokens)} tokens, but "
                 f"{host.name} reads {host.n_ctx}; nothing is truncated."
             )
-        found.append(_last_outputs(host, tokens))
-    return found
-
-
-def _last_outputs(host: Host, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str, activation: Tensor, hook: Any) -> None:
-        kept[name] = activation[0, -1].float()
-
+        prompts.append(tokens)
+    if not prompts:
+        return []
     z = [host.z_hook(layer) for layer in range(host.n_layers)]
     output = [host.attention_output_hook(layer) for layer in range(host.n_layers)]
-    hooks: list[Hook] = [(name, partial(keep, name)) for name in (*z, *output)]
-    with frozen(host.model), torch.no_grad(), host.hooked(hooks):
-        host.run(host.tensor(tokens))
-    return torch.stack([kept[name] for name in z]), torch.stack([kept[name] for name in output])
+    kept = at_ends(host, (*z, *output), prompts)
+    mixed, outputs = (torch.stack([kept[name] for name in names], 1) for names in (z, output))
+    return list(zip(mixed, outputs, strict=True))
 
 
 class _Rule:
@@ -181,7 +174,7 @@ class _Rule:
         ]
         loss = partial(self._loss, self.wanted[place])
         with host.hooked(hooks):
-            return layer_step(host, delta, sequence, learn, loss, rows=0)
+            return layer_step(host, delta, sequence, learn, loss)
 
     def _loss(
         self,
@@ -191,9 +184,9 @@ class _Rule:
         residual: Tensor,
         sequence: TrainingSequence,
     ) -> Tensor:
-        (layer,) = layers
-        target = wanted[layer]
-        gap = (self.now.pop(layer) - target).square().sum() / target.square().sum()
+        target = wanted[list(layers)]
+        now = torch.stack([self.now.pop(layer) for layer in layers])
+        gap = ((now - target).square().sum(-1) / target.square().sum(-1)).sum()
         # The loop divides by the predicted tokens; the distance is one a demonstration.
         loss = self.mu * len(sequence.targets) * gap
         if self.mu < 1:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,10 +149,12 @@ class _Rule:
             terms = self._terms(host, layers, residual, sequence)
             if self.combine is None:
                 return torch.stack(terms).sum()
-            return _combined(self.combine, terms, named[layers[0]])
+            return _combined(self.combine, terms, [named[layer] for layer in layers])
 
-        # Gradients that are combined, and attention outputs, are those of one layer at a time.
-        rows = 0 if self.combine or self.contrast else ROWS
+        # What waits is bounded by what is unembedded: content, too, where graphs are kept.
+        rows = ROWS
+        if self.combine or self.contrast:
+            rows = ROWS * len(sequence.targets) // (len(sequence.tokens) - 1)
         with self.contrast.reading() if self.contrast else contextlib.nullcontext():
             return layer_step(host, delta, sequence, learn, loss, rows)
 
@@ -174,23 +176,48 @@ class _Rule:
         return terms
 
 
-def _combined(combine: Combine, terms: Sequence[Tensor], named: Mapping[str, Tensor]) -> Tensor:
-    """A loss of the terms' sum whose gradient is what `combine` makes of the terms' gradients."""
-    values = list(named.values())
-    rows: list[Tensor] = []
+def _combined(
+    combine: Combine, terms: Sequence[Tensor], layers: Sequence[Mapping[str, Tensor]]
+) -> Tensor:
+    """A loss of the terms' sum whose gradient is what `combine` makes of the terms' gradients.
+
+    Blocks see nothing of one another, so that one back-propagation of a task serves the layers that
+    have waited together; each layer's gradients are combined by themselves.
+    """
+    values = [value for named in layers for value in named.values()]
+    tasks: list[list[Tensor]] = []
     for place, term in enumerate(terms):
-        found = torch.autograd.grad(
-            term, values, retain_graph=place < len(terms) - 1, allow_unused=True
+        found: Sequence[Tensor | None] = [None] * len(values)
+        if term.requires_grad:  # not so where no demonstration is alike in any layer
+            found = torch.autograd.grad(
+                term, values, retain_graph=place < len(terms) - 1, allow_unused=True
+            )
+        tasks.append(
+            [
+                torch.zeros_like(value) if gradient is None else gradient
+                for gradient, value in zip(found, values, strict=True)
+            ]
         )
-        filled = [
-            torch.zeros_like(value) if gradient is None else gradient
-            for gradient, value in zip(cast("list[Tensor | None]", found), values, strict=True)
-        ]
-        rows.append(torch.cat([gradient.flatten() for gradient in filled]))
-    parts = combine(torch.stack(rows)).split([value.numel() for value in values])
-    linear = [(v * p.view(v.shape)).sum() for v, p in zip(values, parts, strict=True)]
-    followed = torch.stack(linear).sum()
-    return followed - followed.detach() + torch.stack(list(terms)).sum().detach()
+    parts: list[Tensor] = []
+    for named in layers:
+        own = slice(len(parts), len(parts) + len(named))
+        rows = [torch.cat([gradient.flatten() for gradient in task[own]]) for task in tasks]
+        split = combine(torch.stack(rows)).split([value.numel() for value in named.values()])
+        parts += [part.view(value.shape) for part, value in zip(split, named.values(), strict=True)]
+    return _Given.apply(torch.stack(list(terms)).sum().detach(), parts, *values)
+
+
+class _Given(torch.autograd.Function):
+    """A number whose gradient with respect to some values is given."""
+
+    @staticmethod
+    def forward(ctx: Any, number: Tensor, gradients: list[Tensor], *values: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return number.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, None, *(given * gradient for given in ctx.gradients)
 
 
 @hypothesis(

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from iclgd_lens.contexts import LOO, Contexts, Seen
 from iclgd_lens.episode import Demonstrations, Episode
-from iclgd_lens.errors import HookError, HypothesisError
+from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, LinearSite, frozen
 from iclgd_lens.host.probe import agree
 from iclgd_lens.hypotheses.registry import hypothesis
@@ -83,7 +83,8 @@ def thought_patch(
     for layer in wanted:
         between(NAME, "layers", layer, 0, host.n_layers - 1)
     blocks = [_Block.of(host, layer) for layer in wanted]
-    aim = contexts.after_others([name for block in blocks for name in block.names(host)], loo=loo)
+    names = [name for block in blocks for name in block.names(host)]
+    aim = contexts.after_others(names, loo=loo, labels=False)
     for block in blocks:
         block.check(host, aim)
     patch = ThoughtPatch(blocks)
@@ -123,9 +124,7 @@ class _Block:
                 "knows."
             )
         out = f"blocks.{layer}.ln2_post.hook_out"
-        try:
-            host.hook_point(out)
-        except HookError:
+        if not host.has_hook_point(out):
             out = host.mlp_output_hook(layer)
         return cls(layer, tuple(sites[k] for k in ("W_in", "W_gate") if k in sites), out)
 

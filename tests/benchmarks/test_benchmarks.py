@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import iclgd_lens as lens
-from benchmarks import naive, plain
+from benchmarks import naive, plain, prices
 from benchmarks.meters import compare_operations, lcgd_operations, peak_bytes, ratio, slope
 from benchmarks.shapes import Shape, random_model, synthetic_episode
 from benchmarks.speed import _same_numbers
 from benchmarks.stages import Clock, stage_of
+from iclgd_lens.bench.plan import load_plan
+from iclgd_lens.hypotheses.registry import Hypothesis, list_hypotheses
 from tests import checks, families
 
 needs_hooked = pytest.mark.skipif(
@@ -157,3 +161,34 @@ def test_every_text_of_a_comparison_has_a_stage_and_all_time_is_spent_in_one() -
     assert {"model: budget search", "twins: budget search", "twins: making networks"} <= set(told)
     assert set(clock.spent) == {"start", *told}
     assert sum(wall for _, wall in clock.spent.values()) > 0
+
+
+@needs_hooked
+def test_a_price_is_time_over_the_ledger_at_the_units_price(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = checks.host("HookedTransformer", "gpt2")
+    spent = iter([2.0, 3.0, 4.0, 6.0, 2.0, 4.5])
+    monkeypatch.setattr(prices, "_seconds", lambda _: next(spent))
+
+    def passes(count: int) -> Callable[[], None]:
+        def work() -> None:
+            for _ in range(count):
+                host.run(host.tensor([1, 2]))
+
+        return work
+
+    found = prices.priced(passes(2), passes(3), host, 3)
+    assert found["passes"] == 3 * families.N_LAYERS
+    assert (found["seconds"], found["ledger_seconds"]) == (4.5, 3.0)
+    assert found["ratio"] == 1.0  # of 3 / 3, 6 / 6 and 4.5 / 3
+
+
+def test_every_hypothesis_is_priced_and_one_is_measured() -> None:
+    plan = load_plan(prices.PLAN)
+    found = {rule.name: rule.value for rule in prices.rules(plan)}
+    named = {value.name for value in found.values() if isinstance(value, Hypothesis)}
+    assert named == set(list_hypotheses())
+    record = prices.measure(only="thought_patch", repeats=1, shots=2)
+    assert record["hypotheses"]["thought_patch"]["ratio"] > 0
+    assert prices.table(record).row_count == 1

@@ -160,6 +160,14 @@ def test_nothing_is_alike_where_every_label_is_another(kind: str) -> None:
         checks.close(found[name], plain[name], 1e-5)
 
 
+def test_gradients_are_combined_where_nothing_is_alike() -> None:
+    host, episode = checks.host(checks.kinds()[0], "llama"), checks.episode(shots=2)
+    found = lcgd_multitask(host, episode, contrast=1.0, content=0.0, combine="pcgrad")
+    plain = lcgd(host, episode, loss_on="label")
+    for name in plain:
+        checks.close(found[name], plain[name], 1e-5)
+
+
 @BY_KIND
 def test_shared_and_specific_parts_add_up_to_lcgd(kind: str) -> None:
     host, episode = checks.host(kind, "llama"), checks.episode()
