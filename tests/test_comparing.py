@@ -645,7 +645,7 @@ def test_sizes_of_changes_are_those_of_the_readouts_themselves() -> None:
         return np.sqrt(np.square(np.linalg.norm(parts[0] - parts[1], axis=-1)).mean(-1))
 
     norms = result.norms()
-    assert norms["query"].tolist() == list(range(3)) or len(norms) == 3
+    assert len(norms) == 3
     assert norms["icl_norm"].to_numpy() == pytest.approx(size(icl), rel=1e-5)
     assert norms["ft_norm"].to_numpy() == pytest.approx(size(ft), rel=1e-5)
     # A fact of queries is no score of theirs.

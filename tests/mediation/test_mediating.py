@@ -21,6 +21,7 @@ from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.partial_oracle import partial_oracle
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.mediation.names import ESTIMATED
+from iclgd_lens.mediation.result import Mediation
 from iclgd_lens.readout import Reader
 from tests import checks, families
 
@@ -429,7 +430,7 @@ def test_a_file_that_is_no_mediation_is_refused_in_one_line(tmp_path: Path) -> N
 
 
 def test_the_room_shows_what_it_measures() -> None:
-    assert mediation.Mediation is lens.Mediation
+    assert Mediation is lens.Mediation
     result = mediated(checks.kinds()[0])
     assert result.heatmap().data[0].type == "heatmap"
     assert result.heatmap("substitution", "lcgd").layout.title.text.startswith("substitution")
