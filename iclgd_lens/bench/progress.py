@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from iclgd_lens.bench.work import CellOutcome
 
 _EVERY = 10.0  # seconds between plain lines
+_ENOUGH = 20  # cells from which on a time is told
 
 
 @runtime_checkable
@@ -56,6 +57,7 @@ class Counter:
 
     def __init__(self) -> None:
         self.total = self.before = self.done = self.failed = 0
+        self.busy = 0.0
         self.start = time.monotonic()
 
     def begin(self, total: int, finished: int) -> None:
@@ -66,16 +68,22 @@ class Counter:
         """Count one cell."""
         self.failed += outcome.state == "failed"
         self.done += outcome.state != "failed"
+        self.busy += outcome.seconds
 
     @property
     def summary(self) -> str:
-        """For example "12/40 cells, 1 failed, 0.42/s, 1 min 7 s left"."""
+        """For example "22/40 cells, 1 failed, 0.42/s, 43 s left".
+
+        The first cells tell too little of the others for a time: ZS is read with them, say. Copies
+        hand over a setting's cells all at once: what they took counts, not when they come.
+        """
         worked = self.done + self.failed
         seconds = max(time.monotonic() - self.start, 1e-9)
         parts = [f"{self.before + worked}/{self.total} cells"]
         parts += [f"{self.failed} failed"] if self.failed else []
-        if worked:
-            rate = worked / seconds
+        if worked >= min(_ENOUGH, (self.total - self.before) / 4) and worked:
+            beside = max(1.0, self.busy / seconds)
+            rate = worked * beside / self.busy if self.busy else worked / seconds
             left = (self.total - self.before - worked) / rate
             parts += [f"{rate:.2g}/s", f"{duration(left)} left"]
         return ", ".join(parts)

@@ -720,6 +720,28 @@ def _failed() -> Any:
     return CellOutcome("0" * 32, "failed", 1.0)
 
 
+def test_the_time_left_is_what_cells_took_not_when_copies_handed_them_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("iclgd_lens.bench.progress.time.monotonic", lambda: now[0])
+    counter = Silent()
+    counter.begin(400, 0)
+    done = replace(_failed(), state="done", seconds=2.0)
+    now[0] = 100.0  # two copies hand over a setting of 50 cells each, at once
+    counter.count(done)
+    assert counter.summary == "1/400 cells"  # ZS, say: nothing is known of the others
+    for _ in range(99):
+        counter.count(done)
+    # 200 s of work in 100 s: 300 cells of 2 s, two at a time.
+    assert counter.summary == "100/400 cells, 1/s, 5 min 0 s left"
+    found = replace(_failed(), state="found", seconds=0.0)
+    quick = Silent()
+    quick.begin(4, 0)
+    quick.count(found)
+    assert quick.summary.startswith("1/4 cells, ")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0 s"), (67.0, "1 min 7 s"), (7500.0, "2 h 5 min")]
 )
