@@ -96,7 +96,7 @@ def _named(host: Host, head: str) -> tuple[int, int]:
 
 def _losses(contexts: Contexts, loo: str, floor: float) -> Float[Tensor, " head"]:
     """Negative log-likelihood of left-out demonstrations' labels, by each head of each layer."""
-    seen = contexts.after_others(loo=loo, attention=True)
+    seen = contexts.after_others(loo=loo, attention=True, labels=False)
     assert seen.attention is not None
     total = torch.zeros(seen.attention[0, :, :, 0].numel(), device=seen.attention.device)
     for row, place in zip(seen.attention, seen.places, strict=True):

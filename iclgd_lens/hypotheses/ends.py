@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from iclgd_lens.batching import batches
@@ -34,22 +35,10 @@ def at_ends(
         ends: Which token of each row; None for the last.
     """
     at = [len(row) - 1 for row in rows] if ends is None else list(ends)
-    kind = host.device.type
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     order: list[int] = []
     with frozen(host.model), torch.no_grad():
-        for places in batches(
-            [len(row) for row in rows],
-            tokens_at_once=_TOKENS_AT_ONCE.get(kind, _TOKENS_AT_ONCE["cpu"]),
-            pass_tokens=_PASS_TOKENS.get(kind, _PASS_TOKENS["cpu"]) if host.can_pad else 0,
-        ):
-            longest = max(len(rows[place]) for place in places)
-            tokens = host.tensor(
-                [
-                    [*rows[place], *rows[place][-1:] * (longest - len(rows[place]))]
-                    for place in places
-                ]
-            )
+        for places, tokens in padded(host, rows):
             wanted = host.tensor([at[place] for place in places])[0]
             hooks: list[Hook] = [
                 (name, partial(_keep, kept, wanted)) for name, kept in found.items()
@@ -59,6 +48,24 @@ def at_ends(
             order += places
         back = host.tensor(order)[0].argsort()
         return {name: torch.cat(kept)[back] for name, kept in found.items()}
+
+
+def padded(
+    host: Host, rows: Sequence[Tokens]
+) -> Iterator[tuple[list[int], Int[Tensor, "row pos"]]]:
+    """Rows in few passes: which rows, and their tokens, each continued with its own last one.
+
+    Rows of unequal length share a pass where the model can be padded.
+    """
+    kind = host.device.type
+    for places in batches(
+        [len(row) for row in rows],
+        tokens_at_once=_TOKENS_AT_ONCE.get(kind, _TOKENS_AT_ONCE["cpu"]),
+        pass_tokens=_PASS_TOKENS.get(kind, _PASS_TOKENS["cpu"]) if host.can_pad else 0,
+    ):
+        longest = max(len(rows[place]) for place in places)
+        whole = [(*rows[each], *rows[each][-1:] * (longest - len(rows[each]))) for each in places]
+        yield list(places), host.tensor([list(row) for row in whole])
 
 
 def _keep(kept: list[Tensor], wanted: Tensor, activation: Tensor, hook: Any) -> None:

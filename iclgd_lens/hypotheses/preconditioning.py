@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from iclgd_lens.episode import Demonstrations, TrainingSequence
+from iclgd_lens.episode import Demonstrations
 from iclgd_lens.host import Hook, Host, LinearSite, frozen
+from iclgd_lens.hypotheses.ends import padded
 from iclgd_lens.hypotheses.sgd import Transform
 
 
@@ -21,7 +22,7 @@ def value_moments(
     """Mean of x xᵀ over the demonstrations' tokens, x what enters W_V, by W_V's name; in fp64.
 
     Args:
-        host: The model, unchanged; each demonstration is run once.
+        host: The model, unchanged; each demonstration is run once, some of them together.
         shown: The demonstrations.
         ends_alone: The last tokens of the contents alone, where queries are read.
     """
@@ -30,21 +31,25 @@ def value_moments(
     counted = 0
     shown.check_vocabulary(host)
 
-    def keep(site: LinearSite, sequence: TrainingSequence, activation: Tensor, hook: Any) -> None:
-        x = site.read(activation)[0].double()
-        end = sequence.label_start - 1
-        x = x[end : end + 1] if ends_alone else x
+    def keep(site: LinearSite, own: Bool[Tensor, "row pos"], activation: Tensor, hook: Any) -> None:
+        x = site.read(activation)[own].double()
         moment = x.T @ x
         sums[site.weight] = sums[site.weight] + moment if site.weight in sums else moment
 
+    sequences = shown.sequences()
     with frozen(host.model), torch.no_grad():
-        for sequence in shown.sequences():
+        for places, tokens in padded(host, [tuple(each.tokens) for each in sequences]):
+            own = torch.zeros_like(tokens, dtype=torch.bool)
+            for row, place in enumerate(places):
+                end = sequences[place].label_start
+                last = len(sequences[place].tokens)
+                own[row, slice(end - 1, end) if ends_alone else slice(0, last)] = True
             hooks: list[Hook] = [
-                (site.input_hook, partial(keep, site, sequence)) for site in sites.values()
+                (site.input_hook, partial(keep, site, own)) for site in sites.values()
             ]
             with host.hooked(hooks):
-                host.run(host.tensor(sequence.tokens))
-            counted += 1 if ends_alone else len(sequence.tokens)
+                host.run(tokens)
+            counted += int(own.sum())
     return {name: total / counted for name, total in sums.items()}
 
 
