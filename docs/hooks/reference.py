@@ -31,7 +31,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "heads": (
         "Heads, mediation, sweeps",
-        "HeadScores indirect_effects induction_scores mediate Mediation sweep Sweep",
+        "HeadScores indirect_effects induction_scores mediate Mediation readout_attention sweep "
+        "Sweep",
     ),
     "updates": (
         "Hypotheses as functions",
