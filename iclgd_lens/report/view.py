@@ -35,8 +35,7 @@ OPTIONAL = {
     "agreement": ("model", "task", "hypothesis", "margin_gain"),
     "head_sets": ("model", "task", "hypothesis", "heads", "value"),
 }
-"""Frames that a run may offer beside those of `RunFrames`, by method, with the columns without
-which they are left out. Each has a section of the page, which is there if the frame is."""
+"""Frames that a run may offer, by method, with the columns without which they are left out."""
 
 
 @runtime_checkable
@@ -152,8 +151,7 @@ class View:
     @property
     def draws(self) -> int:
         """Draws of demonstrations; 0 where the plan does not say."""
-        seeds = self.plan.get("seeds")
-        return len(seeds) if isinstance(seeds, list | tuple) else 0
+        return len(seeds) if isinstance(seeds := self.plan.get("seeds"), list | tuple) else 0
 
     @cached_property
     def main_scores(self) -> tuple[str, ...]:

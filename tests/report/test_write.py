@@ -433,7 +433,7 @@ SECTIONS = {
     "trajectory": "Trajectory:", "nulls": "draws and the observed value",
     "norms": "Sizes of the changes", "attention": "Attention of the readout token",
     "verdicts": "verdicts.csv", "behaviour": "What each hypothesis does to the answers",
-    "heads": "shown after correction for all heads", "factors": "Along a factor",
+    "heads": "A diamond: shown after correction for all heads", "factors": "Along a factor",
     "mediation": "Which heads do the work", "agreement": "Head 3.3 does the work.",
     "head_sets": "How many heads carry",
 }  # fmt: skip
