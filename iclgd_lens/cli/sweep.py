@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def sweep(
+    context: typer.Context,
     what: Annotated[
         str, typer.Argument(help="A factor (lr, shots, label_noise, ...), or a claim's YAML file.")
     ],
@@ -44,7 +45,7 @@ def sweep(
         typer.Option(
             "--control",
             "-C",
-            help="A control at every point; repeatable.",
+            help="A control at every point, or 'none'; repeatable.",
             show_default="random, shuffled",
         ),
     ] = None,
@@ -59,7 +60,11 @@ def sweep(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure a score and its controls along a factor, or settle a published claim."""
+    """Measure a score and its controls along a factor, or settle a published claim.
+
+    A claim's file says what is measured. Where they are given, --value (of a claim about one factor),
+    --control, --lr, --shots, --queries and --draws take the place of what it says.
+    """
     from iclgd_lens.cli.compare import parse_rate, parse_settings
     from iclgd_lens.files import check_place
     from iclgd_lens.sweeps.claims import load_claim
@@ -69,7 +74,15 @@ def sweep(
         if out.suffix not in (".parquet", ".html"):
             raise ComparisonError(f"--out {out}: give a .parquet or .html file.")
         check_place(out)
+    given = _given(context)
     claim = load_claim(what) if what.endswith((".yaml", ".yml")) else None
+    if claim is not None:
+        _refuse(what, given)
+        wanted = {"shots": shots, "queries": queries, "draws": draws}
+        claim = claim.at(
+            values=_values(value), controls=_controls(control),
+            **{name: number for name, number in wanted.items() if name in given},
+        )
     if claim is not None and out is not None and out.suffix == ".parquet" and len(claim.sweeps) > 1:
         raise ComparisonError(f"{what} has several sweeps; write their figures (.html).")
     factor = None if claim is not None else get_factor(what)
@@ -87,14 +100,15 @@ def sweep(
         tell(f"loading {model}")
         loaded: Any = None if by_name else load_model(model)
         if claim is not None:
-            found = claim.run(loaded, data=data, progress=tell)
+            found = claim.run(loaded, data=data, lr=rate, budget=budget, progress=tell)
         else:
             assert factor is not None
             found = [
                 measured(
                     loaded, task, what, _values(value),
                     hypotheses=hypothesis or defaults.HYPOTHESES,
-                    controls=control or CONTROLS, settings=settings, lr=rate, budget=budget,
+                    controls=CONTROLS if control is None else _controls(control) or (),
+                    settings=settings, lr=rate, budget=budget,
                     shots=shots, queries=queries, draws=draws, seed=seed, data=data,
                     auxiliary=auxiliary or (), progress=tell,
                 )
@@ -108,10 +122,36 @@ def sweep(
     )
 
 
+def _given(context: typer.Context) -> set[str]:
+    """Names of the parameters that the command line gives, without those at their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+_OF_A_FACTOR = {
+    "task": "--task", "hypothesis": "--hypothesis", "auxiliary": "--auxiliary", "set_": "--set", "seed": "--seed",
+}  # fmt: skip
+"""Options that say what is swept along a factor: a claim's file says it itself."""
+
+
+def _refuse(claim: str, given: set[str]) -> None:
+    """Refuse options that would change what a claim says, and were ignored otherwise."""
+    options_ = [option for name, option in _OF_A_FACTOR.items() if name in given]
+    if options_:
+        raise ComparisonError(
+            f"{claim} is a claim, which says itself what {listed(options_)} would; of what it "
+            "says, --value, --control, --lr, --shots, --queries and --draws change something."
+        )
+
+
 def _values(given: list[str] | None) -> list[Any] | None:
     import yaml
 
     return None if not given else [yaml.safe_load(text) for text in given]
+
+
+def _controls(given: list[str] | None) -> list[str] | None:
+    return None if not given else [name for name in given if name != "none"]
 
 
 def _document(found: Sweep) -> dict[str, Any]:
@@ -120,6 +160,10 @@ def _document(found: Sweep) -> dict[str, Any]:
         "factor": found.factor.name,
         "sentence": found.sentence(),
         "lines": lines[lines["level"] == "all"].to_dict("records"),
+        # Values of the other factors differ in the model or in how demonstrations are drawn.
+        "spread": (
+            found.spread().to_dict("records") if found.factor.kind in ("rule", "episode") else []
+        ),
     }
 
 
@@ -129,7 +173,11 @@ def _show(found: Sequence[Sweep], claim: Claim | None, out: Path | None, console
             say(console, f"{name.replace('_', ' ')}: {getattr(claim, name)}")
     for number, each in enumerate(found):
         scores = None if claim is None else claim.sweeps[number].scores
+        measured = set(each.frame()["score"])
         for score in scores or [each.score, "logit_recovery"]:
+            if score not in measured:
+                say(console, f"{score} was not measured: it needs a control that was not asked for.")
+                continue
             curve = each.curve(score)
             names = list(dict.fromkeys(str(name) for name in curve["hypothesis"]))
             columns = (f"{score} along {each.factor.axis}", *(str(p.value) for p in each.points))
