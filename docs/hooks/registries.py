@@ -37,7 +37,11 @@ VARIES = {
     "check": "It tells whether the instrument works.",
     "reference": "A line to read scores by, which no verdict asks anything to beat.",
 }
-GROUPS = {"attention": "Of attention", "behaviour": "Of what the model answers"}
+GROUPS = {
+    "attention": "Of attention",
+    "residual": "Of the residual stream",
+    "behaviour": "Of what the model answers",
+}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -214,7 +218,7 @@ def score_page(score: Score) -> str:
         ("source", score.source),
         ("follows from", FACTS[score.fact] if score.fact else ""),
     ]
-    made = score.function or score.statistic or ""
+    made = score.made_by() or score.statistic or ""
     by_head = [] if score.by_head is None else [_reference(resolve(score.by_head))]
     return _page(
         [

@@ -62,8 +62,9 @@ def sweep(
 ) -> None:
     """Measure a score and its controls along a factor, or settle a published claim.
 
-    A claim's file says what is measured. Where they are given, --value (of a claim about one factor),
-    --control, --lr, --shots, --queries and --draws take the place of what it says.
+    A claim's file says what is measured. Where they are given, --value (of a claim about one
+    factor), --hypothesis, --control, --lr, --shots, --queries and --draws take the place of what it
+    says.
     """
     from iclgd_lens.cli.compare import parse_rate, parse_settings
     from iclgd_lens.files import check_place
@@ -80,7 +81,9 @@ def sweep(
         _refuse(what, given)
         wanted = {"shots": shots, "queries": queries, "draws": draws}
         claim = claim.at(
-            values=_values(value), controls=_controls(control),
+            values=_values(value),
+            hypotheses=hypothesis or None,
+            controls=_controls(control),
             **{name: number for name, number in wanted.items() if name in given},
         )
     if claim is not None and out is not None and out.suffix == ".parquet" and len(claim.sweeps) > 1:
@@ -128,9 +131,7 @@ def _given(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
-_OF_A_FACTOR = {
-    "task": "--task", "hypothesis": "--hypothesis", "auxiliary": "--auxiliary", "set_": "--set", "seed": "--seed",
-}  # fmt: skip
+_OF_A_FACTOR = {"task": "--task", "auxiliary": "--auxiliary", "set_": "--set", "seed": "--seed"}
 """Options that say what is swept along a factor: a claim's file says it itself."""
 
 
@@ -139,8 +140,8 @@ def _refuse(claim: str, given: set[str]) -> None:
     options_ = [option for name, option in _OF_A_FACTOR.items() if name in given]
     if options_:
         raise ComparisonError(
-            f"{claim} is a claim, which says itself what {listed(options_)} would; of what it "
-            "says, --value, --control, --lr, --shots, --queries and --draws change something."
+            f"{claim} is a claim, which says itself what {listed(options_)} would; --value, "
+            "--hypothesis, --control, --lr, --shots, --queries and --draws change what it says."
         )
 
 
@@ -176,7 +177,9 @@ def _show(found: Sequence[Sweep], claim: Claim | None, out: Path | None, console
         measured = set(each.frame()["score"])
         for score in scores or [each.score, "logit_recovery"]:
             if score not in measured:
-                say(console, f"{score} was not measured: it needs a control that was not asked for.")
+                say(
+                    console, f"{score} was not measured: it needs a control that was not asked for."
+                )
                 continue
             curve = each.curve(score)
             names = list(dict.fromkeys(str(name) for name in curve["hypothesis"]))

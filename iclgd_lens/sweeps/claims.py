@@ -13,6 +13,7 @@ from iclgd_lens.errors import PlanError
 from iclgd_lens.phrases import listed
 from iclgd_lens.recording import BudgetMode
 from iclgd_lens.rules import Progress
+from iclgd_lens.scores import LABEL_COLLAPSE
 from iclgd_lens.sweeps.factors import get_factor
 from iclgd_lens.sweeps.result import PRIMARY, SECOND, Sweep
 from iclgd_lens.sweeps.sweeping import CONTROLS, sweep
@@ -73,16 +74,18 @@ class Claim(Part):
         self,
         *,
         values: Sequence[Any] | None = None,
+        hypotheses: Sequence[str] | None = None,
         controls: Sequence[str] | None = None,
         **numbers: int,
     ) -> Claim:
-        """The claim with other values of its factor, controls, shots, queries or draws.
+        """The claim with other values of its factor, hypotheses, controls or numbers.
 
         What suits one model does not suit every other: the largest horizon is the last layer, and
         a large model takes fewer draws.
 
         Args:
             values: Of its factor.
+            hypotheses: In every sweep.
             controls: At every point of every sweep.
             numbers: shots, queries, draws.
 
@@ -93,7 +96,7 @@ class Claim(Part):
         factors = {spec.factor for spec in self.sweeps}
         if values is not None and len(factors) > 1:
             raise PlanError(f"This claim is about {listed(sorted(factors))}; values suit one.")
-        given = {"values": values, "controls": controls}
+        given = {"values": values, "hypotheses": hypotheses, "controls": controls}
         own = {name: list(value) for name, value in given.items() if value is not None}
         changed = self.model_dump() | numbers
         changed["sweeps"] = [spec | own for spec in changed["sweeps"]]
@@ -125,8 +128,8 @@ class Claim(Part):
             sweep(
                 model, self.task, spec.factor, spec.values, hypotheses=spec.hypotheses,
                 controls=spec.controls, settings=spec.settings, lr=spec.lr if own else lr,
-                budget=budget, shots=self.shots, queries=self.queries, draws=self.draws, data=data,
-                progress=progress,
+                budget=budget, collapse=LABEL_COLLAPSE in spec.scores, shots=self.shots,
+                queries=self.queries, draws=self.draws, data=data, progress=progress,
             )
             for spec in self.sweeps
         ]  # fmt: skip
