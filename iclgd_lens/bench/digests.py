@@ -26,10 +26,10 @@ SHOWING = frozenset(
     {
         "__init__", "__main__", "aggregates", "archive", "behaviour", "bench", "calibration", "cli",
         "collapse", "comparing", "comparison", "conclusions", "controls", "crossed", "embedded",
-        "errors", "evidence", "exchange", "figures", "files", "frames", "gate", "labels", "mediation",
-        "overview", "parts", "phrases", "power", "provenance", "questions", "ratios", "recording",
-        "report", "resampling", "run_files", "scores", "sealed", "showing", "statistics", "sweeps",
-        "tables", "verdicts", "words", "workers", "worlds",
+        "errors", "evidence", "exchange", "figures", "files", "frames", "gate", "labels",
+        "mediation", "overview", "parts", "phrases", "power", "provenance", "questions", "ratios",
+        "recording", "report", "resampling", "run_files", "scores", "sealed", "showing",
+        "statistics", "sweeps", "tables", "verdicts", "words", "workers", "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from iclgd_lens.sweeps import Sweep
     from iclgd_lens.sweeps.claims import Claim
 
+QUERIES, DRAWS = 32, 2
+
 
 def sweep(
-    context: typer.Context,
     what: Annotated[
         str, typer.Argument(help="A factor (lr, shots, label_noise, ...), or a claim's YAML file.")
     ],
@@ -34,11 +35,22 @@ def sweep(
         typer.Option("--value", "-v", help="A value; repeatable.", show_default="the usual ones"),
     ] = None,
     model: options.ModelName = "embedded",
-    task: options.TaskName = "sst2",
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "-t", help=options.TASK, show_default="sst2"),
+    ] = None,
     data: options.Rows = None,
-    shots: options.Shots = defaults.SHOTS,
-    queries: options.Queries = 32,
-    draws: Annotated[int, typer.Option(min=1, help="Draws of demonstrations.")] = 2,
+    shots: Annotated[
+        int | None,
+        typer.Option(min=1, help="Demonstrations.", show_default=str(defaults.SHOTS)),
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Queries.", show_default=str(QUERIES))
+    ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draws of demonstrations.", show_default=str(DRAWS)),
+    ] = None,
     hypothesis: options.Hypotheses = None,
     control: Annotated[
         list[str] | None,
@@ -52,7 +64,10 @@ def sweep(
     auxiliary: options.Auxiliary = None,
     lr: options.Rate = None,
     set_: options.Settings = None,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of the first draw and of controls.", show_default="0"),
+    ] = None,
     imports: options.Imports = None,
     out: Annotated[
         Path | None,
@@ -75,16 +90,15 @@ def sweep(
         if out.suffix not in (".parquet", ".html"):
             raise ComparisonError(f"--out {out}: give a .parquet or .html file.")
         check_place(out)
-    given = _given(context)
     claim = load_claim(what) if what.endswith((".yaml", ".yml")) else None
     if claim is not None:
-        _refuse(what, given)
+        _refuse(what, {"--task": task, "--auxiliary": auxiliary, "--set": set_, "--seed": seed})
         wanted = {"shots": shots, "queries": queries, "draws": draws}
         claim = claim.at(
             values=_values(value),
             hypotheses=hypothesis or None,
             controls=_controls(control),
-            **{name: number for name, number in wanted.items() if name in given},
+            **{name: number for name, number in wanted.items() if number is not None},
         )
     if claim is not None and out is not None and out.suffix == ".parquet" and len(claim.sweeps) > 1:
         raise ComparisonError(f"{what} has several sweeps; write their figures (.html).")
@@ -108,11 +122,12 @@ def sweep(
             assert factor is not None
             found = [
                 measured(
-                    loaded, task, what, _values(value),
+                    loaded, task or "sst2", what, _values(value),
                     hypotheses=hypothesis or defaults.HYPOTHESES,
                     controls=CONTROLS if control is None else _controls(control) or (),
                     settings=settings, lr=rate, budget=budget,
-                    shots=shots, queries=queries, draws=draws, seed=seed, data=data,
+                    shots=shots or defaults.SHOTS, queries=queries or QUERIES,
+                    draws=draws or DRAWS, seed=seed or 0, data=data,
                     auxiliary=auxiliary or (), progress=tell,
                 )
             ]  # fmt: skip
@@ -125,19 +140,9 @@ def sweep(
     )
 
 
-def _given(context: typer.Context) -> set[str]:
-    """Names of the parameters that the command line gives, without those at their defaults."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
-
-
-_OF_A_FACTOR = {"task": "--task", "auxiliary": "--auxiliary", "set_": "--set", "seed": "--seed"}
-"""Options that say what is swept along a factor: a claim's file says it itself."""
-
-
-def _refuse(claim: str, given: set[str]) -> None:
+def _refuse(claim: str, given: dict[str, Any]) -> None:
     """Refuse options that would change what a claim says, and were ignored otherwise."""
-    options_ = [option for name, option in _OF_A_FACTOR.items() if name in given]
+    options_ = [option for option, value in given.items() if value not in (None, [])]
     if options_:
         raise ComparisonError(
             f"{claim} is a claim, which says itself what {listed(options_)} would; --value, "
