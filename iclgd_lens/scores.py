@@ -247,7 +247,7 @@ _BUILT_IN = (
         "between-class over within-class variance of the residual stream at the readout token, "
         "queries grouped by gold label; measured by `compare(..., collapse=True)` alone",
         "layer", group="residual",
-        span="0 or more; C labels that make no difference to n queries give about (C - 1) / (n - C)",
+        span="0 or more; C labels without a difference give n queries about (C - 1) / (n - C)",
         per_draw=True, asked="iclgd_lens.collapse:collapse_ratio",
         source="the claim: Confavreux et al. 2026",
     ),
