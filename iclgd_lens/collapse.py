@@ -141,7 +141,8 @@ class CollapseJob(Job):
     @cached_property
     def frozen(self) -> Frozen:
         """What the network itself leaves, with the residual stream."""
-        if not isinstance(self._zs, ResidualReadout):
+        known: Any = self._zs
+        if not isinstance(known, ResidualReadout):
             self._zs = None  # read without it: once more
         return super().frozen
 

@@ -135,6 +135,7 @@ def test_it_is_that_of_passes_of_their_own(kind: str, family: str) -> None:
         host, episode, ["oracle"], controls="shuffled", collapse=True, tok2attn_queries=0, **SMALL
     )
     shown = episode.demonstrations
+    assert shown.bos is not None
     prompts = {"ZS": (shown.bos,), "ICL": shown.prompt(), "oracle": shown.prompt()}
     for name, prompt in prompts.items():
         wanted = restated(streams(host, episode, prompt), episode.gold)

@@ -77,9 +77,8 @@ def sweep(
 ) -> None:
     """Measure a score and its controls along a factor, or settle a published claim.
 
-    A claim's file says what is measured. Where they are given, --value (of a claim about one
-    factor), --hypothesis, --control, --lr, --shots, --queries and --draws take the place of what it
-    says.
+    A claim's file says what is measured. Where they are given, --value, --hypothesis, --control,
+    --lr, --shots, --queries and --draws take the place of what it says, in each of its sweeps.
     """
     from iclgd_lens.cli.compare import parse_rate, parse_settings
     from iclgd_lens.files import check_place

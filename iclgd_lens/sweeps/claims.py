@@ -10,7 +10,6 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from iclgd_lens.errors import PlanError
-from iclgd_lens.phrases import listed
 from iclgd_lens.recording import BudgetMode
 from iclgd_lens.rules import Progress
 from iclgd_lens.scores import LABEL_COLLAPSE
@@ -84,21 +83,19 @@ class Claim(Part):
         a large model takes fewer draws.
 
         Args:
-            values: Of its factor.
+            values: Of the factor of every sweep.
             hypotheses: In every sweep.
             controls: At every point of every sweep.
             numbers: shots, queries, draws.
 
         Raises:
-            PlanError: Values are given to a claim about several factors, or a number is out of
-                range.
+            PlanError: A number is out of range. (What is no value of a factor, `run` refuses.)
         """
-        factors = {spec.factor for spec in self.sweeps}
-        if values is not None and len(factors) > 1:
-            raise PlanError(f"This claim is about {listed(sorted(factors))}; values suit one.")
-        given = {"values": values, "hypotheses": hypotheses, "controls": controls}
+        given: dict[str, Sequence[Any] | None] = {
+            "values": values, "hypotheses": hypotheses, "controls": controls,
+        }  # fmt: skip
         own = {name: list(value) for name, value in given.items() if value is not None}
-        changed = self.model_dump() | numbers
+        changed: dict[str, Any] = self.model_dump() | numbers
         changed["sweeps"] = [spec | own for spec in changed["sweeps"]]
         try:
             return Claim.model_validate(changed)
