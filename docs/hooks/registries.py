@@ -212,7 +212,8 @@ def score_page(score: Score) -> str:
     facts = [
         ("of each", score.level),
         ("range", score.span),
-        ("nearer to in-context learning", score.better),
+        # What is asked for says something of one setting: near to in-context learning is neither.
+        ("nearer to in-context learning", "" if score.asked else score.better),
         ("the oracle must read", "" if score.oracle is None else f"{score.oracle:g}"),
         ("needs wrong labels", "yes" if "shuffled" in score.needs else ""),
         ("source", score.source),
