@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from iclgd_lens.budgeting import needs_budget, with_budget
+from iclgd_lens.collapse import CollapseJob
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.controls import DEFAULT_CONTROLS, Control
 from iclgd_lens.cost import sharing
@@ -71,6 +72,7 @@ def compare(
     batch_size: int | None = None,
     pad_queries: bool = True,
     tok2attn_queries: int = 32,
+    collapse: bool = False,
     resamples: int = 1000,
     confidence: float = 0.95,
     zs: Readout | None = None,
@@ -113,6 +115,7 @@ def compare(
         pad_queries: Run queries of unequal length together: faster, equal but for rounding.
         tok2attn_queries: Tok2Attn is measured on the first so many queries (it is the one score
             whose cost grows with queries times demonstrations); its `n` says so.
+        collapse: Also measure `label_collapse`, for which the residual stream is kept.
         resamples: Bootstrap resamples, where there is one draw.
         confidence: Coverage of the intervals.
         zs: The ZS readout of these queries on this model, where it was read before (by
@@ -150,6 +153,7 @@ def compare(
         twin_queries, realisations, passes_of(trajectory),
         None if other is None else with_foreign(draws[0], other), seed,
         Options(batch_size, pad_queries, tok2attn_queries), progress or silent,
+        CollapseJob if collapse else Job,
     )  # fmt: skip
     readouts = {} if zs is None else {reading_key(draws[0]): zs}
     crew = how_many(workers, host.model)
@@ -194,6 +198,7 @@ class _Plan:
     seed: int
     options: Options
     tell: Progress
+    job: type[Job]
     chosen: list[Chosen] = field(default_factory=list[Chosen])
     """The rules at the model's own budget, by draw."""
 
@@ -218,7 +223,7 @@ def _measure_draw(
     """The model itself on one draw: its settings, every hypothesis, and every draw control."""
     episode = plan.draws[draw]
     key = reading_key(episode)
-    job = Job(
+    job = plan.job(
         plan.host, episode, plan.options, wrong=plan.wrong(episode, draw), zs=readouts.get(key),
         tell=_numbered(announce, f"draw {draw + 1} of {len(plan.draws)}", len(plan.draws)),
     )  # fmt: skip
@@ -246,7 +251,7 @@ def _realisations(plan: _Plan, job: Job, draw: int) -> list[Part]:
     found: list[Part] = []
     built = dict(job.built)
     for index in range(1, count if repeated else 1):
-        again = Job(plan.host, job.episode, plan.options, wrong=job.wrong, frozen=job.frozen)
+        again = plan.job(plan.host, job.episode, plan.options, wrong=job.wrong, frozen=job.frozen)
         for name, pair in built.items():
             for control in repeated:
                 again.measure_update_control(control, name, pair, plan.seed + index)
@@ -264,7 +269,7 @@ def _measure_twin(
     tell("making it")
     twin = as_host(resolve(control.function)(plan.host, plan.seed + index))
     episode = first_queries(plan.draws[draw], plan.twin_queries)
-    job = Job(twin, episode, plan.options, wrong=plan.wrong(episode, draw), tell=tell)
+    job = plan.job(twin, episode, plan.options, wrong=plan.wrong(episode, draw), tell=tell)
     jobs = {"": job}
     with twin.laid_out(), sharing(twin):
         job.measure_settings()
@@ -274,7 +279,7 @@ def _measure_twin(
         open_ = [each for each in plan.rules.values() if needs_budget(each)]
         own = _budgeted(plan, job, open_) if plan.budget == "matched" else []
         if own:
-            jobs["own"] = Job(
+            jobs["own"] = plan.job(
                 twin, episode, plan.options, wrong=job.wrong, frozen=job.frozen, tell=tell
             )
         for rule in own:

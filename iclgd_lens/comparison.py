@@ -218,7 +218,7 @@ class Comparison(Shown):
         """Return where a number of `frame()` comes from, in three steps."""
         self._series(hypothesis)
         entry = SCORES[score]
-        how = entry.function or f"{entry.statistic} of {entry.fact}"
+        how = entry.made_by() or f"{entry.statistic} of {entry.fact}"
         made = how if isinstance(how, str) else f"{how.__module__}:{how.__qualname__}"
         count = len(self.data.series[hypothesis])
         return (

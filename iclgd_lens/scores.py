@@ -27,6 +27,7 @@ LABEL_SCORES = "label_scores"
 RECOVERY_MOMENTS = "recovery_moments"
 KL_MOMENTS = "kl_moments"
 CHANGE_NORMS = "change_norms"
+LABEL_COLLAPSE = "label_collapse"
 FACTS = {
     LABEL_SCORES: "mean log-probability, in nats, of each label word: [query label]",
     RECOVERY_MOMENTS: "products of label-logit changes (ft.icl, ft.ft, icl.icl): [query 3]",
@@ -51,7 +52,7 @@ class Score(Entry):
         by_head: The same of each head, [query layer head]; None where `level` is not "head".
         better: Whether higher or lower is nearer to in-context learning.
         primary: Whether verdicts rest on it.
-        group: What it looks at: attention, or what the model answers.
+        group: What it looks at: attention, the residual stream, or what the model answers.
         span: Its range, in words, with units.
         oracle: What the demonstrations' own keys and values must score; None where nothing follows.
         needs: "shuffled" where it compares right with wrong labels.
@@ -59,6 +60,8 @@ class Score(Entry):
         statistic: Maps mean facts to the value (a ratio of means), or, of label scores, label
             scores and gold labels to the value.
         per_draw: One value a draw of demonstrations, the same for each of its queries.
+        asked: "module:function" of a score that is measured only where it is asked for, and so in
+            no cell of a benchmark; it then has neither `function` nor `statistic`.
         source: Where it is from.
     """
 
@@ -69,18 +72,19 @@ class Score(Entry):
     by_head: Callable[..., Any] | str | None = None
     better: Literal["higher", "lower"] = "higher"
     primary: bool = False
-    group: Literal["attention", "behaviour"] = "attention"
+    group: Literal["attention", "residual", "behaviour"] = "attention"
     span: str = "-1 to 1"
     oracle: float | None = None
     needs: tuple[Literal["shuffled"], ...] = ()
     fact: str | None = None
     statistic: Callable[..., Any] | str | None = None
     per_draw: bool = False
+    asked: str = ""
     source: str = ""
 
     def made_by(self) -> Callable[..., Any] | str:
         """The function behind it, or where that is."""
-        return self.function
+        return self.function or self.asked
 
 
 def _wrap(name: str, function: Callable[..., Any]) -> Score:
@@ -239,6 +243,16 @@ _BUILT_IN = (
         "label_effect", f"{_READ}:label_effect",
         "norm of what right in place of wrong labels change in the normalised attention output",
         "layer", needs=("shuffled",), span="0 to 2", source="label contrast",
+    ),
+    # -- the residual stream -------------------------------------------------------------------
+    Score(
+        LABEL_COLLAPSE, "",
+        "between-class over within-class variance of the residual stream at the readout token, "
+        "queries grouped by gold label; measured by `compare(..., collapse=True)` alone",
+        "layer", group="residual",
+        span="0 or more; C labels without a difference give n queries about (C - 1) / (n - C)",
+        per_draw=True, asked="iclgd_lens.collapse:collapse_ratio",
+        source="the claim: Confavreux et al. 2026",
     ),
     # -- behaviour -----------------------------------------------------------------------------
     Score(

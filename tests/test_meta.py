@@ -56,7 +56,7 @@ ORDER = [
     {"building", "budgeting"},
     {"trajectories"},
     {"job"},
-    {"parts"},
+    {"collapse", "parts"},
     {"aggregates", "archive", "conclusions"},
     {"frames"},
     {"tables"},

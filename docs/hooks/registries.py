@@ -37,7 +37,11 @@ VARIES = {
     "check": "It tells whether the instrument works.",
     "reference": "A line to read scores by, which no verdict asks anything to beat.",
 }
-GROUPS = {"attention": "Of attention", "behaviour": "Of what the model answers"}
+GROUPS = {
+    "attention": "Of attention",
+    "residual": "Of the residual stream",
+    "behaviour": "Of what the model answers",
+}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -208,13 +212,14 @@ def score_page(score: Score) -> str:
     facts = [
         ("of each", score.level),
         ("range", score.span),
-        ("nearer to in-context learning", score.better),
+        # What is asked for says something of one setting: near to in-context learning is neither.
+        ("nearer to in-context learning", "" if score.asked else score.better),
         ("the oracle must read", "" if score.oracle is None else f"{score.oracle:g}"),
         ("needs wrong labels", "yes" if "shuffled" in score.needs else ""),
         ("source", score.source),
         ("follows from", FACTS[score.fact] if score.fact else ""),
     ]
-    made = score.function or score.statistic or ""
+    made = score.made_by() or score.statistic or ""
     by_head = [] if score.by_head is None else [_reference(resolve(score.by_head))]
     return _page(
         [

@@ -25,11 +25,11 @@ _ROOT = Path(__file__).resolve().parents[1]
 SHOWING = frozenset(
     {
         "__init__", "__main__", "aggregates", "archive", "attending", "behaviour", "bench",
-        "calibration", "cli", "comparing", "comparison", "conclusions", "controls", "crossed",
-        "embedded", "errors", "evidence", "exchange", "figures", "files", "frames", "gate",
-        "labels", "mediation", "overview", "parts", "phrases", "power", "provenance", "questions",
-        "ratios", "recording", "report", "resampling", "run_files", "scores", "sealed", "showing",
-        "statistics", "sweeps", "tables", "verdicts", "words", "workers", "worlds",
+        "calibration", "cli", "collapse", "comparing", "comparison", "conclusions", "controls",
+        "crossed", "embedded", "errors", "evidence", "exchange", "figures", "files", "frames",
+        "gate", "labels", "mediation", "overview", "parts", "phrases", "power", "provenance",
+        "questions", "ratios", "recording", "report", "resampling", "run_files", "scores", "sealed",
+        "showing", "statistics", "sweeps", "tables", "verdicts", "words", "workers", "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of
@@ -48,6 +48,8 @@ def core_digest() -> str:
     """
     digest = hashlib.sha256(files_digest().encode())
     for name, score in sorted(SCORES.items()):
+        if score.asked:  # measured in no cell
+            continue
         made = [_known_as(each) for each in (score.function, score.by_head)]
         digest.update(f"{(name, score.level, score.needs, score.fact, *made)}\0".encode())
     return digest.hexdigest()[:16]

@@ -13,9 +13,8 @@ from iclgd_lens import defaults
 ModelName = Annotated[
     str, typer.Option("--model", "-m", help="Hub name, model folder, GGUF file, or 'embedded'.")
 ]
-TaskName = Annotated[
-    str, typer.Option("--task", "-t", help="A task of `iclgd tasks`, or a task's YAML file.")
-]
+TASK = "A task of `iclgd tasks`, or a task's YAML file."
+TaskName = Annotated[str, typer.Option("--task", "-t", help=TASK)]
 Rows = Annotated[
     str | None,
     typer.Option(

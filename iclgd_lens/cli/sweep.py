@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from iclgd_lens.sweeps.claims import Claim
     from iclgd_lens.sweeps.result import Sweep
 
+QUERIES, DRAWS = 32, 2
+
 
 def sweep(
     what: Annotated[
@@ -33,25 +35,39 @@ def sweep(
         typer.Option("--value", "-v", help="A value; repeatable.", show_default="the usual ones"),
     ] = None,
     model: options.ModelName = "embedded",
-    task: options.TaskName = "sst2",
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "-t", help=options.TASK, show_default="sst2"),
+    ] = None,
     data: options.Rows = None,
-    shots: options.Shots = defaults.SHOTS,
-    queries: options.Queries = 32,
-    draws: Annotated[int, typer.Option(min=1, help="Draws of demonstrations.")] = 2,
+    shots: Annotated[
+        int | None,
+        typer.Option(min=1, help="Demonstrations.", show_default=str(defaults.SHOTS)),
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Queries.", show_default=str(QUERIES))
+    ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draws of demonstrations.", show_default=str(DRAWS)),
+    ] = None,
     hypothesis: options.Hypotheses = None,
     control: Annotated[
         list[str] | None,
         typer.Option(
             "--control",
             "-C",
-            help="A control at every point; repeatable.",
+            help="A control at every point, or 'none'; repeatable.",
             show_default="random, shuffled",
         ),
     ] = None,
     auxiliary: options.Auxiliary = None,
     lr: options.Rate = None,
     set_: options.Settings = None,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of the first draw and of controls.", show_default="0"),
+    ] = None,
     imports: options.Imports = None,
     out: Annotated[
         Path | None,
@@ -59,7 +75,11 @@ def sweep(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure a score and its controls along a factor, or settle a published claim."""
+    """Measure a score and its controls along a factor, or settle a published claim.
+
+    A claim's file says what is measured. Where they are given, --value, --hypothesis, --control,
+    --lr, --shots, --queries and --draws take the place of what it says, in each of its sweeps.
+    """
     from iclgd_lens.cli.compare import parse_rate, parse_settings
     from iclgd_lens.files import check_place
     from iclgd_lens.sweeps.claims import load_claim
@@ -70,6 +90,15 @@ def sweep(
             raise ComparisonError(f"--out {out}: give a .parquet or .html file.")
         check_place(out)
     claim = load_claim(what) if what.endswith((".yaml", ".yml")) else None
+    if claim is not None:
+        _refuse(what, {"--task": task, "--auxiliary": auxiliary, "--set": set_, "--seed": seed})
+        wanted = {"shots": shots, "queries": queries, "draws": draws}
+        claim = claim.at(
+            values=_values(value),
+            hypotheses=hypothesis or None,
+            controls=_controls(control),
+            **{name: number for name, number in wanted.items() if number is not None},
+        )
     if claim is not None and out is not None and out.suffix == ".parquet" and len(claim.sweeps) > 1:
         raise ComparisonError(f"{what} has several sweeps; write their figures (.html).")
     factor = None if claim is not None else get_factor(what)
@@ -87,15 +116,17 @@ def sweep(
         tell(f"loading {model}")
         loaded: Any = None if by_name else load_model(model)
         if claim is not None:
-            found = claim.run(loaded, data=data, progress=tell)
+            found = claim.run(loaded, data=data, lr=rate, budget=budget, progress=tell)
         else:
             assert factor is not None
             found = [
                 measured(
-                    loaded, task, what, _values(value),
+                    loaded, task or "sst2", what, _values(value),
                     hypotheses=hypothesis or defaults.HYPOTHESES,
-                    controls=control or CONTROLS, settings=settings, lr=rate, budget=budget,
-                    shots=shots, queries=queries, draws=draws, seed=seed, data=data,
+                    controls=CONTROLS if control is None else _controls(control) or (),
+                    settings=settings, lr=rate, budget=budget,
+                    shots=shots or defaults.SHOTS, queries=queries or QUERIES,
+                    draws=draws or DRAWS, seed=seed or 0, data=data,
                     auxiliary=auxiliary or (), progress=tell,
                 )
             ]  # fmt: skip
@@ -108,10 +139,24 @@ def sweep(
     )
 
 
+def _refuse(claim: str, given: dict[str, Any]) -> None:
+    """Refuse options that would change what a claim says, and were ignored otherwise."""
+    options_ = [option for option, value in given.items() if value not in (None, [])]
+    if options_:
+        raise ComparisonError(
+            f"{claim} is a claim, which says itself what {listed(options_)} would; --value, "
+            "--hypothesis, --control, --lr, --shots, --queries and --draws change what it says."
+        )
+
+
 def _values(given: list[str] | None) -> list[Any] | None:
     import yaml
 
     return None if not given else [yaml.safe_load(text) for text in given]
+
+
+def _controls(given: list[str] | None) -> list[str] | None:
+    return None if not given else [name for name in given if name != "none"]
 
 
 def _document(found: Sweep) -> dict[str, Any]:
@@ -120,6 +165,10 @@ def _document(found: Sweep) -> dict[str, Any]:
         "factor": found.factor.name,
         "sentence": found.sentence(),
         "lines": lines[lines["level"] == "all"].to_dict("records"),
+        # Values of the other factors differ in the model or in how demonstrations are drawn.
+        "spread": (
+            found.spread().to_dict("records") if found.factor.kind in ("rule", "episode") else []
+        ),
     }
 
 
@@ -129,7 +178,13 @@ def _show(found: Sequence[Sweep], claim: Claim | None, out: Path | None, console
             say(console, f"{name.replace('_', ' ')}: {getattr(claim, name)}")
     for number, each in enumerate(found):
         scores = None if claim is None else claim.sweeps[number].scores
+        measured = set(each.frame()["score"])
         for score in scores or [each.score, "logit_recovery"]:
+            if score not in measured:
+                say(
+                    console, f"{score} was not measured: it needs a control that was not asked for."
+                )
+                continue
             curve = each.curve(score)
             names = list(dict.fromkeys(str(name) for name in curve["hypothesis"]))
             columns = (f"{score} along {each.factor.axis}", *(str(p.value) for p in each.points))

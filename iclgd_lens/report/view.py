@@ -14,7 +14,6 @@ from iclgd_lens.scores import SCORES
 
 if TYPE_CHECKING:
     import pandas as pd
-
 Key = tuple[str, str, str, str]
 """Model, task, hypothesis, score."""
 OVERALL = "all controls"
@@ -161,9 +160,9 @@ class View:
         by_head = [s for s in known if SCORES[s].level == "head" and SCORES[s].oracle == 1]
         return tuple(primary or by_head or self.scores[:1])
 
-    def reading(self, model: str, task: str, hypothesis: str, score: str) -> Reading | None:
-        """The mean over layers and heads; None if it was not measured."""
-        return self.readings.get((model, task, hypothesis, score))
+    def reading(self, model: str, task: str, name: str, score: str) -> Reading | None:
+        """The mean over layers and heads of a hypothesis; None if it was not measured."""
+        return self.readings.get((model, task, name, score))
 
     def tasks_of(self, model: str) -> list[str]:
         """Tasks that a model has numbers on."""

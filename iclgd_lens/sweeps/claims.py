@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from iclgd_lens.errors import PlanError
+from iclgd_lens.recording import BudgetMode
 from iclgd_lens.rules import Progress
+from iclgd_lens.scores import LABEL_COLLAPSE
 from iclgd_lens.sweeps.factors import get_factor
 from iclgd_lens.sweeps.result import PRIMARY, SECOND, Sweep
 from iclgd_lens.sweeps.sweeping import CONTROLS, sweep
@@ -66,12 +69,63 @@ class Claim(Part):
     draws: int = Field(default=3, ge=1)
     sweeps: list[SweepSpec] = Field(min_length=1)
 
-    def run(self, model: Any, *, data: Any = None, progress: Progress | None = None) -> list[Sweep]:
-        """Measure the claim's sweeps on a model."""
+    def at(
+        self,
+        *,
+        values: Sequence[Any] | None = None,
+        hypotheses: Sequence[str] | None = None,
+        controls: Sequence[str] | None = None,
+        **numbers: int,
+    ) -> Claim:
+        """The claim with other values of its factor, hypotheses, controls or numbers.
+
+        What suits one model does not suit every other: the largest horizon is the last layer, and
+        a large model takes fewer draws.
+
+        Args:
+            values: Of the factor of every sweep.
+            hypotheses: In every sweep.
+            controls: At every point of every sweep.
+            numbers: shots, queries, draws.
+
+        Raises:
+            PlanError: A number is out of range. (What is no value of a factor, `run` refuses.)
+        """
+        given: dict[str, Sequence[Any] | None] = {
+            "values": values, "hypotheses": hypotheses, "controls": controls,
+        }  # fmt: skip
+        own = {name: list(value) for name, value in given.items() if value is not None}
+        changed: dict[str, Any] = self.model_dump() | numbers
+        changed["sweeps"] = [spec | own for spec in changed["sweeps"]]
+        try:
+            return Claim.model_validate(changed)
+        except ValidationError as error:
+            raise PlanError(_faults(error)) from None
+
+    def run(
+        self,
+        model: Any,
+        *,
+        data: Any = None,
+        lr: float | None = None,
+        budget: BudgetMode | None = None,
+        progress: Progress | None = None,
+    ) -> list[Sweep]:
+        """Measure the claim's sweeps on a model.
+
+        Args:
+            model: A model or its host.
+            data: Where rows come from.
+            lr: Learning rate in place of the file's, which suits the model it was written for.
+            budget: "matched" or "published" chooses the rate in place of the file's.
+            progress: Called with a short text at each stage.
+        """
+        own = lr is None and budget is None
         return [
             sweep(
                 model, self.task, spec.factor, spec.values, hypotheses=spec.hypotheses,
-                controls=spec.controls, settings=spec.settings, lr=spec.lr, shots=self.shots,
+                controls=spec.controls, settings=spec.settings, lr=spec.lr if own else lr,
+                budget=budget, collapse=LABEL_COLLAPSE in spec.scores, shots=self.shots,
                 queries=self.queries, draws=self.draws, data=data, progress=progress,
             )
             for spec in self.sweeps
@@ -92,8 +146,12 @@ def load_claim(path: str | Path) -> Claim:
     try:
         return Claim.model_validate(given)
     except ValidationError as error:
-        faults: list[str] = []
-        for item in error.errors():
-            place = ".".join(str(part) for part in item["loc"])
-            faults.append(f"{place or 'claim'}: {item['msg']}")
-        raise PlanError(f"{path}: {'; '.join(faults)}") from None
+        raise PlanError(f"{path}: {_faults(error)}") from None
+
+
+def _faults(error: ValidationError) -> str:
+    faults: list[str] = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        faults.append(f"{place or 'claim'}: {item['msg']}")
+    return "; ".join(faults)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from iclgd_lens.collapse import ResidualReader
 from iclgd_lens.comparing import compare
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.episode import Episode
@@ -73,7 +74,7 @@ def sweep(
         auxiliary: Other tasks, for hypotheses that read their demonstrations.
         load: Loads a model by name, for the factor "model".
         progress: Called with a short text at each stage.
-        options: What else `compare` takes: twins, budget, realisations.
+        options: What else `compare` takes: twins, budget, realisations, collapse.
 
     Raises:
         ComparisonError: A factor, or a value of it, cannot be had here.
@@ -152,12 +153,13 @@ def _along_episodes(
 ) -> Iterator[Point]:
     """A comparison a value; queries stay, so ZS is read once."""
     host, zs = as_host(model), dict[str, Readout]()
+    reader = ResidualReader if asked.options.get("collapse") else Reader
     for value in values:
         asked.tell(f"{factor.name} {value}")
         altered = [factor.altered(episode, value) for episode in episodes]
         key = reading_key(altered[0])
         if key not in zs:
-            zs[key] = Reader(host, altered[0]).zs()
+            zs[key] = reader(host, altered[0]).zs()
         yield Point(value, _compare(host, altered, asked, zs[key]))
 
 

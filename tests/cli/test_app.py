@@ -755,3 +755,34 @@ def test_sweep_prints_a_factor_and_refuses_what_is_none(
     assert '<figure id="figure0"' in out.read_text(encoding="utf-8")
     assert run(["sweep", "label_nois"]) == 2
     assert "Did you mean 'label_noise'?" in capsys.readouterr().err
+
+
+CLAIM = """
+paper: one
+claim: two
+refuted_by: three
+shots: 4
+queries: 4
+sweeps: [{factor: order, hypotheses: [gd, lcgd], lr: 0.3, scores: [SimAOU_label, AUC]}]
+"""
+
+
+def test_a_claim_is_measured_as_its_file_says_but_for_what_the_command_line_gives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "claim.yaml").write_text(CLAIM)
+    monkeypatch.chdir(tmp_path)
+    options = ["sweep", "claim.yaml", "--lr", "0.01", "-v", "0", "-v", "2", "-H", "lcgd"]
+    options += ["-C", "none", "--draws", "1"]
+    assert run([*options, "--json"]) == 0
+    (document,) = json.loads(capsys.readouterr().out)
+    assert {line["value_of_factor"] for line in document["lines"]} == {0, 2}
+    assert {line["hypothesis"] for line in document["lines"]} == {"ZS", "ICL", "lcgd"}
+    assert {line["n"] for line in document["lines"] if line["score"] == "AUC"} == {4}
+    spread = {line["hypothesis"]: line["spread"] for line in document["spread"]}
+    assert spread["ZS"] == 0 < spread["lcgd"] < spread["ICL"]
+    assert run(options) == 0
+    assert "SimAOU_label was not measured" in capsys.readouterr().out
+    assert run([*options, "--task", "mr", "--seed", "1"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "claim.yaml is a claim, which says itself what --task and --seed would" in told

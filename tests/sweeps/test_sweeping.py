@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import iclgd_lens as lens
 from iclgd_lens.errors import ComparisonError, EpisodeError, HypothesisError, PlanError
 from iclgd_lens.host import Host
 from iclgd_lens.readout import Reader
+from iclgd_lens.sweeps import claims
 from iclgd_lens.sweeps.alterations import (
     in_order,
     with_flips,
     with_label_noise,
     with_neutral_text,
 )
-from iclgd_lens.sweeps.claims import load_claim
+from iclgd_lens.sweeps.claims import Claim, load_claim
 from iclgd_lens.sweeps.factors import FACTORS, get_factor
 from iclgd_lens.sweeps.result import where_equal
 from tests import checks
@@ -225,7 +227,7 @@ def test_what_cannot_be_swept_is_refused() -> None:
 def test_every_claim_says_what_would_refute_it_and_can_be_run(path: Path) -> None:
     claim = load_claim(path)
     assert claim.refuted_by
-    assert "(2" in claim.paper
+    assert re.search(r"\(2\d{3}\.\d{5}|OpenReview \w{10}\)", claim.paper)
     for spec in claim.sweeps:
         factor = FACTORS[spec.factor]
         for name in spec.hypotheses:
@@ -243,6 +245,55 @@ def test_a_claim_that_is_none_is_refused_with_its_faults(tmp_path: Path) -> None
         load_claim(path)
     with pytest.raises(PlanError, match="cannot be read"):
         load_claim(tmp_path / "missing.yaml")
+
+
+def a_claim(*factors: str) -> Claim:
+    sweeps = [{"factor": name, "hypotheses": ["gd"], "lr": 0.3} for name in factors]
+    return Claim.model_validate({"paper": "p", "claim": "c", "refuted_by": "r", "sweeps": sweeps})
+
+
+def test_another_model_takes_other_values_and_numbers_and_the_file_keeps_the_rest() -> None:
+    claim = a_claim("order", "order")
+    other = claim.at(values=[0, 2], hypotheses=["lcgd"], controls=[], draws=1, queries=4)
+    assert (other.draws, other.queries, other.shots) == (1, 4, claim.shots)
+    for spec in other.sweeps:
+        assert (spec.values, spec.hypotheses, spec.controls) == ([0, 2], ["lcgd"], ())
+        assert spec.lr == 0.3
+    assert claim.at() == claim
+    assert claim.sweeps[0].hypotheses == ["gd"]
+    with pytest.raises(PlanError, match=r"draws: .*greater than or equal to 1"):
+        claim.at(draws=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "rate", "budget"),
+    [({}, 0.3, None), ({"lr": 1e-3}, 1e-3, None), ({"budget": "matched"}, None, "matched")],
+    ids=["the file's", "another", "matched"],
+)
+def test_a_rate_takes_the_place_of_the_files(
+    given: Any, rate: float | None, budget: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def swept(*_: Any, **options: Any) -> None:
+        seen.append(options)
+
+    monkeypatch.setattr(claims, "sweep", swept)
+    a_claim("order", "label_noise").run(None, **given)
+    assert [(each["lr"], each["budget"]) for each in seen] == [(rate, budget)] * 2
+    assert not any(each["collapse"] for each in seen)
+
+
+def test_a_claim_about_collapse_has_it_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def swept(*_: Any, **options: Any) -> None:
+        seen.append(options)
+
+    monkeypatch.setattr(claims, "sweep", swept)
+    (path,) = (each for each in CLAIMS if each.stem == "label_axis_collapse")
+    load_claim(path).run(None)
+    assert [each["collapse"] for each in seen] == [True]
 
 
 def test_shots_and_models_are_comparisons_of_their_own() -> None:
