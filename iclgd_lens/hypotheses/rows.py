@@ -1,6 +1,4 @@
-"""Several trainings of one rule side by side, one row of a batch each: at different rates, or on
-different demonstrations.
-"""
+"""Trainings of one rule side by side, a row of a batch each: at several rates, on several sets."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ def row_trainings(
         weights: What is trained; None takes the protocol's.
         layers: Which layers are trained; None for all.
     """
-    lane = lane_of(
-        rule, host, shown, rates, loss_on=loss_on, weights=weights, layers=layers
-    )
+    lane = lane_of(rule, host, shown, rates, loss_on=loss_on, weights=weights, layers=layers)
     for _ in range(epochs):
         run([lane], 1)
         yield lane.training
