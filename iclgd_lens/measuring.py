@@ -152,9 +152,7 @@ def measure_draws(
     chosen: list[list[Rule]] = [[] for _ in draws]
     for rule in plan.rules.values():
         searched = plan.budget != "published"
-        orders = [
-            _Order(job, draw, rule, searched) for job, draw in zip(jobs, draws, strict=True)
-        ]
+        orders = [_Order(job, draw, rule, searched) for job, draw in zip(jobs, draws, strict=True)]
         made = _built_together(plan, orders)
         for job, draw, own, (at, pair) in zip(jobs, draws, chosen, made, strict=True):
             own.append(at)

@@ -5,7 +5,7 @@ the rows of one `Lane`. What it does between two laps (ask left-out demonstratio
 rates go on) is its own affair, and the same whoever it runs beside. The steps of `together`:
 
 1. Every chain goes on until it wants a lap.
-2. Laps that can share a batch (`Lane.joins`) do, each by its own rows, for as many passes as the
+2. Laps that can share a batch (`Lane.joins`) do, each by its own rows, for as many steps as the
    shortest of them has left.
 3. A chain whose lap is done goes on to its next one; what others run beside it changes rounding,
    and nothing else.
@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import astuple, dataclass, field
+from dataclasses import InitVar, astuple, dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -46,17 +46,20 @@ class Lane:
         host: The network that they are of.
         rule: What one step does.
         training: The rows, set by set, of each set as many.
-        steps: What is read, step by step: of each set one sequence.
+        steps: What is read, step by step, again and again: of each set one sequence.
+        done: How many steps were taken.
     """
 
     host: Host
     rule: UpdateRule
     training: Training
     steps: Sequence[TrainingSequence]
+    done: int = 0
 
-    def sequence(self, step: int) -> TrainingSequence:
-        """What the rows that are left read in one step."""
-        first = self.steps[step]
+    def next_sequence(self) -> TrainingSequence:
+        """What the rows that are left read in the next step."""
+        first = self.steps[self.done % len(self.steps)]
+        self.done += 1
         copies = self.training.rows // (1 + len(first.beside) + len(first.others))
         others = tuple(dataclasses.replace(each, copies=copies) for each in first.others)
         return dataclasses.replace(first, copies=copies, others=others)
@@ -75,18 +78,21 @@ class Lane:
             served
             and self.host.can_pad
             and _same_rule(self.rule, other.rule)
-            and len(self.steps) == len(other.steps)
             and self.training.shapes == other.training.shapes
         )
 
 
 @dataclass
 class Lap:
-    """Passes over its demonstrations that a lane is to run."""
+    """Steps that a lane is to take: so many passes over its demonstrations."""
 
     lane: Lane
-    passes: int
+    passes: InitVar[int]
+    steps: int = field(init=False)
     cost: Ledger = field(default_factory=Ledger)
+
+    def __post_init__(self, passes: int) -> None:
+        self.steps = passes * len(self.lane.steps)
 
 
 Chain = Generator[Lap, Ledger, T]
@@ -114,17 +120,17 @@ def together(chains: Sequence[Chain[T]], networks: Networks | None = None) -> li
         while waiting:
             batch = _batch(waiting, networks)
             laps = [waiting[index] for index in batch]
-            passes = min(lap.passes for lap in laps)
+            steps = min(lap.steps for lap in laps)
             try:
-                run([lap.lane for lap in laps], passes, networks, [lap.cost for lap in laps])
+                run([lap.lane for lap in laps], steps, networks, [lap.cost for lap in laps])
             except Exception as error:
                 for index in batch:
                     resume = partial(chains[index].throw, error)
                     _go_on(chains[index], resume, index, waiting, outcomes)
                 continue
             for index, lap in zip(batch, laps, strict=True):
-                lap.passes -= passes
-                if not lap.passes:
+                lap.steps -= steps
+                if not lap.steps:
                     resume = partial(chains[index].send, lap.cost)
                     _go_on(chains[index], resume, index, waiting, outcomes)
     finally:
@@ -144,7 +150,7 @@ def _go_on(
     waiting.pop(index, None)
     try:
         lap = resume()
-        while not lap.passes:
+        while not lap.steps:
             lap = chain.send(lap.cost)
         waiting[index] = lap
     except StopIteration as end:
@@ -168,17 +174,17 @@ def _batch(waiting: Mapping[int, Lap], networks: Networks | None) -> list[int]:
 
 def run(
     lanes: Sequence[Lane],
-    passes: int,
+    steps: int,
     networks: Networks | None = None,
     costs: Sequence[Ledger] = (),
 ) -> None:
-    """Run passes of several lanes as rows of one batch.
+    """Take steps of several lanes as rows of one batch.
 
     The caller's model is frozen meanwhile, and as before afterwards.
 
     Args:
         lanes: They join one another (`Lane.joins`).
-        passes: How many.
+        steps: How many.
         networks: Where the lanes are of several networks.
         costs: Where each lane's share of the passes through the model is added.
     """
@@ -189,14 +195,12 @@ def run(
     whole = parts[0] if len(parts) == 1 else Training.joined(parts)
     try:
         with counted(host) as ledger:
-            for _ in range(passes):
-                with frozen(host.model), torch.enable_grad(), host.laid_out():
-                    for step in range(len(first.steps)):
-                        sequence, *more = (lane.sequence(step) for lane in lanes)
-                        others = (*sequence.others, *more)
-                        read = dataclasses.replace(sequence, others=others)
-                        with host.hooked([*own, *whole.hooks()], forced=False):
-                            first.rule(host, whole.delta, read, whole.learner(read.counts))
+            with frozen(host.model), torch.enable_grad(), host.laid_out():
+                for _ in range(steps):
+                    sequence, *more = (lane.next_sequence() for lane in lanes)
+                    read = dataclasses.replace(sequence, others=(*sequence.others, *more))
+                    with host.hooked([*own, *whole.hooks()], forced=False):
+                        first.rule(host, whole.delta, read, whole.learner(read.counts))
     finally:
         if whole is not parts[0]:
             whole.parted(parts)

@@ -72,7 +72,12 @@ class Networks:
         """
         if all(host is spans[0][0] for host, _ in spans):
             return []
-        return self._own_maps(spans[0][0], spans)
+        merged: list[Span] = []
+        for host, rows in spans:
+            if merged and merged[-1][0] is host:
+                rows += merged.pop()[1]
+            merged.append((host, rows))
+        return self._own_maps(spans[0][0], merged)
 
     def _own_maps(self, on: Host, spans: Sequence[Span]) -> list[Hook]:
         maps, rows = self._stacked([host for host, _ in spans]), [rows for _, rows in spans]

@@ -56,7 +56,7 @@ def row_trainings(
     """
     lane = lane_of(rule, host, shown, rates, loss_on=loss_on, weights=weights, layers=layers)
     for _ in range(epochs):
-        run([lane], 1)
+        run([lane], len(lane.steps))
         yield lane.training
 
 
