@@ -123,7 +123,8 @@ def _built_together(
         searched = order.searched and needs_budget(order.rule)
         what = "choosing rate, epochs and loss on left-out demonstrations" if searched else ""
         order.job.tell(f"{order.rule.name}: {what or 'building the update'}")
-    chains = [_built(plan, order, len(orders)) for order in orders]
+    searches = sum(order.searched for order in orders)
+    chains = [_built(plan, order, searches) for order in orders]
     return [outcome.result() for outcome in together(chains, networks)]
 
 
