@@ -75,20 +75,9 @@ def test_networks_that_differ_elsewhere_have_no_rows(kind: str, make: Any, serve
     assert Networks(hosts, SEQUENCES).serve(*hosts) is served
 
 
-def test_a_hook_of_the_callers_that_rows_would_not_see_keeps_networks_apart() -> None:
-    def hidden(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-        return activation * 0.5
-
-    model = copied(checks.model(checks.kinds()[0], "gpt2"))
-    as_host(model).hook_point("blocks.0.attn.hook_v").add_hook(hidden)
-    hosts = twins(as_host(model))
-    assert not Networks(hosts, SEQUENCES).serve(*hosts)
-
-
 def test_half_precision_networks_run_by_themselves() -> None:
-    hosts = [as_host(copied(checks.model(checks.kinds()[0], "gpt2")).bfloat16()) for _ in "ab"]
-    for host in hosts:
-        host.model.cfg.dtype = torch.bfloat16
+    models: list[Any] = [copied(checks.model("bridge", "gpt2")).bfloat16() for _ in range(2)]
+    hosts = [as_host(model) for model in models]
     assert not Networks(hosts, SEQUENCES).serve(*hosts)
 
 
