@@ -112,7 +112,7 @@ def lap(host: Host, rates: Sequence[float], passes: int = 1, rule: Any = GD) -> 
 
 def test_who_diverges_or_raises_spoils_no_other(host: Host) -> None:
     def raises() -> Chain[Lane]:
-        yield Lap(lane_of(GD, host, SHOWN, [0.05]), 1)
+        yield from lap(host, [0.05])
         raise RuntimeError("between two laps")
 
     found = together([lap(host, [1e38]), raises(), lap(host, [0.05], 2)])
