@@ -25,7 +25,7 @@ from iclgd_lens.defaults import DRAWS, QUERIES, SHOTS, TWIN_QUERIES, TWINS
 STAGES = (
     ("budget search", r"choosing rate"),
     ("ZS and ICL", r"(ZS|ICL)\b"),
-    ("updates and controls", r"building"),
+    ("updates and controls", r"building|each query alone"),
     ("along the training", r"along its training"),
     ("making networks", r"making it"),
 )

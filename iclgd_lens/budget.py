@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from iclgd_lens.cost import counted
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import DivergedError
 from iclgd_lens.held_out import FOLDS, make_folds
 from iclgd_lens.host import Host, as_host
+from iclgd_lens.hypotheses.lanes import Chain, alone
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.race import GRID, Race
 from iclgd_lens.trials import Course, Outcome, Point, named
@@ -132,16 +132,33 @@ def choose_budget(
         LensError: Fewer than two demonstrations, or they are another task's.
         DivergedError: Training diverges at every rate.
     """
-    host, given = as_host(model), {**(settings or {}), **hypothesis.budgeted_at}
+    search: dict[str, Any] = {"grid": grid, "epochs": epochs, "losses": losses, "folds": folds}
+    return alone(choosing(as_host(model), episode, hypothesis, settings, **search))
+
+
+def choosing(
+    host: Host,
+    episode: Episode,
+    hypothesis: Hypothesis,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    grid: Sequence[float] = GRID,
+    epochs: Sequence[int] = EPOCHS,
+    losses: Sequence[str] = LOSSES,
+    folds: int = FOLDS,
+    beside: int = 1,
+) -> Chain[Budget]:
+    """`choose_budget` beside others, of which there are so many (`iclgd_lens.hypotheses.lanes`)."""
+    given = {**(settings or {}), **hypothesis.budgeted_at}
     takes = hypothesis.settings()
     passes = tuple(epochs) if "epochs" in takes and "epochs" not in given else (None,)
     tokens = tuple(losses) if "loss_on" in takes and "loss_on" not in given else (None,)
     rates = tuple(grid) if hypothesis.takes_rate and given.get("lr") is None else (None,)
-    with counted(host) as ledger:
-        course = Course(host, episode, hypothesis, given, make_folds(episode.demonstrations, folds))
-        before = course.unchanged()
-        race = Race(course, sum(before) / len(before))
-        edge = race.run(rates, passes, tokens)
+    made = make_folds(episode.demonstrations, folds)
+    course = Course(host, episode, hypothesis, given, made, beside)
+    before = course.unchanged()
+    race = Race(course, sum(before) / len(before))
+    edge = yield from race.search(rates, passes, tokens)
     chosen, outcome = race.best
     if not math.isfinite(outcome.mean):
         down = min(rate or math.nan for rate, _, _ in race.found)
@@ -151,7 +168,7 @@ def choose_budget(
     return Budget(
         named(chosen), outcome.mean, sum(before) / len(before), _improves(before, outcome),
         _tried(race.found), len(before), edge, _as_good(race.found, chosen),
-        ledger.total / _passes(host, episode, chosen[1] or given.get("epochs") or 1),
+        course.spent.total / _passes(host, episode, chosen[1] or given.get("epochs") or 1),
     )  # fmt: skip
 
 

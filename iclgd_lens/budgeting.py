@@ -9,6 +9,7 @@ from typing import Any
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import LensError
 from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.lanes import Chain, alone
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.rules import Rule
 
@@ -36,12 +37,17 @@ def with_budget(rule: Rule, host: Host, episode: Episode, **search: Any) -> Rule
     its defaults, and the record says why. `search` goes to `choose_budget`: its grid, epochs,
     losses and folds.
     """
-    from iclgd_lens.budget import choose_budget
+    return alone(budgeted(rule, host, episode, **search))
+
+
+def budgeted(rule: Rule, host: Host, episode: Episode, **search: Any) -> Chain[Rule]:
+    """`with_budget` beside others (`iclgd_lens.hypotheses.lanes`)."""
+    from iclgd_lens.budget import choosing
 
     if not needs_budget(rule) or not isinstance(rule.value, Hypothesis):
         return rule
     try:
-        found = choose_budget(host, episode, rule.value, rule.settings, **search)
+        found = yield from choosing(host, episode, rule.value, rule.settings, **search)
     except LensError as error:
         return replace(rule, facts={**rule.facts, "budget": {"problem": str(error)}})
     chosen = with_settings_of(rule, found.settings)

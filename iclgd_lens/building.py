@@ -9,11 +9,15 @@ from iclgd_lens.cost import Ledger, counted
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import DivergedError, HypothesisError
 from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.lanes import Chain, alone
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, built_beside, rule_of
 from iclgd_lens.intervention import Batch, Intervention, hooks_of
 from iclgd_lens.rules import Rule, is_out_of_memory
 from iclgd_lens.subjects import Subject
+
+Pair = tuple["Intervention | None", "Intervention | None"]
+"""Interventions from right and from wrong labels; None where one could not be built."""
 
 
 class Builder:
@@ -91,19 +95,21 @@ class Builder:
             facts["delta"] = {key: item for key, item in known.items() if key != "loss_sum"}
         self.described[rule.name] = facts
 
-    def pair(self, rule: Rule) -> tuple[Intervention | None, Intervention | None]:
+    def pair(self, rule: Rule) -> Pair:
         """A rule's interventions from right and from wrong labels."""
+        return alone(self.pairing(rule))
+
+    def pairing(self, rule: Rule) -> Chain[Pair]:
+        """The same beside others; see `iclgd_lens.hypotheses.lanes`."""
         label = str(Subject(rule.name, "shuffled"))
         if self.wrong is not None:
-            pair = self._built_beside(rule, self.wrong, label)
+            pair = yield from self._built_beside(rule, self.wrong, label)
             if pair is not None:
                 return pair
         right = self.build(rule, self.episode, rule.name)
         return right, None if self.wrong is None else self.build(rule, self.wrong, label)
 
-    def _built_beside(
-        self, rule: Rule, wrong: Episode, label: str
-    ) -> tuple[Intervention | None, Intervention | None] | None:
+    def _built_beside(self, rule: Rule, wrong: Episode, label: str) -> Chain[Pair | None]:
         """Both at once, as rows of one batch; None where the rule or its texts do not allow it."""
         value = rule.value
         step = rule_of(value, rule.settings) if isinstance(value, Hypothesis) else None
@@ -111,15 +117,15 @@ class Builder:
             return None
         own = {key: item for key, item in rule.settings.items() if key in SIDE_BY_SIDE}
         shown = [self.episode.demonstrations, wrong.demonstrations]
-        with counted(self.host) as ledger:
-            built = built_beside(step, value.name, self.host, shown, **own)
-        if built is None:
+        made = yield from built_beside(step, value.name, self.host, shown, **own)
+        if made is None:
             return None
+        built, cost = made
         found: list[Intervention | None] = []
         for one, where in zip(built, (rule.name, label), strict=True):
             failed = isinstance(one, DivergedError)
             if failed:
                 self.failures[where] = str(one)
             found.append(None if failed else one)
-        self._describe(rule, value, found[0], ledger.shared(len(shown)))
+        self._describe(rule, value, found[0], cost)
         return found[0], found[1]

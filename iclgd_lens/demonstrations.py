@@ -54,8 +54,8 @@ class TrainingSequence:
             content, where a query is read.
         copies: How many rows of a batch read it, side by side.
         beside: Tokens of other sequences of the same shape that are read beside it, a row each.
-        others: Sequences of any shape that are read in the same batch, with as many copies each;
-            the shorter ones are continued at their end, which nothing before it sees.
+        others: Sequences of any shape that are read in the same batch, each by its own rows; the
+            shorter ones are continued at their end, which nothing before it sees.
     """
 
     tokens: Tokens
@@ -65,36 +65,39 @@ class TrainingSequence:
     beside: tuple[Tokens, ...] = ()
     others: tuple[TrainingSequence, ...] = ()
 
+    def by_row(self) -> list[tuple[Tokens, Tokens]]:
+        """Tokens and targets of every row of the batch."""
+        own = [(tokens, self.targets) for tokens in (self.tokens, *self.beside)]
+        found = [each for each in own for _ in range(self.copies)]
+        return found + [row for other in self.others for row in other.by_row()]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest row."""
+        return max(len(tokens) for tokens, _ in self.by_row())
+
     def rows(self, host: Host) -> Int[Tensor, "row pos"]:
         """The tokens as a batch on the model's device: each sequence's copies in turn."""
-        every = [self.tokens, *self.beside, *(each.tokens for each in self.others)]
+        every = [tokens for tokens, _ in self.by_row()]
         longest = max(map(len, every))
-        whole = host.tensor([[*ids, *ids[-1:] * (longest - len(ids))] for ids in every])
-        return whole.repeat_interleave(self.copies, dim=0)
+        return host.tensor([[*ids, *ids[-1:] * (longest - len(ids))] for ids in every])
 
     @property
     def wanted(self) -> list[int]:
         """The target tokens of every row."""
-        found: list[int] = []
-        for tokens in (self.tokens, *self.beside):
-            found += [tokens[target] for target in self.targets] * self.copies
-        for each in self.others:
-            found += [each.tokens[target] for target in each.targets] * self.copies
-        return found
+        return [tokens[target] for tokens, targets in self.by_row() for target in targets]
 
     @property
     def places(self) -> tuple[list[int], list[int]]:
         """Row and position of every target, in the order of `wanted`."""
-        spans = [self.targets] * (1 + len(self.beside)) + [each.targets for each in self.others]
-        spans = [span for span in spans for _ in range(self.copies)]
-        found = [(row, target) for row, span in enumerate(spans) for target in span]
+        rows = enumerate(self.by_row())
+        found = [(row, target) for row, (_, targets) in rows for target in targets]
         return [row for row, _ in found], [target for _, target in found]
 
     @property
     def counts(self) -> list[int]:
         """How many targets each row has."""
-        spans = [self.targets] * (1 + len(self.beside)) + [each.targets for each in self.others]
-        return [len(span) for span in spans for _ in range(self.copies)]
+        return [len(targets) for _, targets in self.by_row()]
 
 
 @dataclass(frozen=True, repr=False)

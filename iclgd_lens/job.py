@@ -11,7 +11,7 @@ import torch
 from einops import einsum, repeat
 from torch import Tensor
 
-from iclgd_lens.building import Builder
+from iclgd_lens.building import Builder, Pair
 from iclgd_lens.controls import Control
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError
@@ -70,7 +70,7 @@ class Job:
         self.failures = self.builder.failures
         self.described = self.builder.described
         self.trajectory: dict[str, dict[int, dict[str, Tensor]]] = {}
-        self.built: dict[str, tuple[Intervention | None, Intervention | None]] = {}
+        self.built: dict[str, Pair] = {}
         self._zs, self._given = zs, frozen
         if zs is not None and len(zs.label_scores) != len(episode.queries):
             raise ComparisonError(
@@ -129,22 +129,24 @@ class Job:
     # -- hypotheses ------------------------------------------------------------------------------
 
     def run(
-        self, rule: Rule, controls: Sequence[Control] = (), *, seed: int = 0, own: bool = True,
-        other: Episode | None = None,
+        self, rule: Rule, controls: Sequence[Control] = (), *, pair: Pair | None = None,
+        seed: int = 0, own: bool = True, other: Episode | None = None,
     ) -> None:  # fmt: skip
         """Build a rule from right and wrong demonstrations, and measure it and its controls.
 
         Args:
             rule: The hypothesis.
             controls: Its controls that act on the update or on the demonstrations.
+            pair: What `Builder.pair` returned, where it was built before.
             seed: Of the controls.
             own: Whether the rule itself is measured, or its controls alone.
             other: Demonstrations for the control "other_task"; None draws them.
         """
-        self.tell(f"{rule.name}: building the update, then each query alone")
+        todo = "building the update, then each query alone" if pair is None else "each query alone"
+        self.tell(f"{rule.name}: {todo}")
         # Both always, and so in the same way whatever of it is wanted: numbers do not depend on
         # what else is measured.
-        right, wrong = self.builder.pair(rule)
+        right, wrong = self.builder.pair(rule) if pair is None else pair
         self.built[rule.name] = right, wrong
         changed_by_wrong: Readout | None = None
         if own:

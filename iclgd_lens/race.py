@@ -26,7 +26,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
 
+from iclgd_lens.hypotheses.lanes import Chain, alone
 from iclgd_lens.hypotheses.rows import rule_of
 from iclgd_lens.trials import Built, Course, Outcome, Point, Rows
 
@@ -82,18 +84,27 @@ class Race:
         losses: Sequence[str | None],
     ) -> bool:
         """Search, and return whether the best rate still lies on the edge of the widest grid."""
+        return alone(self.search(rates, passes, losses))
+
+    def search(
+        self,
+        rates: Sequence[float | None],
+        passes: Sequence[int | None],
+        losses: Sequence[str | None],
+    ) -> Chain[bool]:
+        """The same beside others; see `iclgd_lens.hypotheses.lanes`."""
         lowest, last = math.inf, len(passes) - 1
         for stage, count in enumerate(passes):
             if stage == 0:
-                self._join(rates, losses[0], count, passes)
+                yield from self._join(rates, losses[0], count, passes)
             else:
-                self._advance(self._groups, count)
+                yield from self._advance(self._groups, count)
             if stage == min(1, last):  # one pass tells too little of either
                 for loss_on in losses[1:]:
                     if not self._does_well:
-                        self._join(rates[::2], loss_on, count, passes)
+                        yield from self._join(rates[::2], loss_on, count, passes)
             if stage >= min(1, last) and (count is None or count <= EARLY):
-                self._widen(count, passes)
+                yield from self._widen(count, passes)
             leading = min(self._alive(count).values(), default=math.inf)
             if self._is_over(count, leading, lowest):
                 break
@@ -132,7 +143,7 @@ class Race:
         loss_on: str | None,
         count: int | None,
         passes: Sequence[int | None],
-    ) -> None:
+    ) -> Chain[None]:
         """Trainings at new rates, up to this stage."""
         numbers = [each for each in passes if each is not None]
         rule = rule_of(self.course.hypothesis, self.course.given)
@@ -144,12 +155,12 @@ class Race:
             step = self.course.rates_at_once
             for start in range(0, len(known), step):
                 some: list[float | None] = list(known[start : start + step])
-                new.append(Rows(self.course, rule, some, loss_on, max(numbers)))
+                new.append(Rows(self.course, rule, some, loss_on))
         self._groups += new
         # Those that join late are asked on their way, too: they may be best there.
         earlier = [each for each in numbers if count is not None and each < count]
         for each in [*earlier, count]:
-            self._advance(new, each)
+            yield from self._advance(new, each)
         self._merge()
 
     def _merge(self) -> None:
@@ -160,15 +171,20 @@ class Race:
                 merged.append(group)
         self._groups = merged
 
-    def _advance(self, groups: Sequence[Rows | Built], count: int | None) -> None:
+    def _advance(self, groups: Sequence[Rows | Built], count: int | None) -> Chain[None]:
         for group in groups:
-            for rate, losses in zip(group.rates, group.losses(count), strict=True):
+            for lap in group.laps(count):
+                cost = yield lap
+                self.course.spent.add(*astuple(cost))
+            with self.course.counted():
+                found = group.losses(count)
+            for rate, losses in zip(group.rates, found, strict=True):
                 self.found[rate, count, group.loss_on] = Outcome(losses)
             held = [each for each in self._groups if isinstance(each, Rows)]
             if held and sum(len(each.rates) for each in held) > self.course.rates_at_once:
                 group.release()
 
-    def _widen(self, count: int | None, passes: Sequence[int | None]) -> None:
+    def _widen(self, count: int | None, passes: Sequence[int | None]) -> Chain[None]:
         """Let rates beyond the leader join while it lies on the edge."""
         while alive := self._alive(count):
             rate, loss_on = min(alive, key=lambda arm: (alive[arm], arm[0] or 0.0))
@@ -176,7 +192,7 @@ class Race:
             beyond = (rate or 0.0) * _WIDER**side
             if not side or not LOWEST <= beyond <= HIGHEST:
                 return
-            self._join([float(f"{beyond:.2g}")], loss_on, count, passes)
+            yield from self._join([float(f"{beyond:.2g}")], loss_on, count, passes)
 
     def _rates(self, loss_on: str | None) -> list[float]:
         tried = {rate for rate, _, tokens in self.found if tokens == loss_on}

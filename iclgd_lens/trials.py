@@ -6,20 +6,23 @@ Anything else is built anew for each number of passes.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from iclgd_lens.cost import Ledger, counted
 from iclgd_lens.episode import Episode, Query
 from iclgd_lens.errors import DivergedError
 from iclgd_lens.held_out import Fold, held_out_losses, row_losses
 from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.lanes import Lane, Lap
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, Training, row_trainings
+from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, lane_of
 from iclgd_lens.hypotheses.sgd import UpdateRule, trained_names
 from iclgd_lens.intervention import Intervention
 
@@ -62,6 +65,8 @@ class Course:
         hypothesis: What is built.
         given: Its settings that are not searched.
         folds: What is learned from, and what judges.
+        beside: Courses that are run beside one another and share the room for deltas.
+        spent: Passes through the model so far.
     """
 
     host: Host
@@ -69,6 +74,8 @@ class Course:
     hypothesis: Hypothesis
     given: Mapping[str, Any]
     folds: Sequence[Fold]
+    beside: int = 1
+    spent: Ledger = field(default_factory=Ledger)
 
     @property
     def bundles(self) -> list[list[Fold]]:
@@ -88,13 +95,21 @@ class Course:
             site = self.host.site(name)
             size += 4 * math.prod(site.shape if name == site.weight else site.bias_shape)
         weights = sum(each.numel() * each.element_size() for each in self.host.model.parameters())
-        return max(1, max(weights, ROOM) // max(1, size * len(self.folds)))
+        return max(1, max(weights, ROOM) // max(1, size * len(self.folds) * self.beside))
 
     def unchanged(self) -> list[float]:
         """Label losses of the left-out demonstrations without an update."""
         nothing = Intervention()
-        by_fold = [held_out_losses(self.host, nothing, fold.left_out) for fold in self.folds]
+        with self.counted():
+            by_fold = [held_out_losses(self.host, nothing, fold.left_out) for fold in self.folds]
         return [value for part in by_fold for value in part]
+
+    @contextlib.contextmanager
+    def counted(self) -> Generator[None, None, None]:
+        """Add what runs inside to what was spent."""
+        with counted(self.host) as ledger:
+            yield
+        self.spent.add(*astuple(ledger))
 
 
 class Rows:
@@ -106,27 +121,28 @@ class Rows:
         rule: UpdateRule,
         rates: list[float | None],
         loss_on: str | None,
-        most: int,
     ) -> None:
         self.course, self.rule, self.rates, self.loss_on = course, rule, rates, loss_on
-        self.most, self.passes = most, 0
-        self._running: list[Iterator[Training]] = []
-        self._states: list[Training] = []
+        self.passes = 0
+        self._lanes: list[Lane] = []
+
+    def laps(self, count: int | None) -> list[Lap]:
+        """What has to be run to go on to `count` passes."""
+        if not self._lanes:
+            self._lanes, self.passes = [self._begun(each) for each in self.course.bundles], 0
+        passes = (count or 1) - self.passes
+        self.passes += passes
+        return [Lap(lane, passes) for lane in self._lanes]
 
     def losses(self, count: int | None) -> list[tuple[float, ...]]:
-        """Go on to `count` passes; label losses of the left-out demonstrations by rate."""
-        if not self._running:
-            self._running, self.passes = [self._begun(each) for each in self.course.bundles], 0
-        while self.passes < (count or 1):
-            self._states = [next(training) for training in self._running]
-            self.passes += 1
+        """Label losses of the left-out demonstrations by rate, after the laps to `count` passes."""
         parts = [
-            row_losses(self.course.host, state, [fold.left_out for fold in bundle])
-            for state, bundle in zip(self._states, self.course.bundles, strict=True)
+            row_losses(self.course.host, lane.training, [fold.left_out for fold in bundle])
+            for lane, bundle in zip(self._lanes, self.course.bundles, strict=True)
         ]
         return [tuple(row) for row in torch.cat(parts).T.tolist()]
 
-    def _begun(self, bundle: Sequence[Fold]) -> Iterator[Training]:
+    def _begun(self, bundle: Sequence[Fold]) -> Lane:
         given = self.course.given
         settings: dict[str, Any] = {
             key: value
@@ -137,17 +153,17 @@ class Rows:
             settings["loss_on"] = self.loss_on
         rates = [rate for rate in self.rates if rate is not None]
         shown = [fold.train for fold in bundle]
-        return row_trainings(self.rule, self.course.host, shown, rates, self.most, **settings)
+        return lane_of(self.rule, self.course.host, shown, rates, **settings)
 
     def takes_in(self, other: Rows | Built) -> bool:
         """Let another's trainings go on in this batch, where both stand at the same place."""
-        if not isinstance(other, Rows) or not self._states or not other._states:
+        if not isinstance(other, Rows) or not self._lanes or not other._lanes:
             return False
         if (self.loss_on, self.passes) != (other.loss_on, other.passes):
             return False
-        sides = zip(self._states, other._states, self.course.bundles, strict=True)
+        sides = zip(self._lanes, other._lanes, self.course.bundles, strict=True)
         for mine, theirs, bundle in sides:
-            mine.take_in(theirs, len(bundle))
+            mine.training.take_in(theirs.training, len(bundle))
         self.rates += other.rates
         return True
 
@@ -155,14 +171,14 @@ class Rows:
         """Go on with these rates alone."""
         rows = [row for row, rate in enumerate(self.rates) if rate in rates]
         if len(rows) < len(self.rates):
-            for state, bundle in zip(self._states, self.course.bundles, strict=False):
+            for lane, bundle in zip(self._lanes, self.course.bundles, strict=False):
                 starts = [each * len(self.rates) for each in range(len(bundle))]
-                state.keep([start + row for start in starts for row in rows])
+                lane.training.keep([start + row for start in starts for row in rows])
             self.rates = [self.rates[row] for row in rows]
 
     def release(self) -> None:
         """Forget the deltas; going on begins anew."""
-        self._running, self._states = [], []
+        self._lanes = []
 
 
 class Built:
@@ -170,6 +186,10 @@ class Built:
 
     def __init__(self, course: Course, rates: list[float | None], loss_on: str | None) -> None:
         self.course, self.rates, self.loss_on = course, rates, loss_on
+
+    def laps(self, count: int | None) -> list[Lap]:
+        """Nothing: each stage trains by itself."""
+        return []
 
     def losses(self, count: int | None) -> list[tuple[float, ...]]:
         """Label losses of the left-out demonstrations by rate."""

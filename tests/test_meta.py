@@ -64,6 +64,7 @@ ORDER = [
     {"showing"},
     {"comparison"},
     {"recording"},
+    {"measuring"},
     {"comparing"},
     {"mediation", "sweeps", "worlds", "calibration"},
     {"exchange"},

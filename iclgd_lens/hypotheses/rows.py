@@ -1,8 +1,4 @@
-"""Several trainings side by side, one row of a batch each: the same steps at different rates.
-
-Each row has a delta of its own, added to its own activations. Rows do not see one another, so each
-one's gradient is that of its own loss, and one pass forward and one back serve all of them.
-"""
+"""Trainings of one rule side by side, a row of a batch each: at several rates, on several sets."""
 
 from __future__ import annotations
 
@@ -12,13 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from einops import rearrange
-from torch import Tensor
 
+from iclgd_lens.cost import Ledger
 from iclgd_lens.delta import ParameterDelta
-from iclgd_lens.episode import Demonstrations, TrainingSequence
-from iclgd_lens.errors import DivergedError, HookError
-from iclgd_lens.host import Hook, Host, LinearSite, frozen
+from iclgd_lens.episode import Demonstrations
+from iclgd_lens.errors import DivergedError
+from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.lanes import Chain, Lane, Lap, run
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.hypotheses.sgd import (
     UpdateRule,
@@ -27,76 +23,7 @@ from iclgd_lens.hypotheses.sgd import (
     learning_rate,
     trained_names,
 )
-
-
-class Training:
-    """Deltas of several rows, "row *weight" each, while they are trained.
-
-    Attributes:
-        rates: Learning rate of each row.
-    """
-
-    def __init__(self, host: Host, names: Iterable[str], rates: Sequence[float]) -> None:
-        self.host = host
-        self.rates = list(rates)
-        self.delta: dict[str, Tensor] = {}
-        for name in names:
-            site = host.site(name)
-            shape = site.shape if name == site.weight else site.bias_shape
-            # Made where gradients may be taken, whatever the caller's mode is.
-            zeros = torch.zeros(len(rates), *shape, dtype=torch.float32, device=host.device)
-            self.delta[name] = zeros.requires_grad_(True)
-
-    @property
-    def rows(self) -> int:
-        """How many rows are left."""
-        return len(self.rates)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows alone."""
-        self.rates = [self.rates[row] for row in rows]
-        with torch.inference_mode(False), torch.no_grad():
-            for name, value in self.delta.items():
-                self.delta[name] = value.detach()[list(rows)].clone().requires_grad_(True)
-
-    def take_in(self, other: Training, sets: int = 1) -> None:
-        """Go on with another training's rows, too, of each set after one's own."""
-        mine, theirs = self.rows // sets, other.rows // sets
-        order = [
-            row
-            for each in range(sets)
-            for row in (
-                *range(each * mine, (each + 1) * mine),
-                *range(self.rows + each * theirs, self.rows + (each + 1) * theirs),
-            )
-        ]
-        self.rates = [[*self.rates, *other.rates][row] for row in order]
-        with torch.inference_mode(False), torch.no_grad():
-            for name, value in self.delta.items():
-                both = torch.cat([value.detach(), other.delta[name].detach()])[order]
-                self.delta[name] = both.requires_grad_(True)
-
-    def hooks(self) -> list[Hook]:
-        """Hooks that add each row's x ΔW + Δb at the sites that are trained.
-
-        A batch may hold several sequences of each row, row by row.
-        """
-        host, found = self.host, list[Hook]()
-        for weight in dict.fromkeys(host.site(name).weight for name in self.delta):
-            site, seen = host.site(weight), list[Tensor]()
-            bias = None if site.bias is None else self.delta.get(site.bias)
-            value = self.delta.get(weight)
-            if value is not None:
-                found.append((site.input_hook, partial(_read, site, seen)))
-            found.append((site.output_hook, partial(_add, site, value, bias, seen)))
-        return found
-
-    def learn(self, counts: Sequence[int], name: str, gradient: Tensor) -> None:
-        """Take one step with gradients of each row's summed loss of so many predicted tokens."""
-        steps = [rate / count for rate, count in zip(self.rates, counts, strict=True)]
-        rates = torch.tensor(steps, device=gradient.device)
-        with torch.no_grad():
-            self.delta[name].sub_(gradient * rates.view(-1, *[1] * (gradient.ndim - 1)))
+from iclgd_lens.hypotheses.training import Training as Training
 
 
 def row_trainings(
@@ -127,17 +54,30 @@ def row_trainings(
         weights: What is trained; None takes the protocol's.
         layers: Which layers are trained; None for all.
     """
+    lane = lane_of(rule, host, shown, rates, loss_on=loss_on, weights=weights, layers=layers)
+    for _ in range(epochs):
+        run([lane], len(lane.steps))
+        yield lane.training
+
+
+def lane_of(
+    rule: UpdateRule,
+    host: Host,
+    shown: Demonstrations | Sequence[Demonstrations],
+    rates: Sequence[float],
+    *,
+    loss_on: str | None = None,
+    weights: str | Iterable[str] | None = None,
+    layers: int | Iterable[int] | None = None,
+) -> Lane:
+    """Rows at several rates, of each set of demonstrations one a rate; see `row_trainings`."""
     sets = [shown] if isinstance(shown, Demonstrations) else list(shown)
     names = trained_names(host, sets[0].protocol.trained if weights is None else weights, layers)
     steps = zip(*(each.sequences(loss_on) for each in sets), strict=True)
-    sequences = [dataclasses.replace(first, others=tuple(others)) for first, *others in steps]
     with torch.inference_mode(False):
         training = Training(host, names, list(rates) * len(sets))
-    for _ in range(epochs):
-        with frozen(host.model), torch.enable_grad(), host.laid_out():
-            for sequence in sequences:
-                _step(rule, host, training, sequence, len(sets))
-        yield training
+    together = [dataclasses.replace(first, others=tuple(others)) for first, *others in steps]
+    return Lane(host, rule, training, together)
 
 
 SIDE_BY_SIDE = frozenset({"lr", "epochs", "loss_on", "weights", "layers"})
@@ -163,15 +103,15 @@ def built_beside(
     loss_on: str | None = None,
     weights: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
-) -> list[ParameterDelta | DivergedError] | None:
+) -> Chain[tuple[list[ParameterDelta | DivergedError], Ledger] | None]:
     """Updates of one rule by several sets of demonstrations of the same texts, side by side.
 
     For right and wrong labels: one pass serves both. Equal to training them one after the other, up
     to rounding.
 
     Returns:
-        One update a set, or why it diverged; None where the sets' sequences differ in shape (label
-        words of different length), so that they cannot be rows of one batch.
+        One update a set, or why it diverged, and what each cost; None where the sets' sequences
+        differ in shape (label words of different length), so that they cannot be rows of one batch.
     """
     sequences = [each.sequences(loss_on) for each in shown]
     shapes = [[(len(s.tokens), s.targets) for s in each] for each in sequences]
@@ -186,64 +126,19 @@ def built_beside(
     ]
     with torch.inference_mode(False):
         training = Training(host, names, [rate] * len(shown))
-    with frozen(host.model), torch.enable_grad(), host.laid_out():
-        for _ in range(epochs):
-            for sequence in together:
-                counts = sequence.counts
-                with host.hooked(training.hooks(), forced=False):
-                    rule(host, training.delta, sequence, partial(training.learn, counts))
+    cost = yield Lap(Lane(host, rule, training, together), epochs)
     facts = described(host, shown[0], name, rate, epochs, 1, loss_on, names)
-    return [_one_of(training, row, facts) for row in range(len(shown))]
+    built = [_one_of(training, row, facts) for row in range(len(shown))]
+    return built, cost.shared(len(shown))
 
 
 def _one_of(training: Training, row: int, facts: dict[str, Any]) -> ParameterDelta | DivergedError:
     with torch.inference_mode(False):
-        tensors = {name: value.detach()[row].clone() for name, value in training.delta.items()}
+        tensors = {
+            name: value.detach()[row].clone(memory_format=torch.contiguous_format)
+            for name, value in training.delta.items()
+        }
     try:
         return checked(ParameterDelta(tensors, facts))
     except DivergedError as error:
         return error
-
-
-def _step(
-    rule: UpdateRule, host: Host, training: Training, sequence: TrainingSequence, sets: int
-) -> None:
-    several = dataclasses.replace(sequence, copies=training.rows // sets)
-    with host.hooked(training.hooks(), forced=False):
-        rule(host, training.delta, several, partial(training.learn, several.counts))
-
-
-def _read(site: LinearSite, seen: list[Tensor], activation: Tensor, hook: Any) -> None:
-    seen[:] = [site.read(activation)]
-
-
-def _add(
-    site: LinearSite,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    seen: list[Tensor],
-    activation: Tensor,
-    hook: Any,
-) -> Tensor:
-    total: Tensor | None = None
-    if weight is not None:
-        x = seen.pop().to(weight.dtype).flatten(2)
-        total = x.reshape(len(weight), -1, x.shape[-1]) @ _as_matrix(site, weight)
-    if bias is not None:
-        flat = bias.flatten(1)[:, None]
-        total = flat if total is None else total + flat
-    if total is None:
-        raise HookError(f"{site.weight}: neither a weight nor a bias to apply.")
-    # Several sequences of a row lie side by side in the batch.
-    tokens = activation.shape[0] * activation.shape[1] // len(total)
-    change = total.expand(-1, tokens, -1).reshape(activation.shape)
-    return activation + change.to(activation.dtype)
-
-
-def _as_matrix(site: LinearSite, weight: Tensor) -> Tensor:
-    """Each row's weight as "row d_in d_out", as one token's activations meet it."""
-    if weight.ndim == 3:
-        return weight
-    if site.kind == "W_O":
-        return rearrange(weight, "row head d_in d_out -> row (head d_in) d_out")
-    return rearrange(weight, "row head d_in d_head -> row d_in (head d_head)")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from iclgd_lens.comparing import first_queries
 from iclgd_lens.errors import WorldError
+from iclgd_lens.measuring import first_queries
 from iclgd_lens.statistics import t_interval
 from iclgd_lens.worlds.softmax import Rule, gd_world, lcgd_world
 from iclgd_lens.worlds.world import World, draws

@@ -29,7 +29,7 @@ from iclgd_lens.bench.results import load_run
 from iclgd_lens.bench.run import Outcome, run_plan
 from iclgd_lens.bench.store import Store
 from iclgd_lens.bench.work import Workbench
-from iclgd_lens.budget import choose_budget
+from iclgd_lens.budget import choosing
 from iclgd_lens.comparing import compare
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import DivergedError, LensError, PlanError, RunError
@@ -390,8 +390,8 @@ def test_matched_budgets_are_chosen_once_and_recorded(
         return real(rule, *args)
 
     monkeypatch.setattr(measure, "with_budget", spy)
-    few = partial(choose_budget, grid=(0.01, 0.1), epochs=(1,), losses=("label",))
-    monkeypatch.setattr(budget, "choose_budget", few)
+    few = partial(choosing, grid=(0.01, 0.1), epochs=(1,), losses=("label",))
+    monkeypatch.setattr(budget, "choosing", few)
     assert not run_plan(plan, tmp_path / "run").failed
     # On the model, which the twin's first update shares, and on the twin itself.
     assert Counter(chosen) == {"gd": 2, "fixed": 1}
