@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png", "pdf")
 _SECONDS = 60  # for one image
 _SCALE = {"png": 2}
+_PRINT_MARGINS = 20  # pixels: twice a tenth of an inch
 _INSTALL = "pip install 'iclgd_lens[figures]'"
 
 
@@ -70,8 +71,28 @@ def _job(spec: Spec, path: Path, kind: str) -> dict[str, Any]:
     options = {"format": kind, "scale": _SCALE.get(kind, 1)}
     # plotly.js names what it draws after the trace, at random where the trace has no name.
     data = [{**trace, "uid": f"trace{i}"} for i, trace in enumerate(spec["data"])]
-    figure = go.Figure({**spec, "data": data})
+    layout = _within_print_margins(spec["layout"]) if kind == "pdf" else spec["layout"]
+    figure = go.Figure({**spec, "data": data, "layout": layout})
     return {"fig": figure, "path": str(path), "opts": options}
+
+
+def _within_print_margins(layout: Spec) -> Spec:
+    """The layout with room on its right and below that may be cut off.
+
+    kaleido prints a PDF with margins of a tenth of an inch on a page of the figure's own size: the
+    drawing moves right and down by as much, and what no longer fits is lost (an axis title, say).
+    """
+    margin = layout.get("margin") or {}
+    return {
+        **layout,
+        "width": layout.get("width", 700) + _PRINT_MARGINS,
+        "height": layout.get("height", 450) + _PRINT_MARGINS,
+        "margin": {
+            **margin,
+            "r": margin.get("r", 80) + _PRINT_MARGINS,
+            "b": margin.get("b", 80) + _PRINT_MARGINS,
+        },
+    }
 
 
 def _same_names(svg: bytes) -> bytes:

@@ -231,3 +231,26 @@ def test_a_public_name() -> None:
     with pytest.raises(RunError, match="no run"):
         iclgd_lens.load_run("no/such/place")
     assert issubclass(RunError, LensError)
+
+
+def test_rates_that_were_tried_and_chosen_are_read_from_the_cells() -> None:
+    cells = [*setting({"ZS": 0.0, "gd": 0.3}), *setting({"ZS": 0.0, "gd": 0.2}, seed=1)]
+    tried = [
+        {"lr": 0.1, "epochs": 1, "loss_on": "label", "loss": 0.7},
+        {"lr": 0.1, "epochs": 2, "loss_on": "label", "loss": 0.5},
+        {"lr": 1.0, "epochs": 1, "loss_on": "label", "loss": None},  # it diverged
+        {"lr": 0.3, "epochs": 1, "loss_on": "label", "loss": 0.6},
+        {"lr": 0.3, "epochs": 1, "loss_on": "all", "loss": 0.4},  # of other tokens
+    ]
+    for cell in cells:
+        own = cell.facts["place"]["subject"] == "gd"
+        settings = {"lr": 0.1, "epochs": 2, "loss_on": "label"}
+        budget = {"settings": settings, "tried": tried} if own else None
+        cell.facts["described"] = {} if budget is None else {"budget": budget}
+    found = run(cells).rates()
+    assert [(each["seed"], list(each["rates"])) for each in found] == [(0, ["gd"]), (1, ["gd"])]
+    assert found[0]["rates"]["gd"] == {"lr": 0.1, "held_out_loss": {"0.1": 0.5, "0.3": 0.6}}
+    assert run(cells).provenance["chosen_rates"] == found
+    # What could not be searched has no rates, and spoils nothing.
+    cells[1].facts["described"] = {"budget": {"problem": "too few demonstrations"}}
+    assert [each["seed"] for each in run(cells).rates()] == [1]

@@ -265,3 +265,22 @@ def test_figure_files_are_drawn_the_same_every_time(tmp_path: Path) -> None:
         assert one == two, name
     assert (tmp_path / "one" / "a.pdf").read_bytes().startswith(b"%PDF")
     assert b"GD, untrained twins" in (tmp_path / "one" / "a.svg").read_bytes()
+
+
+def test_a_pdf_has_room_for_what_printing_moves_off_the_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kaleido = pytest.importorskip("kaleido")
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        kaleido, "write_fig_from_object_sync", lambda jobs, **options: given.extend(jobs)
+    )
+    spec = {"data": [], "layout": {"width": 760, "height": 400, "margin": {"l": 64, "r": 16}}}
+    write_static({"a": spec, "plain": {"data": [], "layout": {}}}, tmp_path, ["png", "pdf"])
+    png, pdf, _, usual = (job["fig"].layout for job in given)
+    # A tenth of an inch is 9.6 pixels, on each of two sides; the plot itself keeps its size.
+    assert (pdf.width - png.width, pdf.height - png.height) == (20, 20)
+    assert (pdf.margin.r - png.margin.r, pdf.margin.l) == (20, 64)
+    assert pdf.margin.b == 80 + 20  # Plotly's own, where none is given
+    assert (usual.width, usual.height) == (720, 470)
+    assert spec["layout"]["margin"] == {"l": 64, "r": 16}
