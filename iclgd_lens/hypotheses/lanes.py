@@ -72,7 +72,9 @@ class Lane:
     def joins(self, other: Lane, networks: Networks | None) -> bool:
         """Whether the two can be rows of one batch."""
         served = self.host is other.host or (
-            networks is not None and networks.serve(self.host, other.host)
+            networks is not None
+            and _knows_passes_alone(self.rule)
+            and networks.serve(self.host, other.host)
         )
         return (
             served
@@ -206,6 +208,16 @@ def run(
             whole.parted(parts)
     for part, cost in zip(parts, costs, strict=False):
         cost.add(*(value * part.rows // whole.rows for value in astuple(ledger)))
+
+
+def _knows_passes_alone(rule: Any) -> bool:
+    """Whether a step is of this package: those read no weight of a block.
+
+    Rows of several networks pass through the first of them. A plugin's step that read its weights
+    would learn from the wrong network, in silence: plugins' networks are trained one by one.
+    """
+    function = rule.func if isinstance(rule, partial) else rule
+    return str(getattr(function, "__module__", "")).startswith("iclgd_lens.")
 
 
 def _same_rule(one: Any, other: Any) -> bool:

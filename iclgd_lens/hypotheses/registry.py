@@ -58,8 +58,8 @@ class Hypothesis(Entry):
             "queries", which no explanation may.
         source: The paper, or where it is from.
         rows: The step by which it trains (an `UpdateRule`), where several rates can train side by
-            side as rows of one batch; None where it is built anew for each. It knows the network by
-            its passes alone, and reads no weight of a block: rows may be of several networks.
+            side as rows of one batch; None where it is built anew for each. One of this package
+            reads no weight of a block: its rows may be of several networks. A plugin's may.
         row_settings: Its settings that `rows` takes by keyword, too.
         chooses: Settings that it finds on the demonstrations itself: no budget is searched for it.
         budgeted_at: Settings with which a budget is searched, where it searches itself: without

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from iclgd_lens.episode import Episode
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses import lanes
 from iclgd_lens.hypotheses.lanes import Chain, Lane, Lap, alone, together
+from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.networks import Networks
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.hypotheses.rows import lane_of
@@ -155,3 +157,21 @@ def test_a_model_that_cannot_be_padded_trains_one_by_one(
     monkeypatch.setattr(type(host), "can_pad", False)
     together([lap(host, [0.1]), lap(host, [0.1])])
     assert batches == [1, 1]
+
+
+def test_networks_share_no_batch_under_a_plugins_step() -> None:
+    # It might read the weights of the network that the batch runs on, which are another's.
+    def step(*given: Any) -> Any:
+        raise AssertionError
+
+    hosts = [as_host(nulls.untrained(checks.host("bridge", "llama").model, seed=s)) for s in (0, 1)]
+    shown = checks.episode(queries=2, shots=2).demonstrations
+    networks = Networks(hosts, shown.sequences())
+    rules: list[tuple[Any, bool]] = [
+        (layer_step, True), (partial(layer_step, rows=0), True), (step, False),
+    ]  # fmt: skip
+    for rule, joined in rules:
+        one, other = (lane_of(rule, host, shown, [0.1]) for host in hosts)
+        assert one.joins(other, networks) is joined
+        assert one.joins(lane_of(rule, hosts[0], shown, [0.2]), networks)
+        assert not one.joins(other, None)
