@@ -10,6 +10,8 @@ import torch
 import iclgd_lens as lens
 from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.registry import get_hypothesis
+from iclgd_lens.intervention import Intervention
+from tests import checks, families
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,23 @@ def test_each_setting_adds_up_to_one_and_stands_at_its_place(case: tuple[Any, An
 def test_a_query_that_is_not_there_is_named(case: tuple[Any, Any]) -> None:
     with pytest.raises(lens.LensError, match="no query 3"):
         lens.readout_attention(*case, query=3)
+
+
+def test_the_model_is_left_as_it_was_whatever_happens() -> None:
+    class Broken(Intervention):
+        def hooks(self, host: Any, batch: Any = None) -> Any:
+            def fail(value: torch.Tensor, hook: Any) -> None:
+                raise RuntimeError("in the midst of a pass")
+
+            return [(host.z_hook(1), fail)]
+
+    for kind in checks.kinds():
+        model = checks.fresh(kind, "llama")
+        checks.logits(model, families.tokens(4))  # a bridge sets itself up when it first runs
+        before = checks.photograph(model)
+        episode = checks.episode(queries=2)
+        lens.readout_attention(model, episode)
+        before.assert_same(model)
+        with pytest.raises(RuntimeError, match="in the midst"):
+            lens.readout_attention(model, episode, {"broken": Broken()})
+        before.assert_same(model)

@@ -6,7 +6,7 @@ studies (see `iclgd_lens.bench.studies`): training, attention of one query, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,9 @@ class Drawn:
     def _own(self) -> Any:
         return self
 
-    def _by_place(self, make: Callable[[Comparison], pd.DataFrame]) -> pd.DataFrame:
-        return self._own._together(make)  # pyright: ignore[reportPrivateUsage]
+    def _together(self, make: Callable[[Comparison], pd.DataFrame]) -> pd.DataFrame:
+        """A table of each comparison, one under the other, with model and task in front."""
+        return _stacked((where, make(each)) for where, each in self._own.comparisons.items())
 
     def nulls(self) -> pd.DataFrame:
         """Return what each control of each hypothesis scores, draw by draw, network by network.
@@ -53,7 +54,7 @@ class Drawn:
         Columns: model, task, hypothesis, score (primary ones and SimAOU), control (its label),
         value.
         """
-        return self._by_place(lambda comparison: null_frame(comparison.data))
+        return self._together(lambda comparison: null_frame(comparison.data))
 
     def norms(self) -> pd.DataFrame:
         """Return how large ICL's change and each hypothesis's are, query by query, on one draw.
@@ -61,7 +62,7 @@ class Drawn:
         Columns: model, task, hypothesis, query, icl_norm, ft_norm (of the attention output, root
         mean square over layers).
         """
-        return self._by_place(lambda comparison: norm_frame(comparison.data))
+        return self._together(lambda comparison: norm_frame(comparison.data))
 
     def rates(self) -> list[dict[str, Any]]:
         """Rates that were tried and chosen on left-out demonstrations, draw by draw.
@@ -168,14 +169,13 @@ class Drawn:
         """
         import pandas as pd
 
-        frames: list[pd.DataFrame] = []
-        for (model, task), data, name in self._studies("attention"):
+        def read(data: bytes, name: str) -> pd.DataFrame:
             arrays, facts = opened(data, name, FORMS["attention"], RunError)
-            frame = pd.DataFrame(facts["lines"]).assign(weight=arrays["weight"])
-            frame.insert(0, "task", task)
-            frame.insert(0, "model", model)
-            frames.append(frame)
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+            return pd.DataFrame(facts["lines"]).assign(weight=arrays["weight"])
+
+        return _stacked(
+            (where, read(data, name)) for where, data, name in self._studies("attention")
+        )
 
     def mediation(self) -> pd.DataFrame:
         """Return what every head does: model and task, then the columns of `Mediation.frame()`."""
@@ -196,16 +196,20 @@ class Drawn:
         return self._of_heads(_sets)
 
     def _of_heads(self, make: Callable[[Mediation], pd.DataFrame]) -> pd.DataFrame:
-        import pandas as pd
+        return _stacked((where, make(found)) for where, found in self.mediations.items())
 
-        frames: list[pd.DataFrame] = []
-        for (model, task), found in self.mediations.items():
-            frame = make(found)
-            frame.attrs = {}
-            frame.insert(0, "task", task)
-            frame.insert(0, "model", model)
-            frames.append(frame)
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+def _stacked(tables: Iterable[tuple[Where, pd.DataFrame]]) -> pd.DataFrame:
+    """Tables one under the other, with model and task in front; empty where there is none."""
+    import pandas as pd
+
+    parts: list[pd.DataFrame] = []
+    for (model, task), table in tables:
+        table.attrs = {}
+        table.insert(0, "task", task)
+        table.insert(0, "model", model)
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _overall(comparison: Comparison) -> list[dict[str, Any]]:

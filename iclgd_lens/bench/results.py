@@ -7,7 +7,7 @@ frame, the same gate, the same verdicts, with model and task in front.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -158,19 +158,6 @@ class Run(Drawn):
             "versions": setting["versions"],
             "controls": list(dict.fromkeys([*self.plan["controls"], *next(own, ())])),
         }
-
-    def _together(self, make: Callable[[Comparison], pd.DataFrame]) -> pd.DataFrame:
-        """A table of each comparison, one under the other, with model and task in front."""
-        import pandas as pd
-
-        parts: list[pd.DataFrame] = []
-        for (model, task), comparison in self.comparisons.items():
-            table = make(comparison)
-            table.attrs = {}
-            table.insert(0, "task", task)
-            table.insert(0, "model", model)
-            parts.append(table)
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def frame(self) -> pd.DataFrame:
         """Return every aggregate: model and task, then the columns of `Comparison.frame()`."""

@@ -106,7 +106,7 @@ def run_plan(
             on a CPU); 1 for this process alone.
         shard_of: (i, n) for the i-th of n shares, from 1; shares are disjoint and complete.
         fresh: Measure finished cells again.
-        retry_failed: Measure cells that failed before again.
+        retry_failed: Measure cells and studies that failed before again.
         imports: Modules that register hypotheses.
         progress: Told what happens.
 
@@ -144,7 +144,7 @@ def run_plan(
     for cell, outcome in _engine(engine, ray, crew, imports)(work, todo, store, fresh, tell):
         log.add(outcome)
         tell.advance(cell, outcome)
-    for study in run_studies(work, studies, store, fresh, tell.stage):
+    for study in run_studies(work, studies, store, tell.stage, fresh=fresh, retry=retry_failed):
         tell.stage(f"{study}: done")
     if plan.worlds and store.worlds() is None:
         tell.stage("worlds: models whose answer is known")

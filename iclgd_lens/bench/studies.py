@@ -96,16 +96,18 @@ def list_studies(plan: Plan, cells: Sequence[Cell]) -> list[Study]:
 
 
 def run_studies(
-    plan: Plan, studies: Sequence[Study], store: Store, fresh: bool, tell: Tell
+    plan: Plan, studies: Sequence[Study], store: Store, tell: Tell, *, fresh: bool, retry: bool
 ) -> Iterator[Study]:
     """Make the studies whose cells are there and that are not there yet; yields each.
 
-    What a study raises is its own failure, written beside those of cells.
+    What a study raises is its own failure, written beside those of cells; as theirs, it is tried
+    again where that is asked for.
     """
     session: Session | None = None
     for study in studies:
         ready = all(store.is_written(key) for key in study.cells)
-        if not ready or (_is_there(store, study) and not fresh):
+        failed = store.failure(study.key) is not None and not retry
+        if not ready or (not fresh and (failed or _is_there(store, study))):
             continue
         model = study.settings[0].model
         if session is None or session.model != model:

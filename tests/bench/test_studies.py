@@ -164,5 +164,6 @@ def test_a_study_that_fails_says_why_and_spoils_no_cell(
     assert [each["subject"] for each in run.failed] == ["attention"]
     assert run.attention().empty
     monkeypatch.undo()
-    assert run_plan(small, tmp_path / "run").exit_code == 0
+    assert run_plan(small, tmp_path / "run").exit_code == 101  # as a cell that failed before
+    assert run_plan(small, tmp_path / "run", retry_failed=True).exit_code == 0
     assert len(lens.load_run(tmp_path / "run").attention())
