@@ -58,6 +58,17 @@ class Opened:
         """The values of a heatmap, layer by layer."""
         return self.tab.evaluate(f"document.getElementById('heads-plot').data[{panel}].z.flat()")
 
+    def unfold(self, figure: Any) -> Any:
+        """The rows of a figure's table of numbers, once the page has written them.
+
+        A fold says that it was opened in a task of its own, after the click; counting waits for
+        nothing, and a busy machine lets it pass.
+        """
+        figure.locator("summary").click()
+        rows = figure.locator("details.values tbody tr")
+        rows.first.wait_for(state="attached")
+        return rows
+
     def choose(self, figure: str, select: str, label: str) -> None:
         """Choose in one of a figure's selectors, by what it is called."""
         self.tab.locator(f"#{figure}").get_by_label(select, exact=True).select_option(label=label)
@@ -199,8 +210,7 @@ def numbers_in(row: Any) -> list[float]:
 
 def test_each_figure_is_also_a_table(opened: Opened, grid: RunData) -> None:
     tab = opened.tab
-    tab.locator("#heads summary").click()
-    rows = tab.locator("#heads details tbody tr")
+    rows = opened.unfold(tab.locator("#heads"))
     assert rows.count() == 3 * LAYERS  # trained, untrained, difference
     here = slice(2 * HEADS, 3 * HEADS)
     assert numbers_in(rows.nth(2)) == pytest.approx(
@@ -211,8 +221,7 @@ def test_each_figure_is_also_a_table(opened: Opened, grid: RunData) -> None:
     assert numbers_in(rows.nth(2)) == pytest.approx(
         heads(grid, "cb", "gd", "SimAOU")[here], abs=5.1e-5
     )
-    tab.locator("#layers summary").click()
-    line = tab.locator("#layers details tbody tr").nth(3)
+    line = opened.unfold(tab.locator("#layers")).nth(3)
     assert line.locator("th").inner_text() == "GD"
     frame = grid.frame()
     own = frame[
@@ -228,8 +237,7 @@ def test_every_figure_has_a_table_of_its_numbers(browser: Any, tmp_path: Path) -
     figures = page.tab.locator("figure[data-figure]").all()
     assert len(figures) == 15
     for figure in figures:
-        figure.locator("details.values summary").click()
-        assert figure.locator("details.values tbody tr").count() > 0
+        assert page.unfold(figure).count() > 0
         assert "undefined" not in figure.locator("details.values thead").inner_text()
         for select in figure.locator("select:visible").all():
             for option in select.locator("option").all_inner_texts():
@@ -344,7 +352,7 @@ def test_names_that_are_scripts_do_not_run(browser: Any, tmp_path: Path) -> None
     assert EVIL in legend
     for fold in page.tab.locator("details").all():
         fold.evaluate("(each) => { each.open = true; }")
-    page.tab.wait_for_timeout(300)
+    page.tab.locator("#means details.values tbody tr").first.wait_for(state="attached")
     assert EVIL in page.tab.locator("#means details.values").inner_text()
     assert page.trouble == []
     page.context.close()
