@@ -78,9 +78,7 @@ class TrainingSequence:
 
     def rows(self, host: Host) -> Int[Tensor, "row pos"]:
         """The tokens as a batch on the model's device: each sequence's copies in turn."""
-        every = [tokens for tokens, _ in self.by_row()]
-        longest = max(map(len, every))
-        return host.tensor([[*ids, *ids[-1:] * (longest - len(ids))] for ids in every])
+        return host.continued([tokens for tokens, _ in self.by_row()])
 
     @property
     def wanted(self) -> list[int]:

@@ -82,7 +82,7 @@ def held_out_losses(
             whole = host.tensor(sequence.tokens)
             head = int(prefix is not None and left_out.bos is not None)
             tokens = whole[:, head:]
-            batch = demonstration_batch(host, sequence.label_start - head, tokens)
+            batch = demonstration_batch(host, [sequence.label_start - head], tokens)
             with host.hooked(hooks_of(intervention, host, batch), forced=False):
                 residual = host.run(tokens, prefix).residual
             start = sequence.label_start - head
@@ -121,12 +121,8 @@ def _losses_together(
     host: Host, rows: int, sets: Sequence[Sequence[TrainingSequence]]
 ) -> Float[Tensor, "set sequence row"]:
     """Label losses of several sequences in one pass, those of a set read by each of its rows."""
-    longest = max(len(each.tokens) for own in sets for each in own)
-    by_set = [
-        [[*each.tokens, *each.tokens[-1:] * (longest - len(each.tokens))] for each in own]
-        for own in sets
-    ]
-    residual = host.run(host.tensor([row for own in by_set for row in own * rows])).residual
+    every = [each.tokens for own in sets for each in [*own] * rows]
+    residual = host.run(host.continued(every)).residual
     residual = residual.unflatten(0, (len(sets), rows, -1))
     found: list[Tensor] = []
     for place, own in enumerate(sets):

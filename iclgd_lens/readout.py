@@ -196,19 +196,22 @@ class Reader:
         return shown.prompt_positions()
 
     def _chunks(self, prefix: Prefix | None, pad: bool) -> Iterator[tuple[list[int], Budget]]:
-        device = self.host.device.type
         budget = Budget(self._batch_size)
-        budget.pending.extend(
-            batches(
-                [self._head(prefix) + len(own) for own in self._own_tokens()],
-                shared=0 if prefix is None else prefix.length,
-                tokens_at_once=TOKENS_AT_ONCE.get(device, TOKENS_AT_ONCE["cpu"]),
-                most=self._batch_size,
-                pass_tokens=PASS_TOKENS.get(device, PASS_TOKENS["cpu"]) if pad else 0,
-            )
-        )
+        lengths = [self._head(prefix) + len(own) for own in self._own_tokens()]
+        shared = 0 if prefix is None else prefix.length
+        budget.pending.extend(self._batches(lengths, shared=shared, pad=pad))
         while budget.pending:
             yield budget.pending.popleft(), budget
+
+    def _batches(self, lengths: Sequence[int], *, shared: int, pad: bool) -> list[list[int]]:
+        device = self.host.device.type
+        return batches(
+            lengths,
+            shared=shared,
+            tokens_at_once=TOKENS_AT_ONCE.get(device, TOKENS_AT_ONCE["cpu"]),
+            most=self._batch_size,
+            pass_tokens=PASS_TOKENS.get(device, PASS_TOKENS["cpu"]) if pad else 0,
+        )
 
     def _own_tokens(self) -> list[tuple[int, ...]]:
         return [self.episode.readout_tokens(query) for query in self.episode.queries]
@@ -228,17 +231,13 @@ class Reader:
         queries = [episode.queries[index] for index in indices]
         own = [episode.readout_tokens(query) for query in queries]
         head = self._head(prefix)
-        longest = max(map(len, own))
-        # What is appended is read by no query; its last token is one that the model knows.
-        rows = [[*ids, *ids[-1:] * (longest - len(ids))] for ids in own]
-        if head:
-            rows = [[episode.demonstrations.bos or 0, *row] for row in rows]
+        first = (episode.demonstrations.bos or 0,) * head
         long_labels = any(len(label) > 1 for label in episode.label_tokens)
         shared = None if prefix is None else prefix.expand(len(indices))
         lengths = host.tensor([head + len(ids) for ids in own])[0]
         # The predicting token is the last of the content, before any label word that was appended.
         places = host.tensor([head + len(query.content) - 1 for query in queries])[0]
-        tokens = host.tensor(rows)
+        tokens = host.continued([(*first, *ids) for ids in own])
         batch = Batch(
             host.tensor(indices)[0], lengths, lengths - 1, tokens=tokens, predicting=places
         )
@@ -269,18 +268,25 @@ class Reader:
         Tok2Attn's k_train: what the intervened model's queries attend to among the training tokens.
         None where the model does not expose them.
         """
-        layers: list[list[Tensor]] = [[] for _ in range(self.host.n_layers)]
         shown = self.episode.demonstrations
         head = () if shown.bos is None else (shown.bos,)
+        lengths = [len(head) + len(example.tokens) for example in shown.examples]
+        pad = self._pad and can_be_padded(intervention)
+        layers: list[dict[int, Tensor]] = [{} for _ in range(self.host.n_layers)]
+        reading = list[int]()
 
         def keep(layer: int, keys: Tensor) -> None:
-            layers[layer].append(keys[0, len(head) :].float())
+            for index, own in zip(reading, keys, strict=True):
+                layers[layer][index] = own[len(head) : lengths[index]].float()
 
         try:
             with frozen(self.host.model), torch.no_grad():
-                for example in shown.examples:
-                    tokens = self.host.tensor(head + example.tokens)
-                    batch = demonstration_batch(self.host, len(head) + len(example.content), tokens)
+                for reading in self._batches(lengths, shared=0, pad=pad):
+                    rows = [shown.examples[index] for index in reading]
+                    tokens = self.host.continued([(*head, *row.tokens) for row in rows])
+                    contents = [len(head) + len(row.content) for row in rows]
+                    own = [lengths[index] for index in reading]
+                    batch = demonstration_batch(self.host, contents, tokens, own)
                     with (
                         self.host.hooked(hooks_of(intervention, self.host, batch)),
                         self.host.query_key_hooks(None, keep),
@@ -289,21 +295,28 @@ class Reader:
         except HookError:
             return None
         # Some bridges have the hook and never run it.
-        return [torch.cat(keys) for keys in layers] if all(layers) else None
+        whole = range(len(shown.examples))
+        return [torch.cat([k[i] for i in whole]) for k in layers] if all(layers) else None
 
 
-def demonstration_batch(host: Host, content: int, tokens: Int[Tensor, "row pos"]) -> Batch:
+def demonstration_batch(
+    host: Host,
+    contents: Sequence[int],
+    tokens: Int[Tensor, "row pos"],
+    lengths: Sequence[int] | None = None,
+) -> Batch:
     """Rows of demonstrations read alone; their readout token is the last of their content.
 
     Args:
         host: The model.
-        content: Tokens up to and including the last of the content, BOS included.
+        contents: Of each row, tokens up to and including the last of the content, BOS included.
         tokens: The rows.
+        lengths: Tokens of each row without what continues it; None where none is continued.
     """
     rows = tokens.shape[0]
     return Batch(
         torch.full((rows,), -1, device=host.device),
-        torch.full((rows,), tokens.shape[1], device=host.device),
-        torch.full((rows,), content - 1, device=host.device),
+        host.tensor([tokens.shape[1]] * rows if lengths is None else lengths)[0],
+        host.tensor(contents)[0] - 1,
         tokens=tokens,
     )

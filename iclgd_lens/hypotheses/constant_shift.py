@@ -16,6 +16,7 @@ Source: the simplest member of the vector family (Todd et al. 2024).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host, frozen
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.intervention import Intervention, Shift
+from iclgd_lens.readout import TOKENS_AT_ONCE
 
 
 @hypothesis(
@@ -59,21 +61,32 @@ def constant_shift(
     for example in shown.examples:
         ends.append(start + len(example.content) - 1)
         start += len(example.tokens) + len(shown.separator)
-    together = head_outputs(host, shown.prompt())[:, ends]
-    alone = [head_outputs(host, head + example.content)[:, -1] for example in shown.examples]
-    change = together - torch.stack(alone, dim=1)  # layer example head d_head
+    together = head_outputs(host, [shown.prompt()])[:, 0, ends]
+    contents = [head + example.content for example in shown.examples]
+    step = max(1, TOKENS_AT_ONCE["cpu"] // max(map(len, contents))) if host.can_pad else 1
+    alone = [
+        head_outputs(host, some)[:, range(len(some)), [len(ids) - 1 for ids in some]]
+        for some in (contents[at : at + step] for at in range(0, len(contents), step))
+    ]
+    change = together - torch.cat(alone, dim=1)  # layer example head d_head
     shift = strength * change[:, 1:].mean(1)
     return Shift({host.z_hook(layer): vector for layer, vector in enumerate(shift)})
 
 
-def head_outputs(host: Host, tokens: Tokens) -> Float[Tensor, "layer pos head d_head"]:
-    """Every head's mixed values at every token of one sequence, in fp32."""
+def head_outputs(
+    host: Host, sequences: Sequence[Tokens]
+) -> Float[Tensor, "layer sequence pos head d_head"]:
+    """Every head's mixed values at every token of sequences, in fp32.
+
+    Shorter ones are continued at their end, which nothing before it sees; where a model's positions
+    depend on the length (`Host.can_pad`), give it one at a time.
+    """
     found: dict[int, Tensor] = {}
 
     def keep(layer: int, activation: Tensor, hook: Any) -> None:
-        found[layer] = activation[0].float()
+        found[layer] = activation.float()
 
     hooks = [(host.z_hook(layer), partial(keep, layer)) for layer in range(host.n_layers)]
     with frozen(host.model), torch.no_grad(), host.hooked(hooks):
-        host.run(host.tensor(tokens))
+        host.run(host.continued(sequences))
     return torch.stack([found[layer] for layer in range(host.n_layers)])

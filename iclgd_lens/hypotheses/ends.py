@@ -63,9 +63,7 @@ def padded(
         tokens_at_once=_TOKENS_AT_ONCE.get(kind, _TOKENS_AT_ONCE["cpu"]),
         pass_tokens=_PASS_TOKENS.get(kind, _PASS_TOKENS["cpu"]) if host.can_pad else 0,
     ):
-        longest = max(len(rows[place]) for place in places)
-        whole = [(*rows[each], *rows[each][-1:] * (longest - len(rows[each]))) for each in places]
-        yield list(places), host.tensor([list(row) for row in whole])
+        yield list(places), host.continued([rows[place] for place in places])
 
 
 def _keep(kept: list[Tensor], wanted: Tensor, activation: Tensor, hook: Any) -> None:

@@ -197,12 +197,15 @@ def run(
     whole = parts[0] if len(parts) == 1 else Training.joined(parts)
     try:
         with counted(host) as ledger:
-            with frozen(host.model), torch.enable_grad(), host.laid_out():
+            # Steps change deltas in place, so the hooks that apply them stay for all of the steps.
+            with (
+                frozen(host.model), torch.enable_grad(), host.laid_out(),
+                host.hooked([*own, *whole.hooks()], forced=False),
+            ):  # fmt: skip
                 for _ in range(steps):
                     sequence, *more = (lane.next_sequence() for lane in lanes)
                     read = dataclasses.replace(sequence, others=(*sequence.others, *more))
-                    with host.hooked([*own, *whole.hooks()], forced=False):
-                        first.rule(host, whole.delta, read, whole.learner(read.counts))
+                    first.rule(host, whole.delta, read, whole.learner(read.counts))
     finally:
         if whole is not parts[0]:
             whole.parted(parts)

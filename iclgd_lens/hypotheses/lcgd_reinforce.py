@@ -234,9 +234,8 @@ class _Alternatives(TrainingSequence):
 
     def rows(self, host: Host) -> Int[Tensor, "word pos"]:
         """One row a word, the shorter ones continued at their end, which nothing before sees."""
-        before, longest = self.tokens[: self.label_start], max(map(len, self.words))
-        rows = [[*before, *word, *word[-1:] * (longest - len(word))] for word in self.words]
-        return host.tensor(rows)
+        before = self.tokens[: self.label_start]
+        return host.continued([(*before, *word) for word in self.words])
 
 
 def _step(

@@ -106,9 +106,7 @@ class Networks:
 
     def _serves(self, first: Host, host: Host, shown: Sequence[TrainingSequence]) -> bool:
         """Whether rows on the first network compute what a network itself does."""
-        every = [each.tokens for each in shown]
-        longest = max(map(len, every))
-        tokens = host.tensor([[*ids, *ids[-1:] * (longest - len(ids))] for ids in every])
+        tokens = host.continued([each.tokens for each in shown])
         with torch.no_grad():
             with frozen(host.model):
                 own = host.run(tokens).residual

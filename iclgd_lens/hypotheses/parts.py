@@ -89,15 +89,11 @@ def label_losses(
             most=None,
             pass_tokens=_TOKENS_AT_ONCE if pads else 0,
         ):
-            longest = max(len(rows[place]) for place in places)
-            padded = [
-                [*rows[place], *rows[place][-1:] * (longest - len(rows[place]))] for place in places
-            ]
             lengths = host.tensor([len(rows[place]) for place in places])[0]
             starts = lengths - host.tensor([labels[place] for place in places])[0]
             batch = Batch(torch.full_like(lengths, -1), lengths, starts - 1)
             with host.hooked(hooks_of(intervention, host, batch), forced=False):
-                residual = host.run(host.tensor(padded)).residual
+                residual = host.run(host.continued([rows[place] for place in places])).residual
             spans = [
                 residual[row, int(starts[row]) - 1 : len(rows[place]) - 1]
                 for row, place in enumerate(places)

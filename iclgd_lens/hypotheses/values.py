@@ -36,7 +36,6 @@ def fit_values(
         ridge: Penalty, relative to the mean eigenvalue of the inputs' kernel; in fp64.
         layers: Layers that are fitted.
     """
-    longest = max(map(len, rows))
     ends = host.tensor([len(row) - 1 for row in rows])[0]
     fit = _Fit(host, ends, wanted, ridge)
     hooks: list[Hook] = []
@@ -44,15 +43,13 @@ def fit_values(
         if site.kind == "W_V" and site.layer in layers:
             hooks.append((site.input_hook, partial(fit.read, site)))
             hooks.append((host.z_hook(site.layer), partial(fit.change, site)))
-    # What continues a row is seen by none of its own tokens.
-    padded = [[*row, *row[-1:] * (longest - len(row))] for row in rows]
     with (
         frozen(host.model),
         torch.no_grad(),
         host.score_hooks(fit.keep_scores),
         host.hooked(hooks),
     ):
-        host.run(host.tensor(padded))
+        host.run(host.continued(rows))
     return fit.found
 
 

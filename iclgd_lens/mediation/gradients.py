@@ -98,8 +98,7 @@ def _of_batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Margins, derivatives by head, and the residual stream at the readout tokens."""
     own = [episode.queries[index].content for index in indices]
-    longest = max(map(len, own))
-    tokens = host.tensor([[*ids, *ids[-1:] * (longest - len(ids))] for ids in own])
+    tokens = host.continued(own)
     places = host.tensor([len(ids) - 1 for ids in own])[0]
     batch = Batch(host.tensor(indices)[0], places + 1, places, tokens=tokens)
     shape = (len(own), host.n_heads, host.d_head)
