@@ -22,7 +22,7 @@ PYTEST_ARGS = --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder -
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-tl4 demo test test-tl4 test-all check lint format-check types format \
+.PHONY: help install install-tl4 demo test test-whole test-tl4 test-all check lint format-check types format \
         coverage wheel-test real bench-quick docs docs-serve tutorials clean
 
 help:  ## list the targets
@@ -52,9 +52,13 @@ demo: $(STAMP)  ## what the package is about, in a minute, offline
 	@$(VENV)/bin/iclgd demo
 
 # Test processes share the cores, so each computes on one thread.
-test test-tl4 coverage wheel-test real: export OMP_NUM_THREADS = 1
+test test-whole test-tl4 coverage wheel-test real: export OMP_NUM_THREADS = 1
 
-test: $(STAMP)  ## the whole suite on TransformerLens 3
+# A sample: no slow test (tests/slow.txt), and of each test's parameters every value once.
+test: $(STAMP)  ## the suite in minutes: every quick test, on TransformerLens 3
+	@$(VENV)/bin/python -m pytest --sample $(PYTEST_ARGS)
+
+test-whole: $(STAMP)  ## the whole suite on TransformerLens 3
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 # Types are checked at run time on TransformerLens 3; here the package runs as users run it.
@@ -62,7 +66,7 @@ test-tl4: $(STAMP4)  ## the whole suite on TransformerLens 4
 	@$(VENV4)/bin/python -m pytest --jaxtyping-packages= $(PYTEST_ARGS)
 
 test-all:  ## the whole suite on both
-	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory test-whole
 	@$(MAKE) --no-print-directory test-tl4
 
 check: lint format-check types  ## ruff and pyright, as in CI and pre-commit

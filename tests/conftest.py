@@ -14,6 +14,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.sampling import quick, sampled
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Set before any library reads them; child processes inherit them.
@@ -68,8 +70,19 @@ SLOW = (
 """Files of a minute and more, the slowest first."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--sample` is what `make test` runs: minutes in place of the whole suite's twenty."""
+    text = "leave out slow tests, and combinations of parameters that bring no new value"
+    parser.addoption("--sample", action="store_true", help=text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts slow files first: begun last, one would keep a single process busy at the end."""
+    if config.getoption("sample"):
+        kept = sampled(quick(items))
+        left = {id(item) for item in kept}
+        config.hook.pytest_deselected(items=[item for item in items if id(item) not in left])
+        items[:] = kept
     place = {name: number for number, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(SLOW)))
 

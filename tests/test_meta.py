@@ -10,8 +10,12 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+
+from tests.sampling import sampled
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "iclgd_lens"
@@ -323,3 +327,37 @@ def test_tests_reach_no_network() -> None:
         assert outside.connect_ex(("192.0.2.1", 9)) != 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inside:
         inside.connect(("127.0.0.1", 9))
+
+
+def test_the_table_of_slow_tests_names_tests_that_exist() -> None:
+    names = (ROOT / "tests/slow.txt").read_text(encoding="utf-8").splitlines()
+    assert names == sorted(set(names))
+    assert len(names) > 100
+    for name in names:
+        file, _, test = name.partition("::")
+        assert f"def {test.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8"), name
+
+
+class _Item:
+    """What `sampled` looks at of a test."""
+
+    def __init__(self, nodeid: str, **params: Any) -> None:
+        self.nodeid = nodeid
+        if params:
+            self.callspec = SimpleNamespace(params=params)
+
+
+def test_a_sample_tries_every_value_of_every_parameter() -> None:
+    items = [
+        _Item(f"a.py::test_grid[{kind}-{family}-{size}]", kind=kind, family=family, size=size)
+        for kind in ("hooked", "bridge")
+        for family in ("gpt2", "llama", "neox")
+        for size in (1, True, None)
+    ]
+    plain = _Item("a.py::test_plain")
+    kept = sampled(cast("list[pytest.Item]", [*items, plain]))
+    assert plain in kept
+    assert len(kept) == 1 + 4
+    params = [item.callspec.params for item in items if item in kept]
+    for name, count in (("kind", 2), ("family", 3), ("size", 3)):
+        assert len({repr(each[name]) for each in params}) == count
