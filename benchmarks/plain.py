@@ -11,7 +11,7 @@ import torch
 import iclgd_lens as lens
 from benchmarks.naive import trained_parameters
 from iclgd_lens.batching import batches
-from iclgd_lens.host import frozen
+from iclgd_lens.host import as_host, frozen
 from iclgd_lens.hypotheses.lcgd import ROWS
 from iclgd_lens.readout import PASS_TOKENS, TOKENS_AT_ONCE
 
@@ -83,19 +83,19 @@ class LcgdProducts:
     """
 
     def __init__(self, model: Any, lengths: Sequence[int]) -> None:
-        self.lengths, self.unembedding = lengths, model.W_U.detach()
+        host = as_host(model)
+        linear = host.unembedding()
+        if linear is None:
+            raise ValueError(f"logits of {host.name} are no bare product")
+        self.lengths, self.unembedding = lengths, linear[0].detach().contiguous()
         self._ones: dict[tuple[int, int], torch.Tensor] = {}
         self.layers: list[dict[str, torch.Tensor]] = []
-        for block in model.blocks:
-            own = dict(block.attn.named_parameters(recurse=False))
-            own |= dict(block.mlp.named_parameters(recurse=False))
-            kinds = {name.lstrip("_"): value.detach() for name, value in own.items()}
+        for layer in range(host.n_layers):
             weights = {
-                kind: value.permute(1, 0, 2).flatten(1) if kind != "W_O" else value.flatten(0, 1)
-                for kind, value in kinds.items()
-                if value.ndim == 3
+                site.kind: _matrix(host, site.weight).clone(memory_format=torch.contiguous_format)
+                for site in host.sites.values()
+                if site.layer == layer
             }
-            weights |= {kind: kinds[kind].clone() for kind in ("W_in", "W_out")}
             weights |= {f"delta {kind}": torch.zeros_like(weights[kind]) for kind in ("W_K", "W_V")}
             self.layers.append(weights)
 
@@ -122,7 +122,17 @@ class LcgdProducts:
             _ = rows(width, count) @ self.unembedding
             _ = rows(vocabulary, count) @ self.unembedding.T
         for weights in self.layers:
-            for kind in ("W_O", "W_in", "W_out"):
-                _ = rows(weights[kind].shape[1]) @ weights[kind].T
+            for kind in ("W_O", "W_in", "W_gate", "W_out"):
+                if kind in weights:
+                    _ = rows(weights[kind].shape[1]) @ weights[kind].T
             for kind in ("W_K", "W_V"):
                 _ = rows(width).T @ rows(weights[kind].shape[1])
+
+
+def _matrix(host: lens.Host, name: str) -> torch.Tensor:
+    """A weight as one [d_in, d_out] matrix."""
+    weight = host.parameter(name)
+    assert weight is not None
+    if weight.ndim == 2:
+        return weight
+    return weight.flatten(0, 1) if name.endswith("W_O") else weight.permute(1, 0, 2).flatten(1)

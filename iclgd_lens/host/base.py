@@ -272,8 +272,9 @@ class Host(ABC):
     def laid_out(self) -> Generator[None, None, None]:
         """Hold weights in memory as the forward pass reads them, where that saves copies.
 
-        For many short passes on a CPU. Values stay as they are; a HookedTransformer's attention
-        weights take twice their memory inside the context.
+        For many short passes on a CPU. Values stay as they are. Attention weights of a
+        HookedTransformer that TransformerLens loaded take twice their memory inside the context;
+        `iclgd_lens.load_model` lays weights out so from the beginning.
         """
         yield
 

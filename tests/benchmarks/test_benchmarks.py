@@ -58,8 +58,9 @@ def test_the_hand_written_epoch_makes_the_update_of_gd() -> None:
 def test_bare_products_are_the_counted_operations(kv: int | None) -> None:
     model = random_model(Shape(3, 16, 4, 50, 64, kv=kv, rotary=kv is not None))
     lengths = [5, 9]
+    products = plain.LcgdProducts(model, lengths)
     with FlopCounterMode(display=False) as counter:
-        plain.LcgdProducts(model, lengths)()
+        products()
     attention = sum(3 * 10 * n * n * 16 for n in lengths)
     assert counter.get_total_flops() == lcgd_operations(model.cfg, lengths) - attention
 
