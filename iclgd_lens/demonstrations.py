@@ -17,7 +17,7 @@ from iclgd_lens.errors import EpisodeError, ProtocolError, nearest
 from iclgd_lens.host import Host
 from iclgd_lens.overview import html_table, one_line
 from iclgd_lens.protocol import LossOn, Protocol
-from iclgd_lens.tokens import Tokens
+from iclgd_lens.tokens import Tokens, continued
 
 FOREIGN = -1
 """Label id of a demonstration whose label word is not one of the episode's."""
@@ -78,7 +78,7 @@ class TrainingSequence:
 
     def rows(self, host: Host) -> Int[Tensor, "row pos"]:
         """The tokens as a batch on the model's device: each sequence's copies in turn."""
-        return host.continued([tokens for tokens, _ in self.by_row()])
+        return host.tensor(continued([tokens for tokens, _ in self.by_row()]))
 
     @property
     def wanted(self) -> list[int]:

@@ -18,6 +18,7 @@ from iclgd_lens.host import Host, as_host, frozen
 from iclgd_lens.hypotheses.rows import Training
 from iclgd_lens.intervention import Intervention, hooks_of
 from iclgd_lens.readout import demonstration_batch
+from iclgd_lens.tokens import continued
 
 FOLDS = 2
 LEFT_OUT = 0.25
@@ -122,7 +123,7 @@ def _losses_together(
 ) -> Float[Tensor, "set sequence row"]:
     """Label losses of several sequences in one pass, those of a set read by each of its rows."""
     every = [each.tokens for own in sets for each in [*own] * rows]
-    residual = host.run(host.continued(every)).residual
+    residual = host.run(host.tensor(continued(every))).residual
     residual = residual.unflatten(0, (len(sets), rows, -1))
     found: list[Tensor] = []
     for place, own in enumerate(sets):

@@ -24,6 +24,7 @@ from iclgd_lens.host import Host, Prefix, as_host, frozen
 from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
 from iclgd_lens.label_words import add_first_tokens, later_anew, later_tokens
 from iclgd_lens.taps import Taps
+from iclgd_lens.tokens import continued
 
 TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 """Tokens of a batch at most, by device; the shared prefix counts for each query."""
@@ -237,7 +238,7 @@ class Reader:
         lengths = host.tensor([head + len(ids) for ids in own])[0]
         # The predicting token is the last of the content, before any label word that was appended.
         places = host.tensor([head + len(query.content) - 1 for query in queries])[0]
-        tokens = host.continued([(*first, *ids) for ids in own])
+        tokens = host.tensor(continued([(*first, *ids) for ids in own]))
         batch = Batch(
             host.tensor(indices)[0], lengths, lengths - 1, tokens=tokens, predicting=places
         )
@@ -283,7 +284,7 @@ class Reader:
             with frozen(self.host.model), torch.no_grad():
                 for reading in self._batches(lengths, shared=0, pad=pad):
                     rows = [shown.examples[index] for index in reading]
-                    tokens = self.host.continued([(*head, *row.tokens) for row in rows])
+                    tokens = self.host.tensor(continued([(*head, *row.tokens) for row in rows]))
                     contents = [len(head) + len(row.content) for row in rows]
                     own = [lengths[index] for index in reading]
                     batch = demonstration_batch(self.host, contents, tokens, own)

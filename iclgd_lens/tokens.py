@@ -15,6 +15,16 @@ TokenIds: TypeAlias = Any
 """Token ids as they are given: whole numbers in a list, a NumPy array or a torch tensor."""
 
 
+def continued(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Several sequences as rows of one length, the shorter ones continued at their end.
+
+    What continues a row is its own last token, which the model knows; attention is causal, so none
+    of the row's own tokens sees it.
+    """
+    longest = max(map(len, rows))
+    return [[*ids, *list(ids[-1:]) * (longest - len(ids))] for ids in rows]
+
+
 def whole(value: Any, what: str) -> int:
     """Return one whole number, whichever library it comes from.
 

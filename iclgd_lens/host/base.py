@@ -272,9 +272,8 @@ class Host(ABC):
     def laid_out(self) -> Generator[None, None, None]:
         """Hold weights in memory as the forward pass reads them, where that saves copies.
 
-        For many short passes on a CPU. Values stay as they are. Attention weights of a
-        HookedTransformer that TransformerLens loaded take twice their memory inside the context;
-        `iclgd_lens.load_model` lays weights out so from the beginning.
+        For many short passes on a CPU. Values stay as they are; a HookedTransformer's attention
+        weights take twice their memory inside the context.
         """
         yield
 
@@ -349,12 +348,3 @@ class Host(ABC):
     def tensor(self, tokens: Sequence[int] | Sequence[Sequence[int]]) -> Int[Tensor, "batch pos"]:
         """Token ids as a batch on the model's device."""
         return torch.atleast_2d(torch.tensor(tokens, dtype=torch.long, device=self.device))
-
-    def continued(self, rows: Sequence[Sequence[int]]) -> Int[Tensor, "row pos"]:
-        """Token ids of several sequences as a batch, the shorter ones continued at their end.
-
-        What continues a row is its own last token, which the model knows; attention is causal, so
-        none of the row's own tokens sees it.
-        """
-        longest = max(map(len, rows))
-        return self.tensor([[*ids, *list(ids[-1:]) * (longest - len(ids))] for ids in rows])

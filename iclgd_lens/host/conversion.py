@@ -16,7 +16,6 @@ import torch
 from iclgd_lens.errors import UnsupportedModelError
 from iclgd_lens.host.families import FAMILIES, convertible, family_of
 from iclgd_lens.host.fields import Fields
-from iclgd_lens.host.layout import lay_out_unfilled
 
 _ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu")
 _SAME_ACTIVATION = {"swish": "silu"}
@@ -84,7 +83,6 @@ def hooked_from_huggingface(
     with torch.no_grad():
         weights = FAMILIES[architecture].convert(hf_model, model.cfg)
     _check_shapes(model, weights, name)
-    lay_out_unfilled(model.blocks)
     # Not `load_and_process_state_dict`: with nothing to process it loads one key at a time, each
     # through every module, and rounds float64 to float32 on the way.
     model.load_state_dict(model.fill_missing_keys(weights), strict=False)

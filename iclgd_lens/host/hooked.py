@@ -15,7 +15,7 @@ from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
 from iclgd_lens.host.families import family_of
 from iclgd_lens.host.hooking import receiver
-from iclgd_lens.host.layout import attention_orders, laid_out
+from iclgd_lens.host.layout import laid_out
 from iclgd_lens.host.probe import check_model
 
 _SWITCHES = {
@@ -187,11 +187,13 @@ class HookedHost(Host):
     def laid_out(self) -> Generator[None, None, None]:
         """See `Host.laid_out`."""
         # Elsewhere a copy is short, and memory is scarce.
-        parameters = {
-            weight: order
-            for weight, order in attention_orders(self._blocks)
-            if weight.device.type == "cpu"
-        }
+        orders = {"Q": (0, 2, 1), "K": (0, 2, 1), "V": (0, 2, 1), "O": (2, 0, 1)}
+        parameters: dict[nn.Parameter, tuple[int, ...]] = {}
+        for block in self._blocks:
+            for letter, order in orders.items():
+                weight = _attribute(block.attn, f"W_{letter}")
+                if isinstance(weight, nn.Parameter) and weight.device.type == "cpu":
+                    parameters[weight] = order
         with laid_out(parameters):
             yield
 

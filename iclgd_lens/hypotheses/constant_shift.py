@@ -30,6 +30,7 @@ from iclgd_lens.host import Host, as_host, frozen
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.intervention import Intervention, Shift
 from iclgd_lens.readout import TOKENS_AT_ONCE
+from iclgd_lens.tokens import continued
 
 
 @hypothesis(
@@ -88,5 +89,5 @@ def head_outputs(
 
     hooks = [(host.z_hook(layer), partial(keep, layer)) for layer in range(host.n_layers)]
     with frozen(host.model), torch.no_grad(), host.hooked(hooks):
-        host.run(host.continued(sequences))
+        host.run(host.tensor(continued(sequences)))
     return torch.stack([found[layer] for layer in range(host.n_layers)])

@@ -13,6 +13,7 @@ from torch import Tensor
 from iclgd_lens.batching import batches
 from iclgd_lens.episode import Tokens
 from iclgd_lens.host import Hook, Host, frozen
+from iclgd_lens.tokens import continued
 
 _TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
 """Tokens of a pass at most. On a CPU more of them leave its cache, and take longer."""
@@ -63,7 +64,7 @@ def padded(
         tokens_at_once=_TOKENS_AT_ONCE.get(kind, _TOKENS_AT_ONCE["cpu"]),
         pass_tokens=_PASS_TOKENS.get(kind, _PASS_TOKENS["cpu"]) if host.can_pad else 0,
     ):
-        yield list(places), host.continued([rows[place] for place in places])
+        yield list(places), host.tensor(continued([rows[place] for place in places]))
 
 
 def _keep(kept: list[Tensor], wanted: Tensor, activation: Tensor, hook: Any) -> None:

@@ -44,6 +44,7 @@ from iclgd_lens.hypotheses.parts import label_words, shown_of, training_order
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.hypotheses.settings import between, one_of, only_with
 from iclgd_lens.hypotheses.sgd import Learn, train
+from iclgd_lens.tokens import continued
 
 NAME = "lcgd_reinforce"
 ESTIMATORS = ("exact", "group", "sample")
@@ -235,7 +236,7 @@ class _Alternatives(TrainingSequence):
     def rows(self, host: Host) -> Int[Tensor, "word pos"]:
         """One row a word, the shorter ones continued at their end, which nothing before sees."""
         before = self.tokens[: self.label_start]
-        return host.continued([(*before, *word) for word in self.words])
+        return host.tensor(continued([(*before, *word) for word in self.words]))
 
 
 def _step(

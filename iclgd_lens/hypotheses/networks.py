@@ -21,6 +21,7 @@ from torch import Tensor
 from iclgd_lens.demonstrations import TrainingSequence
 from iclgd_lens.host import Hook, Host, LinearSite, frozen
 from iclgd_lens.hypotheses.training import as_matrix
+from iclgd_lens.tokens import continued
 
 ROUNDING = 1e-4
 """Share of the largest entry by which two ways to compute the same may differ."""
@@ -106,7 +107,7 @@ class Networks:
 
     def _serves(self, first: Host, host: Host, shown: Sequence[TrainingSequence]) -> bool:
         """Whether rows on the first network compute what a network itself does."""
-        tokens = host.continued([each.tokens for each in shown])
+        tokens = host.tensor(continued([each.tokens for each in shown]))
         with torch.no_grad():
             with frozen(host.model):
                 own = host.run(tokens).residual

@@ -18,6 +18,7 @@ from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, frozen
 from iclgd_lens.hypotheses.sgd import UpdateRule
 from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
+from iclgd_lens.tokens import continued
 
 _TOKENS_AT_ONCE = 8192
 _ROWS_AT_ONCE = 64
@@ -92,8 +93,9 @@ def label_losses(
             lengths = host.tensor([len(rows[place]) for place in places])[0]
             starts = lengths - host.tensor([labels[place] for place in places])[0]
             batch = Batch(torch.full_like(lengths, -1), lengths, starts - 1)
+            tokens = host.tensor(continued([rows[place] for place in places]))
             with host.hooked(hooks_of(intervention, host, batch), forced=False):
-                residual = host.run(host.continued([rows[place] for place in places])).residual
+                residual = host.run(tokens).residual
             spans = [
                 residual[row, int(starts[row]) - 1 : len(rows[place]) - 1]
                 for row, place in enumerate(places)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from iclgd_lens.episode import Tokens
 from iclgd_lens.host import Hook, Host, LinearSite, frozen
+from iclgd_lens.tokens import continued
 
 
 def fit_values(
@@ -49,7 +50,7 @@ def fit_values(
         host.score_hooks(fit.keep_scores),
         host.hooked(hooks),
     ):
-        host.run(host.continued(rows))
+        host.run(host.tensor(continued(rows)))
     return fit.found
 
 

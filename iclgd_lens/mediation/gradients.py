@@ -30,6 +30,7 @@ from iclgd_lens.errors import HookError
 from iclgd_lens.host import Hook, Host, Prefix, uncounted_hooks
 from iclgd_lens.intervention import Batch
 from iclgd_lens.mediation.margins import Margin, head_values
+from iclgd_lens.tokens import continued
 
 TOKENS_AT_ONCE = 2048
 """Tokens of a differentiated pass at most, shared ones counted for each row: what autograd keeps of
@@ -98,7 +99,7 @@ def _of_batch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Margins, derivatives by head, and the residual stream at the readout tokens."""
     own = [episode.queries[index].content for index in indices]
-    tokens = host.continued(own)
+    tokens = host.tensor(continued(own))
     places = host.tensor([len(ids) - 1 for ids in own])[0]
     batch = Batch(host.tensor(indices)[0], places + 1, places, tokens=tokens)
     shape = (len(own), host.n_heads, host.d_head)
