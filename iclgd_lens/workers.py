@@ -6,7 +6,8 @@ Whole tasks beside one another do. A copy (`fork`) has the model without loading
 does to itself stays with it. The steps:
 
 1. Copies are made, each with a pipe of its own; each is given the number of one task.
-2. A copy sends what the task tells, then its result, and is given the next number.
+2. A copy sends what the task tells, then its result (of a generator, each one as it is there), and
+   is given the next number.
 3. What a copy could not do (it raised, it was killed, its result cannot be sent) is done in this
    process after all, so an error is the same error as without copies.
 
@@ -95,15 +96,32 @@ def spread(
 
 
 def as_they_come(
-    work: Callable[[int, Tell], T], count: int, workers: int, tell: Tell
+    work: Callable[[int, Tell], T | Generator[T, None, None]], count: int, workers: int, tell: Tell
 ) -> Generator[tuple[int, T], None, None]:
-    """Yield tasks' numbers and results, those that are finished first first; see `spread`."""
+    """Yield tasks' numbers and results, those that are finished first first; see `spread`.
+
+    A task may be a generator: what it yields comes as it is there. Of one that was broken off in a
+    copy and done again in this process, results may come twice.
+    """
     workers = min(workers, count)
     if workers < 2:
-        yield from ((index, work(index, tell)) for index in range(count))
+        for index in range(count):
+            yield from _here(work, index, tell)
         return
     with closing(_copies(work, count, workers, tell)) as found:
         yield from found
+
+
+def _here(
+    work: Callable[[int, Tell], T | Generator[T, None, None]], index: int, tell: Tell
+) -> Generator[tuple[int, T], None, None]:
+    """A task in this process."""
+    result = work(index, tell)
+    if isinstance(result, Generator):
+        with closing(result) as parts:
+            yield from ((index, part) for part in parts)
+    else:
+        yield index, result
 
 
 @dataclass
@@ -116,7 +134,7 @@ class _Copy:
 
 
 def _copies(
-    work: Callable[[int, Tell], T], count: int, workers: int, tell: Tell
+    work: Callable[[int, Tell], T | Generator[T, None, None]], count: int, workers: int, tell: Tell
 ) -> Generator[tuple[int, T], None, None]:
     waiting, left = list(range(count))[::-1], list[int]()
     crew: dict[Connection, _Copy] = {}
@@ -136,14 +154,17 @@ def _copies(
                     warnings.warn(said[1], said[0], stacklevel=2)
                     continue
                 index = copy.index
+                if kind == "part":
+                    yield index, said
+                    continue
                 if kind == "gone" or not _deal(copy, waiting):  # dealt first: none waits for us
                     _end(crew.pop(copy.pipe))
                 if kind == "result":
                     yield index, said
-                else:
+                elif kind != "end":
                     left.append(index)
         for index in left + waiting[::-1]:
-            yield index, work(index, tell)
+            yield from _here(work, index, tell)
     finally:
         for copy in crew.values():
             _end(copy)
@@ -203,9 +224,12 @@ def _serve(
             try:
                 with warnings.catch_warnings(record=True) as noticed:
                     result = work(index, tell)
+                    if isinstance(result, Generator):
+                        for part in result:
+                            pipe.send(("part", part))
                 for each in noticed:
                     pipe.send(("warning", (each.category, str(each.message))))
-                pipe.send(("result", result))
+                pipe.send(("end", None) if isinstance(result, Generator) else ("result", result))
             except (EOFError, OSError):
                 raise
             except BaseException:

@@ -49,6 +49,43 @@ def test_work_is_done_in_other_processes_on_one_thread():
     assert [threads for _, threads in found] == [1, 1]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_a_task_yields_comes_as_it_is_there(count):
+    """Of a long task something is heard before it ends."""
+
+    def work(index, tell):
+        yield index, time.monotonic()
+        time.sleep(1.0)
+        yield index, time.monotonic()
+
+    heard = [(each, time.monotonic()) for _, each in workers.as_they_come(work, 2, count, silent)]
+    assert sorted(index for (index, _), _ in heard) == [0, 0, 1, 1]
+    assert all(when - made < 0.9 for (_, made), when in heard)
+
+
+def test_a_task_that_was_killed_between_two_results_is_done_again_here():
+    first = os.getpid()
+
+    def work(index, tell):
+        yield index, "begun"
+        if index == 0 and os.getpid() != first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield index, "ended"
+
+    found = [each for _, each in workers.as_they_come(work, 3, 2, silent)]
+    assert {each for each in found} == {(i, part) for i in range(3) for part in ("begun", "ended")}
+    assert found.count((0, "ended")) == 1
+
+
+def test_an_error_between_two_results_is_the_same_error():
+    def work(index, tell):
+        yield index
+        raise ValueError("half-way")
+
+    with pytest.raises(ValueError, match="half-way"):
+        list(workers.as_they_come(work, 2, 2, silent))
+
+
 def test_results_come_in_order_where_the_first_takes_longest():
     def work(index, tell):
         time.sleep(0.4 if index == 0 else 0.0)

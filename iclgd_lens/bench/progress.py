@@ -75,7 +75,7 @@ class Counter:
         """For example "22/40 cells, 1 failed, 0.42/s, 43 s left".
 
         The first cells tell too little of the others for a time: ZS is read with them, say. Copies
-        hand over a setting's cells all at once: what they took counts, not when they come.
+        may hand over several cells at once: what they took counts, not when they come.
         """
         worked = self.done + self.failed
         seconds = max(time.monotonic() - self.start, 1e-9)

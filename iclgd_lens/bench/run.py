@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -206,13 +206,18 @@ def run_beside(
     bench = Workbench(plan, store)
     groups = by_setting(cells)
 
-    def work(index: int, announce: Callable[[str], None]) -> list[tuple[Cell, CellOutcome]]:
+    def work(
+        index: int, announce: Callable[[str], None]
+    ) -> Generator[tuple[Cell, CellOutcome], None, None]:
         announce(str(groups[index][0].setting))
-        return list(bench.do(groups[index], fresh=fresh))
+        yield from bench.do(groups[index], fresh=fresh)
 
+    told = set[str]()  # of a copy that was killed, what it had done comes again
     with closing(as_they_come(work, len(groups), workers, tell.stage)) as found:
-        for _, outcomes in found:
-            yield from outcomes
+        for _, (cell, outcome) in found:
+            if cell.key not in told:
+                told.add(cell.key)
+                yield cell, outcome
 
 
 def resolved(plan: Plan) -> Plan:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from io import StringIO
@@ -40,7 +41,7 @@ from iclgd_lens.job import Job
 from iclgd_lens.protocol import REFERENCE
 from iclgd_lens.readout import Reader
 from iclgd_lens.tasks import draw_demonstrations, get_task, load_rows
-from iclgd_lens.workers import can_copy
+from iclgd_lens.workers import as_they_come, can_copy
 from iclgd_lens.writing import load_episode
 from tests.bench.conftest import cells_of
 
@@ -148,6 +149,20 @@ def test_processes_beside_one_another_write_the_same_bytes(small: Plan, tmp_path
     run_plan(plan, tmp_path / "alone")
     assert cells_of(tmp_path / "beside") == cells_of(tmp_path / "alone")
     assert run_plan(plan, tmp_path / "beside", workers=2).found == 12
+
+
+@pytest.mark.skipif(not can_copy(), reason="processes are not copied here")
+def test_cells_that_come_again_after_a_kill_are_counted_once(
+    small: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(*given: Any) -> Iterator[Any]:
+        for each in as_they_come(*given):
+            yield each
+            yield each
+
+    monkeypatch.setattr("iclgd_lens.bench.run.as_they_come", twice)
+    progress = Silent()
+    assert run_plan(small, tmp_path / "run", workers=2, progress=progress).done == progress.done > 0
 
 
 def test_factors_of_the_demonstrations_are_tasks_of_their_own(small: Plan, tmp_path: Path) -> None:
