@@ -71,7 +71,7 @@ SLOW = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--sample` is what `make test` runs: minutes in place of the whole suite's twenty."""
+    """`--sample` is what `make test` runs: a part of the suite that takes minutes."""
     text = "leave out slow tests, and combinations of parameters that bring no new value"
     parser.addoption("--sample", action="store_true", help=text)
 

@@ -370,6 +370,23 @@ def test_training_keys_and_queries_give_the_scores(kind: str, family: str) -> No
 
 
 @BY_KIND
+def test_training_keys_are_those_of_each_demonstration_alone_in_prompt_order(kind: str) -> None:
+    host, episode = checks.host(kind, "llama"), checks.episode(shots=4, queries=3)
+    examples = episode.demonstrations.examples
+    assert len({len(example.tokens) for example in examples}) > 1
+    expected: list[list[torch.Tensor]] = [[] for _ in range(host.n_layers)]
+    for example in examples:  # a pass each, its BOS left out
+        with torch.no_grad(), host.query_key_hooks(
+            None, lambda layer, keys: expected[layer].append(keys[0, 1:])
+        ):  # fmt: skip
+            host.run(host.tensor((families.BOS, *example.tokens)))
+    found = Reader(host, episode, first=2).training_keys(Intervention())
+    assert found is not None
+    for one, others in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, torch.cat(others), rtol=1e-4, atol=1e-5)
+
+
+@BY_KIND
 def test_the_oracle_reads_as_in_context_learning(kind: str) -> None:
     host, episode = checks.host(kind, "llama"), checks.episode(labels=LONG)
     reader = Reader(host, episode, first=2)

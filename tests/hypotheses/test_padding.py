@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from iclgd_lens.hypotheses.constant_shift import head_outputs
 from iclgd_lens.hypotheses.registry import list_hypotheses
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import DEFAULT, REFERENCE
@@ -59,9 +60,28 @@ def test_demonstrations_can_be_read_alone_under_every_hypothesis(name: str, kind
     """Tok2Attn asks for their keys; what shares a prefix with queries shares none with them."""
     host = checks.host(kind, "llama")
     episode = checks.episode(shots=4, queries=3, labels=((5,), (6, 8)))
-    keys = Reader(host, episode, first=2).training_keys(built(name, host, episode))
+    intervention = built(name, host, episode)
+    keys, alone = (
+        Reader(host, episode, first=2, batch_size=size).training_keys(intervention)
+        for size in (None, 1)
+    )
     assert keys is not None
+    assert alone is not None
+    for one, other in zip(keys, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
     tokens = sum(len(example.tokens) for example in episode.demonstrations.examples)
     for layer in keys:
         assert layer.shape == (tokens, host.n_key_value_heads, host.d_head)
         assert torch.isfinite(layer).all()
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_heads_of_sequences_read_together_are_those_of_each_alone(kind: str) -> None:
+    host = checks.host(kind, "llama")
+    episode = checks.episode(shots=4, queries=3)
+    contents = [example.content for example in episode.demonstrations.examples]
+    assert len(set(map(len, contents))) > 1
+    together = head_outputs(host, contents)
+    for place, ids in enumerate(contents):
+        alone = head_outputs(host, [ids])[:, 0]
+        torch.testing.assert_close(together[:, place, : len(ids)], alone, rtol=1e-4, atol=1e-5)
