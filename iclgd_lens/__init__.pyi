@@ -11,7 +11,6 @@ from .controls import CONTROLS as CONTROLS
 from .controls import Control as Control
 from .controls import control as control
 from .delta import ParameterDelta as ParameterDelta
-from .drawing import check_rows as check_rows
 from .episode import Demonstration as Demonstration
 from .episode import Demonstrations as Demonstrations
 from .episode import Episode as Episode
@@ -79,6 +78,7 @@ from .sweeps.sweeping import sweep as sweep
 from .tasks import Task as Task
 from .tasks import get_task as get_task
 from .tasks import list_tasks as list_tasks
+from .tasks.draws import check_rows as check_rows
 from .verdicts import Verdict as Verdict
 from .verdicts import decide as decide
 from .writing import load_demonstrations as load_demonstrations

@@ -13,22 +13,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 
 from iclgd_lens.episode import Episode
-from iclgd_lens.errors import DivergedError
+from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.held_out import FOLDS, make_folds
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.lanes import Chain, alone
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.race import GRID, Race
+from iclgd_lens.rules import Rule
 from iclgd_lens.trials import Course, Outcome, Point, named
 
 EPOCHS = (1, 2, 4, 8, 16)
 LOSSES = ("label", "all")
+BudgetMode = Literal["matched", "published"]
+"""Whether budgets are chosen on left-out demonstrations, or those of the publications."""
 
 
 @dataclass(frozen=True)
@@ -215,3 +218,41 @@ def _plain(value: float) -> float | None:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def with_settings_of(rule: Rule, settings: Mapping[str, Any]) -> Rule:
+    """The rule with settings that it takes and has not been given."""
+    if not isinstance(rule.value, Hypothesis):
+        return rule
+    takes = rule.value.settings()
+    more = {key: value for key, value in settings.items() if key in takes}
+    return replace(rule, settings={**more, **rule.settings})
+
+
+def needs_budget(rule: Rule) -> bool:
+    """Whether a rule takes a learning rate that nobody gave and that it does not choose itself."""
+    takes = isinstance(rule.value, Hypothesis) and rule.value.takes_budget
+    return takes and rule.settings.get("lr") is None
+
+
+def with_budget(rule: Rule, host: Host, episode: Episode, **search: Any) -> Rule:
+    """The rule at the budget that left-out demonstrations choose on a network and draw.
+
+    A rule that takes no rate, was given one or chooses it itself is returned as it is. Where none
+    can be chosen (too few demonstrations, say, or training that diverges everywhere) the rule keeps
+    its defaults, and the record says why. `search` goes to `choose_budget`: its grid, epochs,
+    losses and folds.
+    """
+    return alone(budgeted(rule, host, episode, **search))
+
+
+def budgeted(rule: Rule, host: Host, episode: Episode, **search: Any) -> Chain[Rule]:
+    """`with_budget` beside others (`iclgd_lens.hypotheses.lanes`)."""
+    if not needs_budget(rule) or not isinstance(rule.value, Hypothesis):
+        return rule
+    try:
+        found = yield from choosing(host, episode, rule.value, rule.settings, **search)
+    except LensError as error:
+        return replace(rule, facts={**rule.facts, "budget": {"problem": str(error)}})
+    chosen = with_settings_of(rule, found.settings)
+    return replace(chosen, facts={**rule.facts, "budget": found.as_dict()})

@@ -17,8 +17,8 @@ from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.gate import Behaviour, Gate
 from iclgd_lens.parts import Part, Parts, parts_of
 from iclgd_lens.scores import FACTS, SCORES
-from iclgd_lens.showing import Shown
 from iclgd_lens.subjects import TRAINED
+from iclgd_lens.tables import Shown
 from iclgd_lens.verdicts import Verdict
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from iclgd_lens.errors import EpisodeError, HypothesisError, nearest
 from iclgd_lens.host import Prefix, as_host, frozen
 from iclgd_lens.intervention import Batch, Intervention
 from iclgd_lens.readout import Reader
-from iclgd_lens.recorder import Hidden, Others, Recorder
+from iclgd_lens.taps import Hidden, Others, Recorder
 
 LOO = ("exact", "masked", "causal")
 """The contexts of left-out demonstrations."""

@@ -11,7 +11,7 @@ import torch
 from einops import einsum, repeat
 from torch import Tensor
 
-from iclgd_lens.building import Builder, Pair
+from iclgd_lens.building import PASSES, Builder, Pair, along
 from iclgd_lens.controls import Control
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError
@@ -25,7 +25,6 @@ from iclgd_lens.rules import Options, Progress, Rule, silent
 from iclgd_lens.scores import CHANGE_NORMS, KL_MOMENTS, LABEL_SCORES, RECOVERY_MOMENTS, SCORES
 from iclgd_lens.scoring import measured, measured_setting
 from iclgd_lens.subjects import Subject
-from iclgd_lens.trajectories import PASSES, along
 
 Values = dict[str, dict[str, Tensor]]
 _APART = 1_000_003

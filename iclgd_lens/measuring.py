@@ -18,20 +18,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from iclgd_lens.budgeting import budgeted, needs_budget
+from iclgd_lens.budget import BudgetMode, budgeted, needs_budget
 from iclgd_lens.building import Pair
 from iclgd_lens.controls import Control
 from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Episode
 from iclgd_lens.host import Host, as_host
+from iclgd_lens.hypotheses.batched import Networks
 from iclgd_lens.hypotheses.lanes import Chain, together
-from iclgd_lens.hypotheses.networks import Networks
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.job import Job, reading_key
 from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.parts import Part
 from iclgd_lens.readout import Readout
-from iclgd_lens.recording import BudgetMode
 from iclgd_lens.registry import resolve
 from iclgd_lens.rules import Options, Progress, Rule
 from iclgd_lens.subjects import TRAINED

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from iclgd_lens.budget import Budget, choose_budget
-from iclgd_lens.budgeting import with_budget
+from iclgd_lens.budget import Budget, choose_budget, with_budget
 from iclgd_lens.episode import Episode, Query
 from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.held_out import make_folds

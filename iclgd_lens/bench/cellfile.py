@@ -1,4 +1,4 @@
-"""A cell's parquet file: one subject's per-query values in one setting, checksummed.
+"""A cell's parquet file, checksummed, and cells put together into parts of a result.
 
 One line a score, layer and head. `values` lists one number a query (NaN: undefined), so that
 pandas, Polars and DuckDB can explode it; `value` is their mean. Lines of kind "raw" hold per-query
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from iclgd_lens.errors import RunError
+from iclgd_lens.parts import Part
 from iclgd_lens.scores import FACTS
 
 FORMAT = "iclgd_lens.cell/2"
@@ -210,3 +211,51 @@ def _is_sealed(data: bytes, digest: bytes) -> bool:
     if len(digest) != len(_UNSEALED) or data.count(digest) != 1:
         return False
     return hashlib.sha256(data.replace(digest, _UNSEALED)).hexdigest().encode() == digest
+
+
+def parts_of(cells: Sequence[CellData], trainings: Sequence[Part]) -> tuple[Part, ...]:
+    """Cells of one model and task, put together setting by setting, with their trainings."""
+    groups: dict[tuple[Any, ...], list[CellData]] = {}
+    for cell in cells:
+        place = cell.facts["place"]
+        groups.setdefault(tuple(place[name] for name in PLACE), []).append(cell)
+    draws = {
+        seed: number
+        for number, seed in enumerate(dict.fromkeys(c.facts["place"]["seed"] for c in cells))
+    }
+    found: list[Part] = []
+    for group in groups.values():
+        place = group[0].facts["place"]
+        rules = {c.facts["place"]["subject"]: c.facts["described"] for c in group}
+        rows = group[0].facts["setting"]["query_rows"][: len(group[0].gold)]
+        found.append(
+            Part(
+                values={cell.facts["place"]["subject"]: cell.values for cell in group},
+                gold=group[0].gold,
+                draw=draws[place["seed"]],
+                order=place["permutation"],
+                network=place["network"],
+                index=place["index"],
+                budget=place["budget"],
+                failures={
+                    cell.facts["place"]["subject"]: cell.facts["failure"]
+                    for cell in group
+                    if cell.facts["failure"]
+                },
+                facts={"rules": rules, "seed": place["seed"]},
+                queries=tuple(rows),
+            )
+        )
+    return _with_trainings(found, trainings)
+
+
+def _with_trainings(parts: Sequence[Part], trainings: Sequence[Part]) -> tuple[Part, ...]:
+    """Parts with the trajectories of the same network, draw and budget."""
+
+    def at(part: Part) -> tuple[Any, ...]:
+        return part.network, part.index, part.draw, part.order, part.budget
+
+    along: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for each in trainings:
+        along.setdefault(at(each), {}).update(each.trajectory)
+    return tuple(replace(part, trajectory=along.get(at(part), {})) for part in parts)

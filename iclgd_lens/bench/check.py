@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
+from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec, Varied
 from iclgd_lens.bench.plan import MATCHED, PUBLISHED, Plan
-from iclgd_lens.bench.setting import Varied
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.host.loading import has_hooked_transformer

@@ -27,9 +27,9 @@ SHOWING = frozenset(
         "__init__", "__main__", "aggregates", "archive", "attending", "behaviour", "bench",
         "calibration", "cli", "collapse", "comparing", "comparison", "conclusions", "controls",
         "crossed", "embedded", "errors", "evidence", "exchange", "figures", "files", "frames",
-        "gate", "labels", "measuring", "mediation", "overview", "parts", "phrases", "power",
-        "provenance", "questions", "ratios", "recording", "report", "resampling", "run_files",
-        "scores", "sealed", "showing", "statistics", "sweeps", "tables", "verdicts", "words",
+        "gate", "labels", "measuring", "mediation", "parts", "phrases", "power",
+        "provenance", "questions", "ratios", "report", "resampling", "run_files",
+        "scores", "sealed", "statistics", "sweeps", "tables", "verdicts",
         "workers", "worlds",
     }
 )  # fmt: skip
@@ -38,9 +38,8 @@ scores and controls say counts entry by entry.) A new room counts until it is li
 _RULES = "hypotheses"
 CORE_FILES = frozenset(
     {
-        "bench/measure.py", "hypotheses/lanes.py", "hypotheses/networks.py",
+        "bench/measure.py", "hypotheses/batched.py", "hypotheses/lanes.py",
         "hypotheses/registry.py", "hypotheses/rows.py", "hypotheses/sgd.py",
-        "hypotheses/training.py",
     }
 )  # fmt: skip
 """Files of other rooms that compute for every hypothesis: the core itself builds with them."""

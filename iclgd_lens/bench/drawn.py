@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.archive import restored
-from iclgd_lens.bench.setting import varied_name
+from iclgd_lens.bench.entries import varied_name
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError
 from iclgd_lens.frames import norm_frame, null_frame

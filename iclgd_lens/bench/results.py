@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.bench.cellfile import PLACE, CellData, decode
+from iclgd_lens.bench.cellfile import PLACE, CellData, decode, parts_of
 from iclgd_lens.bench.drawn import FORMS, Drawn, Where
+from iclgd_lens.bench.entries import varied_name
 from iclgd_lens.bench.order import order_sensitivity
-from iclgd_lens.bench.putting import parts_of
-from iclgd_lens.bench.setting import varied_name
 from iclgd_lens.bench.store import Quarantined, Store
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError, nearest

@@ -17,9 +17,9 @@ from typing import Any
 
 from iclgd_lens.bench.cells import Cell, list_cells, shard
 from iclgd_lens.bench.check import check_plan
+from iclgd_lens.bench.entries import Setting
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.progress import Progress, Silent
-from iclgd_lens.bench.setting import Setting
 from iclgd_lens.bench.store import Quarantined, Store, run_facts, states
 from iclgd_lens.bench.studies import Study, list_studies, run_studies
 from iclgd_lens.bench.work import CellOutcome, Workbench, by_setting, import_modules

@@ -24,9 +24,9 @@ from iclgd_lens.attending import readout_attention
 from iclgd_lens.bench.cells import OWN, Cell
 from iclgd_lens.bench.digests import rooms_digest
 from iclgd_lens.bench.drawn import FORMS
+from iclgd_lens.bench.entries import Setting
 from iclgd_lens.bench.measure import Session, reason_of
 from iclgd_lens.bench.plan import MATCHED, Plan
-from iclgd_lens.bench.setting import Setting
 from iclgd_lens.bench.store import Store
 from iclgd_lens.cost import sharing
 from iclgd_lens.errors import RunError

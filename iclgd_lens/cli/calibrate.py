@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iclgd_lens.cli.console import hand_over, json_document, progress, table_of
-from iclgd_lens.cli.figures_page import figures_page
-from iclgd_lens.cli.options import Json
+from iclgd_lens.cli.options import Json, figures_page
 
 if TYPE_CHECKING:
     from rich.console import Console

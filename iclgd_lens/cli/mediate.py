@@ -11,7 +11,7 @@ import typer
 from iclgd_lens import defaults
 from iclgd_lens.cli import options
 from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
-from iclgd_lens.cli.figures_page import figures_page
+from iclgd_lens.cli.options import figures_page
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.labels import label as shown_label
 
@@ -174,7 +174,7 @@ def _write(found: Mediation, out: Path) -> None:
         found.to_parquet(out)
         return
     from iclgd_lens.files import write_whole
-    from iclgd_lens.mediation.names import MEANINGS
+    from iclgd_lens.mediation.head_maps import MEANINGS
 
     shown = [(name, MEANINGS[name], found.heatmap(name)) for name in found.effects()]
     for name in found.hypotheses:

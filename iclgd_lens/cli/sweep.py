@@ -11,7 +11,7 @@ import typer
 from iclgd_lens import defaults
 from iclgd_lens.cli import options
 from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
-from iclgd_lens.cli.figures_page import figures_page
+from iclgd_lens.cli.options import figures_page
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.phrases import listed
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from iclgd_lens.episode import Demonstrations, TrainingSequence
 from iclgd_lens.host import Hook, Host
-from iclgd_lens.hypotheses.ends import at_ends
-from iclgd_lens.hypotheses.parts import label_words, training_order
+from iclgd_lens.hypotheses.common import at_ends, label_words, training_order
 
 
 class Contrast:

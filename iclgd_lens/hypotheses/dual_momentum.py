@@ -29,8 +29,7 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import as_host, frozen
 from iclgd_lens.hypotheses.dual import by_head, values_of
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between
+from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import Intervention, Shift
 
 NAME = "dual_momentum"

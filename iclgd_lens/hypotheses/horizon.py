@@ -17,7 +17,7 @@ from torch import Tensor
 from iclgd_lens.episode import TrainingSequence
 from iclgd_lens.host import Hook, Host
 from iclgd_lens.hypotheses.lcgd import LayerLoss, lens_loss
-from iclgd_lens.hypotheses.settings import between
+from iclgd_lens.hypotheses.registry import between
 from iclgd_lens.hypotheses.sgd import Learn
 
 

@@ -28,9 +28,8 @@ import torch
 from iclgd_lens.cost import Ledger, counted
 from iclgd_lens.demonstrations import TrainingSequence
 from iclgd_lens.host import Host, frozen
-from iclgd_lens.hypotheses.networks import Networks
+from iclgd_lens.hypotheses.batched import Networks, Training
 from iclgd_lens.hypotheses.sgd import UpdateRule
-from iclgd_lens.hypotheses.training import Training
 
 T = TypeVar("T")
 

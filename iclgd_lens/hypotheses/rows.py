@@ -14,6 +14,7 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations
 from iclgd_lens.errors import DivergedError
 from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.batched import Training as Training
 from iclgd_lens.hypotheses.lanes import Chain, Lane, Lap, run
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.hypotheses.sgd import (
@@ -23,7 +24,6 @@ from iclgd_lens.hypotheses.sgd import (
     learning_rate,
     trained_names,
 )
-from iclgd_lens.hypotheses.training import Training as Training
 
 
 def row_trainings(

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from iclgd_lens.archive import archived, restored
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import ComparisonError
-from iclgd_lens.mediation.names import DrawEffects
-from iclgd_lens.mediation.ranks import Verification
+from iclgd_lens.mediation.head_maps import DrawEffects, Verification
 from iclgd_lens.sealed import opened
 
 if TYPE_CHECKING:

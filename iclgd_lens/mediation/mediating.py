@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from iclgd_lens.budgeting import with_budget, with_settings_of
+from iclgd_lens.budget import BudgetMode, with_budget, with_settings_of
+from iclgd_lens.comparing import budget_mode, check_draws, provenance
 from iclgd_lens.comparison import Comparison
 from iclgd_lens.controls import Control
 from iclgd_lens.episode import Episode
@@ -20,14 +21,20 @@ from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.job import Job
 from iclgd_lens.mediation.effects import Measuring, Wanted
-from iclgd_lens.mediation.names import ESTIMATED, ICL, NECESSITY, SUFFICIENCY, DrawEffects
+from iclgd_lens.mediation.head_maps import (
+    ESTIMATED,
+    ICL,
+    NECESSITY,
+    SUFFICIENCY,
+    DrawEffects,
+    Verification,
+    pearson,
+)
 from iclgd_lens.mediation.patching import TOKENS_AT_ONCE
-from iclgd_lens.mediation.ranks import Verification, pearson
 from iclgd_lens.mediation.result import Mediation
 from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.parts import Part, nanmean_over
 from iclgd_lens.readout import Readout
-from iclgd_lens.recording import BudgetMode, budget_mode, check_draws, provenance
 from iclgd_lens.registry import resolve
 from iclgd_lens.rules import (
     HypothesisLike,

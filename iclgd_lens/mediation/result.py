@@ -16,17 +16,15 @@ from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.files import write_whole
 from iclgd_lens.mediation import kept
-from iclgd_lens.mediation.curves import Curve
-from iclgd_lens.mediation.names import (
+from iclgd_lens.mediation.head_maps import (
     ICL,
     KEPT,
     MEANINGS,
     NECESSITY,
     SUBSTITUTION,
     ZS,
+    Curve,
     DrawEffects,
-)
-from iclgd_lens.mediation.ranks import (
     HeadMap,
     Verification,
     balanced,
@@ -240,7 +238,7 @@ class Mediation(ShownMediation):
         """Return a tidy table: one line a hypothesis, effect, layer and head.
 
         Columns are those of `Comparison.frame()`, the effect's name in "score", and p_corrected
-        (of zero, for the number of heads, by sign flips; see `mediation.ranks`). "ICL" has the
+        (of zero, for the number of heads, by sign flips; see `mediation.head_maps`). "ICL" has the
         effects of in-context learning itself. `attrs` says what p-values count, and holds the
         verification of attribution and the provenance.
         """

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iclgd_lens.labels import label as shown_label
-from iclgd_lens.mediation.names import ICL, KEPT, NECESSITY
-from iclgd_lens.mediation.ranks import unit_of
+from iclgd_lens.mediation.head_maps import ICL, KEPT, NECESSITY, unit_of
 from iclgd_lens.subjects import Subject
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from iclgd_lens import figures
 from iclgd_lens.labels import label
-from iclgd_lens.mediation.names import ICL, KEPT, MEANINGS, NECESSITY, SUBSTITUTION
+from iclgd_lens.mediation.head_maps import ICL, KEPT, MEANINGS, NECESSITY, SUBSTITUTION
 from iclgd_lens.report.picture import Choice, Maker, groups
 from iclgd_lens.report.view import View
 from iclgd_lens.sweeps.factors import FACTORS as _FACTORS

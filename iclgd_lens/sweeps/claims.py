@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from iclgd_lens.budget import BudgetMode
 from iclgd_lens.errors import PlanError
-from iclgd_lens.recording import BudgetMode
 from iclgd_lens.rules import Progress
 from iclgd_lens.scores import LABEL_COLLAPSE
 from iclgd_lens.sweeps.factors import get_factor

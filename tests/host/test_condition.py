@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import iclgd_lens as lens
 from iclgd_lens.errors import UnsupportedModelError
 from iclgd_lens.host import Host
+from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.host.loading import load_model
-from iclgd_lens.host.provenance import model_provenance
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.nulls import untrained

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from iclgd_lens.errors import LensError, ModelError
 from iclgd_lens.host import Host
 from iclgd_lens.host.checkpoint import ModelWarning
+from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.host.loading import identify_model, load_model
-from iclgd_lens.host.provenance import model_provenance
 from iclgd_lens.host.source import find_model
 from iclgd_lens.nulls import untrained
 from iclgd_lens.protocol import DEFAULT

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError
 from iclgd_lens.host import loading, source
 from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
-from iclgd_lens.host.conversion import hooked_fields
+from iclgd_lens.host.families import hooked_fields
 from iclgd_lens.host.loading import HostChoiceWarning, load_model, model_provenance
 from tests import families
 

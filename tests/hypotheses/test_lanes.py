@@ -16,9 +16,9 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses import lanes
+from iclgd_lens.hypotheses.batched import Networks
 from iclgd_lens.hypotheses.lanes import Chain, Lane, Lap, alone, together
 from iclgd_lens.hypotheses.lcgd import layer_step
-from iclgd_lens.hypotheses.networks import Networks
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.hypotheses.rows import lane_of
 from iclgd_lens.rules import Rule

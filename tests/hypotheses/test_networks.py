@@ -9,9 +9,9 @@ import torch
 
 from iclgd_lens import nulls
 from iclgd_lens.host import Host, as_host, copied
-from iclgd_lens.host.parameters import named_parameters
+from iclgd_lens.host.untrained import named_parameters
+from iclgd_lens.hypotheses.batched import Networks
 from iclgd_lens.hypotheses.lanes import Lap, run, together
-from iclgd_lens.hypotheses.networks import Networks
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.hypotheses.rows import lane_of
 from tests import checks

@@ -20,7 +20,7 @@ from iclgd_lens.host.crafted import crafted_model
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.partial_oracle import partial_oracle
 from iclgd_lens.intervention import Intervention
-from iclgd_lens.mediation.names import ESTIMATED
+from iclgd_lens.mediation.head_maps import ESTIMATED
 from iclgd_lens.mediation.result import Mediation
 from iclgd_lens.readout import Reader
 from tests import checks, families
@@ -235,7 +235,7 @@ def test_all_heads_are_all_of_icl_where_positions_are_relative(kind: str) -> Non
 
 def test_heads_of_noise_survive_correction_no_more_often_than_allowed() -> None:
     from iclgd_lens.aggregates import Resampling
-    from iclgd_lens.mediation.ranks import mean_map
+    from iclgd_lens.mediation.head_maps import mean_map
 
     how, generator = Resampling(resamples=20), np.random.default_rng(0)
     found = [
@@ -249,7 +249,7 @@ def test_heads_of_noise_survive_correction_no_more_often_than_allowed() -> None:
 
 def test_a_move_towards_labels_is_no_effect() -> None:
     """The same on every query, it adds up to nothing over gold labels, however many each has."""
-    from iclgd_lens.mediation.ranks import balanced
+    from iclgd_lens.mediation.head_maps import balanced
 
     gold = np.array([0] * 9 + [1] * 4 + [2] * 3)
     towards = np.array([0.9, -0.2, 0.1])
@@ -272,7 +272,7 @@ def test_a_move_towards_labels_is_no_effect() -> None:
 def test_draws_that_ask_the_same_queries_are_not_enough() -> None:
     """What fits these queries fits them in every draw: six draws agree, the queries do not."""
     from iclgd_lens.aggregates import Resampling
-    from iclgd_lens.mediation.ranks import mean_map
+    from iclgd_lens.mediation.head_maps import mean_map
 
     generator = np.random.default_rng(1)
     same = generator.normal(size=(16, 4, 4))

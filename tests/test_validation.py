@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iclgd_lens.errors import LensError, PlanError, SeedError
-from iclgd_lens.seeds import LARGEST, check_seed
+from iclgd_lens.validation import LARGEST, check_seed
 
 
 @pytest.mark.parametrize("seed", [0, 1, np.int64(7), np.uint8(3), LARGEST])

@@ -7,14 +7,17 @@ knows what was about to be attached and can be done twice, so nothing is left be
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
 
 from iclgd_lens.errors import HookError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from iclgd_lens.host.base import Host
 
 HookFunction = Callable[..., "Tensor | None"]
 """`f(activation, hook)`, as TransformerLens calls it; a tensor returned replaces the activation."""
@@ -101,3 +104,27 @@ def _received(
     receive: Callable[[int, Tensor], None], layer: int, activation: Tensor, hook: Any
 ) -> None:
     receive(layer, activation)
+
+
+@contextlib.contextmanager
+def run_twice(host: Host, layers: Iterable[int]) -> Generator[None, None, None]:
+    """Run the blocks of `layers` again, without gradients, and hand on what the second run gives.
+
+    Hooks fire in both runs. Only for passes that keep no keys and values.
+    """
+    blocks: Any = cast(Any, host.model).blocks
+    handles: list[Any] = []
+    try:
+        for layer in layers:
+            handles.append(blocks[layer].register_forward_hook(_again, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _again(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor | tuple[Any, ...]
+) -> Tensor | tuple[Any, ...]:
+    with torch.no_grad():
+        return module.forward(*args, **kwargs)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from iclgd_lens.host.rerun import run_twice
+from iclgd_lens.host.hooks import run_twice
 from tests import checks, families
 
 

@@ -1,4 +1,18 @@
-"""Statistics of head maps: intervals, p-values corrected for the number of heads, agreement.
+"""Effects of heads as arrays: what they are called, their statistics, sets of the first heads.
+
+NumPy alone, without torch.
+
+A curve is that of ZS, with the outputs of the first k heads at the readout token replaced by those
+of in-context learning (or of an update):
+
+    f(k) = (m_k - m_ZS) / (m_ICL - m_ZS)
+
+a ratio of means over queries, 0 without heads. With all heads the readout token has everything that
+in-context learning's has but its position: f is 1 on models with rotary positions. The ranking is
+by signed necessity, largest first, found on other queries than those that the curve is measured on.
+Two numbers sum a curve up: its area over the share of heads, which a few heads that carry much make
+large, and the area between it and 1, which a curve that overshoots makes large, too. (Mueller et
+al. 2025, MIB: CPR and CMD.)
 
 A prompt moves the margin towards some labels whatever the query says, most of all in networks that
 learned nothing. Queries are therefore weighted so that every gold label counts alike (`balanced`):
@@ -13,8 +27,8 @@ enough: they ask the same queries, and what happens to fit these fits them in ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +38,100 @@ from iclgd_lens.parts import nanmean_over
 from iclgd_lens.resampling import bootstrap_mean, bootstrap_ratio, max_t
 from iclgd_lens.statistics import t_interval
 
+Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
+ICL, ZS, BLIND = "ICL", "ZS", "blind"
+SUFFICIENCY, NECESSITY, VISIBILITY, DIRECT = "sufficiency", "necessity", "visibility", "direct"
+KEPT, SUBSTITUTION = "kept", "substitution"
+ESTIMATED = {
+    SUFFICIENCY: "sufficiency_attribution",
+    NECESSITY: "necessity_attribution",
+    KEPT: "kept_attribution",
+}
+"""What attribution estimates, by what is measured exactly."""
+MEANINGS: Mapping[str, str] = {
+    SUFFICIENCY: "gain of the label margin where ICL's output of the head is put into ZS",
+    NECESSITY: "loss of the label margin where ZS's output of the head is put into ICL",
+    VISIBILITY: "gain of the label margin where this head alone sees the demonstrations",
+    DIRECT: "what ICL's change of the head's output adds to the margin on the straight way to the "
+    "logits",
+    KEPT: "what of the head's necessary effect is kept where the hypothesis's output is put into "
+    "ICL, in nats",
+    SUBSTITUTION: "the same as a share of the head's necessity: 1 does ICL's work, 0 does nothing",
+    ESTIMATED[SUFFICIENCY]: "sufficiency to first order, from one pass back",
+    ESTIMATED[NECESSITY]: "necessity to first order, from one pass back",
+    ESTIMATED[KEPT]: "what is kept, to first order, from one pass back",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class DrawEffects:
+    """Effects of one draw.
+
+    Attributes:
+        heads: By label ("ICL", or a hypothesis or control) and effect, [query layer head], in nats
+            of label margin; NaN where undefined or not measured.
+        margins: Label margin [query] by label; "blind" is ICL with no demonstration in sight.
+        curves: Label margins [query size] by label, with the first heads of the ranking replaced.
+        sizes: How many heads those are.
+        curve_queries: Queries of the curves; the others ranked the heads.
+        failures: Why something is undefined altogether.
+    """
+
+    heads: Mapping[str, Mapping[str, Array]]
+    margins: Mapping[str, Array]
+    curves: Mapping[str, Array]
+    sizes: tuple[int, ...]
+    curve_queries: tuple[int, ...]
+    failures: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Faithfulness against the number of heads.
+
+    Attributes:
+        label: Whose outputs are put in: "ICL", or a hypothesis.
+        heads: How many heads.
+        value: Faithfulness, NaN where in-context learning changes nothing.
+    """
+
+    label: str
+    heads: tuple[int, ...]
+    value: Floats
+
+    @property
+    def area(self) -> float:
+        """Mean of the curve over the share of heads."""
+        return _area(self.heads, self.value)
+
+    @property
+    def gap(self) -> float:
+        """Mean distance of the curve from 1 over the share of heads."""
+        return _area(self.heads, np.abs(1 - self.value))
+
+
+def _area(heads: Sequence[int], value: Floats) -> float:
+    share = np.asarray(heads, np.float64) / max(heads)
+    return float((np.diff(share) * (value[1:] + value[:-1]) / 2).sum())
+
+
+def set_sizes(count: int) -> tuple[int, ...]:
+    """How many heads the sets of a curve have: 0, 1, 2, 3, 4, 6, 8, 12, ... and all."""
+    found = {0, 1, 2, 3, count}
+    size = 4
+    while size < count:
+        found |= {size, min(count, size * 3 // 2)}
+        size *= 2
+    return tuple(sorted(size for size in found if size <= count))
+
+
+def ranking_of(effects: Floats) -> list[int]:
+    """Flat indices of heads by their effect, largest first; undefined ones last."""
+    flat = np.where(np.isfinite(effects), effects, -np.inf).ravel()
+    return np.argsort(-flat, kind="stable").tolist()
+
+
 FEWEST_DRAWS = 6
 """Draws from which sign flips over draws can give .05."""
 OVER_DRAWS, OVER_QUERIES = "draws and queries", "queries of these demonstrations"
