@@ -6,7 +6,6 @@ from .bench.plan import load_plan as load_plan
 from .bench.results import load_run as load_run
 from .bench.run import run_plan as run_plan
 from .comparing import compare as compare
-from .comparison import Comparison as Comparison
 from .controls import CONTROLS as CONTROLS
 from .controls import Control as Control
 from .controls import control as control
@@ -17,11 +16,6 @@ from .episode import Episode as Episode
 from .episode import EpisodeWarning as EpisodeWarning
 from .episode import Query as Query
 from .errors import LensError as LensError
-from .evidence import ControlEvidence as ControlEvidence
-from .evidence import Evidence as Evidence
-from .gate import Behaviour as Behaviour
-from .gate import Gate as Gate
-from .gate import behaves as behaves
 from .heads import HeadScores as HeadScores
 from .heads import indirect_effects as indirect_effects
 from .heads import induction_scores as induction_scores
@@ -67,8 +61,9 @@ from .protocol import DEFAULT as DEFAULT
 from .protocol import EOS as EOS
 from .protocol import REFERENCE as REFERENCE
 from .protocol import Protocol as Protocol
-from .readout import Reader as Reader
-from .readout import Readout as Readout
+from .readout.reader import Reader as Reader
+from .readout.reader import Readout as Readout
+from .results.comparison import Comparison as Comparison
 from .scores import SCORES as SCORES
 from .scores import Score as Score
 from .scores import score as score
@@ -79,8 +74,13 @@ from .tasks import Task as Task
 from .tasks import get_task as get_task
 from .tasks import list_tasks as list_tasks
 from .tasks.draws import check_rows as check_rows
-from .verdicts import Verdict as Verdict
-from .verdicts import decide as decide
+from .verdicts.evidence import ControlEvidence as ControlEvidence
+from .verdicts.evidence import Evidence as Evidence
+from .verdicts.gate import Behaviour as Behaviour
+from .verdicts.gate import Gate as Gate
+from .verdicts.gate import behaves as behaves
+from .verdicts.verdict import Verdict as Verdict
+from .verdicts.verdict import decide as decide
 from .writing import load_demonstrations as load_demonstrations
 from .writing import load_episode as load_episode
 from .writing import load_episodes as load_episodes

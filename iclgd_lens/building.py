@@ -12,18 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from iclgd_lens.budget.training_rows import SIDE_BY_SIDE, built_beside, row_trainings, rule_of
 from iclgd_lens.cost import Ledger, counted
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import DivergedError, HypothesisError
 from iclgd_lens.host import Host
-from iclgd_lens.hypotheses.lanes import Chain, alone
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.hypotheses.rows import SIDE_BY_SIDE, built_beside, row_trainings, rule_of
-from iclgd_lens.hypotheses.sgd import learning_rate
 from iclgd_lens.intervention import Batch, Intervention, hooks_of
 from iclgd_lens.rules import Rule, is_out_of_memory
 from iclgd_lens.subjects import Subject
+from iclgd_lens.training.sgd import learning_rate
+from iclgd_lens.training.shared_batches import Chain, alone
 
 Pair = tuple["Intervention | None", "Intervention | None"]
 """Interventions from right and from wrong labels; None where one could not be built."""
@@ -109,7 +109,7 @@ class Builder:
         return alone(self.pairing(rule))
 
     def pairing(self, rule: Rule) -> Chain[Pair]:
-        """The same beside others; see `iclgd_lens.hypotheses.lanes`."""
+        """The same beside others; see `iclgd_lens.training.shared_batches`."""
         label = str(Subject(rule.name, "shuffled"))
         if self.wrong is not None:
             pair = yield from self._built_beside(rule, self.wrong, label)

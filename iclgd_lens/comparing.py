@@ -13,10 +13,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from iclgd_lens.budget import BudgetMode
+from iclgd_lens.budget.budget import BudgetMode
 from iclgd_lens.building import passes_of
 from iclgd_lens.collapse import CollapseJob
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Demonstrations, Episode
@@ -27,9 +26,10 @@ from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.job import Job, reading_key
 from iclgd_lens.measuring import Plan, groups_of, measure_draws, measure_networks
 from iclgd_lens.nulls import with_foreign
-from iclgd_lens.parts import Part
 from iclgd_lens.provenance import library_versions
-from iclgd_lens.readout import Readout
+from iclgd_lens.readout.reader import Readout
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.results.parts import Part
 from iclgd_lens.rules import (
     HypothesisLike,
     Options,

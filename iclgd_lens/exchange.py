@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iclgd_lens.calibration import Rate
-from iclgd_lens.evidence import ControlEvidence, Evidence
-from iclgd_lens.parts import Parts
+from iclgd_lens.results.parts import Parts
 from iclgd_lens.scores import primary_scores
 from iclgd_lens.subjects import TRAINED, Subject
-from iclgd_lens.verdicts import OVERALL, decide
+from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
+from iclgd_lens.verdicts.verdict import OVERALL, decide
 
 if TYPE_CHECKING:
-    from iclgd_lens.comparison import Comparison
+    from iclgd_lens.results.comparison import Comparison
 
 LEAST = 4
 """Networks that such a trial needs: one that plays the model, three twins."""

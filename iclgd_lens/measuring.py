@@ -1,8 +1,8 @@
 """A comparison's draws and networks: measured a few at a time, trained together.
 
 What is built by passes over demonstrations is built for all of a group in the same batches
-(`iclgd_lens.hypotheses.lanes`): the searches for budgets, the trainings at those, and, of other
-networks, the trainings at the model's budgets. Everything else is measured one by one.
+(`iclgd_lens.training.shared_batches`): the searches for budgets, the trainings at those, and, of
+other networks, the trainings at the model's budgets. Everything else is measured one by one.
 
 Groups are the same however many processes share them, and so are the numbers.
 """
@@ -18,23 +18,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from iclgd_lens.budget import BudgetMode, budgeted, needs_budget
+from iclgd_lens.budget.budget import BudgetMode, budgeted, needs_budget
+from iclgd_lens.budget.trials import ROOM
 from iclgd_lens.building import Pair
 from iclgd_lens.controls import Control
 from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Episode
 from iclgd_lens.host import Host, as_host
-from iclgd_lens.hypotheses.batched import Networks
-from iclgd_lens.hypotheses.lanes import Chain, together
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.job import Job, reading_key
 from iclgd_lens.nulls import shuffled_labels
-from iclgd_lens.parts import Part
-from iclgd_lens.readout import Readout
+from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
+from iclgd_lens.results.parts import Part
 from iclgd_lens.rules import Options, Progress, Rule
 from iclgd_lens.subjects import TRAINED
-from iclgd_lens.trials import ROOM
+from iclgd_lens.training.batched import Networks
+from iclgd_lens.training.shared_batches import Chain, together
 
 T = TypeVar("T")
 

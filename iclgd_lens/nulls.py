@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from iclgd_lens import measures
 from iclgd_lens.delta import ParameterDelta, matched_random
 from iclgd_lens.episode import FOREIGN, Demonstration, Demonstrations, Episode
 from iclgd_lens.errors import ComparisonError, ControlError, UnsupportedModelError, nearest
 from iclgd_lens.host import Hook, Host, as_host, copied
 from iclgd_lens.host.untrained import Untrained, permute_entries, reinitialise
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention, Shift, hooks_of
-from iclgd_lens.readout import Readout
+from iclgd_lens.measures import similarity
+from iclgd_lens.readout.reader import Readout
 from iclgd_lens.tasks import list_tasks
 from iclgd_lens.writing import load_demonstrations
 
@@ -181,7 +181,7 @@ def random_directions(
 
     def cosine(change: Tensor, direction: Tensor) -> Tensor:
         zero = torch.zeros_like(change)
-        return measures.sim_am(zero, change, direction)
+        return similarity.sim_am(zero, change, direction)
 
     def unit(values: Tensor) -> Tensor:
         return values / values.norm(dim=-1, keepdim=True) if normalize else values

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.exchange import disjoint, never_trained, steadiness
-from iclgd_lens.parts import Part
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.results.parts import Part
 
 QUERIES, LAYERS = 6, 2
 

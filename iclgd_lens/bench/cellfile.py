@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from iclgd_lens.errors import RunError
-from iclgd_lens.parts import Part
+from iclgd_lens.results.parts import Part
 from iclgd_lens.scores import FACTS
 
 FORMAT = "iclgd_lens.cell/2"

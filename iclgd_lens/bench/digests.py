@@ -24,24 +24,16 @@ PACKAGE = "iclgd_lens"
 _ROOT = Path(__file__).resolve().parents[1]
 SHOWING = frozenset(
     {
-        "__init__", "__main__", "aggregates", "archive", "attending", "behaviour", "bench",
-        "calibration", "cli", "collapse", "comparing", "comparison", "conclusions", "controls",
-        "crossed", "embedded", "errors", "evidence", "exchange", "figures", "files", "frames",
-        "gate", "labels", "measuring", "mediation", "parts", "phrases", "power",
-        "provenance", "questions", "ratios", "report", "resampling", "run_files",
-        "scores", "sealed", "statistics", "sweeps", "tables", "verdicts",
-        "workers", "worlds",
+        "__init__", "__main__", "attending", "bench", "calibration", "cli", "collapse", "comparing",
+        "controls", "embedded", "errors", "exchange", "figures", "files", "labels", "measuring",
+        "mediation", "phrases", "provenance", "ratios", "report", "results", "run_files", "scores",
+        "sealed", "sweeps", "verdicts", "workers", "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of
 scores and controls say counts entry by entry.) A new room counts until it is listed here."""
 _RULES = "hypotheses"
-CORE_FILES = frozenset(
-    {
-        "bench/measure.py", "hypotheses/batched.py", "hypotheses/lanes.py",
-        "hypotheses/registry.py", "hypotheses/rows.py", "hypotheses/sgd.py",
-    }
-)  # fmt: skip
+CORE_FILES = frozenset({"bench/measure.py", "hypotheses/registry.py"})
 """Files of other rooms that compute for every hypothesis: the core itself builds with them."""
 
 

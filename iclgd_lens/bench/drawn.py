@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.archive import restored
 from iclgd_lens.bench.entries import varied_name
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError
-from iclgd_lens.frames import norm_frame, null_frame
 from iclgd_lens.mediation import kept
 from iclgd_lens.mediation.result import Mediation
-from iclgd_lens.parts import Part
+from iclgd_lens.results.archive import restored
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.results.frames import norm_frame, null_frame
+from iclgd_lens.results.parts import Part
 from iclgd_lens.sealed import opened
 from iclgd_lens.subjects import TRAINED, Subject
 

@@ -22,7 +22,7 @@ from iclgd_lens.bench.cells import OWN, Cell
 from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec, Setting
 from iclgd_lens.bench.plan import MATCHED, Plan
 from iclgd_lens.bench.store import Measured, Store
-from iclgd_lens.budget import with_budget, with_settings_of
+from iclgd_lens.budget.budget import with_budget, with_settings_of
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Episode
@@ -31,9 +31,9 @@ from iclgd_lens.host import Host, as_host
 from iclgd_lens.host.loading import load_model
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.job import Job, reading_key
+from iclgd_lens.measures.readings import Frozen
 from iclgd_lens.nulls import shuffled_labels, untrained
-from iclgd_lens.readings import Frozen
-from iclgd_lens.readout import Readout
+from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
 from iclgd_lens.rules import Options, Rule, is_out_of_memory
 from iclgd_lens.subjects import TRAINED

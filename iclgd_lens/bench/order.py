@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iclgd_lens.comparison import Comparison
-from iclgd_lens.parts import Floats, Part, nanmean, nanmean_over
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.results.parts import Floats, Part, nanmean, nanmean_over
 from iclgd_lens.scores import LABEL_SCORES
-from iclgd_lens.statistics import t_interval
+from iclgd_lens.verdicts.statistics import t_interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,9 +17,9 @@ from iclgd_lens.bench.drawn import FORMS, Drawn, Where
 from iclgd_lens.bench.entries import varied_name
 from iclgd_lens.bench.order import order_sensitivity
 from iclgd_lens.bench.store import Quarantined, Store
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import RunError, nearest
-from iclgd_lens.frames import behaviour_frame, gate_frame, head_frame, verdict_frame
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.results.frames import behaviour_frame, gate_frame, head_frame, verdict_frame
 from iclgd_lens.sealed import opened
 from iclgd_lens.subjects import TRAINED
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from iclgd_lens.archive import archived
 from iclgd_lens.attending import readout_attention
 from iclgd_lens.bench.cells import OWN, Cell
 from iclgd_lens.bench.digests import rooms_digest
@@ -35,7 +34,8 @@ from iclgd_lens.intervention import Intervention
 from iclgd_lens.job import Job
 from iclgd_lens.mediation import kept as kept_mediation
 from iclgd_lens.mediation.mediating import mediate
-from iclgd_lens.parts import Part
+from iclgd_lens.results.archive import archived
+from iclgd_lens.results.parts import Part
 from iclgd_lens.sealed import opened, sealed
 from iclgd_lens.subjects import TRAINED
 

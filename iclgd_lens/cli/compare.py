@@ -13,7 +13,7 @@ from iclgd_lens.cli.conclude import show as show
 from iclgd_lens.errors import ComparisonError, LensError
 
 if TYPE_CHECKING:
-    from iclgd_lens.comparison import Comparison
+    from iclgd_lens.results.comparison import Comparison
 
 NO_CONTROLS = "none"
 _SUFFIXES = (".parquet", ".safetensors")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from iclgd_lens.cli.console import say
 from iclgd_lens.phrases import count, listed
 from iclgd_lens.subjects import TRAINED
-from iclgd_lens.verdicts import OVERALL, Verdict
+from iclgd_lens.verdicts.verdict import OVERALL, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from iclgd_lens.comparison import Comparison
+    from iclgd_lens.results.comparison import Comparison
 
 
 def as_json(comparison: Comparison) -> str:
@@ -52,7 +52,7 @@ def show(comparison: Comparison, console: Console, written: Path | None = None) 
         console: Where to.
         written: The file that holds it, if there is one.
     """
-    from iclgd_lens.tables import comparison_table, layer_table
+    from iclgd_lens.results.display import comparison_table, layer_table
 
     for line in headline(comparison):
         say(console, line)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.cli.console import say
 from iclgd_lens.cli.demo import ALONG, DemoResult, Number, headline, numbers, story, trajectory
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import LensError
 from iclgd_lens.files import check_place, write_somewhere
 from iclgd_lens.labels import is_rival, label, rank
 from iclgd_lens.phrases import count, listed, number
+from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.scores import SCORES, primary_scores
 
 if TYPE_CHECKING:

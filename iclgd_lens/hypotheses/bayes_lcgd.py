@@ -36,7 +36,7 @@ from iclgd_lens.hypotheses.combining import optional
 from iclgd_lens.hypotheses.common import folds, label_losses, part, shown_of
 from iclgd_lens.hypotheses.lcgd_regularized import lcgd_regularized
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
-from iclgd_lens.hypotheses.sgd import trained_names
+from iclgd_lens.training.sgd import trained_names
 
 Point = dict[str, Any]
 STARTS = 5

@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclgd_lens.batching import batches
 from iclgd_lens.contexts import label_words as label_words
 from iclgd_lens.contexts import shown_of as shown_of
 from iclgd_lens.delta import delta_hooks
 from iclgd_lens.episode import Demonstrations, Episode, Tokens, TrainingSequence
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, frozen
-from iclgd_lens.hypotheses.sgd import UpdateRule
 from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
+from iclgd_lens.readout.batching import batches
 from iclgd_lens.tokens import continued
+from iclgd_lens.training.sgd import UpdateRule
 
 _TOKENS_AT_ONCE = 8192
 _ROWS_AT_ONCE = 64

@@ -43,7 +43,7 @@ from iclgd_lens.hypotheses.common import gradients, label_losses, shown_of
 from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
-from iclgd_lens.hypotheses.sgd import trained_names, zeros
+from iclgd_lens.training.sgd import trained_names, zeros
 
 Vector = NDArray[np.float64]
 Fitness = Callable[[Vector], float]

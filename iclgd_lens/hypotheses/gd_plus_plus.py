@@ -31,7 +31,7 @@ from iclgd_lens.hypotheses.common import shown_of
 from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.preconditioning import preconditioned, value_moments
 from iclgd_lens.hypotheses.registry import between, hypothesis
-from iclgd_lens.hypotheses.sgd import train
+from iclgd_lens.training.sgd import train
 
 NAME = "gd_plus_plus"
 

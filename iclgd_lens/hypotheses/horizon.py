@@ -18,7 +18,7 @@ from iclgd_lens.episode import TrainingSequence
 from iclgd_lens.host import Hook, Host
 from iclgd_lens.hypotheses.lcgd import LayerLoss, lens_loss
 from iclgd_lens.hypotheses.registry import between
-from iclgd_lens.hypotheses.sgd import Learn
+from iclgd_lens.training.sgd import Learn
 
 
 def horizon_step(

@@ -49,7 +49,7 @@ from iclgd_lens.hypotheses.lcgd import layer_step, lens_loss
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.rates import RATES, transform_of
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of, only_with
-from iclgd_lens.hypotheses.sgd import Learn, train
+from iclgd_lens.training.sgd import Learn, train
 
 NAME = "lcgd_dynamic"
 

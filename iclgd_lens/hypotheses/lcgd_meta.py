@@ -39,7 +39,7 @@ from iclgd_lens.hypotheses.common import auxiliary_of, folds, gradients, shown_o
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
-from iclgd_lens.hypotheses.sgd import train, trained_names, zeros
+from iclgd_lens.training.sgd import train, trained_names, zeros
 
 NAME = "lcgd_meta"
 _SPAN = math.log(10)

@@ -45,7 +45,7 @@ from iclgd_lens.hypotheses.contrast import Contrast
 from iclgd_lens.hypotheses.lcgd import ROWS, layer_step, lcgd
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
-from iclgd_lens.hypotheses.sgd import Learn, train
+from iclgd_lens.training.sgd import Learn, train
 
 NAME = "lcgd_multitask"
 

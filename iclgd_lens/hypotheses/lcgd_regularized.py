@@ -41,8 +41,8 @@ from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.rates import head_norms
 from iclgd_lens.hypotheses.registry import between, hypothesis
-from iclgd_lens.hypotheses.sgd import Learn, train
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.training.sgd import Learn, train
 
 
 def decayed_and_clipped(

@@ -42,8 +42,8 @@ from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of, only_with
-from iclgd_lens.hypotheses.sgd import Learn, train
 from iclgd_lens.tokens import continued
+from iclgd_lens.training.sgd import Learn, train
 
 NAME = "lcgd_reinforce"
 ESTIMATORS = ("exact", "group", "sample")

@@ -34,7 +34,7 @@ from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.preconditioning import preconditioned, value_moments
 from iclgd_lens.hypotheses.registry import between, hypothesis
-from iclgd_lens.hypotheses.sgd import train
+from iclgd_lens.training.sgd import train
 
 NAME = "newton"
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from iclgd_lens.host import Host
-from iclgd_lens.hypotheses.sgd import Transform
+from iclgd_lens.training.sgd import Transform
 
 RATES = ("constant", "norm", "rms", "hyper", "surprise")
 """How fast each weight learns; "surprise" acts on a demonstration, the others on a step."""

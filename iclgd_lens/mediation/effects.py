@@ -19,6 +19,7 @@ from torch import Tensor
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import HookError
 from iclgd_lens.host import Host, Prefix, frozen
+from iclgd_lens.measures.readings import Frozen
 from iclgd_lens.mediation.gradients import (
     Gradients,
     direct_effects,
@@ -48,8 +49,7 @@ from iclgd_lens.mediation.patching import (
     single_heads,
     visible_margins,
 )
-from iclgd_lens.readings import Frozen
-from iclgd_lens.readout import Readout
+from iclgd_lens.readout.reader import Readout
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iclgd_lens.aggregates import Resampling
-from iclgd_lens.parts import nanmean_over
-from iclgd_lens.resampling import bootstrap_mean, bootstrap_ratio, max_t
-from iclgd_lens.statistics import t_interval
+from iclgd_lens.results.aggregates import Resampling
+from iclgd_lens.results.parts import nanmean_over
+from iclgd_lens.verdicts.resampling import bootstrap_mean, bootstrap_ratio, max_t
+from iclgd_lens.verdicts.statistics import t_interval
 
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from iclgd_lens.archive import archived, restored
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.mediation.head_maps import DrawEffects, Verification
+from iclgd_lens.results.archive import archived, restored
+from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.sealed import opened
 
 if TYPE_CHECKING:

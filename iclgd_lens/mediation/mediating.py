@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from iclgd_lens.budget import BudgetMode, with_budget, with_settings_of
+from iclgd_lens.budget.budget import BudgetMode, with_budget, with_settings_of
 from iclgd_lens.comparing import budget_mode, check_draws, provenance
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.controls import Control
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError, LensError
@@ -33,9 +32,10 @@ from iclgd_lens.mediation.head_maps import (
 from iclgd_lens.mediation.patching import TOKENS_AT_ONCE
 from iclgd_lens.mediation.result import Mediation
 from iclgd_lens.nulls import shuffled_labels
-from iclgd_lens.parts import Part, nanmean_over
-from iclgd_lens.readout import Readout
+from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.results.parts import Part, nanmean_over
 from iclgd_lens.rules import (
     HypothesisLike,
     Options,

@@ -25,12 +25,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from iclgd_lens.batching import memory_limited
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import LensError
 from iclgd_lens.host import Hook, Host, Prefix
 from iclgd_lens.intervention import hide
 from iclgd_lens.mediation.margins import LastToken, Margin, head_values, repeated_gold
+from iclgd_lens.readout.batching import memory_limited
 
 TOKENS_AT_ONCE = 8192
 """Tokens of a pass at most, those that its rows share counted for each of them."""

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iclgd_lens.aggregates import COLUMNS, Resampling, Row
-from iclgd_lens.archive import write_parquet
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.files import write_whole
 from iclgd_lens.mediation import kept
@@ -35,7 +32,10 @@ from iclgd_lens.mediation.head_maps import (
     unit_of,
 )
 from iclgd_lens.mediation.shown import ShownMediation
-from iclgd_lens.parts import nanmean_over
+from iclgd_lens.results.aggregates import COLUMNS, Resampling, Row
+from iclgd_lens.results.archive import write_parquet
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.results.parts import nanmean_over
 
 if TYPE_CHECKING:
     import pandas as pd

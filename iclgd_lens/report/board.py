@@ -11,8 +11,8 @@ from iclgd_lens.phrases import TABLE
 from iclgd_lens.report.tables import MARKS, Item, Line, Table, filled, value_item
 from iclgd_lens.report.view import View, number_of, records
 from iclgd_lens.report.words import answer, questions
+from iclgd_lens.results.display import SUMMARY_SCORES
 from iclgd_lens.scores import SCORES
-from iclgd_lens.tables import SUMMARY_SCORES
 
 ORDER = tuple(sorted(SUMMARY_SCORES, key=lambda score: SCORES[score].group == "behaviour"))
 """Scores of attention first: worlds stand above with what they must read."""

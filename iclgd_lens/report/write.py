@@ -18,7 +18,7 @@ from iclgd_lens.report.picture import Picture, slug
 from iclgd_lens.report.pictures import pictures
 from iclgd_lens.report.view import Reading, RunFrames, View, view, where
 from iclgd_lens.report.words import answer, questions
-from iclgd_lens.tables import SUMMARY_SCORES
+from iclgd_lens.results.display import SUMMARY_SCORES
 
 if TYPE_CHECKING:
     import pandas as pd

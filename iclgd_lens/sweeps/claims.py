@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from iclgd_lens.budget import BudgetMode
+from iclgd_lens.budget.budget import BudgetMode
 from iclgd_lens.errors import PlanError
 from iclgd_lens.rules import Progress
 from iclgd_lens.scores import LABEL_COLLAPSE

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from iclgd_lens.archive import write_parquet
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.labels import label as shown_label
 from iclgd_lens.ratios import recovery_share
+from iclgd_lens.results.archive import write_parquet
+from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.scores import LABEL_SCORES, RECOVERY_MOMENTS
 from iclgd_lens.subjects import Subject
 from iclgd_lens.sweeps.factors import Factor

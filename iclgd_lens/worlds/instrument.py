@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import UnsupportedModelError, WorldError
-from iclgd_lens.measures import recovery_unscaled
+from iclgd_lens.measures.similarity import recovery_unscaled
 from iclgd_lens.measuring import first_queries
+from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.scores import RECOVERY_MOMENTS
-from iclgd_lens.statistics import t_interval
+from iclgd_lens.verdicts.statistics import t_interval
 from iclgd_lens.worlds.linear import linear_world, linearised_world
 from iclgd_lens.worlds.softmax import Rule, gd_world, heads_world, lcgd_world
 from iclgd_lens.worlds.world import World, draws

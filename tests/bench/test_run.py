@@ -20,7 +20,7 @@ import pytest
 import torch
 import yaml
 
-from iclgd_lens import budget, nulls
+from iclgd_lens import nulls
 from iclgd_lens.bench import measure
 from iclgd_lens.bench.cells import list_cells, settings_of
 from iclgd_lens.bench.check import check_plan
@@ -30,7 +30,8 @@ from iclgd_lens.bench.results import load_run
 from iclgd_lens.bench.run import Outcome, run_plan
 from iclgd_lens.bench.store import Store
 from iclgd_lens.bench.work import Workbench
-from iclgd_lens.budget import choosing
+from iclgd_lens.budget import budget
+from iclgd_lens.budget.budget import choosing
 from iclgd_lens.comparing import compare
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import DivergedError, LensError, PlanError, RunError
@@ -39,7 +40,7 @@ from iclgd_lens.hypotheses.registry import get_hypothesis, hypothesis
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.job import Job
 from iclgd_lens.protocol import REFERENCE
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from iclgd_lens.tasks import draw_demonstrations, get_task, load_rows
 from iclgd_lens.workers import as_they_come, can_copy
 from iclgd_lens.writing import load_episode

@@ -20,7 +20,7 @@ from iclgd_lens.host.loading import load_model
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.nulls import untrained
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())

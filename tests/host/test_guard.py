@@ -25,7 +25,7 @@ from iclgd_lens.host import hooks as host_hooks
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.oracle import oracle
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 assert hypotheses

@@ -17,7 +17,7 @@ from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.registry import list_hypotheses
 from iclgd_lens.hypotheses.values import ridge_solution
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks
 from tests.hypotheses import oracles
 

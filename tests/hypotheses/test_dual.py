@@ -21,7 +21,7 @@ from iclgd_lens.hypotheses.ladder import ladder
 from iclgd_lens.hypotheses.oracle import oracle
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.readout import Reader, Readout
+from iclgd_lens.readout.reader import Reader, Readout
 from tests import checks, families
 
 LONG = ((5,), (6, 8))

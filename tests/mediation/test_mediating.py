@@ -22,7 +22,7 @@ from iclgd_lens.hypotheses.partial_oracle import partial_oracle
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.mediation.head_maps import ESTIMATED
 from iclgd_lens.mediation.result import Mediation
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
@@ -234,8 +234,8 @@ def test_all_heads_are_all_of_icl_where_positions_are_relative(kind: str) -> Non
 
 
 def test_heads_of_noise_survive_correction_no_more_often_than_allowed() -> None:
-    from iclgd_lens.aggregates import Resampling
     from iclgd_lens.mediation.head_maps import mean_map
+    from iclgd_lens.results.aggregates import Resampling
 
     how, generator = Resampling(resamples=20), np.random.default_rng(0)
     found = [
@@ -271,8 +271,8 @@ def test_a_move_towards_labels_is_no_effect() -> None:
 
 def test_draws_that_ask_the_same_queries_are_not_enough() -> None:
     """What fits these queries fits them in every draw: six draws agree, the queries do not."""
-    from iclgd_lens.aggregates import Resampling
     from iclgd_lens.mediation.head_maps import mean_map
+    from iclgd_lens.results.aggregates import Resampling
 
     generator = np.random.default_rng(1)
     same = generator.normal(size=(16, 4, 4))

@@ -13,7 +13,7 @@ import pytest
 import iclgd_lens as lens
 from iclgd_lens.errors import ComparisonError, EpisodeError, HypothesisError, PlanError
 from iclgd_lens.host import Host
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from iclgd_lens.sweeps import claims
 from iclgd_lens.sweeps.alterations import (
     in_order,
