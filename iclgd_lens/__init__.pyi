@@ -1,10 +1,9 @@
 """The public names, for type checkers, editors and the lazy loader."""
 
 from . import worlds as worlds
-from .attending import readout_attention as readout_attention
 from .bench.plan import load_plan as load_plan
-from .bench.results import load_run as load_run
 from .bench.run import run_plan as run_plan
+from .bench.run_tables import load_run as load_run
 from .comparing import compare as compare
 from .controls import CONTROLS as CONTROLS
 from .controls import Control as Control
@@ -15,6 +14,9 @@ from .episode import Demonstrations as Demonstrations
 from .episode import Episode as Episode
 from .episode import EpisodeWarning as EpisodeWarning
 from .episode import Query as Query
+from .episode_loading import load_demonstrations as load_demonstrations
+from .episode_loading import load_episode as load_episode
+from .episode_loading import load_episodes as load_episodes
 from .errors import LensError as LensError
 from .heads import HeadScores as HeadScores
 from .heads import indirect_effects as indirect_effects
@@ -53,8 +55,8 @@ from .intervention import Injection as Injection
 from .intervention import Intervention as Intervention
 from .intervention import Patch as Patch
 from .intervention import Shift as Shift
-from .mediation.mediating import mediate as mediate
-from .mediation.result import Mediation as Mediation
+from .mediation.mediation_job import mediate as mediate
+from .mediation.mediation_result import Mediation as Mediation
 from .nulls import shuffled_labels as shuffled_labels
 from .nulls import untrained as untrained
 from .protocol import DEFAULT as DEFAULT
@@ -68,12 +70,13 @@ from .scores import SCORES as SCORES
 from .scores import Score as Score
 from .scores import score as score
 from .subjects import Subject as Subject
-from .sweeps.result import Sweep as Sweep
-from .sweeps.sweeping import sweep as sweep
+from .sweeps.sweep_job import sweep as sweep
+from .sweeps.sweep_result import Sweep as Sweep
 from .tasks import Task as Task
 from .tasks import get_task as get_task
 from .tasks import list_tasks as list_tasks
 from .tasks.draws import check_rows as check_rows
+from .token_attention import readout_attention as readout_attention
 from .verdicts.evidence import ControlEvidence as ControlEvidence
 from .verdicts.evidence import Evidence as Evidence
 from .verdicts.gate import Behaviour as Behaviour
@@ -81,8 +84,5 @@ from .verdicts.gate import Gate as Gate
 from .verdicts.gate import behaves as behaves
 from .verdicts.verdict import Verdict as Verdict
 from .verdicts.verdict import decide as decide
-from .writing import load_demonstrations as load_demonstrations
-from .writing import load_episode as load_episode
-from .writing import load_episodes as load_episodes
 
 __version__: str

@@ -24,7 +24,7 @@ from iclgd_lens.host import Host, as_host, own_precision
 from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.job import Job, reading_key
-from iclgd_lens.measuring import Plan, groups_of, measure_draws, measure_networks
+from iclgd_lens.measured_groups import Plan, groups_of, measure_draws, measure_networks
 from iclgd_lens.nulls import with_foreign
 from iclgd_lens.provenance import library_versions
 from iclgd_lens.readout.reader import Readout

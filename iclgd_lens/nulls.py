@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from iclgd_lens.delta import ParameterDelta, matched_random
 from iclgd_lens.episode import FOREIGN, Demonstration, Demonstrations, Episode
+from iclgd_lens.episode_loading import load_demonstrations
 from iclgd_lens.errors import ComparisonError, ControlError, UnsupportedModelError, nearest
 from iclgd_lens.host import Hook, Host, as_host, copied
 from iclgd_lens.host.untrained import Untrained, permute_entries, reinitialise
@@ -23,7 +24,6 @@ from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention, Shift, hooks
 from iclgd_lens.measures import similarity
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.tasks import list_tasks
-from iclgd_lens.writing import load_demonstrations
 
 _APART = 10_007
 """Between the seeds of hook points."""

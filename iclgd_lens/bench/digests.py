@@ -24,10 +24,11 @@ PACKAGE = "iclgd_lens"
 _ROOT = Path(__file__).resolve().parents[1]
 SHOWING = frozenset(
     {
-        "__init__", "__main__", "attending", "bench", "calibration", "cli", "collapse", "comparing",
-        "controls", "embedded", "errors", "exchange", "figures", "files", "labels", "measuring",
-        "mediation", "phrases", "provenance", "ratios", "report", "results", "run_files", "scores",
-        "sealed", "sweeps", "verdicts", "workers", "worlds",
+        "__init__", "__main__", "bench", "calibration", "calibration_on_networks", "cli",
+        "collapse", "comparing", "controls", "display_names", "embedded", "errors", "figures",
+        "files", "measured_groups", "mediation", "phrases", "provenance", "ratios", "report",
+        "results", "scores", "sealed_files", "sweeps", "token_attention", "verdicts", "workers",
+        "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of

@@ -19,13 +19,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from iclgd_lens.bench.cells import OWN, Cell
-from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec, Setting
 from iclgd_lens.bench.plan import MATCHED, Plan
+from iclgd_lens.bench.plan_entries import HypothesisSpec, ModelSpec, Setting
 from iclgd_lens.bench.store import Measured, Store
 from iclgd_lens.budget.budget import with_budget, with_settings_of
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Episode
+from iclgd_lens.episode_loading import load_episode
 from iclgd_lens.errors import RunError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.host.loading import load_model
@@ -38,7 +39,6 @@ from iclgd_lens.registry import resolve
 from iclgd_lens.rules import Options, Rule, is_out_of_memory
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.sweeps.factors import get_factor
-from iclgd_lens.writing import load_episode
 
 _FORMAT = "iclgd_lens.readings/1"
 _SETTINGS = ("zs", "icl", "icl_shuffled")

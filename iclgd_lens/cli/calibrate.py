@@ -84,10 +84,10 @@ def _line(rate: Rate) -> tuple[str, ...]:
 
 
 def _on_networks(model: str, task: str, networks: int, seed: int, tell: Any) -> list[Rate]:
+    from iclgd_lens.calibration_on_networks import never_trained
     from iclgd_lens.comparing import compare
-    from iclgd_lens.exchange import never_trained
+    from iclgd_lens.episode_loading import load_episodes
     from iclgd_lens.host.loading import load_model
-    from iclgd_lens.writing import load_episodes
 
     tell(f"loading {model}")
     loaded = load_model(model)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.cli.conclude import as_json as as_json
-from iclgd_lens.cli.conclude import show as show
+from iclgd_lens.cli.printed_comparison import as_json as as_json
+from iclgd_lens.cli.printed_comparison import show as show
 from iclgd_lens.errors import ComparisonError, LensError
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
         protocol=protocol, revision=request.data_revision,
     )  # fmt: skip
     tell("starting PyTorch and TransformerLens")
-    from iclgd_lens.bench.work import import_modules
+    from iclgd_lens.bench.workbench import import_modules
     from iclgd_lens.comparing import compare
+    from iclgd_lens.episode_loading import load_episodes
     from iclgd_lens.host.loading import load_model
     from iclgd_lens.rules import resolve_rules
-    from iclgd_lens.writing import load_episodes
 
     import_modules(request.imports)
     settings = parse_settings(request.settings)

@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.cli.conclude import CARE, paragraphs
+from iclgd_lens.cli.printed_comparison import CARE, paragraphs
 from iclgd_lens.comparing import compare
+from iclgd_lens.display_names import home, label, rank
+from iclgd_lens.episode_loading import load_episodes
 from iclgd_lens.host.loading import load_model
-from iclgd_lens.labels import home, label, rank
-from iclgd_lens.naming import label_of
+from iclgd_lens.model_names import label_of
 from iclgd_lens.phrases import listed, number
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.results.display import aggregate_cells, is_setting
 from iclgd_lens.rules import silent
 from iclgd_lens.scores import primary_scores
 from iclgd_lens.verdicts.verdict import OVERALL
-from iclgd_lens.writing import load_episodes
 
 if TYPE_CHECKING:
     import pandas as pd

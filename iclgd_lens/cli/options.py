@@ -117,8 +117,8 @@ def figures_page(
         lines: What was found, in sentences.
         shown: Title, caption and figure of each.
     """
+    from iclgd_lens.report.figure_choices import Choice, Picture
     from iclgd_lens.report.page import document
-    from iclgd_lens.report.picture import Choice, Picture
 
     drawn: list[Picture] = []
     for number, (name, caption, figure) in enumerate(shown):

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from iclgd_lens.errors import ModelError, UnsupportedModelError
-from iclgd_lens.host.folder import check_folder, check_sizes, check_weights, first_line
+from iclgd_lens.host.model_folder import check_folder, check_sizes, check_weights, first_line
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import UnsupportedModelError
 from iclgd_lens.host.guard import all_modules
-from iclgd_lens.host.special import bos_in_words
+from iclgd_lens.host.special_tokens import bos_in_words
 
 _SHOWN = 3
 # Hooks of these are wiring; whatever else is attached, the user attached.

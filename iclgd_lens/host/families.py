@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from iclgd_lens.errors import UnsupportedModelError
-from iclgd_lens.host import fields as fields_of
-from iclgd_lens.host.fields import GPT_SIZES, GROUPED_SIZES, SIZES, Fields
+from iclgd_lens.host import config_fields as fields_of
+from iclgd_lens.host.config_fields import GPT_SIZES, GROUPED_SIZES, SIZES, Fields
 
 
 @dataclass(frozen=True)

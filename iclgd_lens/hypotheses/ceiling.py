@@ -24,7 +24,7 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.registry import between, hypothesis
-from iclgd_lens.hypotheses.values import fit_values
+from iclgd_lens.hypotheses.value_regression import fit_values
 from iclgd_lens.readout.reader import Reader
 from iclgd_lens.training.sgd import trained_names
 

@@ -37,7 +37,7 @@ from iclgd_lens.hypotheses.common import at_ends, label_words, part, shown_of, t
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of, only_with
-from iclgd_lens.hypotheses.values import fit_values
+from iclgd_lens.hypotheses.value_regression import fit_values
 from iclgd_lens.training.sgd import Learn, train, trained_names
 
 NAME = "distilled"

@@ -38,8 +38,8 @@ from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Hook, Host, as_host
 from iclgd_lens.hypotheses.common import folds, label_losses, shown_of
 from iclgd_lens.hypotheses.lcgd import layer_step
+from iclgd_lens.hypotheses.learning_rates import head_norms
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.rates import head_norms
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.training.sgd import Learn, train

@@ -1,7 +1,7 @@
 """What is measured on one draw of demonstrations, query by query and head by head.
 
 A head whose output the demonstrations leave as it is at a query's readout token, up to rounding
-(`measures.unchanged`), has no effect there to be measured: all its effects are undefined (NaN) on
+(`similarity.unchanged`), has no effect there to be measured: all its effects are undefined (NaN) on
 that query, and counted as such.
 """
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iclgd_lens.labels import control_label, label, lower_is_better
+from iclgd_lens.display_names import control_label, label, lower_is_better
 from iclgd_lens.phrases import TABLE
 from iclgd_lens.report.tables import MARKS, Item, Line, Table, filled, value_item
 from iclgd_lens.report.view import View, number_of, records

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.files import write_whole
 from iclgd_lens.results.parts import Part
-from iclgd_lens.sealed import sealed, unsealed
+from iclgd_lens.sealed_files import sealed, unsealed
 
 FORMAT = "iclgd_lens.Comparison/3"
 _KINDS: Mapping[str, type] = {

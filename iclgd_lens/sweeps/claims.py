@@ -14,8 +14,8 @@ from iclgd_lens.errors import PlanError
 from iclgd_lens.rules import Progress
 from iclgd_lens.scores import LABEL_COLLAPSE
 from iclgd_lens.sweeps.factors import get_factor
-from iclgd_lens.sweeps.result import PRIMARY, SECOND, Sweep
-from iclgd_lens.sweeps.sweeping import CONTROLS, sweep
+from iclgd_lens.sweeps.sweep_job import CONTROLS, sweep
+from iclgd_lens.sweeps.sweep_result import PRIMARY, SECOND, Sweep
 from iclgd_lens.validation import Part
 
 

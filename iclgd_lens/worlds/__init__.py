@@ -12,11 +12,11 @@ from iclgd_lens.worlds.instrument import Power as Power
 from iclgd_lens.worlds.instrument import power as power
 from iclgd_lens.worlds.instrument import ruler as ruler
 from iclgd_lens.worlds.instrument import scores_by_draw as scores_by_draw
-from iclgd_lens.worlds.layout import rotation as rotation
 from iclgd_lens.worlds.linear import linear_world as linear_world
 from iclgd_lens.worlds.linear import linearised_world as linearised_world
 from iclgd_lens.worlds.softmax import gd_world as gd_world
 from iclgd_lens.worlds.softmax import heads_world as heads_world
 from iclgd_lens.worlds.softmax import lcgd_world as lcgd_world
+from iclgd_lens.worlds.stream_parts import rotation as rotation
 from iclgd_lens.worlds.world import World as World
 from iclgd_lens.worlds.world import draws as draws

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from iclgd_lens.errors import UnsupportedModelError, WorldError
+from iclgd_lens.measured_groups import first_queries
 from iclgd_lens.measures.similarity import recovery_unscaled
-from iclgd_lens.measuring import first_queries
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.scores import RECOVERY_MOMENTS
 from iclgd_lens.verdicts.statistics import t_interval

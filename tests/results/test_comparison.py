@@ -19,7 +19,7 @@ from iclgd_lens.measures import similarity
 from iclgd_lens.results.aggregates import COLUMNS
 from iclgd_lens.results.archive import FORMAT
 from iclgd_lens.results.comparison import Comparison
-from iclgd_lens.sealed import sealed
+from iclgd_lens.sealed_files import sealed
 
 Q, L, H, K = 12, 3, 4, 2
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from iclgd_lens.display_names import label as shown_label
 from iclgd_lens.errors import ComparisonError
-from iclgd_lens.labels import label as shown_label
 from iclgd_lens.ratios import recovery_share
 from iclgd_lens.results.archive import write_parquet
 from iclgd_lens.results.comparison import Comparison

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iclgd_lens.labels import label as shown_label
+from iclgd_lens.display_names import label as shown_label
 from iclgd_lens.mediation.head_maps import ICL, KEPT, NECESSITY, unit_of
 from iclgd_lens.subjects import Subject
 

@@ -10,12 +10,12 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from iclgd_lens.episode_loading import load_episode
 from iclgd_lens.errors import EpisodeError
 from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.host.loading import load_model
-from iclgd_lens.host.special import own_token
+from iclgd_lens.host.special_tokens import own_token
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.writing import load_episode
 from tests import checks, families
 
 TEXTS = DEFAULT.replace(separator=" w9")

@@ -21,7 +21,7 @@ from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.partial_oracle import partial_oracle
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.mediation.head_maps import ESTIMATED
-from iclgd_lens.mediation.result import Mediation
+from iclgd_lens.mediation.mediation_result import Mediation
 from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
@@ -288,7 +288,7 @@ def test_draws_that_ask_the_same_queries_are_not_enough() -> None:
 @pytest.mark.parametrize("closed", [False, True])
 def test_what_is_said_follows_the_gate(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads that hinder are not called necessary, and without a gate nothing is."""
-    from iclgd_lens.mediation import shown
+    from iclgd_lens.mediation import display
 
     result = mediated(checks.kinds()[0])
     gate = result.comparison.gate()
@@ -300,7 +300,7 @@ def test_what_is_said_follows_the_gate(closed: bool, monkeypatch: pytest.MonkeyP
     kept = type(found)(value / 2, value, value, p, found.n[:1], found.undefined[:1])
     maps = {"necessity": fake, "kept": kept}
     monkeypatch.setattr(type(result), "map", lambda self, effect, label="ICL": maps[effect])
-    said = shown.ShownMediation.sentence(result)
+    said = display.ShownMediation.sentence(result)
     if closed:
         assert "necessary" not in said.split("verified")[0]
         assert "not called in-context learning" in said

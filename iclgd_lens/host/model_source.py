@@ -14,7 +14,7 @@ from types import MappingProxyType
 from iclgd_lens.embedded import NAMES, embedded_model_folder
 from iclgd_lens.errors import ModelError, UnsupportedModelError, nearest
 from iclgd_lens.host.checkpoint import SUFFIX, Checkpoint, GgufCheckpoint
-from iclgd_lens.naming import UNTRAINED_SUFFIX, label_of, split_untrained
+from iclgd_lens.model_names import UNTRAINED_SUFFIX, label_of, split_untrained
 
 ALIASES: Mapping[str, Callable[[], Path]] = MappingProxyType({NAMES[0]: embedded_model_folder})
 """Names of models that travel with the package, and where their folders are."""

@@ -29,8 +29,8 @@ from iclgd_lens.mediation.head_maps import (
     Verification,
     pearson,
 )
+from iclgd_lens.mediation.mediation_result import Mediation
 from iclgd_lens.mediation.patching import TOKENS_AT_ONCE
-from iclgd_lens.mediation.result import Mediation
 from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from iclgd_lens import files
+from iclgd_lens.bench.run_folder import open_files
 from iclgd_lens.errors import RunError
 from iclgd_lens.files import PARTIAL, partial_name
-from iclgd_lens.run_files import open_files
 
 
 def dead_name() -> str:

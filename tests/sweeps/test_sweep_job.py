@@ -23,7 +23,7 @@ from iclgd_lens.sweeps.alterations import (
 )
 from iclgd_lens.sweeps.claims import Claim, load_claim
 from iclgd_lens.sweeps.factors import FACTORS, get_factor
-from iclgd_lens.sweeps.result import where_equal
+from iclgd_lens.sweeps.sweep_result import where_equal
 from tests import checks
 
 KIND = checks.kinds()[0]

@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.bench.cellfile import PLACE, CellData, decode, parts_of
-from iclgd_lens.bench.drawn import FORMS, Drawn, Where
-from iclgd_lens.bench.entries import varied_name
-from iclgd_lens.bench.order import order_sensitivity
+from iclgd_lens.bench.cell_file import PLACE, CellData, decode, parts_of
+from iclgd_lens.bench.figure_data import FORMS, Drawn, Where
+from iclgd_lens.bench.order_sensitivity import order_sensitivity
+from iclgd_lens.bench.plan_entries import varied_name
 from iclgd_lens.bench.store import Quarantined, Store
 from iclgd_lens.errors import RunError, nearest
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.results.frames import behaviour_frame, gate_frame, head_frame, verdict_frame
-from iclgd_lens.sealed import opened
+from iclgd_lens.sealed_files import opened
 from iclgd_lens.subjects import TRAINED
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from iclgd_lens.sweeps.result import Sweep
+    from iclgd_lens.sweeps.sweep_result import Sweep
 
 
 def load_run(where: str | os.PathLike[str]) -> Run:
@@ -208,7 +208,7 @@ class Run(Drawn):
             RunError: The plan does not vary it, or nothing of it is measured there.
         """
         from iclgd_lens.sweeps.factors import get_factor
-        from iclgd_lens.sweeps.result import Point, Sweep
+        from iclgd_lens.sweeps.sweep_result import Point, Sweep
 
         values: Mapping[str, list[Any]] = self.plan.get("vary", {})
         if factor not in values:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import iclgd_lens as lens
+from iclgd_lens.episode_loading import load_demonstrations, load_episode, load_episodes
 from iclgd_lens.errors import EpisodeError, RowsError, TaskError
 from iclgd_lens.host import Host
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.writing import load_demonstrations, load_episode, load_episodes
 from tests import checks, families
 
 TEXTS = DEFAULT.replace(separator=" w9", name="texts")

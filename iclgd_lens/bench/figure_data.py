@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.bench.entries import varied_name
+from iclgd_lens.bench.plan_entries import varied_name
 from iclgd_lens.errors import RunError
-from iclgd_lens.mediation import kept
-from iclgd_lens.mediation.result import Mediation
+from iclgd_lens.mediation import storage
+from iclgd_lens.mediation.mediation_result import Mediation
 from iclgd_lens.results.archive import restored
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.results.frames import norm_frame, null_frame
 from iclgd_lens.results.parts import Part
-from iclgd_lens.sealed import opened
+from iclgd_lens.sealed_files import opened
 from iclgd_lens.subjects import TRAINED, Subject
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Where = tuple[str, str]
 FORMS: Mapping[str, str] = {
     "trajectory": "iclgd_lens.trajectory/1",
     "attention": "iclgd_lens.attention/1",
-    "mediation": kept.FORMAT,
+    "mediation": storage.FORMAT,
 }
 """What the files of each kind of study are."""
 ZS, ICL = "ZS", "ICL"
@@ -158,7 +158,7 @@ class Drawn:
     def mediations(self) -> dict[Where, Mediation]:
         """What heads do, by model and task, where the plan's `studies:` asks for it."""
         return {
-            where: Mediation(**kept.decode(data, name))
+            where: Mediation(**storage.decode(data, name))
             for where, data, name in self._studies("mediation")
         }
 

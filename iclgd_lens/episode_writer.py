@@ -9,7 +9,7 @@ from typing import Any
 
 from iclgd_lens.episode import Demonstration, Query
 from iclgd_lens.errors import EpisodeError
-from iclgd_lens.host.special import bos_in_words, own_token
+from iclgd_lens.host.special_tokens import bos_in_words, own_token
 from iclgd_lens.protocol import EOS, Protocol
 from iclgd_lens.tasks import Row, Task
 from iclgd_lens.tokens import Tokens, same_tokens

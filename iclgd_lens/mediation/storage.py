@@ -12,10 +12,10 @@ from iclgd_lens.errors import ComparisonError
 from iclgd_lens.mediation.head_maps import DrawEffects, Verification
 from iclgd_lens.results.archive import archived, restored
 from iclgd_lens.results.comparison import Comparison
-from iclgd_lens.sealed import opened
+from iclgd_lens.sealed_files import opened
 
 if TYPE_CHECKING:
-    from iclgd_lens.mediation.result import Mediation
+    from iclgd_lens.mediation.mediation_result import Mediation
 
 FORMAT = "iclgd_lens.Mediation/1"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from iclgd_lens.bench.cells import data_of
-from iclgd_lens.bench.check import check_plan
 from iclgd_lens.bench.plan import parse_plan
+from iclgd_lens.bench.plan_check import check_plan
 from iclgd_lens.embedded import embedded_model_folder, rows_source
+from iclgd_lens.episode_loading import load_episode
 from iclgd_lens.errors import LensError, ModelError, PlanError
 from iclgd_lens.host.loading import load_model
-from iclgd_lens.host.source import find_model
-from iclgd_lens.writing import load_episode
+from iclgd_lens.host.model_source import find_model
 from tests import families
 
 

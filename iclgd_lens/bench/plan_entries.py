@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from iclgd_lens.naming import label_of, split_untrained
+from iclgd_lens.model_names import label_of, split_untrained
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.validation import Part
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from iclgd_lens import figures
-from iclgd_lens.labels import label, rank, score_meaning
+from iclgd_lens.display_names import label, rank, score_meaning
 from iclgd_lens.phrases import listed
-from iclgd_lens.report.causes import FACTORS, HEADS
-from iclgd_lens.report.picture import Choice, Maker, Picture, groups
+from iclgd_lens.report.causal_figures import FACTORS, HEADS
+from iclgd_lens.report.figure_choices import Choice, Maker, Picture, groups
 from iclgd_lens.report.view import View, where
 from iclgd_lens.scores import SCORES
 from iclgd_lens.subjects import SETTINGS

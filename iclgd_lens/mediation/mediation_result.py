@@ -12,7 +12,8 @@ import numpy as np
 
 from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.files import write_whole
-from iclgd_lens.mediation import kept
+from iclgd_lens.mediation import storage
+from iclgd_lens.mediation.display import ShownMediation
 from iclgd_lens.mediation.head_maps import (
     ICL,
     KEPT,
@@ -31,7 +32,6 @@ from iclgd_lens.mediation.head_maps import (
     spearman,
     unit_of,
 )
-from iclgd_lens.mediation.shown import ShownMediation
 from iclgd_lens.results.aggregates import COLUMNS, Resampling, Row
 from iclgd_lens.results.archive import write_parquet
 from iclgd_lens.results.comparison import Comparison
@@ -325,7 +325,7 @@ class Mediation(ShownMediation):
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file with every effect of every query, atomically."""
-        write_whole(Path(path), kept.encode(self))
+        write_whole(Path(path), storage.encode(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Mediation:
@@ -334,7 +334,7 @@ class Mediation(ShownMediation):
         Raises:
             ComparisonError: The file is missing, truncated, changed, or no mediation.
         """
-        return cls(**kept.read(Path(path)))
+        return cls(**storage.read(Path(path)))
 
     def to_parquet(self, path: str | Path) -> None:
         """Write `frame()` as parquet with the provenance in its metadata, atomically."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iclgd_lens.bench.cellfile import CellData, Measured, decode, encode
-from iclgd_lens.bench.order import flip_rates, predictions
+from iclgd_lens.bench.cell_file import CellData, Measured, decode, encode
+from iclgd_lens.bench.order_sensitivity import flip_rates, predictions
 from iclgd_lens.bench.plan import Plan, parse_plan
-from iclgd_lens.bench.results import Run, load_run, measured_seconds
+from iclgd_lens.bench.run_tables import Run, load_run, measured_seconds
 from iclgd_lens.errors import LensError, RunError
 
 QUERIES, LAYERS, HEADS = 30, 2, 3

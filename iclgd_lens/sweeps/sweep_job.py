@@ -9,6 +9,7 @@ from typing import Any
 from iclgd_lens.collapse import ResidualReader
 from iclgd_lens.comparing import compare
 from iclgd_lens.episode import Episode
+from iclgd_lens.episode_loading import load_episodes
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.registry import get_hypothesis
@@ -17,9 +18,8 @@ from iclgd_lens.readout.reader import Reader, Readout
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.rules import HypothesisLike, Progress, silent
 from iclgd_lens.sweeps.factors import Factor, get_factor
-from iclgd_lens.sweeps.result import Point, Sweep
+from iclgd_lens.sweeps.sweep_result import Point, Sweep
 from iclgd_lens.tasks import Data
-from iclgd_lens.writing import load_episodes
 
 CONTROLS = ("random", "shuffled")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iclgd_lens.exchange import disjoint, never_trained, steadiness
+from iclgd_lens.calibration_on_networks import disjoint, never_trained, steadiness
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.results.parts import Part
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec, Varied
 from iclgd_lens.bench.plan import MATCHED, PUBLISHED, Plan
+from iclgd_lens.bench.plan_entries import HypothesisSpec, ModelSpec, Varied
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.host.loading import has_hooked_transformer
-from iclgd_lens.host.source import find_model
+from iclgd_lens.host.model_source import find_model
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.rules import resolve_rules
 from iclgd_lens.subjects import Subject
