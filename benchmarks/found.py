@@ -17,7 +17,7 @@ from typing import Any
 
 from iclgd_lens import load_run
 from iclgd_lens.display_names import label
-from iclgd_lens.report.board import leaderboard
+from iclgd_lens.report.leaderboard import leaderboard
 from iclgd_lens.report.view import View, view
 
 

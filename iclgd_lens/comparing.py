@@ -16,6 +16,7 @@ from typing import Any
 from iclgd_lens.budget.budget import BudgetMode
 from iclgd_lens.building import passes_of
 from iclgd_lens.collapse import CollapseJob
+from iclgd_lens.comparison_groups import Plan, groups_of, measure_draws, measure_networks
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Demonstrations, Episode
@@ -24,7 +25,6 @@ from iclgd_lens.host import Host, as_host, own_precision
 from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.job import Job, reading_key
-from iclgd_lens.measured_groups import Plan, groups_of, measure_draws, measure_networks
 from iclgd_lens.nulls import with_foreign
 from iclgd_lens.provenance import library_versions
 from iclgd_lens.readout.reader import Readout

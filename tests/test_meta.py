@@ -48,7 +48,7 @@ ORDER = [
     {"building"},
     {"job"},
     {"collapse", "results"},
-    {"measured_groups"},
+    {"comparison_groups"},
     {"comparing"},
     {"mediation", "sweeps", "worlds", "calibration"},
     {"calibration_on_networks"},

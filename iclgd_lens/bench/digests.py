@@ -25,8 +25,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 SHOWING = frozenset(
     {
         "__init__", "__main__", "bench", "calibration", "calibration_on_networks", "cli",
-        "collapse", "comparing", "controls", "display_names", "embedded", "errors", "figures",
-        "files", "measured_groups", "mediation", "phrases", "provenance", "ratios", "report",
+        "collapse", "comparing", "comparison_groups", "controls", "display_names", "embedded",
+        "errors", "figures", "files", "mediation", "phrases", "provenance", "ratios", "report",
         "results", "scores", "sealed_files", "sweeps", "token_attention", "verdicts", "workers",
         "worlds",
     }
@@ -34,7 +34,7 @@ SHOWING = frozenset(
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of
 scores and controls say counts entry by entry.) A new room counts until it is listed here."""
 _RULES = "hypotheses"
-CORE_FILES = frozenset({"bench/measure.py", "hypotheses/registry.py"})
+CORE_FILES = frozenset({"bench/session.py", "hypotheses/registry.py"})
 """Files of other rooms that compute for every hypothesis: the core itself builds with them."""
 
 

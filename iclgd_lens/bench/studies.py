@@ -22,9 +22,9 @@ import numpy as np
 from iclgd_lens.bench.cells import OWN, Cell
 from iclgd_lens.bench.digests import rooms_digest
 from iclgd_lens.bench.figure_data import FORMS
-from iclgd_lens.bench.measure import Session, reason_of
 from iclgd_lens.bench.plan import MATCHED, Plan
 from iclgd_lens.bench.plan_entries import Setting
+from iclgd_lens.bench.session import Session, reason_of
 from iclgd_lens.bench.store import Store
 from iclgd_lens.cost import sharing
 from iclgd_lens.errors import RunError

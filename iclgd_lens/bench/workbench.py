@@ -15,9 +15,9 @@ from typing import Literal
 import torch
 
 from iclgd_lens.bench.cells import Cell
-from iclgd_lens.bench.measure import Session, reason_of
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.plan_entries import Setting
+from iclgd_lens.bench.session import Session, reason_of
 from iclgd_lens.bench.store import Store
 from iclgd_lens.errors import PlanError
 

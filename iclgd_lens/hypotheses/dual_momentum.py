@@ -28,7 +28,7 @@ from iclgd_lens.contexts import shown_of, spans
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import as_host, frozen
-from iclgd_lens.hypotheses.dual import by_head, values_of
+from iclgd_lens.hypotheses.dual_form import by_head, values_of
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import Intervention, Shift
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclgd_lens.measures.numerics import over_queries
+from iclgd_lens.measures.cosines_and_ranks import over_queries
 from iclgd_lens.measures.similarity import head_factor
 
 _NOTHING = 2.0**-44

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iclgd_lens.errors import LensError
-from iclgd_lens.measures.numerics import (
+from iclgd_lens.measures.cosines_and_ranks import (
     change_cosine,
     head_change_cosine,
     kendall_rows,

@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 from iclgd_lens.errors import VerdictError
 from iclgd_lens.phrases import listed, number, plain
-from iclgd_lens.verdicts.correction import Corrected, Line, corrected, or_one
 from iclgd_lens.verdicts.evidence import Evidence, Tested, facts, test_of, tests_against, would_do
+from iclgd_lens.verdicts.holm_correction import Corrected, Line, corrected, or_one
 from iclgd_lens.verdicts.power import units_needed, units_to_equivalence
 
 Answer = Literal["yes", "no", "undecided", "not applicable"]

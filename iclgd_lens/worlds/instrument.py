@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from iclgd_lens.comparison_groups import first_queries
 from iclgd_lens.errors import UnsupportedModelError, WorldError
-from iclgd_lens.measured_groups import first_queries
 from iclgd_lens.measures.similarity import recovery_unscaled
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.scores import RECOVERY_MOMENTS

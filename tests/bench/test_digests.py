@@ -175,7 +175,7 @@ def test_what_rules_share_changes_the_rules_that_import_it(
 
 @pytest.mark.parametrize(
     "file",
-    ["readout/reader.py", "job.py", "nulls.py", "new.py", "bench/measure.py", "training/sgd.py"],
+    ["readout/reader.py", "job.py", "nulls.py", "new.py", "bench/session.py", "training/sgd.py"],
 )
 def test_the_core_changes_every_key(listing: Any, before: dict[str, str], file: str) -> None:
     assert changed(before, listing((file, add("EXTRA = 1")))) == set(before)

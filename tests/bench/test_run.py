@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from iclgd_lens import nulls
-from iclgd_lens.bench import measure
+from iclgd_lens.bench import session
 from iclgd_lens.bench.cells import list_cells, settings_of
 from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.bench.plan_check import check_plan
@@ -399,13 +399,13 @@ def test_matched_budgets_are_chosen_once_and_recorded(
         | {"hypotheses": {"gd": None, "fixed": own}, "lr": "matched", "queries": 3, "twins": 1}
     )
     chosen: list[str] = []
-    real = measure.with_budget
+    real = session.with_budget
 
     def spy(rule: Any, *args: Any) -> Any:
         chosen.append(rule.name)
         return real(rule, *args)
 
-    monkeypatch.setattr(measure, "with_budget", spy)
+    monkeypatch.setattr(session, "with_budget", spy)
     few = partial(choosing, grid=(0.01, 0.1), epochs=(1,), losses=("label",))
     monkeypatch.setattr(budget, "choosing", few)
     assert not run_plan(plan, tmp_path / "run").failed

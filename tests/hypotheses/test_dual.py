@@ -13,7 +13,7 @@ from iclgd_lens.contexts import Contexts
 from iclgd_lens.errors import HookError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.constant_shift import constant_shift
-from iclgd_lens.hypotheses.dual import read_memory
+from iclgd_lens.hypotheses.dual_form import read_memory
 from iclgd_lens.hypotheses.dual_linear import dual_linear
 from iclgd_lens.hypotheses.dual_momentum import dual_momentum
 from iclgd_lens.hypotheses.dual_softmax import dual_softmax

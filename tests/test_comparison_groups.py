@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from iclgd_lens import measured_groups
-from iclgd_lens.measured_groups import groups_of
+from iclgd_lens import comparison_groups
+from iclgd_lens.comparison_groups import groups_of
 from tests import checks
 
 
@@ -22,5 +22,5 @@ def test_groups_are_of_nearly_one_size(count: int, sizes: list[int]) -> None:
 def test_draws_and_networks_of_a_large_model_are_measured_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(measured_groups, "ROOM", 0)
+    monkeypatch.setattr(comparison_groups, "ROOM", 0)
     assert groups_of(range(4), checks.host(checks.kinds()[0], "gpt2")) == [[0], [1], [2], [3]]
