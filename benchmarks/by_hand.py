@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import iclgd_lens as lens
-from iclgd_lens.batching import batches
-from iclgd_lens.host.bridge_cache import read_prefix, shared_cache
-from iclgd_lens.readout import PASS_TOKENS, TOKENS_AT_ONCE
+from iclgd_lens.host.bridge_attention import read_prefix, shared_cache
+from iclgd_lens.readout.batching import batches
+from iclgd_lens.readout.reader import PASS_TOKENS, TOKENS_AT_ONCE
 
 LR = 1e-2
 """At which a step stands well above the rounding of the weights that it is added to."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from iclgd_lens import load_run
-from iclgd_lens.labels import label
-from iclgd_lens.report.board import leaderboard
+from iclgd_lens.display_names import label
+from iclgd_lens.report.leaderboard import leaderboard
 from iclgd_lens.report.view import View, view
 
 

@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 import iclgd_lens as lens
+from iclgd_lens.calibration_on_networks import disjoint
 from iclgd_lens.cli import demo
-from iclgd_lens.exchange import disjoint
 
 
 def headlines(task: str, *, seeds: int, twins: int) -> list[str]:

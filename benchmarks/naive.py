@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from iclgd_lens import Episode, Host
-from iclgd_lens.hypotheses.sgd import trained_names
+from iclgd_lens.training.sgd import trained_names
 
 Readout = dict[str, Any]
 

@@ -5,8 +5,8 @@
 
 Three families (GPT-2, Llama, NeoX), small, drawn by their own initialisers. Untrained networks of
 one architecture are exchangeable, so each in turn plays the model, with the others as its twins
-(`iclgd_lens.exchange`). Then the embedded model, with more twins than a comparison has by default:
-how often are the verdicts the same with other eight of them?
+(`iclgd_lens.calibration_on_networks`). Then the embedded model, with more twins than a comparison
+has by default: how often are the verdicts the same with other eight of them?
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import typer
 
 import iclgd_lens as lens
 from iclgd_lens.calibration import Rate
+from iclgd_lens.calibration_on_networks import never_trained, steadiness
 from iclgd_lens.embedded import embedded_model_folder
-from iclgd_lens.exchange import never_trained, steadiness
 
 TASKS = ("sst2", "agnews")
 SETTINGS = {name: {"lr": 0.05, "epochs": 4, "loss_on": "label"} for name in ("gd", "lcgd")}

@@ -10,10 +10,10 @@ import torch
 
 import iclgd_lens as lens
 from benchmarks.naive import trained_parameters
-from iclgd_lens.batching import batches
 from iclgd_lens.host import as_host, frozen
 from iclgd_lens.hypotheses.lcgd import ROWS
-from iclgd_lens.readout import PASS_TOKENS, TOKENS_AT_ONCE
+from iclgd_lens.readout.batching import batches
+from iclgd_lens.readout.reader import PASS_TOKENS, TOKENS_AT_ONCE
 
 
 def forward(

@@ -24,7 +24,7 @@ from rich.table import Table
 import iclgd_lens as lens
 from benchmarks.meters import machine
 from iclgd_lens.bench.plan import Plan, load_plan
-from iclgd_lens.budgeting import with_settings_of
+from iclgd_lens.budget.budget import with_settings_of
 from iclgd_lens.cost import counted
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import get_hypothesis, list_hypotheses

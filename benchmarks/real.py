@@ -27,10 +27,10 @@ from benchmarks.by_hand import LR, Plain, load_plain
 from benchmarks.meters import machine, paired, peak_bytes, ratio, timed
 from benchmarks.plain import LcgdProducts
 from benchmarks.shapes import SHARED
-from iclgd_lens.budget import Budget, choose_budget
+from iclgd_lens.budget.budget import Budget, choose_budget
 from iclgd_lens.host.loading import has_hooked_transformer
 from iclgd_lens.hypotheses.registry import get_hypothesis
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 
 RULES = ("gd", "lcgd")
 PARTS = ("load", "phases", "search", "memory")

@@ -31,8 +31,8 @@ import torch
 
 import iclgd_lens as lens
 from iclgd_lens.bench.plan import Plan, parse_plan
-from iclgd_lens.bench.results import load_run
 from iclgd_lens.bench.run import run_plan
+from iclgd_lens.bench.run_tables import load_run
 from iclgd_lens.files import PARTIAL
 from iclgd_lens.host import as_host
 

@@ -30,8 +30,8 @@ from benchmarks.meters import (
     timed,
 )
 from benchmarks.shapes import SHAPES, Shape, episode_for, random_model, synthetic_episode
-from iclgd_lens import measures
-from iclgd_lens.readout import Reader
+from iclgd_lens.measures import similarity
+from iclgd_lens.readout.reader import Reader
 
 LR = 1e-3
 LRS = {"embedded": 0.1, "gpt2-small, AG News": 0.01}
@@ -212,12 +212,12 @@ def score_seconds() -> float:
     def three(*shape: int) -> list[torch.Tensor]:
         return [torch.randn(n, layers, *shape, generator=generator) for _ in range(3)]
 
-    factor = measures.head_factor(torch.randn(layers, heads, 64, 2048, generator=generator))
+    factor = similarity.head_factor(torch.randn(layers, heads, 64, 2048, generator=generator))
     total = 0.0
     for work, shape in (
-        (lambda a: measures.sim_aou(*a), (2048,)),
-        (lambda a: measures.sim_aou_heads(*a, factor), (heads, 64)),
-        (lambda a: measures.sim_am(*a), (heads, 40)),
+        (lambda a: similarity.sim_aou(*a), (2048,)),
+        (lambda a: similarity.sim_aou_heads(*a, factor), (heads, 64)),
+        (lambda a: similarity.sim_am(*a), (heads, 40)),
     ):
         tensors = three(*shape)
         total += min(timed(lambda w=work, t=tensors: w(t)) for _ in range(3))

@@ -16,8 +16,8 @@ from playwright.sync_api import sync_playwright
 from iclgd_lens.bench.plan import load_plan
 from iclgd_lens.bench.run import run_plan
 from iclgd_lens.cli.demo import run_demo
+from iclgd_lens.display_names import label
 from iclgd_lens.figures import head_maps
-from iclgd_lens.labels import label
 from iclgd_lens.report import write_report
 
 FOLDER = Path(__file__).resolve().parent

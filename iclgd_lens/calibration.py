@@ -1,8 +1,8 @@
 """Does the verdict rule hold what it promises? Its rates on simulated scores, where truth is known.
 
-Everything goes through the rule itself (`iclgd_lens.verdicts.decide`), with the gate off. Scores
-are drawn with known spreads: between draws of demonstrations (one part shared by hypothesis and
-control, since both see the same demonstrations), between queries, and between networks.
+Everything goes through the rule itself (`iclgd_lens.verdicts.verdict.decide`), with the gate off.
+Scores are drawn with known spreads: between draws of demonstrations (one part shared by hypothesis
+and control, since both see the same demonstrations), between queries, and between networks.
 
 - `coverage`: how often an interval holds the true difference (N4: .93 to .97).
 - `false_yes`: how often noise is called yes, against controls that vary with the draw and against
@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iclgd_lens.errors import LensError
-from iclgd_lens.evidence import ControlEvidence, Evidence
-from iclgd_lens.statistics import binomial_interval, paired_t, prediction_t
-from iclgd_lens.verdicts import decide
+from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
+from iclgd_lens.verdicts.statistics import binomial_interval, paired_t, prediction_t
+from iclgd_lens.verdicts.verdict import decide
 
 Floats = NDArray[np.float64]
 Shape = Literal["normal", "heavy", "skewed", "two values"]

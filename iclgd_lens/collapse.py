@@ -32,8 +32,8 @@ from iclgd_lens.errors import LensError
 from iclgd_lens.host import Hook, Host, Prefix
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention, can_be_padded, hooks_of
 from iclgd_lens.job import Job
-from iclgd_lens.readings import Frozen
-from iclgd_lens.readout import Reader, Readout
+from iclgd_lens.measures.readings import Frozen
+from iclgd_lens.readout.reader import Reader, Readout
 from iclgd_lens.scores import LABEL_COLLAPSE
 
 

@@ -13,19 +13,23 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from iclgd_lens.budget.budget import BudgetMode
+from iclgd_lens.building import passes_of
 from iclgd_lens.collapse import CollapseJob
-from iclgd_lens.comparison import Comparison
+from iclgd_lens.comparison_groups import Plan, groups_of, measure_draws, measure_networks
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Demonstrations, Episode
-from iclgd_lens.host import as_host, own_precision
+from iclgd_lens.errors import ComparisonError, nearest
+from iclgd_lens.host import Host, as_host, own_precision
+from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.job import Job, reading_key
-from iclgd_lens.measuring import Plan, groups_of, measure_draws, measure_networks
 from iclgd_lens.nulls import with_foreign
-from iclgd_lens.parts import Part
-from iclgd_lens.readout import Readout
-from iclgd_lens.recording import BudgetMode, budget_mode, check_draws, provenance
+from iclgd_lens.provenance import library_versions
+from iclgd_lens.readout.reader import Readout
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.results.parts import Part
 from iclgd_lens.rules import (
     HypothesisLike,
     Options,
@@ -35,8 +39,82 @@ from iclgd_lens.rules import (
     silent,
     split_controls,
 )
-from iclgd_lens.trajectories import passes_of
 from iclgd_lens.workers import how_many, spread
+
+_BUDGETS = ("matched", "published")
+_SEARCH = ("grid", "epochs", "losses", "folds")
+
+
+def check_draws(draws: Sequence[Episode], twins: int) -> None:
+    """Refuse draws that do not belong together.
+
+    Raises:
+        ComparisonError: There are none, or they differ in protocol or label words.
+    """
+    if not draws:
+        raise ComparisonError("There is no episode to compare on; give at least one.")
+    first = draws[0]
+    for number, episode in enumerate(draws):
+        if episode.protocol != first.protocol or episode.label_tokens != first.label_tokens:
+            raise ComparisonError(
+                f"Episode {number} has another protocol or other label words than the first: "
+                "episodes of one comparison differ in their demonstrations (and queries) alone."
+            )
+    if twins < 0:
+        raise ComparisonError(f"twins is {twins}; it must be 0 or more.")
+
+
+def budget_mode(
+    asked: BudgetMode | Mapping[str, Any] | None, draws: Sequence[Episode]
+) -> tuple[BudgetMode, dict[str, Any]]:
+    """How budgets are found, and what of their search is another than the default.
+
+    Where nothing is asked: published under the reference protocol, else matched.
+
+    Raises:
+        ComparisonError: There is no such way, or no such part of the search.
+    """
+    if isinstance(asked, Mapping):
+        for name in asked:
+            if name not in _SEARCH:
+                raise ComparisonError(
+                    f"budget has no {name!r}; it has {', '.join(_SEARCH)}." + nearest(name, _SEARCH)
+                )
+        return "matched", dict(asked)
+    if asked is None:
+        reference = bool(draws) and draws[0].protocol.name == "reference"
+        return ("published" if reference else "matched"), {}
+    if asked not in _BUDGETS:
+        raise ComparisonError(
+            f"budget is {asked!r}; allowed: {', '.join(_BUDGETS)}, or a mapping of what is "
+            f"searched ({', '.join(_SEARCH)})." + nearest(str(asked), _BUDGETS)
+        )
+    return asked, {}
+
+
+def provenance(host: Host, draws: Sequence[Episode]) -> dict[str, Any]:
+    """Everything about model, episodes and libraries that the numbers depend on."""
+    first = draws[0]
+    dtype = str(host.dtype).removeprefix("torch.")
+    return {
+        "model": model_provenance(host.model)
+        | {
+            "device": host.device.type,
+            "n_layers": host.n_layers,
+            "n_heads": host.n_heads,
+            "n_key_value_heads": host.n_key_value_heads,
+            "d_model": host.d_model,
+        },
+        "precision": f"activations {dtype}, deltas and scores fp32",
+        "protocol": first.protocol.as_dict() | {"hash": first.protocol.hash},
+        "episode": dict(first.provenance) | {"hash": first.hash, "queries": len(first.queries)},
+        "draws": [
+            dict(each.provenance) | {"hash": each.hash, "warnings": list(each.warnings)}
+            for each in draws
+        ],
+        "versions": library_versions(),
+    }
+
 
 TWINS = 8
 TWIN_QUERIES = 16
@@ -97,7 +175,7 @@ def compare(
             is one draw alone, so that they have a spread of their own.
         trajectory: Also read scores along the training of each hypothesis that has epochs, on the
             first draw and on the twins; see `Comparison.trajectory`. True reads them after the
-            passes `trajectories.PASSES`; a sequence names others.
+            passes `building.PASSES`; a sequence names others.
         other: Demonstrations for the control "other_task"; None draws those of the next task from
             the same source.
         seed: Seed of random controls, twins and the bootstrap; draw d uses seed + d.

@@ -34,8 +34,8 @@ from iclgd_lens.episode import FOREIGN, Demonstrations, Episode, Query, Tokens
 from iclgd_lens.errors import EpisodeError, HypothesisError, nearest
 from iclgd_lens.host import Prefix, as_host, frozen
 from iclgd_lens.intervention import Batch, Intervention
-from iclgd_lens.readout import Reader
-from iclgd_lens.recorder import Hidden, Others, Recorder
+from iclgd_lens.readout.reader import Reader
+from iclgd_lens.readout.taps import Hidden, Others, Recorder
 
 LOO = ("exact", "masked", "causal")
 """The contexts of left-out demonstrations."""

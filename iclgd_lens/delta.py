@@ -20,7 +20,7 @@ from iclgd_lens.errors import DeltaError, HookError, nearest
 from iclgd_lens.files import write_whole
 from iclgd_lens.host import Hook, Host, LinearSite, as_host
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
-from iclgd_lens.sealed import sealed, unsealed
+from iclgd_lens.sealed_files import sealed, unsealed
 
 FORMAT = "iclgd_lens.ParameterDelta/2"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from iclgd_lens.errors import EpisodeError, ProtocolError, nearest
 from iclgd_lens.host import Host
-from iclgd_lens.overview import html_table, one_line
+from iclgd_lens.phrases import html_table, one_line
 from iclgd_lens.protocol import LossOn, Protocol
 from iclgd_lens.tokens import Tokens, continued
 

@@ -16,7 +16,7 @@ from iclgd_lens.demonstrations import TrainingSequence as TrainingSequence
 from iclgd_lens.demonstrations import check_vocabulary
 from iclgd_lens.errors import EpisodeError
 from iclgd_lens.host import Host
-from iclgd_lens.overview import html_table, one_line
+from iclgd_lens.phrases import html_table, one_line
 from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
 from iclgd_lens.tokens import TokenIds, members, one_or_more, same_tokens, token_ids, whole
 from iclgd_lens.tokens import Tokens as Tokens

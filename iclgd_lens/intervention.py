@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iclgd_lens.errors import DeltaError
@@ -242,3 +243,36 @@ def hooks_of(intervention: Intervention, host: Host, batch: Batch) -> list[Hook]
 def can_be_padded(intervention: Intervention) -> bool:
     """Whether an intervention is right where rows are continued at their end to one length."""
     return takes_batch(intervention)
+
+
+def hide(host: Host, layer: int, hidden: Bool[Tensor, "row head key"]) -> Hook:
+    """Return the hook that hides the first keys of a layer where `hidden` says so.
+
+    Every token of the pass is kept from them. Keys after those of `hidden` stay as they are. In a
+    pass that no such prefix stands before, nothing is hidden.
+
+    Args:
+        host: The model.
+        layer: The layer.
+        hidden: Which of the first keys; an axis of length 1 stands for all rows or all heads.
+
+    Raises:
+        HookError: This model's scores cannot be changed.
+    """
+    if getattr(host, "attention", "softmax") == "linear":
+        # The pattern is the scores themselves, and a score of 0 is no attention.
+        return f"blocks.{layer}.attn.hook_pattern", partial(_fill, hidden, 0.0)
+    return host.score_hook(layer), partial(_fill, hidden, -math.inf)
+
+
+def has_prefix(length: int, scores: Float[Tensor, "row head query key"]) -> bool:
+    """Whether at least `length` keys stand before those of the pass's own tokens."""
+    return scores.shape[-1] - scores.shape[-2] >= length
+
+
+def _fill(hidden: Tensor, value: float, activation: Tensor, hook: Any) -> Tensor:
+    if not has_prefix(hidden.shape[-1], activation):
+        return activation
+    changed = activation.clone()
+    changed[..., : hidden.shape[-1]].masked_fill_(hidden[:, :, None], value)
+    return changed

@@ -11,21 +11,20 @@ import torch
 from einops import einsum, repeat
 from torch import Tensor
 
-from iclgd_lens.building import Builder, Pair
+from iclgd_lens.building import PASSES, Builder, Pair, along
 from iclgd_lens.controls import Control
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.intervention import Injection, Intervention
-from iclgd_lens.readings import Frozen, Readings
-from iclgd_lens.readout import Reader, Readout
+from iclgd_lens.measures.readings import Frozen, Readings
+from iclgd_lens.measures.score_functions import measured, measured_setting
+from iclgd_lens.readout.reader import Reader, Readout
 from iclgd_lens.registry import resolve
 from iclgd_lens.rules import Options, Progress, Rule, silent
 from iclgd_lens.scores import CHANGE_NORMS, KL_MOMENTS, LABEL_SCORES, RECOVERY_MOMENTS, SCORES
-from iclgd_lens.scoring import measured, measured_setting
 from iclgd_lens.subjects import Subject
-from iclgd_lens.trajectories import PASSES, along
 
 Values = dict[str, dict[str, Tensor]]
 _APART = 1_000_003

@@ -7,30 +7,79 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from iclgd_lens import measures
 from iclgd_lens.delta import ParameterDelta, matched_random
 from iclgd_lens.episode import FOREIGN, Demonstration, Demonstrations, Episode
+from iclgd_lens.episode_loading import load_demonstrations
 from iclgd_lens.errors import ComparisonError, ControlError, UnsupportedModelError, nearest
-from iclgd_lens.host import Host, as_host, copied
+from iclgd_lens.host import Hook, Host, as_host, copied
 from iclgd_lens.host.untrained import Untrained, permute_entries, reinitialise
-from iclgd_lens.intervention import Intervention, Shift
-from iclgd_lens.random_change import RandomChange
-from iclgd_lens.readout import Readout
+from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention, Shift, hooks_of
+from iclgd_lens.measures import similarity
+from iclgd_lens.readout.reader import Readout
 from iclgd_lens.tasks import list_tasks
-from iclgd_lens.writing import load_demonstrations
+
+_APART = 10_007
+"""Between the seeds of hook points."""
+
+
+class RandomChange(Intervention):
+    """At each hook point, one random direction with the length of each token's own change.
+
+    Where the intervention leaves a token as it is, so does this. The direction is the same for
+    every token and query, as an update's is.
+
+    Args:
+        intervention: What changes activations, by hooks alone.
+        seed: Seed of the directions.
+
+    Raises:
+        ControlError: It puts keys and values before each query, too.
+    """
+
+    def __init__(self, intervention: Intervention, seed: int) -> None:
+        if type(intervention).prefix is not Intervention.prefix:
+            raise ControlError(
+                f"There is no random update of the size of a {type(intervention).__name__}: it "
+                "puts keys and values before each query."
+            )
+        self.intervention, self.seed = intervention, seed
+        self.directions: dict[int, Tensor] = {}
+
+    def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
+        """The intervention's hooks, each followed by a turn of what it changed."""
+        own = hooks_of(self.intervention, host, batch)
+        return [
+            (name, partial(self._turned, place, function))
+            for place, (name, function) in enumerate(own)
+        ]
+
+    def _turned(
+        self, place: int, function: Callable[..., Tensor | None], activation: Tensor, hook: Any
+    ) -> Tensor | None:
+        changed = function(activation, hook=hook)
+        if changed is None:
+            return None
+        length = (changed.float() - activation.float()).norm(dim=-1, keepdim=True)
+        if place not in self.directions:
+            generator = torch.Generator().manual_seed(self.seed + _APART * place)
+            noise = torch.randn(activation.shape[2:], generator=generator, dtype=torch.float32)
+            self.directions[place] = noise / noise.norm(dim=-1, keepdim=True)
+        direction = self.directions[place].to(activation.device)
+        return (activation.float() + length * direction).to(activation.dtype)
 
 
 def untrained(model: Any, keep: Untrained = "embeddings", seed: int = 0) -> Any:
     """Return an untrained copy of `model`; the model itself is not changed.
 
     Weights are those of a new model of the architecture's own `transformers` class, so its own
-    initialiser draws them, residual scaling included (`iclgd_lens.host.initialiser`). The same seed
+    initialiser draws them, residual scaling included (`iclgd_lens.host.untrained`). The same seed
     gives the same weights on a HookedTransformer and on a TransformerBridge of one model. A
     HookedTransformer that came from no known class is drawn by TransformerLens's rule, with a
     `ModelWarning`; which rule it was is in the twin's provenance.
@@ -132,7 +181,7 @@ def random_directions(
 
     def cosine(change: Tensor, direction: Tensor) -> Tensor:
         zero = torch.zeros_like(change)
-        return measures.sim_am(zero, change, direction)
+        return similarity.sim_am(zero, change, direction)
 
     def unit(values: Tensor) -> Tensor:
         return values / values.norm(dim=-1, keepdim=True) if normalize else values

@@ -16,8 +16,7 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from iclgd_lens.errors import ProtocolError, nearest
-from iclgd_lens.seeds import check_seed
-from iclgd_lens.validation import STRICT, own_message, validated
+from iclgd_lens.validation import STRICT, check_seed, own_message, validated
 
 EOS = "<eos>"
 """Value of `Protocol.separator` that stands for the tokenizer's end-of-sequence token."""

@@ -1,9 +1,9 @@
 """What is measured: one entry a score, in the order of display. Pure data, without torch.
 
 A score's numbers come from its `function`, which looks at one subject's readings (see
-`iclgd_lens.readings`); its aggregate is their mean over queries and layers, or a `statistic` of
-per-query facts where a mean of ratios would mislead. Add one with the decorator, or from a package
-through the entry point group `iclgd_lens.scores`:
+`iclgd_lens.measures.readings`); its aggregate is their mean over queries and layers, or a
+`statistic` of per-query facts where a mean of ratios would mislead. Add one with the decorator, or
+from a package through the entry point group `iclgd_lens.scores`:
 
     @lens.score("head_entropy", level="head", meaning="entropy of ...")
     def head_entropy(readings):
@@ -159,7 +159,7 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").split("\n", 1)[0]
 
 
-_READ = "iclgd_lens.scoring"
+_READ = "iclgd_lens.measures.score_functions"
 _MEASURED = "iclgd_lens.ratios"
 _DAI, _DEUTCH = "Dai et al. 2023, section 4.3", "Deutch et al. 2024"
 
@@ -258,17 +258,17 @@ _BUILT_IN = (
     Score(
         "AUC", "", "area under the curve of label log-odds, one label against the rest, mean over "
         "labels: knows no label bias", group="behaviour", span="0 to 1, .5 is chance",
-        fact=LABEL_SCORES, statistic="iclgd_lens.behaviour:auc",
+        fact=LABEL_SCORES, statistic="iclgd_lens.verdicts.behaviour:auc",
     ),
     Score(
         "calibrated_accuracy", "", "accuracy after each label's mean log-probability over the "
         "queries is subtracted", group="behaviour", span="0 to 1",
-        fact=LABEL_SCORES, statistic="iclgd_lens.behaviour:calibrated_accuracy",
+        fact=LABEL_SCORES, statistic="iclgd_lens.verdicts.behaviour:calibrated_accuracy",
     ),
     Score(
         "calibrated_NLL", "", "negative log-likelihood of the gold label after each label's mean "
         "log-probability over the queries is subtracted", better="lower", group="behaviour",
-        span="nats", fact=LABEL_SCORES, statistic="iclgd_lens.behaviour:calibrated_nll",
+        span="nats", fact=LABEL_SCORES, statistic="iclgd_lens.verdicts.behaviour:calibrated_nll",
     ),
     Score(
         "accuracy", f"{_READ}:accuracy",

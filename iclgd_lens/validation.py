@@ -1,4 +1,6 @@
-"""Dataclasses that pydantic checks, with the package's own errors.
+"""What is checked where it enters: seeds, and the fields of dataclasses.
+
+Pydantic checks fields, and the package's own errors are raised:
 
 @validated(ProtocolError, fault)
 @dataclass(frozen=True, config=STRICT)   # pydantic.dataclasses.dataclass
@@ -7,13 +9,14 @@ class Protocol: ...
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from iclgd_lens.errors import LensError
+from iclgd_lens.errors import LensError, SeedError
 
 Class = TypeVar("Class", bound=type[Any])
 
@@ -60,3 +63,32 @@ def own_message(fault: Mapping[str, Any]) -> str | None:
     if fault["type"] != "value_error":
         return None
     return str(fault["ctx"]["error"])
+
+
+LARGEST = 2**63 - 1
+"""The largest seed: generators and the columns of result files hold 63 bits."""
+
+
+def check_seed(seed: Any, what: str = "seed", error: type[LensError] = SeedError) -> int:
+    """Return a seed as an integer.
+
+    Args:
+        seed: What was given; NumPy's integers are taken, too.
+        what: What it is called in the message.
+        error: What is raised.
+
+    Raises:
+        LensError: (the class `error`) It is no integer from 0 to `LARGEST`.
+    """
+    try:
+        if isinstance(seed, bool):
+            raise TypeError
+        whole = operator.index(seed)
+    except TypeError:
+        raise error(f"{what} must be an integer, not {seed!r}") from None
+    if whole < 0:
+        raise error(f"{what} must be 0 or more, not {whole}")
+    if whole > LARGEST:
+        digits = whole.bit_length()
+        raise error(f"{what} must be at most 2**63 - 1, not a number of {digits} bits")
+    return whole

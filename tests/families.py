@@ -175,7 +175,7 @@ def bridge(family: str, seed: int = 0) -> Any:
 def hosted(kind: str, model: Any, name: str = "model") -> Any:
     """A `transformers` model as an unprocessed HookedTransformer or TransformerBridge."""
     if kind == "hooked":
-        from iclgd_lens.host.conversion import hooked_from_huggingface
+        from iclgd_lens.host.families import hooked_from_huggingface
 
         return hooked_from_huggingface(model, name=name, device="cpu")
     from transformer_lens.model_bridge.sources import build_bridge_from_module

@@ -17,7 +17,7 @@ from iclgd_lens.collapse import ResidualReader, ResidualReadout, collapse_ratio
 from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import Hook, Host
 from iclgd_lens.intervention import Intervention
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from iclgd_lens.scores import LABEL_COLLAPSE, SCORES
 from tests import checks
 

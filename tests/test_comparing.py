@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import iclgd_lens as lens
-from iclgd_lens import comparing, measures
-from iclgd_lens.budget import choose_budget
+from iclgd_lens import comparing
+from iclgd_lens.budget.budget import choose_budget
 from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import ComparisonError, DivergedError, HypothesisError, ScoreError
@@ -25,8 +25,9 @@ from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.measures import similarity
 from iclgd_lens.protocol import REFERENCE
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from iclgd_lens.rules import resolve_rules
 from iclgd_lens.workers import can_copy
 from tests import checks, families
@@ -232,7 +233,7 @@ def test_controls_use_their_own_demonstrations(everything: Any) -> None:
     zs, icl = reader.zs(), reader.icl()
     for shown, name in ((shuffled_labels(episode(), 3), "shuffled"), (OTHER, "other_task")):
         ft = reader.ftzs(gd(host, shown, lr=0.05))
-        expected = measures.sim_aou(*(r.attention_output for r in (zs, icl, ft)))
+        expected = similarity.sim_aou(*(r.attention_output for r in (zs, icl, ft)))
         torch.testing.assert_close(result.tensor("SimAOU", f"gd@{name}"), expected)
     twin = untrained(host, "embeddings", 3)
     other = compare(twin, episode(), ["gd"], controls=(), tok2attn_queries=0)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from iclgd_lens.delta import FORMAT, ParameterDelta
 from iclgd_lens.errors import DeltaError
-from iclgd_lens.sealed import sealed
+from iclgd_lens.sealed_files import sealed
 from tests import checks
 
 

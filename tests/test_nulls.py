@@ -15,10 +15,10 @@ from iclgd_lens import nulls
 from iclgd_lens.errors import ComparisonError, UnsupportedModelError
 from iclgd_lens.host import Host
 from iclgd_lens.host.checkpoint import ModelWarning
-from iclgd_lens.host.provenance import model_provenance
+from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.hypotheses.random import random as random_delta
 from iclgd_lens.nulls import random_directions, shuffled_labels, untrained
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())

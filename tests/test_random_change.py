@@ -12,7 +12,7 @@ from iclgd_lens.errors import ControlError
 from iclgd_lens.hypotheses.oracle import oracle
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 from iclgd_lens.nulls import random_update
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks
 
 

@@ -11,11 +11,11 @@ import transformers
 from torch import Tensor
 
 import iclgd_lens as lens
-from iclgd_lens import measures
 from iclgd_lens.episode import Episode, EpisodeWarning
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.oracle import oracle
-from iclgd_lens.readout import Reader
+from iclgd_lens.measures import similarity
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 WINDOW = 5
@@ -109,7 +109,7 @@ def test_tok2attn_ranks_the_tokens_in_sight(kind: str) -> None:
         warnings.simplefilter("ignore", EpisodeWarning)
         reader = Reader(host, shown, first=6)
         icl = reader.icl()
-        tau = measures.tok2attn(
+        tau = similarity.tok2attn(
             icl.demonstration_scores, reader.ftzs(oracle(host, shown)).demonstration_scores
         )
     places = torch.tensor(shown.demonstrations.prompt_positions())

@@ -15,10 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from iclgd_lens.bench.digests import core_digest, function_digest
-from iclgd_lens.bench.draws import Draws
-from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
+from iclgd_lens.bench.drawn_rows import Draws
 from iclgd_lens.bench.plan import MATCHED, PUBLISHED, Plan
-from iclgd_lens.bench.setting import Setting, Varied
+from iclgd_lens.bench.plan_entries import HypothesisSpec, ModelSpec, Setting, Varied
 from iclgd_lens.controls import CONTROLS, Control
 from iclgd_lens.embedded import rows_source
 from iclgd_lens.errors import LensError

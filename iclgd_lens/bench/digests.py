@@ -24,25 +24,17 @@ PACKAGE = "iclgd_lens"
 _ROOT = Path(__file__).resolve().parents[1]
 SHOWING = frozenset(
     {
-        "__init__", "__main__", "aggregates", "archive", "attending", "behaviour", "bench",
-        "calibration", "cli", "collapse", "comparing", "comparison", "conclusions", "controls",
-        "crossed", "embedded", "errors", "evidence", "exchange", "figures", "files", "frames",
-        "gate", "labels", "measuring", "mediation", "overview", "parts", "phrases", "power",
-        "provenance", "questions", "ratios", "recording", "report", "resampling", "run_files",
-        "scores", "sealed", "showing", "statistics", "sweeps", "tables", "verdicts", "words",
-        "workers", "worlds",
+        "__init__", "__main__", "bench", "calibration", "calibration_on_networks", "cli",
+        "collapse", "comparing", "comparison_groups", "controls", "display_names", "embedded",
+        "errors", "figures", "files", "mediation", "phrases", "provenance", "ratios", "report",
+        "results", "scores", "sealed_files", "sweeps", "token_attention", "verdicts", "workers",
+        "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of
 scores and controls say counts entry by entry.) A new room counts until it is listed here."""
 _RULES = "hypotheses"
-CORE_FILES = frozenset(
-    {
-        "bench/measure.py", "hypotheses/lanes.py", "hypotheses/networks.py",
-        "hypotheses/registry.py", "hypotheses/rows.py", "hypotheses/sgd.py",
-        "hypotheses/training.py",
-    }
-)  # fmt: skip
+CORE_FILES = frozenset({"bench/session.py", "hypotheses/registry.py"})
 """Files of other rooms that compute for every hypothesis: the core itself builds with them."""
 
 

@@ -20,12 +20,12 @@ import torch
 from tokenizers import Tokenizer
 
 from iclgd_lens.bench.cells import OTHER, count_cells, data_of, subjects_of
-from iclgd_lens.bench.entries import ModelSpec
 from iclgd_lens.bench.plan import MATCHED, Plan
+from iclgd_lens.bench.plan_entries import ModelSpec
 from iclgd_lens.bench.progress import duration
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError
-from iclgd_lens.host.source import find_model
+from iclgd_lens.host.model_source import find_model
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.tasks import get_task, load_rows
 

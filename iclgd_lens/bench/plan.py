@@ -13,13 +13,11 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from iclgd_lens import defaults
-from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec, StudySpec
-from iclgd_lens.bench.setting import Varied
+from iclgd_lens.bench.plan_entries import HypothesisSpec, ModelSpec, StudySpec, Varied
 from iclgd_lens.errors import LensError, PlanError, nearest
-from iclgd_lens.naming import is_file_name
+from iclgd_lens.model_names import is_file_name
 from iclgd_lens.protocol import Protocol, get_protocol
-from iclgd_lens.seeds import check_seed
-from iclgd_lens.validation import Part
+from iclgd_lens.validation import Part, check_seed
 
 PUBLISHED = "published"
 MATCHED = "matched"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from iclgd_lens.bench.cells import Cell
-    from iclgd_lens.bench.work import CellOutcome
+    from iclgd_lens.bench.workbench import CellOutcome
 
 _EVERY = 10.0  # seconds between plain lines
 _ENOUGH = 20  # cells from which on a time is told

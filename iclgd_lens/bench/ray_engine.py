@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.bench.cells import Cell
 from iclgd_lens.bench.plan import Plan
+from iclgd_lens.bench.plan_entries import Setting
 from iclgd_lens.bench.progress import Progress
-from iclgd_lens.bench.setting import Setting
 from iclgd_lens.bench.store import Store
-from iclgd_lens.bench.work import CellOutcome, Workbench, by_setting, import_modules
+from iclgd_lens.bench.workbench import CellOutcome, Workbench, by_setting, import_modules
 from iclgd_lens.errors import RunError
 
 if TYPE_CHECKING:

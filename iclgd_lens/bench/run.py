@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from iclgd_lens.bench.cells import Cell, list_cells, shard
-from iclgd_lens.bench.check import check_plan
 from iclgd_lens.bench.plan import Plan
+from iclgd_lens.bench.plan_check import check_plan
+from iclgd_lens.bench.plan_entries import Setting
 from iclgd_lens.bench.progress import Progress, Silent
-from iclgd_lens.bench.setting import Setting
+from iclgd_lens.bench.run_folder import open_files
 from iclgd_lens.bench.store import Quarantined, Store, run_facts, states
 from iclgd_lens.bench.studies import Study, list_studies, run_studies
-from iclgd_lens.bench.work import CellOutcome, Workbench, by_setting, import_modules
+from iclgd_lens.bench.workbench import CellOutcome, Workbench, by_setting, import_modules
 from iclgd_lens.errors import RunError, nearest
 from iclgd_lens.provenance import environment
-from iclgd_lens.run_files import open_files
 from iclgd_lens.workers import as_they_come, how_many
 
 ENGINES = ("local", "ray")

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from iclgd_lens.bench.cellfile import PLACE, CellData, Measured, decode, encode
+from iclgd_lens.bench.cell_file import PLACE, CellData, Measured, decode, encode
 from iclgd_lens.bench.plan import Plan
+from iclgd_lens.bench.run_folder import open_files
 from iclgd_lens.errors import RunError
-from iclgd_lens.run_files import open_files
 
 if TYPE_CHECKING:
     from iclgd_lens.bench.cells import Cell

@@ -19,25 +19,25 @@ from typing import Any
 
 import numpy as np
 
-from iclgd_lens.archive import archived
-from iclgd_lens.attending import readout_attention
 from iclgd_lens.bench.cells import OWN, Cell
 from iclgd_lens.bench.digests import rooms_digest
-from iclgd_lens.bench.drawn import FORMS
-from iclgd_lens.bench.measure import Session, reason_of
+from iclgd_lens.bench.figure_data import FORMS
 from iclgd_lens.bench.plan import MATCHED, Plan
-from iclgd_lens.bench.setting import Setting
+from iclgd_lens.bench.plan_entries import Setting
+from iclgd_lens.bench.session import Session, reason_of
 from iclgd_lens.bench.store import Store
 from iclgd_lens.cost import sharing
 from iclgd_lens.errors import RunError
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.job import Job
-from iclgd_lens.mediation import kept as kept_mediation
-from iclgd_lens.mediation.mediating import mediate
-from iclgd_lens.parts import Part
-from iclgd_lens.sealed import opened, sealed
+from iclgd_lens.mediation import storage
+from iclgd_lens.mediation.mediation_job import mediate
+from iclgd_lens.results.archive import archived
+from iclgd_lens.results.parts import Part
+from iclgd_lens.sealed_files import opened, sealed
 from iclgd_lens.subjects import TRAINED
+from iclgd_lens.token_attention import readout_attention
 
 Tell = Callable[[str], None]
 
@@ -183,7 +183,7 @@ def _mediation(session: Session, study: Study, tell: Tell) -> bytes:
         lr=plan.lr if isinstance(plan.lr, float) else None, budget=plan.budget,
         seed=plan.control_seed, progress=tell,
     )  # fmt: skip
-    return kept_mediation.encode(found)
+    return storage.encode(found)
 
 
 _MAKERS: Mapping[str, Callable[[Session, Study, Tell], bytes]] = {
@@ -193,7 +193,7 @@ _MAKERS: Mapping[str, Callable[[Session, Study, Tell], bytes]] = {
 }
 _CODE: Mapping[str, tuple[str, ...]] = {
     "trajectory": ("bench/studies.py",),
-    "attention": ("bench/studies.py", "attending.py"),
+    "attention": ("bench/studies.py", "token_attention.py"),
     "mediation": ("bench/studies.py", "mediation", "heads.py"),
 }
 """What each is made by, beside the core, whose digest is in the keys of cells."""

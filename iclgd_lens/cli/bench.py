@@ -68,10 +68,10 @@ def bench(
     ] = None,
 ) -> None:
     """Run a plan's grid of cells; finished ones are found and kept."""
-    from iclgd_lens.bench.check import check_plan
     from iclgd_lens.bench.plan import load_plan
+    from iclgd_lens.bench.plan_check import check_plan
     from iclgd_lens.bench.run import RayOptions, run_plan
-    from iclgd_lens.bench.work import import_modules
+    from iclgd_lens.bench.workbench import import_modules
 
     asked = load_plan(plan)
     if model:
@@ -144,8 +144,8 @@ def _display() -> Any:
 
 def _describe(plan: Any, where: str, share: tuple[int, int] | None) -> None:
     from iclgd_lens.bench.estimate import estimate
-    from iclgd_lens.bench.results import measured_seconds
-    from iclgd_lens.run_files import open_files
+    from iclgd_lens.bench.run_folder import open_files
+    from iclgd_lens.bench.run_tables import measured_seconds
 
     known = measured_seconds(where) if open_files(where).exists("run.json") else {}
     print(f"Plan {plan.name!r} is valid.")

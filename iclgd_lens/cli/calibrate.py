@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iclgd_lens.cli.console import hand_over, json_document, progress, table_of
-from iclgd_lens.cli.figures_page import figures_page
-from iclgd_lens.cli.options import Json
+from iclgd_lens.cli.options import Json, figures_page
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,10 +84,10 @@ def _line(rate: Rate) -> tuple[str, ...]:
 
 
 def _on_networks(model: str, task: str, networks: int, seed: int, tell: Any) -> list[Rate]:
+    from iclgd_lens.calibration_on_networks import never_trained
     from iclgd_lens.comparing import compare
-    from iclgd_lens.exchange import never_trained
+    from iclgd_lens.episode_loading import load_episodes
     from iclgd_lens.host.loading import load_model
-    from iclgd_lens.writing import load_episodes
 
     tell(f"loading {model}")
     loaded = load_model(model)

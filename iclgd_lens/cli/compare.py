@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.cli.conclude import as_json as as_json
-from iclgd_lens.cli.conclude import show as show
+from iclgd_lens.cli.printed_comparison import as_json as as_json
+from iclgd_lens.cli.printed_comparison import show as show
 from iclgd_lens.errors import ComparisonError, LensError
 
 if TYPE_CHECKING:
-    from iclgd_lens.comparison import Comparison
+    from iclgd_lens.results.comparison import Comparison
 
 NO_CONTROLS = "none"
 _SUFFIXES = (".parquet", ".safetensors")
@@ -62,9 +62,9 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     lr, budget = parse_rate(request.lr)
     # What is named is looked up before the model is loaded: a slip should not cost a download.
     from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
-    from iclgd_lens.drawing import check_rows
     from iclgd_lens.protocol import get_protocol
     from iclgd_lens.tasks import get_task
+    from iclgd_lens.tasks.draws import check_rows
 
     task, protocol = get_task(request.task), get_protocol(request.protocol)
     for other in request.auxiliary:
@@ -78,11 +78,11 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
         protocol=protocol, revision=request.data_revision,
     )  # fmt: skip
     tell("starting PyTorch and TransformerLens")
-    from iclgd_lens.bench.work import import_modules
+    from iclgd_lens.bench.workbench import import_modules
     from iclgd_lens.comparing import compare
+    from iclgd_lens.episode_loading import load_episodes
     from iclgd_lens.host.loading import load_model
     from iclgd_lens.rules import resolve_rules
-    from iclgd_lens.writing import load_episodes
 
     import_modules(request.imports)
     settings = parse_settings(request.settings)

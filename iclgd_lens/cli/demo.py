@@ -12,23 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.cli.conclude import CARE, paragraphs
+from iclgd_lens.cli.printed_comparison import CARE, paragraphs
 from iclgd_lens.comparing import compare
-from iclgd_lens.comparison import Comparison
+from iclgd_lens.display_names import home, label, rank
+from iclgd_lens.episode_loading import load_episodes
 from iclgd_lens.host.loading import load_model
-from iclgd_lens.labels import home, label, rank
-from iclgd_lens.naming import label_of
+from iclgd_lens.model_names import label_of
 from iclgd_lens.phrases import listed, number
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.results.display import aggregate_cells, is_setting
 from iclgd_lens.rules import silent
 from iclgd_lens.scores import primary_scores
-from iclgd_lens.tables import aggregate_cells, is_setting
-from iclgd_lens.verdicts import OVERALL
-from iclgd_lens.writing import load_episodes
+from iclgd_lens.verdicts.verdict import OVERALL
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from iclgd_lens.gate import Gate
+    from iclgd_lens.verdicts.gate import Gate
 
 TASKS = ("sst2",)
 SHOTS, QUERIES, DRAWS, TWINS = 12, 24, 3, 5

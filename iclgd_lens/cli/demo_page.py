@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.cli.console import say
 from iclgd_lens.cli.demo import ALONG, DemoResult, Number, headline, numbers, story, trajectory
-from iclgd_lens.comparison import Comparison
+from iclgd_lens.display_names import is_rival, label, rank
 from iclgd_lens.errors import LensError
 from iclgd_lens.files import check_place, write_somewhere
-from iclgd_lens.labels import is_rival, label, rank
 from iclgd_lens.phrases import count, listed, number
+from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.scores import SCORES, primary_scores
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from iclgd_lens.report.picture import Choice, Picture
+    from iclgd_lens.report.figure_choices import Choice, Picture
     from iclgd_lens.report.tables import Table
 
 PAGE = "index.html"
@@ -108,7 +108,7 @@ def _kind(name: str) -> str:
 
 def pictures(result: DemoResult) -> list[Picture]:
     """The trajectory and the heat maps, as far as there are any."""
-    from iclgd_lens.report.picture import Picture
+    from iclgd_lens.report.figure_choices import Picture
 
     made = (
         Picture("trajectory", "Does attention come nearer as the answers do?", ("Task", "Score"),
@@ -121,7 +121,7 @@ def pictures(result: DemoResult) -> list[Picture]:
 
 def _trajectories(result: DemoResult) -> Iterator[Choice]:
     from iclgd_lens import figures
-    from iclgd_lens.report.picture import Choice
+    from iclgd_lens.report.figure_choices import Choice
 
     for task, comparison in result.comparisons.items():
         frame = trajectory(comparison)
@@ -155,7 +155,7 @@ def _said(score: str, task: str, path: Any, low: float) -> str:
 
 
 def _heads(result: DemoResult) -> Iterator[Choice]:
-    from iclgd_lens.report.picture import Choice
+    from iclgd_lens.report.figure_choices import Choice
 
     for task, comparison in result.comparisons.items():
         for score in (primary_scores()[0], "SimAOU"):

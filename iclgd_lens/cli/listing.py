@@ -152,7 +152,7 @@ def models(
     with progress() as tell:
         tell("asking TransformerLens for its models")
         from iclgd_lens.host.families import convertible
-        from iclgd_lens.host.source import ALIASES, UNTRAINED, model_names
+        from iclgd_lens.host.model_source import ALIASES, UNTRAINED, model_names
 
         shipped = [*ALIASES, *UNTRAINED]
         known = [name for name in model_names() if name not in shipped]

@@ -11,14 +11,14 @@ import typer
 from iclgd_lens import defaults
 from iclgd_lens.cli import options
 from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
-from iclgd_lens.cli.figures_page import figures_page
+from iclgd_lens.cli.options import figures_page
+from iclgd_lens.display_names import label as shown_label
 from iclgd_lens.errors import ComparisonError
-from iclgd_lens.labels import label as shown_label
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from iclgd_lens.mediation.result import Mediation
+    from iclgd_lens.mediation.mediation_result import Mediation
 
 _SUFFIXES = (".parquet", ".html")
 _COLUMNS = ("necessity", "p_corrected", "sufficiency", "visibility", "direct", "substitution")
@@ -89,11 +89,11 @@ def mediate(
     settings = parse_settings(set_ or [])
     with progress() as tell:
         tell("starting PyTorch and TransformerLens")
-        from iclgd_lens.bench.work import import_modules
+        from iclgd_lens.bench.workbench import import_modules
+        from iclgd_lens.episode_loading import load_episodes
         from iclgd_lens.host.loading import load_model
-        from iclgd_lens.mediation.mediating import CONTROLS
-        from iclgd_lens.mediation.mediating import mediate as measured
-        from iclgd_lens.writing import load_episodes
+        from iclgd_lens.mediation.mediation_job import CONTROLS
+        from iclgd_lens.mediation.mediation_job import mediate as measured
 
         import_modules(imports or [])
         tell(f"loading {model}")
@@ -174,7 +174,7 @@ def _write(found: Mediation, out: Path) -> None:
         found.to_parquet(out)
         return
     from iclgd_lens.files import write_whole
-    from iclgd_lens.mediation.names import MEANINGS
+    from iclgd_lens.mediation.head_maps import MEANINGS
 
     shown = [(name, MEANINGS[name], found.heatmap(name)) for name in found.effects()]
     for name in found.hypotheses:

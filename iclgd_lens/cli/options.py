@@ -1,14 +1,18 @@
-"""Options that several commands share, and help without a type behind flags."""
+"""Options that several commands share, among them the page of a command's figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from iclgd_lens import defaults
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 ModelName = Annotated[
     str, typer.Option("--model", "-m", help="Hub name, model folder, GGUF file, or 'embedded'.")
@@ -101,3 +105,26 @@ def without_types(parameters: Iterable[Any]) -> list[Any]:
         if getattr(parameter, "is_flag", False) and parameter.metavar is None:
             parameter.metavar = ""
     return kept
+
+
+def figures_page(
+    title: str, lines: Sequence[str], shown: Iterable[tuple[str, str, go.Figure]]
+) -> bytes:
+    """Return the page.
+
+    Args:
+        title: Over it.
+        lines: What was found, in sentences.
+        shown: Title, caption and figure of each.
+    """
+    from iclgd_lens.report.figure_choices import Choice, Picture
+    from iclgd_lens.report.page import document
+
+    drawn: list[Picture] = []
+    for number, (name, caption, figure) in enumerate(shown):
+        spec: dict[str, Any] = figure.to_plotly_json()  # pyright: ignore[reportCallIssue]
+        spec["layout"].pop("title", None)  # the page's own heading says it
+        spec["layout"]["margin"] = {**spec["layout"].get("margin", {}), "t": 40}
+        drawn.append(Picture(f"figure{number}", name, (), (Choice((), caption, spec),)))
+    template = (files("iclgd_lens.cli") / "figures.html").read_text(encoding="utf-8")
+    return document(template, drawn, title=title, lines=lines).encode()

@@ -11,7 +11,7 @@ import typer
 from iclgd_lens import defaults
 from iclgd_lens.cli import options
 from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
-from iclgd_lens.cli.figures_page import figures_page
+from iclgd_lens.cli.options import figures_page
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.phrases import listed
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from iclgd_lens.sweeps.claims import Claim
-    from iclgd_lens.sweeps.result import Sweep
+    from iclgd_lens.sweeps.sweep_result import Sweep
 
 QUERIES, DRAWS = 32, 2
 
@@ -106,10 +106,10 @@ def sweep(
     settings = parse_settings(set_ or [])
     with progress() as tell:
         tell("starting PyTorch and TransformerLens")
-        from iclgd_lens.bench.work import import_modules
+        from iclgd_lens.bench.workbench import import_modules
         from iclgd_lens.host.loading import load_model
-        from iclgd_lens.sweeps.sweeping import CONTROLS
-        from iclgd_lens.sweeps.sweeping import sweep as measured
+        from iclgd_lens.sweeps.sweep_job import CONTROLS
+        from iclgd_lens.sweeps.sweep_job import sweep as measured
 
         import_modules(imports or [])
         by_name = factor is not None and factor.kind == "model"

@@ -33,7 +33,7 @@ def worlds(
     """Check the instrument on models whose answer is known: what it reads, what it must read."""
     with progress() as tell:
         tell("starting PyTorch and TransformerLens")
-        from iclgd_lens.worlds.marks import THETAS, ruler
+        from iclgd_lens.worlds.instrument import THETAS, ruler
 
         marks: list[Mark] = []
         for mark in ruler(theta or THETAS, labels=labels, seed=seed, kind=host):

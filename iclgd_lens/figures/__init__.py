@@ -13,7 +13,6 @@ returns the same as plain values, without loading Plotly. Builders know nothing 
 no defaults of Plotly's.
 """
 
-from iclgd_lens.figures.along import factor_curves as factor_curves
 from iclgd_lens.figures.behaviour import attention as attention
 from iclgd_lens.figures.behaviour import behaviour_bars as behaviour_bars
 from iclgd_lens.figures.behaviour import norms as norms
@@ -24,6 +23,7 @@ from iclgd_lens.figures.evidence import means as means
 from iclgd_lens.figures.evidence import nulls as nulls
 from iclgd_lens.figures.evidence import trained_untrained as trained_untrained
 from iclgd_lens.figures.paths import against_behaviour as against_behaviour
+from iclgd_lens.figures.paths import factor_curves as factor_curves
 from iclgd_lens.figures.paths import rate_curve as rate_curve
 from iclgd_lens.figures.paths import trajectory as trajectory
 from iclgd_lens.figures.places import head_maps as head_maps

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iclgd_lens.display_names import in_order, label
 from iclgd_lens.figures.style import (
     COLOURS,
     DIVERGING,
@@ -20,7 +21,6 @@ from iclgd_lens.figures.style import (
     plain,
     records,
 )
-from iclgd_lens.labels import in_order, label
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iclgd_lens.display_names import label
 from iclgd_lens.figures.style import (
     COLOURS,
     QUIET,
@@ -23,7 +24,6 @@ from iclgd_lens.figures.style import (
     plain,
     records,
 )
-from iclgd_lens.labels import label
 
 if TYPE_CHECKING:
     import pandas as pd

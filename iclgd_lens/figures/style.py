@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from iclgd_lens.display_names import control_index, home, is_check, label, rank, subject_of
 from iclgd_lens.errors import LensError
-from iclgd_lens.labels import control_index, home, is_check, label, rank, subject_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,8 +5,8 @@ from iclgd_lens.host.base import LinearSite as LinearSite
 from iclgd_lens.host.base import Prefix as Prefix
 from iclgd_lens.host.base import Run as Run
 from iclgd_lens.host.choose import as_host as as_host
-from iclgd_lens.host.copying import copied as copied
+from iclgd_lens.host.guard import copied as copied
 from iclgd_lens.host.guard import frozen as frozen
 from iclgd_lens.host.guard import own_precision as own_precision
-from iclgd_lens.host.hooking import Hook as Hook
-from iclgd_lens.host.hooking import uncounted_hooks as uncounted_hooks
+from iclgd_lens.host.hooks import Hook as Hook
+from iclgd_lens.host.hooks import uncounted_hooks as uncounted_hooks

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError, nearest
 from iclgd_lens.host.condition import refuse_condition
-from iclgd_lens.host.hooking import Firings, Hook, attached, receiver
-from iclgd_lens.host.prefix import Prefix as Prefix
-from iclgd_lens.host.prefix import Run as Run
-from iclgd_lens.host.prefix import WholePrefix
-from iclgd_lens.host.site import LinearSite as LinearSite
+from iclgd_lens.host.hooks import Firings, Hook, attached, receiver
+from iclgd_lens.host.sites_and_passes import LinearSite as LinearSite
+from iclgd_lens.host.sites_and_passes import Prefix as Prefix
+from iclgd_lens.host.sites_and_passes import Run as Run
+from iclgd_lens.host.sites_and_passes import WholePrefix
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
-from iclgd_lens.host.bridge_cache import read_prefix, shared_cache
+from iclgd_lens.host.bridge_attention import read_prefix, shared_cache, softmax_tap
 from iclgd_lens.host.guard import frozen
-from iclgd_lens.host.hooking import Hook, receiver
+from iclgd_lens.host.hooks import Hook, receiver
 from iclgd_lens.host.probe import check_model
 from iclgd_lens.host.rotary import depends_on_length, rotary_modules, unread
-from iclgd_lens.host.softmax_tap import softmax_tap
 
 _ROTATED = ("attn.hook_rot_q", "attn.hook_rot_k")
 

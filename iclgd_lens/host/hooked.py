@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
 from iclgd_lens.host.families import family_of
-from iclgd_lens.host.hooking import receiver
-from iclgd_lens.host.layout import laid_out
+from iclgd_lens.host.guard import laid_out
+from iclgd_lens.host.hooks import receiver
 from iclgd_lens.host.probe import check_model
 
 _SWITCHES = {

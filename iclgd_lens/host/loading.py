@@ -20,17 +20,14 @@ import torch
 from torch import Tensor
 
 from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError, nearest
-from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
-from iclgd_lens.host.conversion import hooked_from_huggingface, keep_origin
-from iclgd_lens.host.families import convertible, family_of
-from iclgd_lens.host.folder import first_line
-from iclgd_lens.host.gguf import GgufCheckpoint
+from iclgd_lens.host.checkpoint import Checkpoint, GgufCheckpoint, ModelWarning
+from iclgd_lens.host.condition import model_provenance as model_provenance
+from iclgd_lens.host.families import convertible, family_of, hooked_from_huggingface, keep_origin
 from iclgd_lens.host.guard import own_precision
-from iclgd_lens.host.parting import first_difference, outputs
-from iclgd_lens.host.probe import agree
-from iclgd_lens.host.provenance import model_provenance as model_provenance
+from iclgd_lens.host.model_folder import first_line
+from iclgd_lens.host.model_source import find_model, model_names, official_name
+from iclgd_lens.host.probe import agree, first_difference, outputs
 from iclgd_lens.host.rotary import depends_on_length
-from iclgd_lens.host.source import find_model, model_names, official_name
 from iclgd_lens.host.untrained import reinitialise
 
 HOSTS = ("auto", "hooked", "bridge")

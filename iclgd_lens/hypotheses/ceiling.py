@@ -23,11 +23,10 @@ from typing import Any
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.host import as_host
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between
-from iclgd_lens.hypotheses.sgd import trained_names
-from iclgd_lens.hypotheses.values import fit_values
-from iclgd_lens.readout import Reader
+from iclgd_lens.hypotheses.registry import between, hypothesis
+from iclgd_lens.hypotheses.value_regression import fit_values
+from iclgd_lens.readout.reader import Reader
+from iclgd_lens.training.sgd import trained_names
 
 NAME = "ceiling"
 

@@ -29,7 +29,7 @@ from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host, frozen
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.intervention import Intervention, Shift
-from iclgd_lens.readout import TOKENS_AT_ONCE
+from iclgd_lens.readout.reader import TOKENS_AT_ONCE
 from iclgd_lens.tokens import continued
 
 

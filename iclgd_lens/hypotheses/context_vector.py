@@ -32,8 +32,7 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HookError
 from iclgd_lens.host import Hook, Host, frozen
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between
+from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 
 NAME = "context_vector"

@@ -33,14 +33,12 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, Tokens, TrainingSequence
 from iclgd_lens.errors import EpisodeError, HypothesisError
 from iclgd_lens.host import Hook, Host, as_host
-from iclgd_lens.hypotheses.ends import at_ends
+from iclgd_lens.hypotheses.common import at_ends, label_words, part, shown_of, training_order
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.parts import label_words, part, shown_of, training_order
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of, only_with
-from iclgd_lens.hypotheses.sgd import Learn, train, trained_names
-from iclgd_lens.hypotheses.values import fit_values
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of, only_with
+from iclgd_lens.hypotheses.value_regression import fit_values
+from iclgd_lens.training.sgd import Learn, train, trained_names
 
 NAME = "distilled"
 

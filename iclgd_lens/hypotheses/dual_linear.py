@@ -38,10 +38,9 @@ from iclgd_lens.contexts import LOO, Contexts
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host
-from iclgd_lens.hypotheses.dual import Memory, is_linear, read_memory
+from iclgd_lens.hypotheses.dual_form import Memory, is_linear, read_memory
 from iclgd_lens.hypotheses.query_forms import Form, FromZeroShot, Own, QueryForms
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.intervention import Intervention
 
 NAME = "dual_linear"

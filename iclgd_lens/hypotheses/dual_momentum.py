@@ -28,9 +28,8 @@ from iclgd_lens.contexts import shown_of, spans
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import as_host, frozen
-from iclgd_lens.hypotheses.dual import by_head, values_of
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between
+from iclgd_lens.hypotheses.dual_form import by_head, values_of
+from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import Intervention, Shift
 
 NAME = "dual_momentum"

@@ -28,10 +28,9 @@ from torch import Tensor
 from iclgd_lens.contexts import shown_of
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import Hook, Host, Prefix, as_host
-from iclgd_lens.hypotheses.dual import Memory, is_linear, read_memory
+from iclgd_lens.hypotheses.dual_form import Memory, is_linear, read_memory
 from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
-from iclgd_lens.masking import has_prefix, hide
+from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention, has_prefix, hide
 
 NAME = "dual_softmax"
 

@@ -32,9 +32,8 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.heads import Head, indirect_effects
 from iclgd_lens.host import Host
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of
-from iclgd_lens.hypotheses.vectors import RowShift, best_layer
+from iclgd_lens.hypotheses.injected_vectors import RowShift, best_layer
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.intervention import Intervention, Shift
 
 NAME = "function_vector"

@@ -26,7 +26,7 @@ from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.sgd import Learn, backward, train
+from iclgd_lens.training.sgd import Learn, backward, train
 
 
 def gd_step(

@@ -27,12 +27,11 @@ import torch
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import as_host
+from iclgd_lens.hypotheses.common import shown_of
 from iclgd_lens.hypotheses.gd import gd_step
-from iclgd_lens.hypotheses.parts import shown_of
 from iclgd_lens.hypotheses.preconditioning import preconditioned, value_moments
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between
-from iclgd_lens.hypotheses.sgd import train
+from iclgd_lens.hypotheses.registry import between, hypothesis
+from iclgd_lens.training.sgd import train
 
 NAME = "gd_plus_plus"
 

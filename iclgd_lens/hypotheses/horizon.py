@@ -17,8 +17,8 @@ from torch import Tensor
 from iclgd_lens.episode import TrainingSequence
 from iclgd_lens.host import Hook, Host
 from iclgd_lens.hypotheses.lcgd import LayerLoss, lens_loss
-from iclgd_lens.hypotheses.settings import between
-from iclgd_lens.hypotheses.sgd import Learn
+from iclgd_lens.hypotheses.registry import between
+from iclgd_lens.training.sgd import Learn
 
 
 def horizon_step(

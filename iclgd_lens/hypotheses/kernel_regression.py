@@ -37,8 +37,7 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.label_direction import LabelPredictor, towards, votes
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.intervention import Intervention
 
 NAME = "kernel_regression"

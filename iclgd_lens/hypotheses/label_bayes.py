@@ -35,8 +35,7 @@ from iclgd_lens.contexts import Contexts
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.hypotheses.label_direction import LabelPredictor
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between
+from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import Intervention
 
 NAME = "label_bayes"

@@ -35,7 +35,7 @@ from iclgd_lens.episode import Demonstrations, Episode, Query, Tokens
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, frozen
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 
 _CORRECTIONS = 8
 

@@ -27,7 +27,7 @@ from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Hook, Host
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.sgd import Learn, backward, train
+from iclgd_lens.training.sgd import Learn, backward, train
 
 ROWS = 128
 """Rows that wait to be unembedded together, unless one layer's sequence is longer."""

@@ -35,11 +35,10 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import EpisodeError
 from iclgd_lens.host import Host, as_host, frozen
+from iclgd_lens.hypotheses.common import shown_of, training_order
 from iclgd_lens.hypotheses.lcgd import layer_step
-from iclgd_lens.hypotheses.parts import shown_of, training_order
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of
-from iclgd_lens.hypotheses.sgd import Learn, train
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
+from iclgd_lens.training.sgd import Learn, train
 
 NAME = "lcgd_attention"
 WEIGHTED_BY = ("attention", "recency", "permuted")

@@ -43,14 +43,13 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host
-from iclgd_lens.host.rerun import run_twice
+from iclgd_lens.host.hooks import run_twice
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step, lens_loss
+from iclgd_lens.hypotheses.learning_rates import RATES, transform_of
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.rates import RATES, transform_of
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of, only_with
-from iclgd_lens.hypotheses.sgd import Learn, train
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of, only_with
+from iclgd_lens.training.sgd import Learn, train
 
 NAME = "lcgd_dynamic"
 

@@ -35,12 +35,11 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host
+from iclgd_lens.hypotheses.common import auxiliary_of, folds, gradients, shown_of
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step
-from iclgd_lens.hypotheses.parts import auxiliary_of, folds, gradients, shown_of
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of
-from iclgd_lens.hypotheses.sgd import train, trained_names, zeros
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
+from iclgd_lens.training.sgd import train, trained_names, zeros
 
 NAME = "lcgd_meta"
 _SPAN = math.log(10)

@@ -39,14 +39,13 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host
-from iclgd_lens.hypotheses.combining import COMBINERS, Combine, combiner
-from iclgd_lens.hypotheses.contrast import Contrast
+from iclgd_lens.hypotheses.common import auxiliary_of, shown_of
+from iclgd_lens.hypotheses.contrastive_loss import Contrast
+from iclgd_lens.hypotheses.gradient_combination import COMBINERS, Combine, combiner
 from iclgd_lens.hypotheses.lcgd import ROWS, layer_step, lcgd
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.parts import auxiliary_of, shown_of
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of
-from iclgd_lens.hypotheses.sgd import Learn, train
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
+from iclgd_lens.training.sgd import Learn, train
 
 NAME = "lcgd_multitask"
 

@@ -37,14 +37,13 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, Tokens, TrainingSequence
 from iclgd_lens.host import Host, as_host
+from iclgd_lens.hypotheses.common import label_words, shown_of, training_order
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.parts import label_words, shown_of, training_order
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of, only_with
-from iclgd_lens.hypotheses.sgd import Learn, train
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of, only_with
 from iclgd_lens.tokens import continued
+from iclgd_lens.training.sgd import Learn, train
 
 NAME = "lcgd_reinforce"
 ESTIMATORS = ("exact", "group", "sample")

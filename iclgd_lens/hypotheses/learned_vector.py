@@ -29,8 +29,7 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, as_host, frozen
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between
+from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 
 NAME = "learned_vector"

@@ -36,10 +36,8 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError, nearest
 from iclgd_lens.heads import Head, indirect_effects, induction_scores
 from iclgd_lens.host import Hook, Host, Prefix, as_host, frozen
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between
-from iclgd_lens.intervention import UNCOUNTED, Batch, Injection, Intervention
-from iclgd_lens.masking import hide
+from iclgd_lens.hypotheses.registry import between, hypothesis
+from iclgd_lens.intervention import UNCOUNTED, Batch, Injection, Intervention, hide
 
 NAME = "partial_oracle"
 SETS = ("all", "none", "induction", "function_vector")

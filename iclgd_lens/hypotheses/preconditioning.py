@@ -12,8 +12,8 @@ from torch import Tensor
 
 from iclgd_lens.episode import Demonstrations
 from iclgd_lens.host import Hook, Host, LinearSite, frozen
-from iclgd_lens.hypotheses.ends import padded
-from iclgd_lens.hypotheses.sgd import Transform
+from iclgd_lens.hypotheses.common import padded
+from iclgd_lens.training.sgd import Transform
 
 
 def value_moments(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, frozen
-from iclgd_lens.hypotheses.dual import by_head, values_of
+from iclgd_lens.hypotheses.dual_form import by_head, values_of
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 
 

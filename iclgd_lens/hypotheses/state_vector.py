@@ -32,9 +32,8 @@ from torch import Tensor
 from iclgd_lens.contexts import Contexts
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import Host
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between
-from iclgd_lens.hypotheses.vectors import Lerp, best_layer
+from iclgd_lens.hypotheses.injected_vectors import Lerp, best_layer
+from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import Intervention
 
 NAME = "state_vector"

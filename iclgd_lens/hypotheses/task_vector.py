@@ -25,9 +25,8 @@ from typing import Any
 
 from iclgd_lens.contexts import LOO, Contexts, mean_of_others
 from iclgd_lens.episode import Demonstrations, Episode
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of
-from iclgd_lens.hypotheses.vectors import Lerp, best_layer
+from iclgd_lens.hypotheses.injected_vectors import Lerp, best_layer
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.intervention import Intervention
 
 NAME = "task_vector"

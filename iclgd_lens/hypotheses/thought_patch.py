@@ -38,8 +38,7 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, LinearSite, frozen
 from iclgd_lens.host.probe import agree
-from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.settings import between, one_of
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 
 NAME = "thought_patch"

@@ -17,7 +17,7 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.registry import hypothesis
-from iclgd_lens.hypotheses.sgd import trained_names
+from iclgd_lens.training.sgd import trained_names
 
 
 @hypothesis(

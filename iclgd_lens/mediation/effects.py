@@ -1,7 +1,7 @@
 """What is measured on one draw of demonstrations, query by query and head by head.
 
 A head whose output the demonstrations leave as it is at a query's readout token, up to rounding
-(`measures.unchanged`), has no effect there to be measured: all its effects are undefined (NaN) on
+(`similarity.unchanged`), has no effect there to be measured: all its effects are undefined (NaN) on
 that query, and counted as such.
 """
 
@@ -19,15 +19,14 @@ from torch import Tensor
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import HookError
 from iclgd_lens.host import Host, Prefix, frozen
-from iclgd_lens.mediation.curves import ranking_of, set_sizes
+from iclgd_lens.measures.readings import Frozen
 from iclgd_lens.mediation.gradients import (
     Gradients,
     direct_effects,
     gradients,
     writes_add_up,
 )
-from iclgd_lens.mediation.margins import LastToken, Margin, last_token, shared_prefix
-from iclgd_lens.mediation.names import (
+from iclgd_lens.mediation.head_maps import (
     BLIND,
     DIRECT,
     ESTIMATED,
@@ -39,11 +38,18 @@ from iclgd_lens.mediation.names import (
     ZS,
     Array,
     DrawEffects,
+    ranking_of,
+    set_sizes,
 )
-from iclgd_lens.mediation.patching import Patches, first_heads, patched_margins, single_heads
-from iclgd_lens.mediation.visibility import visible_margins
-from iclgd_lens.readings import Frozen
-from iclgd_lens.readout import Readout
+from iclgd_lens.mediation.margins import LastToken, Margin, last_token, shared_prefix
+from iclgd_lens.mediation.patching import (
+    Patches,
+    first_heads,
+    patched_margins,
+    single_heads,
+    visible_margins,
+)
+from iclgd_lens.readout.reader import Readout
 
 
 @dataclass(frozen=True)

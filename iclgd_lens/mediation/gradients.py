@@ -24,12 +24,12 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from iclgd_lens.batching import batches
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import HookError
 from iclgd_lens.host import Hook, Host, Prefix, uncounted_hooks
 from iclgd_lens.intervention import Batch
 from iclgd_lens.mediation.margins import Margin, head_values
+from iclgd_lens.readout.batching import batches
 from iclgd_lens.tokens import continued
 
 TOKENS_AT_ONCE = 2048

@@ -7,6 +7,11 @@ L layers and H heads takes L x H last-token passes a query and no more.
 Memory: a pass holds at most `TOKENS_AT_ONCE` tokens, keys and values that its rows share counted
 for each row (attention copies one layer's of them at a time). Where even that does not fit, halves
 are tried.
+
+Partial visibility: a query stands after the demonstrations, and one head alone sees them. What the
+head does with them, and what later layers make of that, is left to run freely. Held against a query
+at the same place of which no head sees a demonstration. Each head is a row of one batch, with all
+tokens of the query: a head may work before the last token.
 """
 
 from __future__ import annotations
@@ -20,10 +25,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from iclgd_lens.batching import memory_limited
+from iclgd_lens.episode import Episode
 from iclgd_lens.errors import LensError
-from iclgd_lens.host import Hook, Host
+from iclgd_lens.host import Hook, Host, Prefix
+from iclgd_lens.intervention import hide
 from iclgd_lens.mediation.margins import LastToken, Margin, head_values, repeated_gold
+from iclgd_lens.readout.batching import memory_limited
 
 TOKENS_AT_ONCE = 8192
 """Tokens of a pass at most, those that its rows share counted for each of them."""
@@ -128,3 +135,47 @@ def _margins(host: Host, margin: Margin, at: LastToken, rows: Patches) -> Tensor
     with host.hooked(rows.hooks(host)):
         residual = host.run(tokens, shared).residual[:, -1]
     return margin(residual, repeated_gold(host, at.gold, len(rows)))
+
+
+def visible_margins(
+    host: Host, margin: Margin, episode: Episode, prefix: Prefix, query: int,
+    heads: list[tuple[int, int]], tokens_at_once: int = TOKENS_AT_ONCE,
+) -> Float[Tensor, " row"]:  # fmt: skip
+    """The label margin where no head sees the demonstrations, then where each head alone does.
+
+    Args:
+        host: The model, frozen by the caller.
+        margin: The label margin.
+        episode: The queries.
+        prefix: Keys and values of BOS and demonstrations.
+        query: Which query.
+        heads: Which heads.
+        tokens_at_once: Tokens of a pass at most, the prefix counted for each row.
+
+    Raises:
+        HookError: The model's scores cannot be changed.
+    """
+    asked = episode.queries[query]
+    # BOS stays in sight: it is no demonstration.
+    later = torch.arange(prefix.length, device=host.device) >= int(
+        episode.demonstrations.bos is not None
+    )
+    rows: list[tuple[int, int] | None] = [None, *heads]
+    step = max(1, tokens_at_once // (prefix.length + len(asked.content)))
+    found: list[Tensor] = []
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        seeing = torch.zeros(
+            len(part), host.n_layers, host.n_heads, dtype=torch.bool, device=host.device
+        )
+        for row, place in enumerate(part):
+            if place is not None:
+                seeing[row, place[0], place[1]] = True
+        hooks: list[Hook] = [
+            hide(host, layer, ~seeing[:, layer, :, None] & later) for layer in range(host.n_layers)
+        ]
+        tokens = host.tensor([asked.content] * len(part))
+        with host.hooked(hooks):
+            residual = host.run(tokens, prefix.expand(len(part))).residual[:, -1]
+        found.append(margin(residual, repeated_gold(host, asked.gold, len(part))))
+    return torch.cat(found)

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from iclgd_lens.display_names import label, meaning, score_meaning
 from iclgd_lens.figures.style import DARK
-from iclgd_lens.labels import label, meaning, score_meaning
 from iclgd_lens.phrases import listed
 from iclgd_lens.report import tables
-from iclgd_lens.report.board import leaderboard
-from iclgd_lens.report.picture import Picture
+from iclgd_lens.report.figure_choices import Picture
+from iclgd_lens.report.leaderboard import leaderboard
 from iclgd_lens.report.view import View
 from iclgd_lens.report.words import findings, gate_findings, headline, heads_findings
 

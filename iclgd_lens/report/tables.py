@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from iclgd_lens.display_names import control_label, label, rank, score_meaning
 from iclgd_lens.errors import LensError
-from iclgd_lens.labels import control_label, label, rank, score_meaning
 from iclgd_lens.phrases import TABLE
 from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, text_of
 from iclgd_lens.report.words import answer, questions

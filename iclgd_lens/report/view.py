@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
+from iclgd_lens.display_names import home, in_order, in_results, is_rival, rank, subject_of
 from iclgd_lens.figures.evidence import VERDICTS
-from iclgd_lens.labels import home, in_order, in_results, is_rival, rank, subject_of
 from iclgd_lens.scores import SCORES
 
 if TYPE_CHECKING:

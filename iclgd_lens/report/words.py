@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from iclgd_lens.labels import control_label, is_check, label, lower_is_better, rank
+from iclgd_lens.display_names import control_label, is_check, label, lower_is_better, rank
 from iclgd_lens.phrases import TABLE, all_of, count, listed
 from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, text_of
 from iclgd_lens.scores import SCORES

@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iclgd_lens.display_names import label
 from iclgd_lens.errors import FileError, LensError, RunError, nearest
 from iclgd_lens.figures.static import FORMATS, write_static
 from iclgd_lens.files import check_place, write_together
-from iclgd_lens.labels import label
 from iclgd_lens.phrases import LATEX, count
+from iclgd_lens.report.figure_choices import Picture, slug
 from iclgd_lens.report.page import page
-from iclgd_lens.report.picture import Picture, slug
-from iclgd_lens.report.pictures import pictures
+from iclgd_lens.report.page_figures import pictures
 from iclgd_lens.report.view import Reading, RunFrames, View, view, where
 from iclgd_lens.report.words import answer, questions
-from iclgd_lens.tables import SUMMARY_SCORES
+from iclgd_lens.results.display import SUMMARY_SCORES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def write_report(
 
 def _frames(run: RunFrames | str | os.PathLike[str]) -> RunFrames:
     if isinstance(run, str | os.PathLike):
-        from iclgd_lens.bench.results import load_run
+        from iclgd_lens.bench.run_tables import load_run
 
         return load_run(run)
     return run

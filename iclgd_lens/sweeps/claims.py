@@ -9,13 +9,13 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from iclgd_lens.budget.budget import BudgetMode
 from iclgd_lens.errors import PlanError
-from iclgd_lens.recording import BudgetMode
 from iclgd_lens.rules import Progress
 from iclgd_lens.scores import LABEL_COLLAPSE
 from iclgd_lens.sweeps.factors import get_factor
-from iclgd_lens.sweeps.result import PRIMARY, SECOND, Sweep
-from iclgd_lens.sweeps.sweeping import CONTROLS, sweep
+from iclgd_lens.sweeps.sweep_job import CONTROLS, sweep
+from iclgd_lens.sweeps.sweep_result import PRIMARY, SECOND, Sweep
 from iclgd_lens.validation import Part
 
 

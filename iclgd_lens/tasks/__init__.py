@@ -8,8 +8,6 @@ from iclgd_lens.tasks.draws import draw_demonstrations as draw_demonstrations
 from iclgd_lens.tasks.draws import draw_queries as draw_queries
 from iclgd_lens.tasks.draws import repeated_rows as repeated_rows
 from iclgd_lens.tasks.draws import shuffle_labels as shuffle_labels
-from iclgd_lens.tasks.registry import get_task as get_task
-from iclgd_lens.tasks.registry import list_tasks as list_tasks
 from iclgd_lens.tasks.rows import Row as Row
 from iclgd_lens.tasks.rows import Rows as Rows
 from iclgd_lens.tasks.rows import Splits as Splits
@@ -18,3 +16,5 @@ from iclgd_lens.tasks.rows import load_rows as load_rows
 from iclgd_lens.tasks.rows import load_splits as load_splits
 from iclgd_lens.tasks.sources import Data as Data
 from iclgd_lens.tasks.task import Task as Task
+from iclgd_lens.tasks.task import get_task as get_task
+from iclgd_lens.tasks.task import list_tasks as list_tasks

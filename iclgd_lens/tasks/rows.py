@@ -12,7 +12,6 @@ from typing import get_args
 
 from iclgd_lens.errors import RowsError, nearest
 from iclgd_lens.tasks.columns import missing_column
-from iclgd_lens.tasks.registry import get_task
 from iclgd_lens.tasks.sources import (
     Data,
     RawRows,
@@ -23,7 +22,7 @@ from iclgd_lens.tasks.sources import (
     from_memory,
     split_in_memory,
 )
-from iclgd_lens.tasks.task import Task
+from iclgd_lens.tasks.task import Task, get_task
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`Task`: a classification task as data, that is a prompt, label words and published settings.
+"""`Task`: a classification task as data, the shipped ones by name, a user's from a file.
 
 A task knows neither models nor tokenizers. Its six shipped instances are the YAML files in
 `definitions/`; `Task.from_yaml` reads a user's own.
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field, fields
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -21,9 +22,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from iclgd_lens.errors import RowsError, TaskError, nearest
-from iclgd_lens.seeds import check_seed
 from iclgd_lens.tasks.columns import encodable, is_text, prompt_fields, what_is_wrong
-from iclgd_lens.validation import STRICT, own_message, validated
+from iclgd_lens.validation import STRICT, check_seed, own_message, validated
 
 Published = Mapping[str, Mapping[str, float]]
 """Published scores: update rule ("gd", "lcgd", "gd_untrained") -> score name -> value."""
@@ -292,3 +292,45 @@ def _parse_yaml(text: str, source: str) -> dict[str, Any]:
             raise TaskError(f"{source}: the key {key!r} occurs twice")
         seen.add(key)
     return {str(key): value for key, value in cast("dict[object, Any]", loaded).items()}
+
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+def list_tasks() -> tuple[str, ...]:
+    """Return the names of the shipped tasks, sorted.
+
+    Examples:
+        >>> list_tasks()
+        ('agnews', 'cb', 'mr', 'sst2', 'sst5', 'subj')
+    """
+    entries = (files("iclgd_lens.tasks") / "definitions").iterdir()
+    return tuple(sorted(e.name.removesuffix(".yaml") for e in entries if e.name.endswith(".yaml")))
+
+
+def get_task(task: str | Path | Task) -> Task:
+    """Return a task: a shipped one by name, a user's by the path of its YAML file, or itself.
+
+    Args:
+        task: A name of `list_tasks()`; a path that ends in `.yaml` or `.yml`; or a `Task`.
+
+    Raises:
+        TaskError: No such name (the nearest is suggested), no such file, or not a valid task.
+
+    Examples:
+        >>> get_task("sst2").labels
+        ('Negative', 'Positive')
+    """
+    if isinstance(task, Task):
+        return task
+    if isinstance(task, Path) or task.lower().endswith(_SUFFIXES):
+        return Task.from_yaml(task)
+    names = list_tasks()
+    if task not in names:
+        raise TaskError(
+            f"unknown task {task!r} (shipped: {', '.join(names)}; or give the path of a .yaml "
+            f"file).{nearest(task.lower(), names)}"
+        )
+    source = f"{task}.yaml"
+    resource = files("iclgd_lens.tasks") / "definitions" / source
+    return Task.from_yaml_text(resource.read_text(encoding="utf-8"), source=source, name=task)

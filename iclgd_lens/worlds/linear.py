@@ -26,14 +26,14 @@ import torch
 from iclgd_lens.errors import WorldError
 from iclgd_lens.host.choose import host_class
 from iclgd_lens.host.crafted import crafted_model
-from iclgd_lens.worlds.layout import (
+from iclgd_lens.worlds.regression import Regression, least_squares
+from iclgd_lens.worlds.stream_parts import (
     CONSTANT,
     Block,
     Layout,
     previous,
     weights_of,
 )
-from iclgd_lens.worlds.regression import Regression, least_squares
 from iclgd_lens.worlds.world import World
 
 

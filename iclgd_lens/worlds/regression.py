@@ -13,7 +13,7 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import WorldError
-from iclgd_lens.worlds.layout import Layout, centred, unembedding
+from iclgd_lens.worlds.stream_parts import Layout, centred, unembedding
 from iclgd_lens.worlds.world import PROTOCOL, check_labels
 
 

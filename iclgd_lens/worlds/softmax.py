@@ -23,7 +23,7 @@ from torch import Tensor
 
 from iclgd_lens.errors import WorldError
 from iclgd_lens.host.crafted import crafted_model
-from iclgd_lens.worlds.layout import (
+from iclgd_lens.worlds.stream_parts import (
     CONSTANT,
     Block,
     Layout,

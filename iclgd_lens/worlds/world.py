@@ -16,7 +16,7 @@ from iclgd_lens.protocol import Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from iclgd_lens.comparison import Comparison
+    from iclgd_lens.results.comparison import Comparison
     from iclgd_lens.rules import HypothesisLike
 
 PROTOCOL = Protocol(

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from iclgd_lens.bench.cells import count_cells, list_cells
-from iclgd_lens.bench.check import check_plan
-from iclgd_lens.bench.entries import HypothesisSpec, ModelSpec
 from iclgd_lens.bench.plan import Plan, load_plan, parse_plan
+from iclgd_lens.bench.plan_check import check_plan
+from iclgd_lens.bench.plan_entries import HypothesisSpec, ModelSpec
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import PlanError
 from iclgd_lens.protocol import DEFAULT, REFERENCE

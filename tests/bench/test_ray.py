@@ -14,9 +14,9 @@ from iclgd_lens.bench import ray_engine
 from iclgd_lens.bench.cells import list_cells
 from iclgd_lens.bench.plan import parse_plan
 from iclgd_lens.bench.progress import Lines
-from iclgd_lens.bench.results import load_run
 from iclgd_lens.bench.run import RayOptions, run_plan
-from iclgd_lens.bench.work import by_setting
+from iclgd_lens.bench.run_tables import load_run
+from iclgd_lens.bench.workbench import by_setting
 from iclgd_lens.errors import RunError
 from tests.bench.conftest import cells_of
 

@@ -20,29 +20,30 @@ import pytest
 import torch
 import yaml
 
-from iclgd_lens import budget, nulls
-from iclgd_lens.bench import measure
+from iclgd_lens import nulls
+from iclgd_lens.bench import session
 from iclgd_lens.bench.cells import list_cells, settings_of
-from iclgd_lens.bench.check import check_plan
 from iclgd_lens.bench.plan import Plan, parse_plan
+from iclgd_lens.bench.plan_check import check_plan
 from iclgd_lens.bench.progress import Lines, Live, Silent, duration
-from iclgd_lens.bench.results import load_run
 from iclgd_lens.bench.run import Outcome, run_plan
+from iclgd_lens.bench.run_tables import load_run
 from iclgd_lens.bench.store import Store
-from iclgd_lens.bench.work import Workbench
-from iclgd_lens.budget import choosing
+from iclgd_lens.bench.workbench import Workbench
+from iclgd_lens.budget import budget
+from iclgd_lens.budget.budget import choosing
 from iclgd_lens.comparing import compare
 from iclgd_lens.delta import ParameterDelta
+from iclgd_lens.episode_loading import load_episode
 from iclgd_lens.errors import DivergedError, LensError, PlanError, RunError
 from iclgd_lens.host.loading import load_model
 from iclgd_lens.hypotheses.registry import get_hypothesis, hypothesis
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.job import Job
 from iclgd_lens.protocol import REFERENCE
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from iclgd_lens.tasks import draw_demonstrations, get_task, load_rows
 from iclgd_lens.workers import as_they_come, can_copy
-from iclgd_lens.writing import load_episode
 from tests.bench.conftest import cells_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -398,13 +399,13 @@ def test_matched_budgets_are_chosen_once_and_recorded(
         | {"hypotheses": {"gd": None, "fixed": own}, "lr": "matched", "queries": 3, "twins": 1}
     )
     chosen: list[str] = []
-    real = measure.with_budget
+    real = session.with_budget
 
     def spy(rule: Any, *args: Any) -> Any:
         chosen.append(rule.name)
         return real(rule, *args)
 
-    monkeypatch.setattr(measure, "with_budget", spy)
+    monkeypatch.setattr(session, "with_budget", spy)
     few = partial(choosing, grid=(0.01, 0.1), epochs=(1,), losses=("label",))
     monkeypatch.setattr(budget, "choosing", few)
     assert not run_plan(plan, tmp_path / "run").failed
@@ -730,7 +731,7 @@ def test_progress_on_a_terminal(small: Plan, tmp_path: Path) -> None:
 
 
 def _failed() -> Any:
-    from iclgd_lens.bench.work import CellOutcome
+    from iclgd_lens.bench.workbench import CellOutcome
 
     return CellOutcome("0" * 32, "failed", 1.0)
 

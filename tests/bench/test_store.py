@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from iclgd_lens.bench.cellfile import Measured
+from iclgd_lens.bench.cell_file import Measured
 from iclgd_lens.bench.cells import list_cells
 from iclgd_lens.bench.plan import Plan
-from iclgd_lens.bench.results import load_run, measured_seconds
 from iclgd_lens.bench.run import run_plan
+from iclgd_lens.bench.run_folder import open_files
+from iclgd_lens.bench.run_tables import load_run, measured_seconds
 from iclgd_lens.bench.store import RUN_FORMAT, Store
 from iclgd_lens.errors import RunError
 from iclgd_lens.files import partial_name
-from iclgd_lens.run_files import open_files
 from tests.bench.conftest import cells_of
 
 Damage = Callable[[Path], None]
@@ -199,15 +199,15 @@ def test_reading_a_run_changes_nothing(run: Path) -> None:
 
 
 def test_a_cell_of_another_version_is_named(run: Path) -> None:
-    from iclgd_lens.bench import cellfile
+    from iclgd_lens.bench import cell_file
 
     path = min((run / "cells").iterdir())
     data = path.read_bytes()
-    held = cellfile.decode(data, path.stem)
+    held = cell_file.decode(data, path.stem)
     measured = Measured(held.values, held.gold)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cellfile, "FORMAT", "iclgd_lens.cell/1")
-        path.write_bytes(cellfile.encode(path.stem, held.facts["place"], measured, {}))
+        patch.setattr(cell_file, "FORMAT", "iclgd_lens.cell/1")
+        path.write_bytes(cell_file.encode(path.stem, held.facts["place"], measured, {}))
     (reason,) = load_run(run).failures()["reason"]
     assert "an earlier version wrote it (format iclgd_lens.cell/1; this version reads" in reason
 

@@ -12,8 +12,8 @@ import pytest
 
 import iclgd_lens as lens
 from iclgd_lens.bench.cells import list_cells
-from iclgd_lens.bench.check import check_plan
 from iclgd_lens.bench.plan import Plan, parse_plan
+from iclgd_lens.bench.plan_check import check_plan
 from iclgd_lens.bench.run import run_plan
 from iclgd_lens.bench.studies import list_studies
 from iclgd_lens.errors import PlanError

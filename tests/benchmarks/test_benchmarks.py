@@ -84,16 +84,16 @@ def test_lcgd_memory_does_not_grow_with_the_layers(width: int, length: int) -> N
 def test_a_comparison_does_not_hold_the_prompt_while_it_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from iclgd_lens import readout
+    from iclgd_lens.readout import reader
 
-    readers: list[readout.Reader] = []
-    start = readout.Reader.__init__
+    readers: list[reader.Reader] = []
+    start = reader.Reader.__init__
 
-    def watched(self: readout.Reader, *args: object, **kwargs: object) -> None:
+    def watched(self: reader.Reader, *args: object, **kwargs: object) -> None:
         start(self, *args, **kwargs)  # type: ignore[arg-type]
         readers.append(self)
 
-    monkeypatch.setattr(readout.Reader, "__init__", watched)
+    monkeypatch.setattr(reader.Reader, "__init__", watched)
     held: list[bool] = []
 
     def rule(host: lens.Host, episode: lens.Episode) -> lens.Intervention:

@@ -61,7 +61,7 @@ def test_damaged_files_are_refused_and_a_careless_reader_is_caught(
     model = lens.load_model("embedded", device="cpu")
     found = reliability.damaged_files(40, random.Random(0), tmp_path, model)
     assert (found.trials, found.failures) == (40, [])
-    monkeypatch.setattr("iclgd_lens.sealed._digest", careless)
+    monkeypatch.setattr("iclgd_lens.sealed_files._digest", careless)
     found = reliability.damaged_files(40, random.Random(0), tmp_path, model)
     assert any("read as if it were whole" in each for each in found.failures)
 

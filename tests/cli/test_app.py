@@ -30,7 +30,7 @@ from iclgd_lens.cli import compare as cli_compare
 from iclgd_lens.cli import console as cli_console
 from iclgd_lens.cli.app import app, run
 from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from iclgd_lens.scores import SCORES
 from tests.smallmodel import save_small_model
 

@@ -37,10 +37,10 @@ from iclgd_lens.cli.demo_page import (
     show_demo,
     write_demo,
 )
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.errors import LensError
 from iclgd_lens.phrases import number
-from iclgd_lens.verdicts import OVERALL
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.verdicts.verdict import OVERALL
 from tests.smallmodel import save_small_model
 
 TASKS = ("sst2", "agnews")

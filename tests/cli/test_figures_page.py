@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from iclgd_lens.cli.console import json_document
-from iclgd_lens.cli.figures_page import figures_page
+from iclgd_lens.cli.options import figures_page
 
 
 def test_text_is_text_and_figures_are_inside() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from iclgd_lens.cli.app import run
-from iclgd_lens.worlds.marks import THETAS, Mark
+from iclgd_lens.worlds.instrument import THETAS, Mark
 from tests import families
 
 
@@ -40,7 +40,7 @@ def test_the_ruler_as_a_table(
         yield Mark("gd", 60.0, "lcgd", 0.5, 0.5, 2e-7, 1e-2, 0.0)
         yield Mark("heads", None, "gd[3]", 0.25, 0.25, 2e-7, math.nan, math.nan)
 
-    monkeypatch.setattr("iclgd_lens.worlds.marks.ruler", two)
+    monkeypatch.setattr("iclgd_lens.worlds.instrument.ruler", two)
     monkeypatch.setenv("COLUMNS", "200")
     assert run(["worlds", "--seed", "4", "--host", "bridge"]) == 0
     assert asked == [(THETAS, {"labels": 9, "seed": 4, "kind": "bridge"})]

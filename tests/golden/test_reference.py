@@ -13,13 +13,13 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from iclgd_lens import measures
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
+from iclgd_lens.measures import similarity
 from iclgd_lens.protocol import REFERENCE
-from iclgd_lens.readout import Reader, Readout
+from iclgd_lens.readout.reader import Reader, Readout
 from tests import checks
 
 RULES = {"gd": gd, "lcgd": lcgd}
@@ -194,10 +194,10 @@ def test_logits_at_the_recorded_token(kind: str) -> None:
 def test_similarity_of_attention_outputs(kind: str, rule: str) -> None:
     read, found = readouts(kind), pack()
     three = [read[name].attention_output for name in ("zs", "icl", f"ftzs_{rule}")]
-    per_query = measures.sim_aou(*three)
+    per_query = similarity.sim_aou(*three)
     near(per_query, found[f"{rule}/SimAOU_per_query"], 1e-4)
     near(per_query.mean(0), found[f"{rule}/SimAOU"], 1e-4)
-    raw = measures.sim_aou(*three, normalize=False)
+    raw = similarity.sim_aou(*three, normalize=False)
     near(raw.mean(0), found[f"{rule}/SimAOU_nonorm"], 1e-4)
 
 
@@ -205,7 +205,7 @@ def test_similarity_of_attention_outputs(kind: str, rule: str) -> None:
 @BY_RULE
 def test_similarity_of_attention_maps(kind: str, rule: str) -> None:
     read, found = readouts(kind), pack()
-    per_head = measures.sim_am(*(read[name].scores for name in ("zs", "icl", f"ftzs_{rule}")))
+    per_head = similarity.sim_am(*(read[name].scores for name in ("zs", "icl", f"ftzs_{rule}")))
     near(per_head, found[f"{rule}/SimAM_per_query_head"], 1e-4)
     near(per_head.mean((0, 2)), found[f"{rule}/SimAM"], 1e-4)
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 import iclgd_lens as lens
 from iclgd_lens.errors import UnsupportedModelError
 from iclgd_lens.host import Host
+from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.host.loading import load_model
-from iclgd_lens.host.provenance import model_provenance
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.nulls import untrained
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())

@@ -14,15 +14,15 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from iclgd_lens.episode_loading import load_episode
 from iclgd_lens.errors import LensError, ModelError
 from iclgd_lens.host import Host
 from iclgd_lens.host.checkpoint import ModelWarning
+from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.host.loading import identify_model, load_model
-from iclgd_lens.host.provenance import model_provenance
-from iclgd_lens.host.source import find_model
+from iclgd_lens.host.model_source import find_model
 from iclgd_lens.nulls import untrained
 from iclgd_lens.protocol import DEFAULT
-from iclgd_lens.writing import load_episode
 from tests import checks, families
 
 gguf = pytest.importorskip("gguf")

@@ -20,11 +20,12 @@ import iclgd_lens as lens
 from iclgd_lens import hypotheses, nulls
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import UnsupportedModelError
-from iclgd_lens.host import Host, copied, frozen, guard, hooking, layout
+from iclgd_lens.host import Host, copied, frozen, guard
+from iclgd_lens.host import hooks as host_hooks
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.oracle import oracle
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 assert hypotheses
@@ -338,7 +339,7 @@ def test_an_interrupt_at_any_line_leaves_all_as_it_was(kind: str) -> None:
     host, tokens = Host(model), families.tokens(4)
     hooks = [(host.z_hook(layer), lambda value, hook: None) for layer in range(2)]
     add_hook = type(host.hook_point(hooks[0][0])).add_hook.__code__
-    files = (hooking.__file__, guard.__file__, layout.__file__)
+    files = (host_hooks.__file__, guard.__file__)
     before = checks.photograph(model)
 
     def call(at: int) -> list[tuple[str, int]]:

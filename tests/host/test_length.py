@@ -19,7 +19,7 @@ from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.oracle import oracle
 from iclgd_lens.intervention import Injection
 from iclgd_lens.protocol import REFERENCE
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 SWITCH = 32

@@ -18,9 +18,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from iclgd_lens.errors import LensError, ModelError, UnsupportedModelError
-from iclgd_lens.host import loading, source
+from iclgd_lens.host import loading, model_source
 from iclgd_lens.host.checkpoint import Checkpoint, ModelWarning
-from iclgd_lens.host.conversion import hooked_fields
+from iclgd_lens.host.families import hooked_fields
 from iclgd_lens.host.loading import HostChoiceWarning, load_model, model_provenance
 from tests import families
 
@@ -554,14 +554,14 @@ def test_remote_code_on_the_hub_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_names_are_listed() -> None:
-    names = source.model_names()
+    names = model_source.model_names()
     assert names[0] == "embedded"
     assert {"gpt2", "EleutherAI/pythia-70m"} <= set(names)
     assert len(names) == len(set(names))
 
 
 def test_an_alias_of_the_package(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "ALIASES", {"embedded": lambda: folders["gpt2"]})
+    monkeypatch.setattr(model_source, "ALIASES", {"embedded": lambda: folders["gpt2"]})
     assert model_provenance(load_model("embedded", device="cpu"))["name"] == "embedded"
 
 

@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from iclgd_lens.errors import DivergedError, HypothesisError
-from iclgd_lens.hypotheses.bayes import minimise
-from iclgd_lens.hypotheses.bayes_lcgd import LeftOut, bayes_lcgd, settings_of, space
+from iclgd_lens.hypotheses.bayes_lcgd import LeftOut, bayes_lcgd, minimise, settings_of, space
+from iclgd_lens.hypotheses.common import folds, label_losses
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.lcgd_regularized import lcgd_regularized
-from iclgd_lens.hypotheses.parts import folds, label_losses
 from tests import checks
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())

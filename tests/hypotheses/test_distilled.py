@@ -15,9 +15,9 @@ from iclgd_lens.hypotheses.ceiling import ceiling
 from iclgd_lens.hypotheses.distilled import distilled, left_out_outputs
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.registry import list_hypotheses
-from iclgd_lens.hypotheses.values import ridge_solution
+from iclgd_lens.hypotheses.value_regression import ridge_solution
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks
 from tests.hypotheses import oracles
 

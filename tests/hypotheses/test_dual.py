@@ -13,7 +13,7 @@ from iclgd_lens.contexts import Contexts
 from iclgd_lens.errors import HookError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.constant_shift import constant_shift
-from iclgd_lens.hypotheses.dual import read_memory
+from iclgd_lens.hypotheses.dual_form import read_memory
 from iclgd_lens.hypotheses.dual_linear import dual_linear
 from iclgd_lens.hypotheses.dual_momentum import dual_momentum
 from iclgd_lens.hypotheses.dual_softmax import dual_softmax
@@ -21,7 +21,7 @@ from iclgd_lens.hypotheses.ladder import ladder
 from iclgd_lens.hypotheses.oracle import oracle
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.readout import Reader, Readout
+from iclgd_lens.readout.reader import Reader, Readout
 from tests import checks, families
 
 LONG = ((5,), (6, 8))

@@ -11,10 +11,17 @@ import pytest
 import torch
 
 from iclgd_lens.errors import HypothesisError
-from iclgd_lens.hypotheses.evolution import Gated, evolution, evolution_weights
+from iclgd_lens.hypotheses.common import label_losses
+from iclgd_lens.hypotheses.evolution import (
+    Gated,
+    antithetic,
+    cma,
+    evolution,
+    evolution_weights,
+    nes,
+    nes_gradient,
+)
 from iclgd_lens.hypotheses.lcgd import lcgd
-from iclgd_lens.hypotheses.parts import label_losses
-from iclgd_lens.hypotheses.search import antithetic, cma, nes, nes_gradient
 from tests import checks
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())

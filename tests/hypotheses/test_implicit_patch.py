@@ -15,7 +15,7 @@ from iclgd_lens.host import Host, copied
 from iclgd_lens.hypotheses.implicit_patch import implicit_patch
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.intervention import Batch
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks
 
 CASES = [*checks.pairs("gpt2", "llama", "neox", "qwen3"), pytest.param("bridge", "gemma2")]

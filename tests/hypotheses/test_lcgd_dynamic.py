@@ -13,8 +13,8 @@ from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.lcgd_dynamic import lcgd_dynamic
-from iclgd_lens.hypotheses.rates import Hyper, Norm, Rms
-from iclgd_lens.hypotheses.sgd import train
+from iclgd_lens.hypotheses.learning_rates import Hyper, Norm, Rms
+from iclgd_lens.training.sgd import train
 from tests import checks, families
 from tests.hypotheses import oracles
 

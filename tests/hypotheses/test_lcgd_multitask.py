@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from iclgd_lens.errors import HypothesisError
-from iclgd_lens.hypotheses.combining import pcgrad, project, upgrad
+from iclgd_lens.hypotheses.gradient_combination import pcgrad, project, upgrad
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.lcgd_multitask import lcgd_multitask, lcgd_shared
 from tests import checks, families

@@ -11,10 +11,14 @@ import pytest
 import torch
 
 from iclgd_lens.errors import HypothesisError
+from iclgd_lens.hypotheses.common import folds, label_losses
 from iclgd_lens.hypotheses.lcgd import lcgd
-from iclgd_lens.hypotheses.lcgd_regularized import lcgd_regularized
-from iclgd_lens.hypotheses.parts import folds, label_losses
-from iclgd_lens.hypotheses.penalties import cut_rank, decayed_and_clipped, shrink_heads
+from iclgd_lens.hypotheses.lcgd_regularized import (
+    cut_rank,
+    decayed_and_clipped,
+    lcgd_regularized,
+    shrink_heads,
+)
 from iclgd_lens.intervention import Intervention
 from tests import checks, families
 from tests.hypotheses import oracles

@@ -15,7 +15,7 @@ from iclgd_lens.hypotheses.constant_shift import head_outputs
 from iclgd_lens.hypotheses.registry import list_hypotheses
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks
 from tests.hypotheses.zoo import OTHER_TASK, ZOO
 

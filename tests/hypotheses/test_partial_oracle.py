@@ -14,7 +14,7 @@ from iclgd_lens.hypotheses.oracle import oracle
 from iclgd_lens.hypotheses.partial_oracle import partial_oracle
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import DEFAULT
-from iclgd_lens.readout import Reader, Readout
+from iclgd_lens.readout.reader import Reader, Readout
 from tests import checks, families
 
 EPISODE = checks.episode(shots=4, labels=((5,), (6, 8)))

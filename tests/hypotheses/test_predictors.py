@@ -24,7 +24,7 @@ from iclgd_lens.hypotheses.label_bayes import label_bayes, posterior
 from iclgd_lens.hypotheses.label_direction import LabelDirections, votes
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 EPISODE = checks.episode(shots=6, labels=(5, 6, 9))

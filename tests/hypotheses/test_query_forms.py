@@ -9,7 +9,7 @@ import torch
 from iclgd_lens.errors import HookError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.query_forms import Form, FromZeroShot, Own, QueryForms
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks
 
 EPISODE = checks.episode(shots=3, queries=4)

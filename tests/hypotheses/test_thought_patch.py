@@ -15,7 +15,7 @@ from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.thought_patch import ridge_factor, thought_patch
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 EPISODE = checks.episode(shots=4)

@@ -16,8 +16,8 @@ from iclgd_lens.errors import DivergedError, EpisodeError, HypothesisError, Prot
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.lcgd import lcgd
-from iclgd_lens.hypotheses.sgd import zeros
 from iclgd_lens.protocol import DEFAULT
+from iclgd_lens.training.sgd import zeros
 from tests import checks, families
 
 RULES = {"gd": gd, "lcgd": lcgd}

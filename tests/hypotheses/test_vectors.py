@@ -22,7 +22,7 @@ from iclgd_lens.hypotheses.state_vector import state_of, state_vector
 from iclgd_lens.hypotheses.task_vector import task_vector
 from iclgd_lens.intervention import Intervention, Shift
 from iclgd_lens.protocol import DEFAULT, REFERENCE
-from iclgd_lens.readout import Reader, Readout
+from iclgd_lens.readout.reader import Reader, Readout
 from tests import checks, families
 
 EPISODE = checks.episode(shots=5, labels=((5,), (6, 8)))

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from iclgd_lens.budget.training_rows import row_trainings
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis, list_hypotheses
-from iclgd_lens.hypotheses.rows import row_trainings
 from iclgd_lens.intervention import Intervention
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks
 from tests.hypotheses.zoo import OTHERS, ZOO, Entry
 

@@ -15,7 +15,7 @@ from iclgd_lens.mediation.gradients import (
     writes_add_up,
 )
 from iclgd_lens.mediation.margins import Margin, shared_prefix
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
 LABELS = ((5,), (6,), (8,))

@@ -23,7 +23,7 @@ import pytest
 from iclgd_lens.errors import LensError, RunError
 from iclgd_lens.report import write_report
 from iclgd_lens.report.page import compact, plotly
-from iclgd_lens.report.pictures import pictures
+from iclgd_lens.report.page_figures import pictures
 from iclgd_lens.report.view import view
 from iclgd_lens.scores import SCORES
 from tests.report.synthetic import EVIL, OFFERED, RunData, evil, full, paper, small
@@ -93,7 +93,7 @@ def test_a_run_too_large_for_the_page_loses_the_intervals_of_heads_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = {each.name: each for each in pictures(view(small()))}
-    monkeypatch.setattr("iclgd_lens.report.pictures.HEAD_INTERVAL_LIMIT", 1)
+    monkeypatch.setattr("iclgd_lens.report.page_figures.HEAD_INTERVAL_LIMIT", 1)
     cut = {each.name: each for each in pictures(view(small()))}
     assert compact(whole["layers"].choices[0].spec) == compact(cut["layers"].choices[0].spec)
     for kept, less in zip(whole["heads"].choices, cut["heads"].choices, strict=True):
@@ -504,7 +504,7 @@ def test_writing_a_report_needs_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from iclgd_lens.report import write_report;"
         "from tests.report.synthetic import full; write_report(full(), sys.argv[1]);"
-        "import iclgd_lens.bench.results;"
+        "import iclgd_lens.bench.run_tables;"
         "heavy = {'torch', 'transformers', 'transformer_lens', 'statsmodels', 'scipy'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

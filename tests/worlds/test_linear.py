@@ -12,7 +12,7 @@ import torch
 import iclgd_lens as lens
 from iclgd_lens import worlds
 from iclgd_lens.errors import WorldError
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from iclgd_lens.worlds.world import World
 from tests import checks, families
 from tests.worlds.restated import centre

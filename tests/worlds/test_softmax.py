@@ -14,7 +14,7 @@ import iclgd_lens as lens
 from iclgd_lens import worlds
 from iclgd_lens.errors import LensError, UnsupportedModelError, WorldError
 from iclgd_lens.nulls import shuffled_labels
-from iclgd_lens.readout import Reader
+from iclgd_lens.readout.reader import Reader
 from iclgd_lens.worlds.softmax import COMMON
 from iclgd_lens.worlds.world import World
 from tests import checks, families

@@ -1,0 +1,258 @@
+"""How far an update is trained: rate, epochs and loss tokens, chosen on left-out demonstrations.
+
+In-context learning that solves a task is to be compared with an update that solves it too, or a
+score says only how far training went. Some demonstrations are left out; every budget of a grid
+trains on the rest, and the one whose update gives the left-out label words the lowest negative
+log-likelihood is taken. Neither queries nor in-context learning are looked at: a budget tuned on
+the scores would favour the hypothesis that it is meant to test.
+
+How it is searched, and what that costs, is `iclgd_lens.budget.race`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+
+from iclgd_lens.budget.held_out import FOLDS, make_folds
+from iclgd_lens.budget.race import GRID, Race
+from iclgd_lens.budget.trials import Course, Outcome, Point, named
+from iclgd_lens.episode import Episode
+from iclgd_lens.errors import DivergedError, LensError
+from iclgd_lens.host import Host, as_host
+from iclgd_lens.hypotheses.registry import Hypothesis
+from iclgd_lens.rules import Rule
+from iclgd_lens.training.shared_batches import Chain, alone
+
+EPOCHS = (1, 2, 4, 8, 16)
+LOSSES = ("label", "all")
+BudgetMode = Literal["matched", "published"]
+"""Whether budgets are chosen on left-out demonstrations, or those of the publications."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One budget of the grid.
+
+    Attributes:
+        settings: lr, epochs, loss_on: those that the hypothesis takes.
+        loss: Label negative log-likelihood of the left-out demonstrations, in nats a label word,
+            mean over folds; infinite where training diverged.
+    """
+
+    settings: Mapping[str, Any]
+    loss: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values; an infinite loss is None."""
+        return {**self.settings, "loss": self.loss if math.isfinite(self.loss) else None}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The budget that was chosen, and how.
+
+    Attributes:
+        settings: lr, epochs, loss_on: those that the hypothesis takes.
+        loss: Its label negative log-likelihood of left-out demonstrations, in nats a label word.
+        zs_loss: That of the unchanged model.
+        improves: Whether it is better than the unchanged model by more than two standard errors
+            over left-out demonstrations.
+        tried: Every budget that was tried.
+        left_out: Left-out demonstrations behind each loss.
+        edge: Whether the best rate still lies on the edge of the widest grid.
+        rates: Lowest and highest of the neighbouring rates, at the same loss tokens, that do as
+            well: worse by no more than one standard error. None where it takes no rate.
+        trainings: What the search cost: block passes, in those of one training on all
+            demonstrations at the chosen budget. Several rows of a batch count each, though they
+            take much less time than as many trainings.
+    """
+
+    settings: Mapping[str, Any]
+    loss: float
+    zs_loss: float
+    improves: bool
+    tried: tuple[Tried, ...] = field(repr=False)
+    left_out: int
+    edge: bool
+    rates: tuple[float, float] | None = None
+    trainings: float = math.nan
+
+    @property
+    def sentence(self) -> str:
+        """How it was chosen, and whether it learns anything."""
+        chosen = ", ".join(f"{key} {_short(value)}" for key, value in self.settings.items())
+        verdict = (
+            f"{self.loss:.2f} nats a label word on {self.left_out} left-out demonstrations, "
+            f"{self.zs_loss:.2f} without an update"
+        )
+        edge = "; the best rate lies on the edge of the widest grid" if self.edge else ""
+        if not self.improves:
+            return f"No budget improves on the unchanged model (best: {chosen}; {verdict}){edge}."
+        return f"{chosen}: {verdict}{edge}."
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "settings": dict(self.settings), "loss": _plain(self.loss), "zs_loss": self.zs_loss,
+            "improves": self.improves, "left_out": self.left_out, "edge": self.edge,
+            "rates": None if self.rates is None else list(self.rates),
+            "trainings": _plain(self.trainings),
+            "sentence": self.sentence, "tried": [each.as_dict() for each in self.tried],
+        }  # fmt: skip
+
+
+def choose_budget(
+    model: Any,
+    episode: Episode,
+    hypothesis: Hypothesis,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    grid: Sequence[float] = GRID,
+    epochs: Sequence[int] = EPOCHS,
+    losses: Sequence[str] = LOSSES,
+    folds: int = FOLDS,
+) -> Budget:
+    """Return the budget with the lowest label loss on left-out demonstrations.
+
+    Args:
+        model: The model or its host.
+        episode: Its demonstrations; its queries are not read.
+        hypothesis: Takes `lr`; epochs and loss tokens are chosen where it takes `epochs` and
+            `loss_on`.
+        settings: The hypothesis's other settings; what is given here is not chosen. Those that it
+            is `budgeted_at` stand in their place.
+        grid: Rates tried first; widened while the best lies on its edge.
+        epochs: Passes over the demonstrations.
+        losses: Tokens whose loss is minimised.
+        folds: How often other demonstrations are left out; each costs as much again.
+
+    Raises:
+        LensError: Fewer than two demonstrations, or they are another task's.
+        DivergedError: Training diverges at every rate.
+    """
+    search: dict[str, Any] = {"grid": grid, "epochs": epochs, "losses": losses, "folds": folds}
+    return alone(choosing(as_host(model), episode, hypothesis, settings, **search))
+
+
+def choosing(
+    host: Host,
+    episode: Episode,
+    hypothesis: Hypothesis,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    grid: Sequence[float] = GRID,
+    epochs: Sequence[int] = EPOCHS,
+    losses: Sequence[str] = LOSSES,
+    folds: int = FOLDS,
+    beside: int = 1,
+) -> Chain[Budget]:
+    """`choose_budget` beside others, of which there are so many (`shared_batches`)."""
+    given = {**(settings or {}), **hypothesis.budgeted_at}
+    takes = hypothesis.settings()
+    passes = tuple(epochs) if "epochs" in takes and "epochs" not in given else (None,)
+    tokens = tuple(losses) if "loss_on" in takes and "loss_on" not in given else (None,)
+    rates = tuple(grid) if hypothesis.takes_rate and given.get("lr") is None else (None,)
+    made = make_folds(episode.demonstrations, folds)
+    course = Course(host, episode, hypothesis, given, made, beside)
+    before = course.unchanged()
+    race = Race(course, sum(before) / len(before))
+    edge = yield from race.search(rates, passes, tokens)
+    chosen, outcome = race.best
+    if not math.isfinite(outcome.mean):
+        down = min(rate or math.nan for rate, _, _ in race.found)
+        raise DivergedError(
+            f"{hypothesis.name} diverges at every learning rate tried, down to {down:g}."
+        )
+    return Budget(
+        named(chosen), outcome.mean, sum(before) / len(before), _improves(before, outcome),
+        _tried(race.found), len(before), edge, _as_good(race.found, chosen),
+        course.spent.total / _passes(host, episode, chosen[1] or given.get("epochs") or 1),
+    )  # fmt: skip
+
+
+def _tried(found: Mapping[Point, Outcome]) -> tuple[Tried, ...]:
+    """Every budget, by loss tokens, rate and epochs."""
+    points = sorted(found, key=lambda point: (str(point[2]), point[0] or 0, point[1] or 0))
+    return tuple(Tried(named(point), found[point].mean) for point in points)
+
+
+def _improves(before: Sequence[float], outcome: Outcome) -> bool:
+    """Whether the gain is above two standard errors over the left-out demonstrations."""
+    gains = torch.tensor(before) - torch.tensor(outcome.each)
+    error = float(gains.std() / len(gains) ** 0.5) if len(gains) > 1 else math.inf
+    return bool(float(gains.mean()) > 2 * error)
+
+
+def _as_good(found: Mapping[Point, Outcome], chosen: Point) -> tuple[float, float] | None:
+    """The range of tried rates around the chosen one whose best loss is next to its own."""
+    rate, _, loss_on = chosen
+    if rate is None:
+        return None
+    best: dict[float, Outcome] = {}
+    for (other, _, tokens), outcome in found.items():
+        if other is not None and tokens == loss_on:
+            best[other] = min(best.get(other, outcome), outcome, key=lambda each: each.mean)
+    ordered = sorted(best)
+    good = [best[other].is_next_to(found[chosen]) for other in ordered]
+    low = high = ordered.index(rate)
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high + 1 < len(ordered) and good[high + 1]:
+        high += 1
+    return ordered[low], ordered[high]
+
+
+def _passes(host: Host, episode: Episode, epochs: int) -> int:
+    """Block passes, forward and back, of one training on all demonstrations."""
+    return 2 * host.n_layers * len(episode.demonstrations) * epochs
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def with_settings_of(rule: Rule, settings: Mapping[str, Any]) -> Rule:
+    """The rule with settings that it takes and has not been given."""
+    if not isinstance(rule.value, Hypothesis):
+        return rule
+    takes = rule.value.settings()
+    more = {key: value for key, value in settings.items() if key in takes}
+    return replace(rule, settings={**more, **rule.settings})
+
+
+def needs_budget(rule: Rule) -> bool:
+    """Whether a rule takes a learning rate that nobody gave and that it does not choose itself."""
+    takes = isinstance(rule.value, Hypothesis) and rule.value.takes_budget
+    return takes and rule.settings.get("lr") is None
+
+
+def with_budget(rule: Rule, host: Host, episode: Episode, **search: Any) -> Rule:
+    """The rule at the budget that left-out demonstrations choose on a network and draw.
+
+    A rule that takes no rate, was given one or chooses it itself is returned as it is. Where none
+    can be chosen (too few demonstrations, say, or training that diverges everywhere) the rule keeps
+    its defaults, and the record says why. `search` goes to `choose_budget`: its grid, epochs,
+    losses and folds.
+    """
+    return alone(budgeted(rule, host, episode, **search))
+
+
+def budgeted(rule: Rule, host: Host, episode: Episode, **search: Any) -> Chain[Rule]:
+    """`with_budget` beside others (`iclgd_lens.training.shared_batches`)."""
+    if not needs_budget(rule) or not isinstance(rule.value, Hypothesis):
+        return rule
+    try:
+        found = yield from choosing(host, episode, rule.value, rule.settings, **search)
+    except LensError as error:
+        return replace(rule, facts={**rule.facts, "budget": {"problem": str(error)}})
+    chosen = with_settings_of(rule, found.settings)
+    return replace(chosen, facts={**rule.facts, "budget": found.as_dict()})

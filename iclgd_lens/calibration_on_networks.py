@@ -1,0 +1,143 @@
+"""Is one more network of a control called "yes"? The rule's rate on networks that learned nothing.
+
+Untrained networks of one model are exchangeable: let each in turn play the model, with the others
+as its twins. Whatever is called "yes" is called so by chance (N1). And does a verdict on the model
+hang on which networks and directions were drawn (S2)? Both re-use one comparison's numbers: nothing
+is measured anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iclgd_lens.calibration import Rate
+from iclgd_lens.results.parts import Parts
+from iclgd_lens.scores import primary_scores
+from iclgd_lens.subjects import TRAINED, Subject
+from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
+from iclgd_lens.verdicts.verdict import OVERALL, decide
+
+if TYPE_CHECKING:
+    from iclgd_lens.results.comparison import Comparison
+
+LEAST = 4
+"""Networks that such a trial needs: one that plays the model, three twins."""
+
+
+def never_trained(
+    comparisons: Sequence[Comparison], control: str = "untrained", scores: Sequence[str] = ()
+) -> Rate:
+    """How often a network of a control is "yes" against the others, with the gate off.
+
+    Where networks had budgets of their own, each is held against the others at those: networks that
+    chose alike are exchangeable, networks at one of theirs are not.
+
+    Args:
+        comparisons: With several networks of the control each (`twins=`).
+        control: The control.
+        scores: Which scores; none for the primary ones. Each is a trial by itself.
+    """
+    yes = trials = 0
+    for comparison in comparisons:
+        for label in comparison.data.hypotheses:
+            for score in scores or primary_scores():
+                for verdict in _each_as_model(comparison.data, label, score, control):
+                    yes += verdict == "yes"
+                    trials += 1
+    return Rate(f'never-trained networks called "yes" ({control})', yes, trials, (0.0, 0.05))
+
+
+def _each_as_model(parts: Parts, label: str, score: str, control: str) -> list[str]:
+    subject = Subject.parse(label)
+    own = str(Subject(subject.rule, control, {**subject.settings, "budget": "own"}))
+    shown = own if own in parts.series else str(subject.under(control))
+    values = parts.per_network(score, shown, control)
+    if len(values) < LEAST:
+        return []
+    found: list[str] = []
+    for one in range(len(values)):
+        others = np.delete(values, one)
+        evidence = Evidence(
+            label, score, values[one : one + 1], {control: ControlEvidence("network", others)}
+        )
+        found += [v.verdict for v in decide([evidence], gate=False) if v.control == OVERALL]
+    return found
+
+
+def steadiness(comparison: Comparison, *, networks: int, trials: int = 20, seed: int = 0) -> Rate:
+    """How often the overall verdicts are the same with other networks drawn from those measured.
+
+    Args:
+        comparison: With more networks than `networks`.
+        networks: How many are drawn each time, without replacement.
+        trials: How often.
+        seed: Of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    whole = _overall(comparison)
+    same = total = 0
+    for _ in range(trials):
+        drawn = _overall(_thinned(comparison, networks, generator))
+        same += sum(drawn.get(place) == answer for place, answer in whole.items())
+        total += len(whole)
+    return Rate("verdicts that stay the same with other networks", same, total, (0.9, 1.0))
+
+
+def _overall(comparison: Comparison) -> dict[tuple[str, str], str]:
+    return {
+        (each.hypothesis, each.score): each.verdict
+        for each in comparison.verdicts()
+        if each.control == OVERALL
+    }
+
+
+def disjoint(comparison: Comparison, networks: int) -> list[Comparison]:
+    """The same comparison with other networks each time, none of them twice.
+
+    Each is what another seed of the networks gives, but for which of them share a draw.
+
+    Args:
+        comparison: With several times as many networks of each control.
+        networks: How many each has.
+    """
+    held = min((len(found) for found in _networks(comparison).values()), default=0)
+    return [
+        _with_networks(
+            comparison,
+            {
+                name: set(sorted(indices)[first : first + networks])
+                for name, indices in _networks(comparison).items()
+            },
+        )
+        for first in range(0, held - networks + 1, networks)
+    ]
+
+
+def _thinned(comparison: Comparison, networks: int, generator: np.random.Generator) -> Comparison:
+    kept = {
+        name: set(generator.permutation(sorted(indices))[:networks].tolist())
+        for name, indices in _networks(comparison).items()
+    }
+    return _with_networks(comparison, kept)
+
+
+def _networks(comparison: Comparison) -> dict[str, set[int]]:
+    """Numbers of the networks that were measured, by control."""
+    found: dict[str, set[int]] = {}
+    for part in comparison.parts:
+        if part.network != TRAINED:
+            found.setdefault(part.network, set()).add(part.index)
+    return found
+
+
+def _with_networks(comparison: Comparison, kept: Mapping[str, set[int]]) -> Comparison:
+    parts = tuple(
+        part
+        for part in comparison.parts
+        if part.network == TRAINED or part.index in kept[part.network]
+    )
+    return replace(comparison, parts=parts)

@@ -1,0 +1,293 @@
+"""A comparison's draws and networks: measured a few at a time, trained together.
+
+What is built by passes over demonstrations is built for all of a group in the same batches
+(`iclgd_lens.training.shared_batches`): the searches for budgets, the trainings at those, and, of
+other networks, the trainings at the model's budgets. Everything else is measured one by one.
+
+Groups are the same however many processes share them, and so are the numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from iclgd_lens.budget.budget import BudgetMode, budgeted, needs_budget
+from iclgd_lens.budget.trials import ROOM
+from iclgd_lens.building import Pair
+from iclgd_lens.controls import Control
+from iclgd_lens.cost import sharing
+from iclgd_lens.episode import Episode
+from iclgd_lens.host import Host, as_host
+from iclgd_lens.hypotheses.registry import Hypothesis
+from iclgd_lens.job import Job, reading_key
+from iclgd_lens.nulls import shuffled_labels
+from iclgd_lens.readout.reader import Readout
+from iclgd_lens.registry import resolve
+from iclgd_lens.results.parts import Part
+from iclgd_lens.rules import Options, Progress, Rule
+from iclgd_lens.subjects import TRAINED
+from iclgd_lens.training.batched import Networks
+from iclgd_lens.training.shared_batches import Chain, together
+
+T = TypeVar("T")
+
+AT_ONCE = 4
+"""Draws or networks of a group, at most; of a large model one."""
+COPIES = 4
+"""Of its weights that a network takes in memory: its own, as its passes read them, and as a batch
+of several networks does, one by one and together."""
+REALISATIONS = 20
+"""Of random controls where there is one draw alone, so that they have a spread of their own."""
+
+Chosen = list[tuple[Mapping[str, Any], Mapping[str, Any]]]
+"""Each rule's settings and facts on one draw."""
+
+
+def groups_of(members: Sequence[T], host: Host) -> list[list[T]]:
+    """Draws or networks that are measured together: at least two groups, of nearly one size."""
+    weights = sum(each.numel() * each.element_size() for each in host.model.parameters())
+    room = max(1, min(AT_ONCE, ROOM // max(1, COPIES * weights)))
+    count = min(len(members), max(2, -(-len(members) // room)))
+    bounds = [index * len(members) // max(1, count) for index in range(count + 1)]
+    return [list(members[low:high]) for low, high in itertools.pairwise(bounds)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for."""
+
+    host: Host
+    draws: Sequence[Episode]
+    rules: Mapping[str, Rule]
+    controls: Mapping[str, Sequence[Control]]
+    budget: BudgetMode
+    search: Mapping[str, Any]
+    twins: int
+    twin_queries: int | None
+    realisations: int | None
+    passes: tuple[int, ...]
+    """After which scores are read along the training; none where nobody asked."""
+    other: Episode | None
+    seed: int
+    options: Options
+    tell: Progress
+    job: type[Job]
+    chosen: list[Chosen] = field(default_factory=list[Chosen])
+    """The rules at the model's own budget, by draw."""
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether right labels are compared with wrong ones."""
+        return any(control.name == "shuffled" for control in self.controls["rule"])
+
+    def wrong(self, episode: Episode, draw: int) -> Episode | None:
+        """The same demonstrations with wrong labels, where they are asked for."""
+        return shuffled_labels(episode, self.seed + draw) if self.contrasted else None
+
+    def rules_at(self, chosen: Chosen) -> list[Rule]:
+        """The rules with the settings that were chosen for one draw."""
+        pairs = zip(self.rules.values(), chosen, strict=True)
+        return [replace(rule, settings=given, facts=facts) for rule, (given, facts) in pairs]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A rule to be built on one network and draw."""
+
+    job: Job
+    draw: int
+    rule: Rule
+    searched: bool
+    """Whether it is to be given the budget that this network and draw choose."""
+
+
+def _built(plan: Plan, order: _Order, beside: int) -> Chain[tuple[Rule, Pair]]:
+    rule, job = order.rule, order.job
+    if order.searched:
+        rule = yield from budgeted(rule, job.host, job.episode, beside=beside, **plan.search)
+    return rule, (yield from job.builder.pairing(rule))
+
+
+def _built_together(
+    plan: Plan, orders: Sequence[_Order], networks: Networks | None = None
+) -> list[tuple[Rule, Pair]]:
+    """Rules at their budgets, and what they build; trainings share batches."""
+    for order in orders:
+        searched = order.searched and needs_budget(order.rule)
+        what = "choosing rate, epochs and loss on left-out demonstrations" if searched else ""
+        order.job.tell(f"{order.rule.name}: {what or 'building the update'}")
+    searches = sum(order.searched for order in orders)
+    chains = [_built(plan, order, searches) for order in orders]
+    return [outcome.result() for outcome in together(chains, networks)]
+
+
+def measure_draws(
+    plan: Plan,
+    readouts: dict[str, Readout],
+    groups: Sequence[Sequence[int]],
+    place: int,
+    announce: Progress,
+) -> tuple[list[Part], list[Chosen]]:
+    """The model itself on a group of draws: settings, every hypothesis, every draw control."""
+    jobs: list[Job] = []
+    draws = groups[place]
+    for draw in draws:
+        episode = plan.draws[draw]
+        key = reading_key(episode)
+        where = f"draw {draw + 1} of {len(plan.draws)}"
+        job = plan.job(
+            plan.host, episode, plan.options, wrong=plan.wrong(episode, draw),
+            zs=readouts.get(key), tell=_numbered(announce, where, len(plan.draws)),
+        )  # fmt: skip
+        job.measure_settings()
+        readouts.clear()  # one at a time: draws that share their queries follow one another
+        readouts[key] = job.frozen.zs
+        jobs.append(job)
+    chosen: list[list[Rule]] = [[] for _ in draws]
+    for rule in plan.rules.values():
+        searched = plan.budget != "published"
+        orders = [_Order(job, draw, rule, searched) for job, draw in zip(jobs, draws, strict=True)]
+        made = _built_together(plan, orders)
+        for job, draw, own, (at, pair) in zip(jobs, draws, chosen, made, strict=True):
+            own.append(at)
+            job.run(at, plan.controls["rule"], pair=pair, seed=plan.seed + draw, other=plan.other)
+    parts: list[Part] = []
+    for job, draw, own in zip(jobs, draws, chosen, strict=True):
+        if plan.passes and draw == 0:
+            for rule in own:
+                job.tell(f"{rule.name}: along its training")
+                job.follow(rule, plan.passes)
+        for control in plan.controls["alone"]:
+            job.run_alone(control, seed=plan.seed + draw)
+        parts += [_part(job, draw), *_realisations(plan, job, draw)]
+    return parts, [[(rule.settings, rule.facts) for rule in own] for own in chosen]
+
+
+def _realisations(plan: Plan, job: Job, draw: int) -> list[Part]:
+    """More random updates in place of this draw's updates."""
+    repeated = [control for control in plan.controls["rule"] if control.acts_on == "update"]
+    count = plan.realisations or (1 if len(plan.draws) > 1 else REALISATIONS)
+    found: list[Part] = []
+    built = dict(job.built)
+    for index in range(1, count if repeated else 1):
+        again = plan.job(plan.host, job.episode, plan.options, wrong=job.wrong, frozen=job.frozen)
+        for name, pair in built.items():
+            for control in repeated:
+                again.measure_update_control(control, name, pair, plan.seed + index)
+        found.append(dataclasses.replace(_part(again, draw), index=index))
+    return found
+
+
+@dataclass(frozen=True)
+class _Network:
+    """Another network on one of the draws.
+
+    Attributes:
+        control: What it is made by.
+        index: Which of its kind.
+        draw: Whose demonstrations and queries it is given.
+        job: It at the model's budget.
+        own: It at its own, where that is asked for.
+    """
+
+    control: Control
+    index: int
+    draw: int
+    job: Job
+    own: Job | None
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        """By budget."""
+        return {"": self.job} | ({} if self.own is None else {"own": self.own})
+
+
+def measure_networks(
+    plan: Plan, groups: Sequence[Sequence[tuple[Control, int]]], place: int, announce: Progress
+) -> list[Part]:
+    """A group of other networks, each on one of the draws: at the model's budget, and its own."""
+    with ExitStack() as held:
+        group = [_made(plan, control, index, announce, held) for control, index in groups[place]]
+        networks = None
+        if len(group) > 1:
+            shown = [each.job.episode.demonstrations.sequences() for each in group]
+            hosts = [each.job.host for each in group]
+            networks = Networks(hosts, [sequence for own in shown for sequence in own])
+        for number, rule in enumerate(plan.rules.values()):
+            if not isinstance(rule.value, Hypothesis):
+                continue
+            orders: list[_Order] = []
+            for each in group:
+                at_models = plan.rules_at(plan.chosen[each.draw])[number]
+                orders.append(_Order(each.job, each.draw, at_models, searched=False))
+                if each.own is not None and needs_budget(rule):
+                    orders.append(_Order(each.own, each.draw, rule, searched=True))
+            made = _built_together(plan, orders, networks)
+            for order, (at, pair) in zip(orders, made, strict=True):
+                order.job.run(at, pair=pair)
+                if order.searched and plan.passes and order.draw == 0:
+                    order.job.tell(f"{at.name}: along its training")
+                    order.job.follow(at, plan.passes)
+    return [
+        dataclasses.replace(
+            _part(job, each.draw), network=each.control.name, index=each.index, budget=budget
+        )
+        for each in group
+        for budget, job in each.jobs.items()
+    ]
+
+
+def _made(
+    plan: Plan, control: Control, index: int, announce: Progress, held: ExitStack
+) -> _Network:
+    draw = index % len(plan.draws)
+    tell = _numbered(announce, f"{control.name} network {index + 1} of {plan.twins}", 2)
+    tell("making it")
+    host = as_host(resolve(control.function)(plan.host, plan.seed + index))
+    held.enter_context(host.laid_out())
+    held.enter_context(sharing(host))
+    episode = first_queries(plan.draws[draw], plan.twin_queries)
+    job = plan.job(host, episode, plan.options, wrong=plan.wrong(episode, draw), tell=tell)
+    job.measure_settings()
+    own: Job | None = None
+    if plan.budget == "matched" and any(needs_budget(rule) for rule in plan.rules.values()):
+        own = plan.job(host, episode, plan.options, wrong=job.wrong, frozen=job.frozen, tell=tell)
+    return _Network(control, index, draw, job, own)
+
+
+def first_queries(episode: Episode, count: int | None) -> Episode:
+    """The episode with its first queries alone."""
+    if count is None or count >= len(episode.queries):
+        return episode
+    return replace(episode, queries=episode.queries[:count])
+
+
+def _part(job: Job, draw: int) -> Part:
+    values = {
+        label: {score: value.numpy() for score, value in found.items()}
+        for label, found in job.values.items()
+    }
+    along = {
+        label: {
+            count: {score: value.numpy() for score, value in found.items()}
+            for count, found in stages.items()
+        }
+        for label, stages in job.trajectory.items()
+    }
+    facts = {"rules": job.described, "episode": dict(job.episode.provenance)}
+    gold = np.asarray(job.episode.gold, np.int64)
+    return Part(
+        values, gold, draw, failures=dict(job.failures), facts=facts, network=TRAINED,
+        trajectory=along,
+    )  # fmt: skip
+
+
+def _numbered(tell: Progress, where: str, count: int) -> Progress:
+    return tell if count < 2 else lambda text: tell(f"{where}: {text}")

@@ -1,0 +1,1 @@
+"""The formulas: how alike changes are, and each score's way to them."""

@@ -1,0 +1,1 @@
+"""What a comparison found: its numbers, their means, tables and figures, on NumPy alone."""

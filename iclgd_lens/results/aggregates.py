@@ -1,0 +1,199 @@
+"""From per-query values to the lines of `frame()`: means with intervals, by place.
+
+With two or more units (draws of demonstrations; for a control's networks, networks) an interval is
+Student's t over units: it says what other draws, or other networks, would give. With one unit it is
+a bootstrap over its queries, which says less: how the mean would vary with the queries asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iclgd_lens.registry import resolve
+from iclgd_lens.results.parts import Floats, Measured, Part, Parts, statistic_of
+from iclgd_lens.scores import LABEL_SCORES, SCORES
+from iclgd_lens.subjects import Subject
+from iclgd_lens.verdicts.resampling import bootstrap_mean, bootstrap_ratio
+from iclgd_lens.verdicts.statistics import t_interval
+
+Place = tuple["int | None", "int | None"]
+"""Layer and head; None where a line is of no single one."""
+COLUMNS = (
+    "hypothesis", "rule", "control", "model_state", "settings", "score", "level", "layer", "head",
+    "value", "ci_low", "ci_high", "n", "undefined",
+)  # fmt: skip
+OVER_UNITS, OVER_QUERIES = "Student t over draws (or networks)", "bootstrap over queries"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `Comparison.frame()`."""
+
+    hypothesis: str
+    score: str
+    layer: int | None
+    head: int | None
+    value: float
+    ci_low: float
+    ci_high: float
+    n: int
+    undefined: int
+
+    @property
+    def level(self) -> str:
+        """How fine the line is: "all", "layer" or "head"."""
+        return "all" if self.layer is None else "layer" if self.head is None else "head"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The line with every column of `COLUMNS`."""
+        subject = Subject.parse(self.hypothesis)
+        facts = {
+            "rule": subject.rule,
+            "control": subject.control,
+            "model_state": subject.model_state,
+            "settings": ",".join(f"{k}={v}" for k, v in sorted(subject.settings.items())),
+            "level": self.level,
+        }
+        return {name: {**facts, **vars(self)}[name] for name in COLUMNS}
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made: coverage, and resamples and seed where they are bootstrapped."""
+
+    confidence: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Keyword arguments of the bootstrap."""
+        return dict(vars(self))
+
+
+def rows(parts: Parts, how: Resampling) -> Iterator[Row]:
+    """Every line of `Comparison.frame()`: by label, score, layer and head."""
+    for label in parts.subjects:
+        for score in parts.scores(label):
+            yield from score_rows(parts, label, score, how)
+
+
+def score_rows(parts: Parts, label: str, score: str, how: Resampling) -> Iterator[Row]:
+    """The lines of one label and score."""
+    units = parts.units(label)
+    series = parts.series[label]
+    entry = SCORES[score] if score in SCORES else None
+    if entry is not None and entry.fact is not None:
+        yield _fact_row(parts, label, score, how)
+        return
+    arrays = [measured[score] for _, measured in series if score in measured]
+    overall = np.concatenate([parts.per_query(score, array) for array in arrays])
+    n, undefined = _counts(overall)
+    if len(units) > 1:
+        value, low, high = _over_units(parts.per_unit(score, label)[:, None], how)
+        yield Row(label, score, None, None, value[0], low[0], high[0], n, undefined)
+    elif entry is not None and entry.per_draw:
+        yield Row(label, score, None, None, _first(overall), math.nan, math.nan, n, undefined)
+    else:
+        found = bootstrap_mean(overall, **how.as_dict())
+        yield Row(
+            label, score, None, None, float(found.value), float(found.low), float(found.high), n,
+            undefined,
+        )  # fmt: skip
+    if arrays[0].ndim > 1:
+        yield from _places(parts, label, score, how)
+
+
+def _places(parts: Parts, label: str, score: str, how: Resampling) -> Iterator[Row]:
+    """The lines of single layers, then of single heads."""
+    series, units = parts.series[label], parts.units(label)
+    for level, name in (("layer", score), ("head", f"{score}/head")):
+        stacked = [measured[name] for _, measured in series if name in measured]
+        if not stacked:
+            continue
+        together = np.concatenate(stacked).astype(np.float64)
+        places = _grid(together.shape[1:])
+        flat = together.reshape(len(together), -1)
+        counts = np.isfinite(flat).sum(0)
+        if len(units) > 1:
+            each = np.stack([parts.by_place(score, unit, level).ravel() for unit in units])
+            value, low, high = _over_units(each, how)
+        else:
+            found = bootstrap_mean(flat, **how.as_dict())
+            value, low, high = found.value, found.low, found.high
+        for index, (layer, head) in enumerate(places):
+            yield Row(
+                label, score, layer, head, float(value[index]), float(low[index]),
+                float(high[index]), int(counts[index]), int(len(flat) - counts[index]),
+            )  # fmt: skip
+
+
+def _fact_row(parts: Parts, label: str, score: str, how: Resampling) -> Row:
+    """The line of a score that is a statistic of per-query facts."""
+    entry, units = SCORES[score], parts.units(label)
+    having = [(p, m) for p, m in parts.series[label] if entry.fact in m]
+    facts = np.concatenate([m[str(entry.fact)] for _, m in having]).astype(np.float64)
+    defined = np.isfinite(facts).all(-1)
+    n, undefined = int(defined.sum()), int((~defined).sum())
+    if len(units) > 1:
+        value, low, high = _over_units(parts.per_unit(score, label)[:, None], how)
+        return Row(label, score, None, None, value[0], low[0], high[0], n, undefined)
+    if entry.fact == LABEL_SCORES:
+        whole = np.mean([statistic_of(entry, m, p.gold) for p, m in having])
+        low_high = _resampled(having, score, how) if math.isfinite(whole) else (math.nan, math.nan)
+        return Row(label, score, None, None, float(whole), *low_high, n, undefined)
+    found = bootstrap_ratio(facts, resolve(entry.statistic or ""), **how.as_dict())
+    return Row(
+        label, score, None, None, float(found.value), float(found.low), float(found.high), n,
+        undefined,
+    )  # fmt: skip
+
+
+def _resampled(
+    having: Sequence[tuple[Part, Measured]], score: str, how: Resampling
+) -> tuple[float, float]:
+    """Percentile interval of a statistic of label scores, resampling queries within each part."""
+    entry = SCORES[score]
+    function = resolve(entry.statistic or "")
+    generator = np.random.default_rng(how.seed)
+    found: list[float] = []
+    # A few hundred resamples give the bounds to the second decimal, which is what is shown.
+    for _ in range(min(how.resamples, 300)):
+        values: list[float] = []
+        for part, measured in having:
+            drawn = generator.integers(0, len(part.gold), len(part.gold))
+            facts = measured[str(entry.fact)][drawn].astype(np.float64)
+            values.append(float(function(facts, part.gold[drawn])))
+        found.append(float(np.mean(values)))
+    known = np.array(found)[np.isfinite(found)]
+    if known.size < 2:
+        return math.nan, math.nan
+    levels = [(1 - how.confidence) / 2, (1 + how.confidence) / 2]
+    low, high = np.quantile(known, levels)
+    return float(low), float(high)
+
+
+def _over_units(values: Floats, how: Resampling) -> tuple[Floats, Floats, Floats]:
+    """Mean over units and Student's t interval of each column of [unit column]."""
+    return t_interval(values, confidence=how.confidence)
+
+
+def _grid(shape: tuple[int, ...]) -> list[Place]:
+    if len(shape) == 1:
+        return [(layer, None) for layer in range(shape[0])]
+    return [(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
+
+
+def _counts(values: NDArray[Any]) -> tuple[int, int]:
+    finite = int(np.isfinite(values).sum())
+    return finite, len(values) - finite
+
+
+def _first(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(known[0]) if known.size else math.nan

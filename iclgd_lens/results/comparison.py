@@ -1,0 +1,350 @@
+"""What a comparison found: per-query scores, their means with intervals, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from iclgd_lens.errors import ComparisonError, nearest
+from iclgd_lens.results.aggregates import COLUMNS, OVER_QUERIES, OVER_UNITS, Resampling, Row, rows
+from iclgd_lens.results.archive import read_archive, write_archive, write_parquet
+from iclgd_lens.results.conclusions import Conclusions
+from iclgd_lens.results.display import Shown
+from iclgd_lens.results.parts import Part, Parts, parts_of
+from iclgd_lens.scores import FACTS, SCORES
+from iclgd_lens.subjects import TRAINED
+from iclgd_lens.verdicts.gate import Behaviour, Gate
+from iclgd_lens.verdicts.verdict import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+By = Literal["query", "layer", "head"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Shown):
+    """Scores of each hypothesis and control against in-context learning, query by query.
+
+    Settings ZS, ICL and ICL_shuffled (after wrong labels) are subjects of their own; `gd@untrained`
+    is the hypothesis gd on untrained networks, `random[gd]` random updates with gd's norms.
+    Undefined scores (0/0, zero changes) are NaN and counted, never a number.
+
+    Attributes:
+        parts: What was measured, one part for each network and draw of demonstrations.
+        provenance: Everything that the numbers depend on.
+        resamples: Bootstrap resamples of each interval over queries.
+        confidence: Coverage of each interval.
+        seed: Seed of the bootstrap.
+    """
+
+    parts: tuple[Part, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+
+    @classmethod
+    def of(
+        cls, values: Mapping[str, Mapping[str, Any]], gold: Any, *,
+        failures: Mapping[str, str] | None = None, **fields: Any,
+    ) -> Comparison:  # fmt: skip
+        """Build a comparison of one draw from tensors or arrays by label and score.
+
+        A label under a control that is another network (`gd@untrained`) is that network's.
+        """
+        parts = parts_of(values, np.asarray(gold, np.int64), failures or {})
+        return cls(parts, **fields)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    @cached_property
+    def data(self) -> Parts:
+        """The parts by label and unit, with the layers that means are taken over."""
+        return Parts(self.parts)
+
+    @property
+    def hypotheses(self) -> tuple[str, ...]:
+        """Labels of everything that was measured: settings, hypotheses, then controls."""
+        return tuple(self.data.subjects)
+
+    @property
+    def gold(self) -> Tensor:
+        """Gold label ids of the queries, draw after draw."""
+        import torch
+
+        own = [part.gold for part in self.parts if part.network == TRAINED and part.index == 0]
+        return torch.from_numpy(np.concatenate(own))
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """What diverged or gave non-finite activations, with the reason."""
+        several = len(self.data.draws) > 1
+        found: dict[str, str] = {}
+        for part in self.parts:
+            for own, why in part.failures.items():
+                where = f"draw {part.draw}: {why}" if several else why
+                found.setdefault(part.label(own), where)
+        return found
+
+    @property
+    def values(self) -> dict[str, dict[str, Tensor]]:
+        """Per-query values by label and score: "SimAOU" [query layer], "SimAOU/head" and so on.
+
+        Queries of several draws, or of several networks of a control, follow one another.
+        """
+        import torch
+
+        found: dict[str, dict[str, Tensor]] = {}
+        for label in self.data.subjects:
+            series = self.data.series[label]
+            names = dict.fromkeys(name for _, measured in series for name in measured)
+            for name in names:
+                arrays = [measured[name] for _, measured in series if name in measured]
+                found.setdefault(label, {})[name] = torch.from_numpy(np.concatenate(arrays))
+        return found
+
+    def tensor(self, score: str, hypothesis: str, by: By = "layer") -> Tensor:
+        """Return a score's per-query values: [query], [query layer] or [query layer head].
+
+        Raises:
+            ComparisonError: There is no such score for that hypothesis.
+        """
+        import torch
+
+        arrays = self._arrays(score, hypothesis, by)
+        if by == "query" and arrays[0].ndim > 1:
+            arrays = [self.data.per_query(score, array).astype(np.float32) for array in arrays]
+        return torch.from_numpy(np.concatenate(arrays))
+
+    def _arrays(self, score: str, hypothesis: str, by: By) -> list[Any]:
+        series = self._series(hypothesis)
+        key = f"{score}/head" if by == "head" else score
+        found = [measured[key] for _, measured in series if key in measured]
+        if not found:
+            have = [name for name in self.data.scores(hypothesis) if name not in FACTS]
+            raise ComparisonError(
+                f"{hypothesis} has no score {score!r} by {by}; it has {', '.join(have)}."
+                + nearest(score, have)
+            )
+        return found
+
+    def _series(self, hypothesis: str) -> Sequence[tuple[Part, Mapping[str, Any]]]:
+        if hypothesis not in self.data.series:
+            raise ComparisonError(
+                f"This comparison has no {hypothesis!r}; it has {', '.join(self.hypotheses)}."
+                + nearest(hypothesis, self.hypotheses)
+            )
+        return self.data.series[hypothesis]
+
+    # -- tables ----------------------------------------------------------------------------------
+
+    @property
+    def how(self) -> Resampling:
+        """How intervals are made."""
+        return Resampling(self.confidence, self.resamples, self.seed)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the lines of `frame()`."""
+        yield from self._rows
+
+    @cached_property
+    def _rows(self) -> list[Row]:
+        return list(rows(self.data, self.how))
+
+    def frame(self) -> pd.DataFrame:
+        """Return a tidy table: one line a hypothesis, score, layer and head.
+
+        Columns: hypothesis (the label), rule, control, model_state, settings, score, level ("all",
+        "layer" or "head"), layer, head, value, ci_low, ci_high, n (values it rests on), undefined
+        (values that do not exist). With several draws an interval is Student's t over draws (over
+        networks, for a control that is another network), with one a bootstrap over its queries;
+        `attrs` says which, and carries the provenance.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame([row.as_dict() for row in self.rows()], columns=list(COLUMNS))
+        frame.attrs = {
+            "provenance": dict(self.provenance),
+            "interval": OVER_UNITS if len(self.data.draws) > 1 else OVER_QUERIES,
+            "draws": len(self.data.draws),
+        }
+        return frame.astype({"layer": "Int64", "head": "Int64"})
+
+    def queries(self, score: str | None = None, hypothesis: str | None = None) -> pd.DataFrame:
+        """Return every query's own values, of all or of one score or hypothesis.
+
+        Columns: hypothesis, score, layer, head, draw, network (which of a control's), query (its
+        place, or its row in the evaluation split), gold, value.
+        """
+        from iclgd_lens.results.frames import query_frame
+
+        return query_frame(self.data, score, hypothesis)
+
+    def top_heads(
+        self,
+        score: str = "SimAOU",
+        hypothesis: str = "lcgd",
+        k: int = 5,
+        *,
+        control: str | None = None,
+    ) -> pd.DataFrame:
+        """Return the k heads that score highest on one half of the queries, scored on the other.
+
+        A head that was picked for its score has too high a score; the other half's is honest.
+
+        Args:
+            score: A score of heads.
+            hypothesis: Its label.
+            k: How many heads.
+            control: A control's label to set beside; None takes the first rival that was measured.
+
+        Returns:
+            Columns: layer, head, selected_on (its mean on the half that picked it), value (its mean
+            on the other half), control (the control's mean on that half), control_label.
+        """
+        from iclgd_lens.results.frames import top_heads
+
+        self._arrays(score, hypothesis, "head")
+        return top_heads(self.data, score, hypothesis, k, control)
+
+    def origin(self, score: str, hypothesis: str) -> str:
+        """Return where a number of `frame()` comes from, in three steps."""
+        self._series(hypothesis)
+        entry = SCORES[score]
+        how = entry.made_by() or f"{entry.statistic} of {entry.fact}"
+        made = how if isinstance(how, str) else f"{how.__module__}:{how.__qualname__}"
+        count = len(self.data.series[hypothesis])
+        return (
+            f"1. frame(): the line hypothesis={hypothesis!r}, score={score!r}, made by "
+            f"iclgd_lens.results.aggregates:score_rows\n"
+            f"2. values[{hypothesis!r}][{entry.fact or score!r}], per query, in {count} part"
+            f"{'s' if count > 1 else ''} (network and draw), measured by iclgd_lens.job:Job\n"
+            f"3. {made}: {entry.meaning}"
+        )
+
+    # -- what may be said ------------------------------------------------------------------------
+
+    @cached_property
+    def conclusions(self) -> Conclusions:
+        """Gate, verdicts, behaviour, differences and costs of these parts."""
+        asked = tuple(self.provenance.get("controls", ()))
+        if not asked:  # of a file or run that does not say: whatever was measured
+            entries = (subject.control for subject in self.data.subjects.values())
+            asked = tuple(dict.fromkeys(name for name in entries if name is not None))
+        return Conclusions(self.data, asked, self.confidence, self.seed)
+
+    @cached_property
+    def _gate(self) -> Gate | None:
+        return self.conclusions.gate()
+
+    def gate(self) -> Gate | None:
+        """Return whether there is in-context learning at all; None where ICL was not measured.
+
+        Where there is none, no verdict applies. See `iclgd_lens.verdicts.gate`.
+        """
+        return self._gate
+
+    def verdicts(self, scores: Sequence[str] | None = None, *, gate: bool = True) -> list[Verdict]:
+        """Return the verdicts: of each hypothesis on each score, by control and overall.
+
+        Args:
+            scores: Which scores; None for the primary ones (`SCORES[name].primary`).
+            gate: False gives verdicts also where they do not apply, to measure how often they are
+                wrong there.
+        """
+        return self.conclusions.verdicts(scores, gate=gate)
+
+    def behaviour(self) -> list[Behaviour]:
+        """Return whether each hypothesis classifies better than ZS, and comes nearer to ICL."""
+        return self.conclusions.behaviour()
+
+    def differences(self, scores: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return paired differences a - b of hypotheses, and of each with its controls.
+
+        Columns: score, kind ("hypotheses", "control", "network"), a, b, difference, ci_low,
+        ci_high, p_value, p_corrected (Holm), n, method, verdict.
+        """
+        from iclgd_lens.results.frames import difference_frame
+
+        return difference_frame(self.conclusions.differences(scores))
+
+    def cost(self) -> pd.DataFrame:
+        """Return what building each hypothesis took, counted; see `iclgd_lens.cost`.
+
+        Columns: hypothesis, kind, block_forwards, block_backwards, unembeddings, demonstrations,
+        times_lcgd (block passes beside LCGD's).
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.conclusions.cost())
+
+    def trajectory(self, scores: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return scores along the training of each hypothesis, where they were read.
+
+        Does attention come nearer to in-context learning's as behaviour does? One line a label,
+        network, number of passes and score; `KL_removed` is the share of ZS's KL to ICL that the
+        update has removed by then.
+
+        Columns: hypothesis (the label), rule, control, network, draw, passes, score, value.
+        """
+        from iclgd_lens.results.frames import trajectory_frame
+
+        return trajectory_frame(self.data, scores)
+
+    def head_map(self, score: str = "SimAOU_label", hypothesis: str = "lcgd") -> pd.DataFrame:
+        """Return a score of each head over draws, corrected for the number of heads.
+
+        Columns: layer, head, value, difference (from the null), p_value, p_corrected
+        (Benjamini-Hochberg), against.
+        """
+        import pandas as pd
+
+        self._arrays(score, hypothesis, "head")
+        return pd.DataFrame(self.conclusions.head_map(score, hypothesis))
+
+    # -- showing -------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        facts = self.provenance.get("model", {}).get("name", "model")
+        task = self.provenance.get("episode", {}).get("task", "task")
+        draws = len(self.data.draws)
+        names = ", ".join(self.data.hypotheses[:8]) + (
+            ", ..." if len(self.data.hypotheses) > 8 else ""
+        )
+        queries = sum(len(p.gold) for p in self.parts if p.network == TRAINED and p.index == 0)
+        return (
+            f"<Comparison of {names} on {facts}, {task}: {draws} draw{'s' if draws != 1 else ''}, "
+            f"{queries} queries, {len(self.hypotheses)} subjects; .table(), .frame(), .verdicts()>"
+        )
+
+    # -- on disk -------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file with every per-query value and the provenance, atomically."""
+        facts = {"provenance": dict(self.provenance), **self.how.as_dict()}
+        write_archive(Path(path), self.parts, facts)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ComparisonError: The file is missing, truncated, changed, or not a comparison.
+        """
+        parts, facts = read_archive(Path(path))
+        try:
+            return cls(parts, **facts)
+        except TypeError as error:
+            raise ComparisonError(f"{Path(path).name} holds other facts: {error}") from error
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write `frame()` as parquet with the provenance in its metadata, atomically."""
+        facts = {"provenance": dict(self.provenance), "failures": self.failures}
+        write_parquet(Path(path), self.frame(), facts)

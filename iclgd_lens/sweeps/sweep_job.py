@@ -1,0 +1,173 @@
+"""Measures a score and its controls along a factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from iclgd_lens.collapse import ResidualReader
+from iclgd_lens.comparing import compare
+from iclgd_lens.episode import Episode
+from iclgd_lens.episode_loading import load_episodes
+from iclgd_lens.errors import ComparisonError
+from iclgd_lens.host import as_host
+from iclgd_lens.hypotheses.registry import get_hypothesis
+from iclgd_lens.job import reading_key
+from iclgd_lens.readout.reader import Reader, Readout
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.rules import HypothesisLike, Progress, silent
+from iclgd_lens.sweeps.factors import Factor, get_factor
+from iclgd_lens.sweeps.sweep_result import Point, Sweep
+from iclgd_lens.tasks import Data
+
+CONTROLS = ("random", "shuffled")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is measured at every point."""
+
+    names: tuple[str, ...]
+    settings: Mapping[str, Mapping[str, Any]]
+    options: Mapping[str, Any]
+    tell: Progress
+
+
+def sweep(
+    model: Any,
+    task: str | Episode | Sequence[Episode],
+    factor: str,
+    values: Sequence[Any] | None = None,
+    *,
+    hypotheses: str | Sequence[str] = ("gd", "lcgd"),
+    controls: str | Sequence[str] = CONTROLS,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    lr: float | None = None,
+    shots: int = 16,
+    queries: int = 32,
+    draws: int = 2,
+    seed: int = 0,
+    data: Data = None,
+    auxiliary: Sequence[str] = (),
+    load: Callable[[str], Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Sweep:
+    """Measure hypotheses and their controls at every value of a factor.
+
+    Args:
+        model: A model or its host; of the factor "model", a sequence of names for `load`.
+        task: A task, or episodes; those of the factors "shots" and "model" are drawn, so they take
+            a task.
+        factor: A name of `FACTORS`.
+        values: Its values; None for the usual ones.
+        hypotheses: Registered names. A factor of the rule is a setting that each of them takes.
+        controls: Measured at every point.
+        settings: Settings by hypothesis name.
+        lr: Learning rate of every hypothesis that takes one; None chooses a budget at every point.
+        shots: Demonstrations a draw, where a task is given.
+        queries: Evaluation rows.
+        draws: Draws of demonstrations.
+        seed: Of the first draw and of controls.
+        data: Where rows come from.
+        auxiliary: Other tasks, for hypotheses that read their demonstrations.
+        load: Loads a model by name, for the factor "model".
+        progress: Called with a short text at each stage.
+        options: What else `compare` takes: twins, budget, realisations, collapse.
+
+    Raises:
+        ComparisonError: A factor, or a value of it, cannot be had here.
+        HypothesisError: A hypothesis does not take the factor's setting.
+    """
+    chosen = get_factor(factor)
+    points = tuple(chosen.values if values is None else values)
+    if chosen.kind == "model" and not points:
+        points = tuple(model)
+    if not points:
+        raise ComparisonError(f"{factor} needs at least one value.")
+    for point in points:
+        chosen.check(point)
+    if len({str(point) for point in points}) < len(points):
+        raise ComparisonError(f"{factor}: a value is given twice.")
+    names = (hypotheses,) if isinstance(hypotheses, str) else tuple(hypotheses)
+    asked = _Asked(
+        names, settings or {},
+        {"controls": controls, "lr": lr, "seed": seed, "tok2attn_queries": 0, **options},
+        progress or silent,
+    )  # fmt: skip
+
+    def episodes(host: Any, count: int) -> Sequence[Episode]:
+        if isinstance(task, str):
+            return load_episodes(
+                task, host, draws=draws, seed=seed, shots=count, queries=queries, data=data,
+                auxiliary=auxiliary,
+            )  # fmt: skip
+        if chosen.kind in ("draw", "model"):
+            raise ComparisonError(f"{factor} draws demonstrations anew: give a task, no episode.")
+        return (task,) if isinstance(task, Episode) else tuple(task)
+
+    if chosen.kind == "rule":
+        return Sweep(
+            chosen, tuple(_along_settings(model, episodes(model, shots), chosen, points, asked))
+        )
+    if chosen.kind == "episode":
+        found = _along_episodes(model, episodes(model, shots), chosen, points, asked)
+        return Sweep(chosen, tuple(found))
+    measured: list[Point] = []
+    for value in points:
+        asked.tell(f"{factor} {value}")
+        own = model if chosen.kind == "draw" else _loaded(load, value)
+        drawn = episodes(own, int(value) if chosen.kind == "draw" else shots)
+        measured.append(Point(value, _compare(own, drawn, asked)))
+    return Sweep(chosen, tuple(measured))
+
+
+def _loaded(load: Callable[[str], Any] | None, name: Any) -> Any:
+    from iclgd_lens.host.loading import load_model
+
+    return (load or load_model)(str(name))
+
+
+def _along_settings(
+    model: Any, episodes: Sequence[Episode], factor: Factor, values: Sequence[Any], asked: _Asked
+) -> Iterator[Point]:
+    """Every value as a subject of one comparison: the model's own settings are read once."""
+    variants: dict[str, HypothesisLike] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for name in asked.names:
+        hypothesis = get_hypothesis(name)
+        hypothesis.check_settings({factor.setting or factor.name: None})
+        for number, value in enumerate(values):
+            label = f"{name}:{number}"
+            variants[label] = hypothesis
+            settings[label] = {**asked.settings.get(name, {}), **factor.settings(value)}
+    options = dict(asked.options)
+    together = compare(model, episodes, variants, settings=settings, progress=asked.tell, **options)
+    for number, value in enumerate(values):
+        yield Point(value, together, {name: f"{name}:{number}" for name in asked.names})
+
+
+def _along_episodes(
+    model: Any, episodes: Sequence[Episode], factor: Factor, values: Sequence[Any], asked: _Asked
+) -> Iterator[Point]:
+    """A comparison a value; queries stay, so ZS is read once."""
+    host, zs = as_host(model), dict[str, Readout]()
+    reader = ResidualReader if asked.options.get("collapse") else Reader
+    for value in values:
+        asked.tell(f"{factor.name} {value}")
+        altered = [factor.altered(episode, value) for episode in episodes]
+        key = reading_key(altered[0])
+        if key not in zs:
+            zs[key] = reader(host, altered[0]).zs()
+        yield Point(value, _compare(host, altered, asked, zs[key]))
+
+
+def _compare(
+    model: Any, episodes: Sequence[Episode], asked: _Asked, zs: Readout | None = None
+) -> Comparison:
+    own = {name: value for name, value in asked.settings.items() if name in asked.names}
+    return compare(
+        model, episodes, list(asked.names), settings=own, zs=zs, progress=asked.tell,
+        **asked.options,
+    )  # fmt: skip

@@ -1,0 +1,262 @@
+"""What a sweep found: scores and controls along the factor, a figure, a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from iclgd_lens.display_names import label as shown_label
+from iclgd_lens.errors import ComparisonError
+from iclgd_lens.ratios import recovery_share
+from iclgd_lens.results.archive import write_parquet
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.scores import LABEL_SCORES, RECOVERY_MOMENTS
+from iclgd_lens.subjects import Subject
+from iclgd_lens.sweeps.factors import Factor
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+PRIMARY, SECOND = "SimAOU_label", "logit_recovery"
+"""The scores that are shown, named before anything was measured."""
+ABOVE = "AUC"
+"""What the model answers: shown above the scores."""
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One value of the factor.
+
+    Attributes:
+        value: The value.
+        comparison: What was measured there.
+        names: The comparison's name of each hypothesis; empty where it is its own.
+    """
+
+    value: Any
+    comparison: Comparison
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def renamed(self, name: str) -> str | None:
+        """A label of the comparison as the sweep shows it; None if another value's."""
+        if not self.names:
+            return name
+        subject = Subject.parse(name)
+        for shown, own in self.names.items():
+            if subject.rule == own:
+                return str(Subject(shown, subject.control, subject.settings))
+        return None if ":" in subject.rule else name
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep:
+    """Scores of hypotheses and controls along a factor.
+
+    Attributes:
+        factor: The factor.
+        points: What was measured at each value.
+    """
+
+    factor: Factor
+    points: tuple[Point, ...]
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        frames: list[pd.DataFrame] = []
+        known: dict[int, pd.DataFrame] = {}
+        for point in self.points:
+            whole = known.setdefault(id(point.comparison), point.comparison.frame())
+            names = [point.renamed(str(name)) for name in whole["hypothesis"]]
+            own = whole.assign(hypothesis=pd.Series(names, index=whole.index, dtype=object))
+            own = own[own["hypothesis"].notna()]
+            own.insert(0, "value_of_factor", [point.value] * len(own))
+            own.insert(0, "factor", self.factor.name)
+            frames.append(cast("pd.DataFrame", own))
+        found = pd.concat(frames, ignore_index=True)
+        found["rule"] = [Subject.parse(name).rule for name in found["hypothesis"]]
+        return found
+
+    def frame(self) -> pd.DataFrame:
+        """Return `Comparison.frame()` of every point, after columns factor and value_of_factor."""
+        return self._frame.copy()
+
+    def curve(self, score: str = PRIMARY) -> pd.DataFrame:
+        """Return the lines of one score over all layers.
+
+        Raises:
+            ComparisonError: The score was not measured.
+        """
+        frame = self._frame
+        found = frame[(frame["score"] == score) & (frame["level"] == "all")]
+        if found.empty:
+            raise ComparisonError(f"This sweep has no score {score!r}.")
+        return cast("pd.DataFrame", found.reset_index(drop=True))
+
+    @property
+    def hypotheses(self) -> list[str]:
+        """Hypotheses under no control."""
+        names = dict.fromkeys(str(name) for name in self._frame["hypothesis"])
+        return [name for name in names if Subject.parse(name).is_hypothesis]
+
+    @property
+    def score(self) -> str:
+        """The primary score, or SimAOU where labels were not contrasted."""
+        return PRIMARY if (self._frame["score"] == PRIMARY).any() else "SimAOU"
+
+    # -- what it says ----------------------------------------------------------------------------
+
+    def matched_change(self, hypothesis: str) -> tuple[float, float]:
+        """Where the hypothesis changes label logits as much as in-context learning does.
+
+        Interpolated between the points of a factor with numbers, over the logarithm of the ratio
+        of the changes' norms.
+
+        Returns:
+            The primary score there, and the best-scaled share of ICL's change; NaN where no point
+            reaches it.
+        """
+        ratios: list[float] = []
+        shares: list[float] = []
+        scores: list[float] = []
+        for point in self.points:
+            label = point.names.get(hypothesis, hypothesis)
+            moments = point.comparison.values.get(label, {}).get(RECOVERY_MOMENTS)
+            if moments is None:
+                continue
+            mean = moments.double().nanmean(0).numpy()
+            ratios.append(float(np.log(np.sqrt(mean[1] / mean[2]))) if mean[1] > 0 else math.nan)
+            shares.append(float(recovery_share(mean)))
+            scores.append(self._at(hypothesis, point.value))
+        return where_equal(ratios, scores), where_equal(ratios, shares)
+
+    def spread(self) -> pd.DataFrame:
+        """Return how far answers move along the factor: of no use where values differ in queries.
+
+        Returns:
+            Columns: hypothesis (ICL and ZS too), spread: the standard deviation over the factor's
+            values of a query's label margin (gold minus mean of the others' mean log-probability,
+            in nats), mean over queries.
+        """
+        import pandas as pd
+
+        lines: list[dict[str, Any]] = []
+        for name in ("ZS", "ICL", *self.hypotheses):
+            margins: list[Any] = []
+            for point in self.points:
+                scores = point.comparison.tensor(LABEL_SCORES, point.names.get(name, name)).double()
+                gold = point.comparison.gold
+                right = scores.gather(1, gold[:, None])[:, 0]
+                margins.append((right - (scores.sum(1) - right) / (scores.shape[1] - 1)).numpy())
+            lines.append({"hypothesis": name, "spread": float(np.std(margins, axis=0).mean())})
+        return pd.DataFrame(lines)
+
+    def _at(self, name: str, value: Any) -> float:
+        curve = self.curve(self.score)
+        lines = curve[(curve["hypothesis"] == name) & (curve["value_of_factor"] == value)]
+        return float(lines["value"].iloc[0]) if len(lines) else math.nan
+
+    def sentence(self) -> str:
+        """Say where in-context learning is shown, then of each hypothesis what the factor does.
+
+        A value in words is the score at its highest, beside the best control there: no verdict.
+        """
+        said = [self._gate()]
+        values = [point.value for point in self.points]
+        curve = self.curve(self.score)
+        for name in self.hypotheses:
+            line = [self._at(name, value) for value in values]
+            if not np.isfinite(line).any():
+                said.append(f"{shown_label(name)}: {self.score} is undefined at every value.")
+                continue
+            best = int(np.nanargmax(line))
+            low, high = np.nanmin(line), np.nanmax(line)
+            text = (
+                f"{shown_label(name)}: {self.score} lies between {low:.2f} and {high:.2f} along "
+                f"{self.factor.axis}, highest at {values[best]}"
+            )
+            others = curve[
+                (curve["value_of_factor"] == values[best]) & curve["hypothesis"].map(_rival(name))
+            ]
+            if len(others):
+                top = (
+                    others.loc[others["value"].idxmax()] if others["value"].notna().any() else None
+                )
+                if top is not None:
+                    text += f", where {shown_label(str(top['hypothesis']))} has {top['value']:.2f}"
+            if self.factor.name == "lr":
+                score, share = self.matched_change(name)
+                if math.isfinite(score):
+                    text += (
+                        f"; where it changes label logits as much as in-context learning, "
+                        f"{score:.2f} (of that change it makes {share:.0%})"
+                    )
+                else:
+                    text += "; at no rate tried does it change label logits as much as ICL"
+            said.append(text + ".")
+        return " ".join(said)
+
+    def _gate(self) -> str:
+        """At how many values there is in-context learning at all."""
+        open_at: list[str] = []
+        for point in self.points:
+            gate = point.comparison.gate()
+            if gate is not None and gate.reason_for(labels=False) is None:
+                open_at.append(str(point.value))
+        if len(open_at) == len(self.points):
+            return "In-context learning is shown at every value."
+        where = f"{', '.join(open_at)} alone" if open_at else "no value"
+        return f"In-context learning is shown at {where}."
+
+    # -- showing ---------------------------------------------------------------------------------
+
+    def figure(self, scores: Sequence[str] | None = None) -> go.Figure:
+        """Return a Plotly figure: behaviour above, then scores with controls, along the factor."""
+        import pandas as pd
+
+        from iclgd_lens.figures import factor_curves
+
+        chosen = scores or (ABOVE, self.score, SECOND)
+        have = set(self._frame["score"])
+        lines = pd.concat([self.curve(name) for name in chosen if name in have])
+        return factor_curves(
+            lines, axis_name=self.factor.axis, log=self.factor.log,
+            title=f"What changes with {self.factor.axis}",
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<Sweep of {self.factor.name}, {len(self.points)} values. {self.sentence()}>"
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write `frame()` as parquet, with the provenance of the first point, atomically."""
+        frame = self.frame()
+        frame["value_of_factor"] = frame["value_of_factor"].astype(str)
+        facts = {"provenance": dict(self.points[0].comparison.provenance)}
+        write_parquet(Path(path), frame, {**facts, "sentence": self.sentence()})
+
+
+def _rival(name: str) -> Any:
+    def is_rival(other: str) -> bool:
+        subject = Subject.parse(other)
+        entry = subject.table_entry
+        return entry is not None and entry.is_rival and str(subject.bare) == name
+
+    return is_rival
+
+
+def where_equal(ratios: Sequence[float], values: Sequence[float]) -> float:
+    """A value where a ratio's logarithm is 0, between the first neighbours on its two sides."""
+    for (a, x), (b, y) in zip(
+        zip(ratios, values, strict=True), zip(ratios[1:], values[1:], strict=False), strict=False
+    ):
+        if math.isfinite(a) and math.isfinite(b) and min(a, b) <= 0 <= max(a, b) and a != b:
+            return x + (y - x) * (0 - a) / (b - a)
+    return math.nan

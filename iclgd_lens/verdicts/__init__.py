@@ -1,0 +1,1 @@
+"""What may be said: behaviour and its gate, tests against controls, the one rule of verdicts."""

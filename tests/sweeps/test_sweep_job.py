@@ -1,0 +1,330 @@
+"""Sweeps: alterations, values against comparisons of their own, what is read once, claims."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import iclgd_lens as lens
+from iclgd_lens.errors import ComparisonError, EpisodeError, HypothesisError, PlanError
+from iclgd_lens.host import Host
+from iclgd_lens.readout.reader import Reader
+from iclgd_lens.sweeps import claims
+from iclgd_lens.sweeps.alterations import (
+    in_order,
+    with_flips,
+    with_label_noise,
+    with_neutral_text,
+)
+from iclgd_lens.sweeps.claims import Claim, load_claim
+from iclgd_lens.sweeps.factors import FACTORS, get_factor
+from iclgd_lens.sweeps.sweep_result import where_equal
+from tests import checks
+
+KIND = checks.kinds()[0]
+LABELS = ((5,), (6,), (8,))
+SMALL: dict[str, Any] = {"realisations": 1, "resamples": 20}
+CLAIMS = sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "claims").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def untyped() -> Iterator[None]:
+    with checks.untyped():
+        yield
+
+
+def episode(**changes: Any) -> Any:
+    fields: dict[str, Any] = {"labels": LABELS, "queries": 4, "shots": 6, **changes}
+    return checks.episode(**fields)
+
+
+def golds(one: Any) -> list[int]:
+    return [example.gold for example in one.demonstrations.examples]
+
+
+# -- alterations ---------------------------------------------------------------------------------
+
+
+def test_noise_gives_a_share_other_labels_and_larger_shares_contain_smaller_ones() -> None:
+    shown = episode()
+    changed = [
+        {(i, gold) for i, gold in enumerate(golds(with_label_noise(shown, share)))
+         if gold != golds(shown)[i]}
+        for share in (0.0, 0.5, 1.0)
+    ]  # fmt: skip
+    assert [len(each) for each in changed] == [0, 3, 6]
+    assert changed[0] <= changed[1] <= changed[2]
+    noisy = with_label_noise(shown, 1.0)
+    for example in noisy.demonstrations.examples:
+        assert example.label == shown.label_tokens[example.gold]
+    assert noisy.queries == shown.queries
+
+
+def test_flips_begin_where_they_are_asked_to() -> None:
+    shown = episode()
+    before = golds(shown)
+    assert golds(with_flips(shown, 1.0)) == before
+    half = golds(with_flips(shown, 0.5))
+    assert half[:3] == before[:3]
+    assert half[3:] == [(gold + 1) % 3 for gold in before[3:]]
+    assert golds(with_flips(shown, 0.0)) == [(gold + 1) % 3 for gold in before]
+
+
+def test_neutral_text_makes_the_prompt_longer_and_nothing_else() -> None:
+    shown = episode()
+    longer = with_neutral_text(shown, 5)
+    prompt, own = longer.demonstrations.prompt(), shown.demonstrations.prompt()
+    assert prompt == own[:1] + tuple(shown.demonstrations.separator) * 5 + own[1:]
+    assert with_neutral_text(shown, 0).hash == shown.hash
+
+
+def test_an_order_is_a_permutation_and_0_is_the_prompts() -> None:
+    shown = episode()
+    assert in_order(shown, 0) is shown
+    other = in_order(shown, 3).demonstrations.examples
+    assert other != shown.demonstrations.examples
+    assert sorted(other, key=str) == sorted(shown.demonstrations.examples, key=str)
+
+
+def test_values_out_of_range_are_refused() -> None:
+    shown = episode()
+    with pytest.raises(EpisodeError, match=r"share of wrong labels is 1\.5"):
+        with_label_noise(shown, 1.5)
+    with pytest.raises(EpisodeError, match=r"share of kept labels is -0\.1"):
+        with_flips(shown, -0.1)
+    with pytest.raises(EpisodeError, match="-1 tokens"):
+        with_neutral_text(shown, -1)
+    with pytest.raises(EpisodeError, match="order is -1"):
+        in_order(shown, -1)
+
+
+# -- along a factor ------------------------------------------------------------------------------
+
+
+def values(frame: Any, name: str, score: str) -> Any:
+    own = frame[(frame["hypothesis"] == name) & (frame["score"] == score)]
+    return own.sort_values(["layer", "head"], na_position="first")["value"].to_numpy(float)
+
+
+def test_a_rules_values_are_those_of_comparisons_of_their_own() -> None:
+    host, shown = checks.host(KIND, "llama"), episode()
+    found = lens.sweep(
+        host, shown, "lr", [0.1, 1.0], hypotheses=["lcgd"], controls="random", **SMALL
+    )
+    for rate in (0.1, 1.0):
+        alone = lens.compare(
+            host, shown, ["lcgd"], lr=rate, controls="random", tok2attn_queries=0, **SMALL
+        ).frame()
+        frame = found.frame()
+        there = frame[frame["value_of_factor"] == rate]
+        for name in ("lcgd", "random[lcgd]", "ICL"):
+            assert np.allclose(
+                values(there, name, "SimAOU") if name != "ICL" else values(there, name, "AUC"),
+                values(alone, name, "SimAOU") if name != "ICL" else values(alone, name, "AUC"),
+                atol=1e-6, equal_nan=True,
+            ), (rate, name)  # fmt: skip
+    assert set(found.frame()["hypothesis"]) == {"ZS", "ICL", "lcgd", "random[lcgd]"}
+    assert found.points[0].comparison is found.points[1].comparison
+
+
+def test_zs_is_read_once_where_queries_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    own = Reader.zs
+
+    def counted(self: Reader) -> Any:
+        read.append(1)
+        return own(self)
+
+    monkeypatch.setattr(Reader, "zs", counted)
+    host = checks.host(KIND, "llama")
+    found = lens.sweep(
+        host,
+        episode(),
+        "label_noise",
+        [0.0, 1.0],
+        hypotheses=["lcgd"],
+        lr=0.5,
+        controls=(),
+        **SMALL,
+    )
+    assert len(read) == 1
+    curve = found.curve("SimAOU")
+    assert curve["value_of_factor"].tolist() == [0.0, 1.0]
+    assert found.spread().set_index("hypothesis").loc["ZS", "spread"] == 0
+    assert found.spread().set_index("hypothesis").loc["ICL", "spread"] > 0
+
+
+def test_a_full_batch_step_does_not_know_the_order() -> None:
+    host = checks.host(KIND, "llama")
+    found = lens.sweep(
+        host, episode(), "order", [0, 1, 2], hypotheses=["gd"], lr=0.5, controls=(),
+        settings={"gd": {"batch_size": 6}}, **SMALL,
+    )  # fmt: skip
+    spread = found.spread().set_index("hypothesis")["spread"]
+    assert spread["gd"] < 1e-4 < spread["ICL"]
+
+
+def test_words_stand_for_groups_of_weights() -> None:
+    host: Host = checks.host(KIND, "llama")
+    found = lens.sweep(
+        host, episode(), "weights", ["V", "MLP"], hypotheses=["gd"], lr=0.1, controls=(), **SMALL
+    )
+    rules = found.points[0].comparison.provenance["hypotheses"]
+    assert "W_V" in rules["gd:0"]["settings"]["weights"]
+    assert "W_out" in rules["gd:1"]["settings"]["weights"]
+    assert found.figure().layout.xaxis.type == "category"
+
+
+def test_matched_change_is_interpolated_where_the_ratio_is_one() -> None:
+    assert where_equal([-1.0, 1.0], [0.2, 0.6]) == pytest.approx(0.4)
+    assert np.isnan(where_equal([-2.0, -1.0], [0.2, 0.6]))
+
+
+def test_a_sweep_says_what_it_found_and_draws_it() -> None:
+    host = checks.host(KIND, "llama")
+    found = lens.sweep(host, episode(), "epochs", [1, 2], hypotheses=["lcgd"], lr=0.1, **SMALL)
+    assert "along epochs" in found.sentence()
+    assert found.sentence().startswith("In-context learning is shown at")
+    figure = found.figure()
+    assert [figure.layout[f"yaxis{n}"].title.text for n in ("", "2", "3")] == [
+        "AUC", "SimAOU_label", "logit_recovery"
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_swept_is_refused() -> None:
+    host = checks.host(KIND, "llama")
+    with pytest.raises(ComparisonError, match="Did you mean 'shots'"):
+        lens.sweep(host, episode(), "shot")
+    with pytest.raises(ComparisonError, match="give a task"):
+        lens.sweep(host, episode(), "shots", [1, 2])
+    with pytest.raises(ComparisonError, match="given twice"):
+        lens.sweep(host, episode(), "lr", [0.1, 0.1])
+    for factor, value, wanted in (
+        ("lr", "abc", "a number"), ("lr", True, "a number"), ("epochs", 1.5, "a whole number"),
+        ("loss_on", 3, "a word"), ("model", 3, "a word"), ("label_noise", None, "a number"),
+    ):  # fmt: skip
+        with pytest.raises(ComparisonError, match=f"{factor} takes {wanted}, not {value!r}"):
+            lens.sweep(host, episode(), factor, [value])
+    get_factor("lr").check(np.float64(0.1))
+    get_factor("shots").check(np.int64(4))
+    with pytest.raises(HypothesisError, match="horizon"):
+        lens.sweep(host, episode(), "horizon", [0, 1], hypotheses=["gd"], lr=0.1)
+    with pytest.raises(ComparisonError, match="no score"):
+        lens.sweep(
+            host, episode(), "epochs", [1], hypotheses=["lcgd"], lr=0.1, controls=(), **SMALL
+        ).curve("nothing")
+
+
+# -- claims --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CLAIMS, ids=lambda path: path.stem)
+def test_every_claim_says_what_would_refute_it_and_can_be_run(path: Path) -> None:
+    claim = load_claim(path)
+    assert claim.refuted_by
+    assert re.search(r"\(2\d{3}\.\d{5}|OpenReview \w{10}\)", claim.paper)
+    for spec in claim.sweeps:
+        factor = FACTORS[spec.factor]
+        for name in spec.hypotheses:
+            hypothesis = lens.get_hypothesis(name)
+            hypothesis.check_settings(spec.settings.get(name, {}))
+            if factor.kind == "rule":
+                hypothesis.check_settings(factor.settings((spec.values or factor.values)[0]))
+        lens.CONTROLS.check(spec.controls)
+
+
+def test_a_claim_that_is_none_is_refused_with_its_faults(tmp_path: Path) -> None:
+    path = tmp_path / "claim.yaml"
+    path.write_text("paper: a\nclaim: b\nsweeps: [{factor: nothing, hypotheses: [gd]}]\n")
+    with pytest.raises(PlanError, match="refuted_by"):
+        load_claim(path)
+    with pytest.raises(PlanError, match="cannot be read"):
+        load_claim(tmp_path / "missing.yaml")
+
+
+def a_claim(*factors: str) -> Claim:
+    sweeps = [{"factor": name, "hypotheses": ["gd"], "lr": 0.3} for name in factors]
+    return Claim.model_validate({"paper": "p", "claim": "c", "refuted_by": "r", "sweeps": sweeps})
+
+
+def test_another_model_takes_other_values_and_numbers_and_the_file_keeps_the_rest() -> None:
+    claim = a_claim("order", "order")
+    other = claim.at(values=[0, 2], hypotheses=["lcgd"], controls=[], draws=1, queries=4)
+    assert (other.draws, other.queries, other.shots) == (1, 4, claim.shots)
+    for spec in other.sweeps:
+        assert (spec.values, spec.hypotheses, spec.controls) == ([0, 2], ["lcgd"], ())
+        assert spec.lr == 0.3
+    assert claim.at() == claim
+    assert claim.sweeps[0].hypotheses == ["gd"]
+    with pytest.raises(PlanError, match=r"draws: .*greater than or equal to 1"):
+        claim.at(draws=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "rate", "budget"),
+    [({}, 0.3, None), ({"lr": 1e-3}, 1e-3, None), ({"budget": "matched"}, None, "matched")],
+    ids=["the file's", "another", "matched"],
+)
+def test_a_rate_takes_the_place_of_the_files(
+    given: Any, rate: float | None, budget: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def swept(*_: Any, **options: Any) -> None:
+        seen.append(options)
+
+    monkeypatch.setattr(claims, "sweep", swept)
+    a_claim("order", "label_noise").run(None, **given)
+    assert [(each["lr"], each["budget"]) for each in seen] == [(rate, budget)] * 2
+    assert not any(each["collapse"] for each in seen)
+
+
+def test_a_claim_about_collapse_has_it_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def swept(*_: Any, **options: Any) -> None:
+        seen.append(options)
+
+    monkeypatch.setattr(claims, "sweep", swept)
+    (path,) = (each for each in CLAIMS if each.stem == "label_axis_collapse")
+    load_claim(path).run(None)
+    assert [each["collapse"] for each in seen] == [True]
+
+
+def test_shots_and_models_are_comparisons_of_their_own() -> None:
+    model = lens.load_model("embedded")
+    options: dict[str, Any] = {"hypotheses": ["lcgd"], "lr": 0.1, "controls": (), "queries": 4}
+    found = lens.sweep(model, "sst2", "shots", [2, 4], draws=1, **options, **SMALL)
+    assert [
+        point.comparison.provenance["episode"]["shots"] for point in found.points
+    ] == [2, 4]  # fmt: skip
+    loaded: list[str] = []
+
+    def load(name: str) -> Any:
+        loaded.append(name)
+        return model
+
+    names = ["one", "two"]
+    found = lens.sweep(None, "sst2", "model", names, load=load, draws=1, shots=2, **options)
+    assert loaded == names
+    assert found.curve("AUC")["value_of_factor"].unique().tolist() == names
+
+
+def test_the_initial_change_starts_at_no_change_and_needs_other_tasks() -> None:
+    embedded = lens.load_model("embedded")
+    asked: dict[str, Any] = {
+        "hypotheses": ["lcgd_initial"], "controls": (), "lr": 0.3, "shots": 4, "queries": 6,
+        "twins": 0,
+    }  # fmt: skip
+    found = lens.sweep(embedded, "sst2", "initial", [0, 2], auxiliary=["subj"], **asked)
+    values = found.curve("SimAOU").set_index("value_of_factor")["value"]
+    plain = lens.sweep(embedded, "sst2", "lr", [0.3], **(asked | {"hypotheses": ["lcgd"]}))
+    assert values[0] == pytest.approx(plain.curve("SimAOU")["value"].iloc[0], abs=1e-6)
+    assert values[2] != pytest.approx(values[0], abs=1e-3)
+    with pytest.raises(HypothesisError, match="demonstrations of other tasks"):
+        lens.sweep(embedded, "sst2", "initial", [1], **asked)

@@ -1,0 +1,212 @@
+"""The gate, and what an update does to the answers: known cases, and noise that must not pass."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from iclgd_lens.verdicts.behaviour import auc, kl_from
+from iclgd_lens.verdicts.gate import Gate, behaves
+from tests.verdicts.test_behaviour import answers, never_learned
+
+GOLD = np.arange(48) % 2
+
+
+def settings(zs: float, icl: float, shuffled: float, draws: int = 5, seed: int = 0):
+    """Label scores of ZS, ICL and ICL with shuffled labels, by how much each knows."""
+    generator = np.random.default_rng(seed)
+
+    def one(knows: float, shape: tuple[int, ...]) -> np.ndarray:
+        scores = generator.normal(size=(*shape, 48, 2))
+        scores[..., np.arange(48), GOLD] += knows
+        return scores
+
+    return one(zs, ()), one(icl, (draws,)), one(shuffled, (draws,))
+
+
+def test_a_model_that_learns_from_labels_passes() -> None:
+    zs, icl, shuffled = settings(0.3, 3.0, 0.3)
+    gate = Gate.of(zs, icl, GOLD, shuffled, resamples=200)
+    assert (gate.learns, gate.uses_labels, gate.uses_format) == (True, True, False)
+    assert gate.reason is None
+    assert gate.reason_for(labels=True) is None
+    assert gate.settings["ICL"]["AUC"].value == pytest.approx(
+        np.mean([auc(each, GOLD) for each in icl])
+    )
+    assert gate.sentence.startswith("The model learns in context: AUC ")
+    assert "over 5 draws and 48 queries" in gate.sentence
+    assert "It uses the labels: " in gate.sentence
+    assert "format" not in gate.sentence
+    assert "Raw accuracy" in gate.sentences[-1]
+
+
+def test_a_model_that_learns_the_format_alone_is_told_so() -> None:
+    zs, icl, shuffled = settings(0.0, 3.0, 3.0)
+    gate = Gate.of(zs, icl, GOLD, shuffled, resamples=200)
+    assert (gate.learns, gate.uses_labels, gate.uses_format) == (True, False, True)
+    assert "not shown to use the labels" in gate.sentence
+    assert "part of it is format" in gate.sentence
+    assert gate.reason is None
+    assert "not shown to use the labels" in str(gate.reason_for(labels=True))
+    assert gate.reason_for(labels=False) is None
+
+
+def test_learning_behind_a_label_bias_is_seen_and_raw_accuracy_only_shown() -> None:
+    # As on a real model: accuracy falls to chance while the ranking of labels gets better.
+    zs, icl, _ = settings(1.0, 3.0, 0.0)
+    icl = icl + np.array([0.0, 9.0])
+    gate = Gate.of(zs, icl, GOLD, resamples=200)
+    assert gate.learns
+    assert gate.differences["ICL", "ZS"]["accuracy"].value < -0.1
+    assert gate.uses_labels is None
+    assert gate.uses_format is None
+
+
+def test_the_other_way_round_is_said() -> None:
+    zs, icl, _ = settings(3.0, 0.0, 0.0)
+    gate = Gate.of(zs, icl, GOLD, resamples=200)
+    assert not gate.learns
+    assert str(gate.reason).startswith("Demonstrations make the answers worse")
+
+
+def test_what_zs_solves_leaves_nothing_to_learn() -> None:
+    zs, icl, _ = settings(30.0, 30.0, 0.0)
+    gate = Gate.of(zs, icl, GOLD, resamples=200)
+    assert str(gate.reason).startswith("ZS solves the task already")
+
+
+@pytest.mark.parametrize("draws", [1, 5])
+def test_never_trained_models_do_not_pass(draws: int) -> None:
+    passed = 0
+    for seed in range(80):
+        zs, icl, gold = never_learned(seed, draws=draws)
+        passed += Gate.of(zs, icl, gold, resamples=40).learns
+    assert passed / 80 <= 0.05
+
+
+def test_answers_that_only_get_less_sure_are_no_learning() -> None:
+    # ZS is sure and wrong half of the time, ICL says nothing: the NLL falls, and that is all.
+    generator = np.random.default_rng(1)
+    zs = 6 * generator.normal(size=(48, 2))
+    icl = 0.01 * generator.normal(size=(5, 48, 2))
+    gate = Gate.of(zs, icl, GOLD, resamples=200)
+    assert gate.differences["ICL", "ZS"]["calibrated_NLL"].below
+    assert not gate.learns
+
+
+def test_answers_that_are_not_finite_do_not_pass() -> None:
+    zs, icl, _ = settings(0.0, 5.0, 0.0)
+    icl[1, 3, 0] = np.nan
+    gate = Gate.of(zs, icl, GOLD, resamples=50)
+    assert not gate.learns
+    assert gate.reason == (
+        "In-context learning cannot be judged: label scores of ICL are not finite."
+    )
+    json.dumps(gate.as_dict(), allow_nan=False)
+
+
+def test_queries_of_one_label_cannot_be_judged() -> None:
+    zs, icl, _ = settings(0.0, 5.0, 0.0)
+    gate = Gate.of(zs, icl, np.zeros(48, int), resamples=50)
+    assert not gate.learns
+    assert "of too few labels" in str(gate.reason)
+
+
+def test_one_draw_is_named() -> None:
+    zs, icl, _ = settings(0.0, 4.0, 0.0, draws=1)
+    gate = Gate.of(zs, icl[0], GOLD, resamples=200)
+    assert gate.learns
+    assert "48 queries of one draw" in gate.sentence
+    assert gate.as_dict()["differences"]["ICL - ZS"]["AUC"]["over"] == "queries of one draw"
+
+
+def test_the_gate_as_json() -> None:
+    zs, icl, shuffled = settings(0.3, 3.0, 0.3)
+    found = json.loads(json.dumps(Gate.of(zs, icl, GOLD, shuffled, resamples=50).as_dict()))
+    assert set(found) == {
+        "learns", "uses_labels", "uses_format", "sentence", "draws", "queries", "settings",
+        "differences",
+    }  # fmt: skip
+    assert set(found["settings"]) == {"ZS", "ICL", "ICL_shuffled"}
+    assert set(found["settings"]["ICL"]) == {
+        "AUC", "calibrated_accuracy", "calibrated_NLL", "accuracy"
+    }  # fmt: skip
+    assert found["draws"] == 5
+
+
+# -- what an update does -------------------------------------------------------------------------
+
+
+def test_an_update_that_does_what_icl_does() -> None:
+    zs, icl, _ = settings(0.3, 3.0, 0.0)
+    near = icl + 0.1 * np.random.default_rng(2).normal(size=icl.shape)
+    found = behaves("gd", near, zs, icl, GOLD, resamples=200)
+    assert (found.classifies_better, found.comes_nearer) == ("yes", "yes")
+    away, left = kl_from(icl, np.broadcast_to(zs, icl.shape)), kl_from(icl, near)
+    assert found.kl_removed == pytest.approx(1 - left.sum() / away.sum())
+    assert found.kl_change.value == pytest.approx((away - left).mean())
+    assert found.sentence.startswith("gd classifies better than ZS (AUC ")
+    assert "comes nearer to ICL" in found.sentence
+
+
+def test_better_and_nearer_are_two_things() -> None:
+    zs, icl, _ = settings(0.0, 0.0, 0.0)
+    solved = 6 * np.eye(2)[GOLD] + 0 * icl
+    found = behaves("oracle of labels", solved, zs, icl, GOLD, resamples=200)
+    assert found.classifies_better == "yes"
+    assert found.comes_nearer == "no"
+    assert "moves away from ICL" in found.sentence
+
+
+def test_an_update_that_does_nothing_is_said_to() -> None:
+    zs, icl, _ = settings(0.3, 3.0, 0.0)
+    found = behaves("gd", zs + 1e-6, zs, icl, GOLD)
+    assert found.unchanged
+    assert (found.classifies_better, found.comes_nearer) == ("no", "no")
+    assert found.sentence == "gd changes nothing: its answers are those of ZS."
+
+
+def test_a_step_too_small_to_matter_comes_no_nearer() -> None:
+    # Always a little in the right direction: sure, and next to nothing.
+    zs, icl, _ = settings(0.3, 3.0, 0.0)
+    found = behaves("gd", zs + 0.005 * (icl - zs), zs, icl, GOLD)
+    assert not found.unchanged
+    assert found.kl_change.above
+    assert found.comes_nearer == "no"
+    assert "comes no nearer" in found.sentence
+
+
+def test_noise_is_not_called_better_or_nearer() -> None:
+    better = nearer = 0
+    for seed in range(100):
+        zs, icl, gold = never_learned(seed)
+        noise = np.random.default_rng([seed, 1]).normal(size=icl.shape[1:])
+        changed = np.broadcast_to(noise, icl.shape)
+        found = behaves("noise", changed, zs, icl, gold, resamples=40)
+        better += found.classifies_better == "yes"
+        nearer += found.comes_nearer == "yes"
+    assert better / 100 <= 0.05
+    assert nearer / 100 <= 0.05
+
+
+def test_an_update_that_diverged_is_undefined() -> None:
+    zs, icl, _ = settings(0.3, 3.0, 0.0)
+    changed = icl.copy()
+    changed[0, 0, 0] = np.inf
+    found = behaves("gd", changed, zs, icl, GOLD)
+    assert (found.classifies_better, found.comes_nearer) == ("undecided", "undecided")
+    assert "undefined" in found.sentence
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_what_is_shown_is_what_is_measured() -> None:
+    zs, gold = answers(30, 3, seed=1)
+    icl, _ = answers(30, 3, help_=3, seed=2)
+    found = behaves("lcgd", icl, zs, icl, gold)
+    assert found.auc == pytest.approx(
+        {"ZS": auc(zs, gold), "ICL": auc(icl, gold), "lcgd": auc(icl, gold)}
+    )
+    assert found.kl_removed == pytest.approx(1.0)
+    assert "queries of one draw" in found.sentence
