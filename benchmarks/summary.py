@@ -17,9 +17,9 @@ import pandas as pd
 import typer
 
 import iclgd_lens as lens
-from iclgd_lens.comparison import Comparison
 from iclgd_lens.phrases import number
-from iclgd_lens.verdicts import OVERALL
+from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.verdicts.verdict import OVERALL
 
 SCORES = (
     "AUC", "accuracy", "calibrated_accuracy", "KL_removed", "SimAOU", "SimAM", "SimAOU_label",

@@ -11,7 +11,7 @@ from benchmarks import summary
 from iclgd_lens.bench.plan import parse_plan
 from iclgd_lens.bench.run import run_plan
 from iclgd_lens.phrases import number
-from iclgd_lens.verdicts import OVERALL
+from iclgd_lens.verdicts.verdict import OVERALL
 
 
 @pytest.fixture(scope="module")
