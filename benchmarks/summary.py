@@ -1,6 +1,6 @@
 """Runs of one model as the documentation shows them: Markdown on the screen, every mean in a CSV.
 
-    python -m benchmarks.summary runs/smollm2 runs/smollm2-unbalanced --csv docs/results/pretrained.csv
+    python -m benchmarks.summary runs/smollm2 runs/smollm2-unbalanced --csv means.csv
 
 The gate comes first, all runs and tasks in one table; then, for each, the means of what was
 measured, and a verdict for each explanation where there is in-context learning to explain. A run
