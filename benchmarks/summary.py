@@ -47,8 +47,8 @@ def means(runs: Runs) -> pd.DataFrame:
 
 def gates(runs: Runs) -> Iterator[str]:
     """Yield the lines of one table: AUC in each setting, what demonstrations and labels add."""
-    yield "| run | task | ZS | ICL | labels shuffled | ICL over ZS | over shuffled labels | |"
-    yield "|---|---|---:|---:|---:|---:|---:|---|"
+    yield "| run | task | found | ZS | ICL | labels shuffled | ICL over ZS | over shuffled labels |"
+    yield "|---|---|---|---:|---:|---:|---:|---:|"
     for name, run in runs.items():
         for (_, task), comparison in run.comparisons.items():
             gate = comparison.gate()
@@ -59,8 +59,8 @@ def gates(runs: Runs) -> Iterator[str]:
                 str(gate.differences["ICL", other]["AUC"]) for other in ("ZS", "ICL_shuffled")
             )
             yield (
-                f"| {name} | {task} | {areas['ZS']} | {areas['ICL']} | {areas['ICL_shuffled']} | "
-                f"{gain} | {labels} | {_found(gate)} |"
+                f"| {name} | {task} | {_found(gate)} | {areas['ZS']} | {areas['ICL']} | "
+                f"{areas['ICL_shuffled']} | {gain} | {labels} |"
             )
 
 
