@@ -17,6 +17,7 @@ from .episode import Query as Query
 from .episode_loading import load_demonstrations as load_demonstrations
 from .episode_loading import load_episode as load_episode
 from .episode_loading import load_episodes as load_episodes
+from .episode_rows import check_rows as check_rows
 from .errors import LensError as LensError
 from .heads import HeadScores as HeadScores
 from .heads import indirect_effects as indirect_effects
@@ -75,7 +76,6 @@ from .sweeps.sweep_result import Sweep as Sweep
 from .tasks import Task as Task
 from .tasks import get_task as get_task
 from .tasks import list_tasks as list_tasks
-from .tasks.draws import check_rows as check_rows
 from .token_attention import readout_attention as readout_attention
 from .verdicts.evidence import ControlEvidence as ControlEvidence
 from .verdicts.evidence import Evidence as Evidence

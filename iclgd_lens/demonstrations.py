@@ -7,7 +7,8 @@ both settings see the same text, byte for byte.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from jaxtyping import Int
@@ -192,6 +193,14 @@ class Demonstrations:
                 raise EpisodeError("A demonstration of one token, without BOS, predicts nothing.")
             found.append(TrainingSequence(tokens, targets, label_start))
         return tuple(found)
+
+
+def part(shown: Demonstrations, places: Iterable[int]) -> Demonstrations:
+    """Some of the demonstrations, by their places in the prompt, under the same protocol."""
+    kept = sorted(set(places))
+    drawn = [kept.index(place) for place in shown.drawn or range(len(shown)) if place in kept]
+    examples = tuple(shown.examples[place] for place in kept)
+    return replace(shown, examples=examples, drawn=tuple(drawn))
 
 
 def check_vocabulary(host: Host, tokens: Tokens) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 from iclgd_lens import defaults
 from iclgd_lens.embedded import rows_source
 from iclgd_lens.episode import Demonstrations, Episode, EpisodeWarning
+from iclgd_lens.episode_rows import Draw, check_draws, demonstrations_of, draw_rows
 from iclgd_lens.episode_writer import Writer
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
 from iclgd_lens.tasks import Data, Splits, Task, get_task, hash_rows, load_rows, load_splits
-from iclgd_lens.tasks.draws import Draw, check_draws, demonstrations_of, draw_rows
 
 
 def load_episode(

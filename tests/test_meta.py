@@ -30,6 +30,7 @@ ORDER = [
     {"subjects", "protocol"},
     {"display_names"},
     {"tasks"},
+    {"episode_rows"},
     {"figures", "host"},
     {"demonstrations"},
     {"episode"},

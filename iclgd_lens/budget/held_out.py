@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens.budget.training_rows import Training
+from iclgd_lens.demonstrations import part
 from iclgd_lens.episode import FOREIGN, Demonstrations, TrainingSequence
 from iclgd_lens.errors import LensError
 from iclgd_lens.host import Host, as_host, frozen
@@ -60,15 +60,8 @@ def make_folds(shown: Demonstrations, count: int = FOLDS, share: float = LEFT_OU
     found: list[Fold] = []
     for fold in range(min(count, size // out)):
         left = set(dealt[fold * out : (fold + 1) * out])
-        found.append(Fold(_part(shown, set(range(size)) - left), _part(shown, left)))
+        found.append(Fold(part(shown, set(range(size)) - left), part(shown, left)))
     return found
-
-
-def _part(shown: Demonstrations, places: set[int]) -> Demonstrations:
-    kept = sorted(places)
-    drawn = [kept.index(place) for place in shown.drawn or range(len(shown)) if place in places]
-    examples = tuple(shown.examples[place] for place in kept)
-    return dataclasses.replace(shown, examples=examples, drawn=tuple(drawn))
 
 
 def held_out_losses(

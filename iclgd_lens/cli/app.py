@@ -169,7 +169,7 @@ def demo(
         from iclgd_lens.cli.demo_page import check_folder, show_demo, write_demo
 
         check_folder(out)
-        from iclgd_lens.tasks.draws import check_rows
+        from iclgd_lens.episode_rows import check_rows
 
         for name in task or ("sst2",):  # before a model is loaded
             check_rows(name, "embedded", shots=shots, queries=queries, seed=seed, draws=draws)

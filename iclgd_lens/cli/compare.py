@@ -62,9 +62,9 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     lr, budget = parse_rate(request.lr)
     # What is named is looked up before the model is loaded: a slip should not cost a download.
     from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
+    from iclgd_lens.episode_rows import check_rows
     from iclgd_lens.protocol import get_protocol
     from iclgd_lens.tasks import get_task
-    from iclgd_lens.tasks.draws import check_rows
 
     task, protocol = get_task(request.task), get_protocol(request.protocol)
     for other in request.auxiliary:

@@ -29,10 +29,11 @@ from functools import partial
 from typing import Any
 
 from iclgd_lens.delta import ParameterDelta
+from iclgd_lens.demonstrations import part
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import DivergedError
 from iclgd_lens.host import Host, as_host
-from iclgd_lens.hypotheses.common import folds, label_losses, part, shown_of
+from iclgd_lens.hypotheses.common import folds, label_losses, shown_of
 from iclgd_lens.hypotheses.gradient_combination import optional
 from iclgd_lens.hypotheses.lcgd_regularized import lcgd_regularized
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of

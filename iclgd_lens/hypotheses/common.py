@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from iclgd_lens.contexts import label_words as label_words
 from iclgd_lens.contexts import shown_of as shown_of
 from iclgd_lens.delta import delta_hooks
+from iclgd_lens.demonstrations import part
 from iclgd_lens.episode import Demonstrations, Episode, Tokens, TrainingSequence
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, frozen
@@ -44,14 +44,6 @@ def training_order(shown: Demonstrations) -> list[int]:
     if shown.protocol.order == "drawn" and shown.drawn:
         return list(shown.drawn)
     return list(range(len(shown)))
-
-
-def part(shown: Demonstrations, places: Sequence[int]) -> Demonstrations:
-    """Some of the demonstrations, by their places in the prompt, under the same protocol."""
-    kept = sorted(places)
-    drawn = [kept.index(place) for place in shown.drawn or range(len(shown)) if place in kept]
-    examples = tuple(shown.examples[place] for place in kept)
-    return dataclasses.replace(shown, examples=examples, drawn=tuple(drawn))
 
 
 def folds(

@@ -30,10 +30,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens.delta import ParameterDelta
+from iclgd_lens.demonstrations import part
 from iclgd_lens.episode import Demonstrations, Episode, Tokens, TrainingSequence
 from iclgd_lens.errors import EpisodeError, HypothesisError
 from iclgd_lens.host import Hook, Host, as_host
-from iclgd_lens.hypotheses.common import at_ends, label_words, part, shown_of, training_order
+from iclgd_lens.hypotheses.common import at_ends, label_words, shown_of, training_order
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of, only_with
