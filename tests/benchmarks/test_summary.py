@@ -40,6 +40,8 @@ def test_every_mean_is_the_frames(runs: summary.Runs) -> None:
             if (hypothesis, score) in whole.index:
                 one, other = found[name, "sst2", hypothesis, score], whole[hypothesis, score]
                 assert one == other or (pd.isna(one) and pd.isna(other))
+            else:
+                assert name == "none"  # without demonstrations an update has nothing to learn from
 
 
 def test_the_gate_is_said_of_every_run(runs: summary.Runs) -> None:
@@ -50,7 +52,10 @@ def test_the_gate_is_said_of_every_run(runs: summary.Runs) -> None:
     (comparison,) = runs["eight"].comparisons.values()
     gate = comparison.gate()
     assert gate is not None
-    assert f"| {number(gate.settings['ZS']['AUC'].value)} |" in lines[0]
+    areas = [number(gate.settings[name]["AUC"].value) for name in ("ZS", "ICL", "ICL_shuffled")]
+    gains = [str(gate.differences["ICL", name]["AUC"]) for name in ("ZS", "ICL_shuffled")]
+    assert len({*areas}) == 3
+    assert lines[0].endswith(f"| {' | '.join([*areas, *gains])} |")
 
 
 def test_verdicts_are_given_where_there_is_something_to_explain(runs: summary.Runs) -> None:
