@@ -8,6 +8,7 @@ hand-written epoch's change, before anything is timed. Seconds are wall-clock.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -87,7 +88,19 @@ def check(plain: Plain, models: dict[str, lens.Host]) -> None:
 def phases(
     plain: Plain, models: dict[str, lens.Host], repeats: int
 ) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, float]]:
-    """Ratios of each host's readouts and epochs, and the seconds behind them."""
+    """Ratios of each host's readouts and epochs, and the seconds behind them.
+
+    Weights lie as they do in a comparison or a benchmark's cell (`Host.laid_out`).
+    """
+    with contextlib.ExitStack() as laid_out:
+        for host in models.values():
+            laid_out.enter_context(host.laid_out())
+        return _phases(plain, models, repeats)
+
+
+def _phases(
+    plain: Plain, models: dict[str, lens.Host], repeats: int
+) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, float]]:
     episode = plain.episode
     lengths = [len(sequence.tokens) for sequence in episode.demonstrations.sequences()]
     jobs: dict[str, Callable[[], Any]] = {

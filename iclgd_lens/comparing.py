@@ -149,8 +149,8 @@ def compare(
 ) -> Comparison:
     """Compare what hypotheses do to attention with what in-context learning does.
 
-    The model is never changed. On a CPU a HookedTransformer's attention weights take twice their
-    memory meanwhile (`Host.laid_out`).
+    The model is never changed. On a CPU a HookedTransformer's weights of attention and of gated
+    MLPs take twice their memory meanwhile (`Host.laid_out`).
 
     Args:
         model: A HookedTransformer, TransformerBridge or host.

@@ -272,8 +272,8 @@ class Host(ABC):
     def laid_out(self) -> Generator[None, None, None]:
         """Hold weights in memory as the forward pass reads them, where that saves copies.
 
-        For many short passes on a CPU. Values stay as they are; a HookedTransformer's attention
-        weights take twice their memory inside the context.
+        For many short passes on a CPU. Values stay as they are; a HookedTransformer's weights of
+        attention and of gated MLPs take twice their memory inside the context.
         """
         yield
 

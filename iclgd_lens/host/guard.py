@@ -5,10 +5,10 @@ gradient, so that autograd keeps nothing for frozen weights. On exit, by success
 interrupt, training flags, `requires_grad` and buffers are put back. Weights and `.grad` are never
 touched at all.
 
-`laid_out`: HookedTransformer turns every attention weight around, copying it, in every forward
-pass. Where the transposed weight already lies in memory that is a view: the same values, no copy.
-The caller's own memory is never written; each parameter gets its own back on exit, whatever
-happens.
+`laid_out`: HookedTransformer turns the weights of attention and of gated MLPs around, copying them,
+in every forward pass. Where the transposed weight already lies in memory that is a view: the same
+values, no copy. The caller's own memory is never written; each parameter gets its own back on exit,
+whatever happens.
 
 `copied`: `copy.deepcopy` copies modules and methods, but no plain function: a `forward` that an
 adapter replaced, or a hook, goes on reaching into the original through what it closes over. Such

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -24,6 +24,12 @@ _SWITCHES = {
     "use_hook_mlp_in": "set_use_hook_mlp_in(False)",
     "ungroup_grouped_query_attention": "set_ungroup_grouped_query_attention(False)",
 }
+
+
+# How TransformerLens's products read their weights: these axes, slowest first. It copies what lies
+# otherwise in each pass, and a graph holds that copy until its backward pass is done.
+_ATTENTION_ORDERS = {"W_Q": (0, 2, 1), "W_K": (0, 2, 1), "W_V": (0, 2, 1), "W_O": (2, 0, 1)}
+_GATED_ORDERS = {"W_gate": (1, 0), "W_in": (1, 0), "W_out": (1, 0)}
 
 
 class HookedHost(Host):
@@ -186,14 +192,19 @@ class HookedHost(Host):
     @contextlib.contextmanager
     def laid_out(self) -> Generator[None, None, None]:
         """See `Host.laid_out`."""
-        # Elsewhere a copy is short, and memory is scarce.
-        orders = {"Q": (0, 2, 1), "K": (0, 2, 1), "V": (0, 2, 1), "O": (2, 0, 1)}
         parameters: dict[nn.Parameter, tuple[int, ...]] = {}
         for block in self._blocks:
-            for letter, order in orders.items():
-                weight = _attribute(block.attn, f"W_{letter}")
-                if isinstance(weight, nn.Parameter) and weight.device.type == "cpu":
-                    parameters[weight] = order
+            parts: list[tuple[Any, Mapping[str, tuple[int, ...]]]] = [
+                (block.attn, _ATTENTION_ORDERS)
+            ]
+            if not self.cfg.attn_only and type(block.mlp).__name__ == "GatedMLP":
+                parts.append((block.mlp, _GATED_ORDERS))
+            for part, orders in parts:
+                for name, order in orders.items():
+                    weight = _attribute(part, name)
+                    # Elsewhere a copy is short, and memory is scarce.
+                    if isinstance(weight, nn.Parameter) and weight.device.type == "cpu":
+                        parameters[weight] = order
         with laid_out(parameters):
             yield
 

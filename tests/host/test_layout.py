@@ -22,11 +22,11 @@ BY_FAMILY = pytest.mark.parametrize("family", ["gpt2", "neox", "qwen2"])
 
 
 class Copies(TorchDispatchMode):
-    """Counts copies of a model's attention weights."""
+    """Counts copies of a model's weights in its blocks."""
 
     def __init__(self, host: Host) -> None:
         super().__init__()
-        weights = [value for value in host.model.blocks.parameters() if value.ndim == 3]
+        weights = [value for value in host.model.blocks.parameters() if value.ndim > 1]
         self.own = {value.untyped_storage().data_ptr() for value in weights}
         self.count = 0
 
@@ -43,8 +43,15 @@ def copies(host: Host, tokens: torch.Tensor) -> int:
     return counter.count
 
 
-def attention(host: Host) -> list[Any]:
-    return [site for name, site in host.sites.items() if ".attn." in name]
+def copied_each_pass(host: Host) -> list[str]:
+    """Weights that TransformerLens copies in a pass of its own: attention, and gated MLPs."""
+    gated = [
+        f"blocks.{layer}.mlp"
+        for layer in range(host.n_layers)
+        if hasattr(host.model.blocks[layer].mlp, "W_gate")
+    ]
+    found = [name for name in host.sites if ".attn." in name]
+    return found + [f"{stem}.{name}" for stem in gated for name in ("W_gate", "W_in", "W_out")]
 
 
 @BY_FAMILY
@@ -55,7 +62,7 @@ def test_a_pass_over_laid_out_weights_is_the_same_and_copies_none(family: str) -
         expected = host.run(tokens).residual
     weights = {name: host.parameter(name).clone() for name in host.sites}
     before = checks.photograph(model)
-    assert copies(host, tokens) >= len(attention(host))
+    assert copies(host, tokens) >= len(copied_each_pass(host))
     with host.laid_out():
         for name, value in weights.items():
             assert torch.equal(host.parameter(name), value)
@@ -89,7 +96,7 @@ def test_the_callers_autograd_mode_is_no_matter(mode: Any) -> None:
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Copies of attention weights in every run that follows."""
+    """Copies of weights in every run that follows."""
     counts: list[int] = []
     whole = HookedHost.run
 
