@@ -1,15 +1,21 @@
 """Runs of one model as the documentation shows them: Markdown on the screen, every mean in a CSV.
 
     python -m benchmarks.summary runs/smollm2 runs/smollm2-unbalanced --csv means.csv
+    python -m benchmarks.summary runs/* --page docs/results/pretrained.md
 
 The gate comes first, all runs and tasks in one table; then, for each, the means of what was
 measured, and a verdict for each explanation where there is in-context learning to explain. A run
-is called by its plan's name. No row of a data set is in either.
+is called by its plan's name. No row of a data set is in any of it.
+
+A page that is written by hand keeps its tables between two comments, `<!-- gates -->`,
+`<!-- means RUN TASK -->`, `<!-- beside RUN TASK -->` or `<!-- verdicts RUN TASK -->` and
+`<!-- end -->`. What stands there is replaced by what the runs hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +31,7 @@ SCORES = (
     "AUC", "accuracy", "calibrated_accuracy", "KL_removed", "SimAOU", "SimAM", "SimAOU_label",
     "SimAOU_label_centred",
 )  # fmt: skip
+_SETTINGS = ("ZS", "ICL", "ICL_shuffled")
 COLUMNS = ["run", "task", "hypothesis", "score", "value", "ci_low", "ci_high", "n", "undefined"]
 Runs = Mapping[str, Any]
 
@@ -49,19 +56,24 @@ def gates(runs: Runs) -> Iterator[str]:
     """Yield the lines of one table: AUC in each setting, what demonstrations and labels add."""
     yield "| run | task | found | ZS | ICL | labels shuffled | ICL over ZS | over shuffled labels |"
     yield "|---|---|---|---:|---:|---:|---:|---:|"
+    for name, task, comparison in _tasks(runs):
+        gate = comparison.gate()
+        if gate is None:
+            continue
+        areas = {key: number(found["AUC"].value) for key, found in gate.settings.items()}
+        gain, labels = (
+            str(gate.differences["ICL", other]["AUC"]) for other in ("ZS", "ICL_shuffled")
+        )
+        yield (
+            f"| {name} | {task} | {_found(gate)} | {areas['ZS']} | {areas['ICL']} | "
+            f"{areas['ICL_shuffled']} | {gain} | {labels} |"
+        )
+
+
+def _tasks(runs: Runs) -> Iterator[tuple[str, str, Comparison]]:
     for name, run in runs.items():
         for (_, task), comparison in run.comparisons.items():
-            gate = comparison.gate()
-            if gate is None:
-                continue
-            areas = {key: number(found["AUC"].value) for key, found in gate.settings.items()}
-            gain, labels = (
-                str(gate.differences["ICL", other]["AUC"]) for other in ("ZS", "ICL_shuffled")
-            )
-            yield (
-                f"| {name} | {task} | {_found(gate)} | {areas['ZS']} | {areas['ICL']} | "
-                f"{areas['ICL_shuffled']} | {gain} | {labels} |"
-            )
+            yield name, task, comparison
 
 
 def _found(gate: Any) -> str:
@@ -73,16 +85,52 @@ def _found(gate: Any) -> str:
     return "uses labels, no gain shown" if gate.uses_labels else "none shown"
 
 
-def table(comparison: Comparison) -> Iterator[str]:
-    """Yield the lines of one task's means, a hypothesis or control a line."""
+def _values(comparison: Comparison) -> dict[tuple[str, str], float]:
+    """Means of whole models, by subject and score, in the order of measuring."""
     frame = comparison.frame()
     whole = frame[(frame["level"] == "all") & frame["score"].isin(SCORES)]
-    values = {(line.hypothesis, line.score): line.value for line in whole.itertuples()}
+    return {(line.hypothesis, line.score): line.value for line in whole.itertuples()}
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None or pd.isna(value) else number(value)
+
+
+def table(comparison: Comparison) -> Iterator[str]:
+    """Yield the lines of one task's means, a hypothesis or control a line."""
+    values = _values(comparison)
     yield f"| | {' | '.join(SCORES)} |"
     yield "|---" + "|---:" * len(SCORES) + "|"
-    for name in dict.fromkeys(whole["hypothesis"]):
-        found = [values.get((name, score)) for score in SCORES]
-        cells = ("" if v is None or pd.isna(v) else number(v) for v in found)
+    for name in dict.fromkeys(subject for subject, _ in values):
+        cells = (_cell(values.get((name, score))) for score in SCORES)
+        yield f"| `{name}` | {' | '.join(cells)} |"
+
+
+def beside(comparison: Comparison) -> Iterator[str]:
+    """Yield the lines of one task's hypotheses, each with its controls and verdicts in its line."""
+    values = _values(comparison)
+    said = {
+        (each.hypothesis, each.score): each.verdict
+        for each in comparison.verdicts()
+        if each.control == OVERALL
+    }
+    columns = [
+        "AUC", "KL_removed", "SimAOU", "untrained",
+        "SimAOU_label", "random", "untrained", "verdict",
+        "SimAOU_label_centred", "random", "untrained", "verdict",
+    ]  # fmt: skip
+    yield f"| | {' | '.join(columns)} |"
+    yield "|---" + "".join("|---" if each == "verdict" else "|---:" for each in columns) + "|"
+    measured = dict.fromkeys(subject for subject, _ in values)
+    for name in measured:
+        if name in _SETTINGS or "[" in name or "@" in name:
+            continue
+        cells = [_cell(values.get((name, score))) for score in ("AUC", "KL_removed", "SimAOU")]
+        cells.append(_cell(values.get((f"{name}@untrained", "SimAOU"))))
+        for score in ("SimAOU_label", "SimAOU_label_centred"):
+            subjects = (name, f"random[{name}]", f"{name}@untrained")
+            cells += [_cell(values.get((subject, score))) for subject in subjects]
+            cells.append(said.get((name, score), ""))
         yield f"| `{name}` | {' | '.join(cells)} |"
 
 
@@ -102,23 +150,52 @@ def verdicts(comparison: Comparison) -> Iterator[str]:
             yield f"| `{each.hypothesis}` | {each.score} | {each.verdict} | {each.why} |"
 
 
+_TABLES: Mapping[str, Callable[[Comparison], Iterator[str]]] = {
+    "means": table,
+    "beside": beside,
+    "verdicts": verdicts,
+}
+_PLACE = re.compile(r"(<!-- (\w+)(?: (\S+) (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
 def page(runs: Runs) -> Iterator[str]:
     """Yield every line."""
     yield from (*gates(runs), "")
-    for name, run in runs.items():
-        for (_, task), comparison in run.comparisons.items():
-            yield from (f"### {name}: {task}", "")
-            yield from (*table(comparison), "")
-            yield from (*verdicts(comparison), "")
+    for name, task, comparison in _tasks(runs):
+        yield from (f"### {name}: {task}", "")
+        yield from (*table(comparison), "")
+        yield from (*verdicts(comparison), "")
+
+
+def filled(text: str, runs: Runs) -> str:
+    """Return a page with its tables made anew.
+
+    Raises:
+        KeyError: It asks for a table that there is none of, or for what no run holds.
+    """
+    known = {(name, task): comparison for name, task, comparison in _tasks(runs)}
+
+    def lines(place: re.Match[str]) -> str:
+        begin, kind, name, task, end = place.groups()
+        made = gates(runs) if kind == "gates" else _TABLES[kind](known[name, task])
+        return "\n".join([begin, *made, "", end])
+
+    return _PLACE.sub(lines, text)
 
 
 def main(
     folders: Annotated[list[Path], typer.Argument(help="Run directories.")],
     csv: Annotated[Path | None, typer.Option(help="Write every mean here.")] = None,
+    page_file: Annotated[
+        Path | None, typer.Option("--page", help="Make the tables of this page anew.")
+    ] = None,
 ) -> None:
-    """Print runs in Markdown, and write their means to a CSV file."""
+    """Print runs in Markdown, write their means to a CSV file, or their tables into a page."""
     runs = opened(folders)
-    print(*page(runs), sep="\n")
+    if page_file is None:
+        print(*page(runs), sep="\n")
+    else:
+        page_file.write_text(filled(page_file.read_text(), runs))
     if csv is not None:
         means(runs).round(4).to_csv(csv, index=False)
 

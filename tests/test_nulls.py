@@ -129,7 +129,6 @@ def test_a_model_of_no_known_class_is_drawn_by_transformer_lens_and_says_so(
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.manual_seed(0)  # a standard deviation of so few weights is right by chance otherwise
         model = HookedTransformer(
             {"n_layers": 2, "d_model": 32, "d_head": 8, "n_heads": 4, "n_ctx": 32, "d_vocab": 40,
              "act_fn": "gelu", "init_mode": init_mode, "model_name": "mine", "device": "cpu",

@@ -26,3 +26,13 @@ def test_compare_is_the_function_whatever_came_first(first: str) -> None:
     code = f"import iclgd_lens as lens\n{first}\nassert lens.compare.__name__ == 'compare'\n"
     code += "assert type(lens.compare).__name__ == 'function', lens.compare\n"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_libraries_that_are_loaded_late_draw_nothing_from_the_callers_generator() -> None:
+    """Rich draws a number as it is imported, and tables are first made within a call."""
+    code = (
+        "import random, sys\nimport iclgd_lens\nassert 'rich.style' not in sys.modules\n"
+        "before = random.getstate()\nimport iclgd_lens.results.display\n"
+        "assert 'rich.style' in sys.modules\nassert random.getstate() == before\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -6,15 +6,22 @@ a score that exists on no query, with the number of queries that it does not exi
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.subjects import Subject, hypothesis_labels, rivals
+
+# Rich draws from Python's generator as it is imported, and that is the caller's.
+_callers_state = random.getstate()
+try:
+    from rich.table import Table
+    from rich.text import Text
+finally:
+    random.setstate(_callers_state)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -80,3 +80,56 @@ def test_the_page_holds_a_table_a_task_and_the_file_every_mean(
     written = pd.read_csv(tmp_path / "means.csv")
     assert len(written) == len(summary.means(runs))
     assert set(written["run"]) == set(runs)
+
+
+def test_a_line_holds_a_hypothesis_beside_its_controls(runs: summary.Runs) -> None:
+    (comparison,) = runs["eight"].comparisons.values()
+    heading, _, *lines = summary.beside(comparison)
+    assert [line.split(" | ")[0] for line in lines] == ["| `gd`"]
+    names = [each.strip() for each in heading.strip("|").split("|")]
+    cells = [each.strip() for each in lines[0].strip("|").split("|")]
+    frame = comparison.frame()
+    whole = frame[frame["level"] == "all"].set_index(["hypothesis", "score"])["value"]
+    for score in ("AUC", "KL_removed", "SimAOU", "SimAOU_label", "SimAOU_label_centred"):
+        assert cells[names.index(score)] == number(whole["gd", score])
+    for score in ("SimAOU_label", "SimAOU_label_centred"):
+        place = names.index(score)
+        assert names[place + 1 : place + 4] == ["random", "untrained", "verdict"]
+        assert cells[place + 1] == number(whole["random[gd]", score])
+        assert cells[place + 2] == ""  # no untrained network was asked
+        (verdict,) = (
+            each.verdict for each in comparison.verdicts()
+            if (each.score, each.control) == (score, OVERALL)
+        )  # fmt: skip
+        assert cells[place + 3] == verdict
+
+
+def test_a_page_keeps_its_words_and_gets_its_tables(runs: summary.Runs, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "before\n<!-- gates -->\nold\n<!-- end -->\nbetween\n"
+        "<!-- beside eight sst2 -->\n<!-- end -->\n<!-- means none sst2 -->\n<!-- end -->\nafter\n"
+    )
+    folders = [Path(run.where) for run in runs.values()]
+    summary.main(folders, None, page)
+    once = page.read_text()
+    assert "old" not in once
+    for words in ("before\n", "\nbetween\n", "\nafter\n"):
+        assert words in once
+    (learns,), (nothing,) = (runs[name].comparisons.values() for name in ("eight", "none"))
+    for lines in (summary.gates(runs), summary.beside(learns), summary.table(nothing)):
+        assert "\n".join(lines) in once
+    summary.main(folders, None, page)
+    assert page.read_text() == once
+
+
+@pytest.mark.parametrize("place", ["beside eight subj", "beside nine sst2", "figures eight sst2"])
+def test_a_page_that_asks_for_what_no_run_holds_is_left_alone(
+    runs: summary.Runs, tmp_path: Path, place: str
+) -> None:
+    page = tmp_path / "page.md"
+    text = f"<!-- gates -->\n<!-- end -->\n<!-- {place} -->\n<!-- end -->\n"
+    page.write_text(text)
+    with pytest.raises(KeyError):
+        summary.main([Path(run.where) for run in runs.values()], None, page)
+    assert page.read_text() == text
