@@ -130,7 +130,8 @@ def beside(comparison: Comparison) -> Iterator[str]:
         for score in ("SimAOU_label", "SimAOU_label_centred"):
             subjects = (name, f"random[{name}]", f"{name}@untrained")
             cells += [_cell(values.get((subject, score))) for subject in subjects]
-            cells.append(said.get((name, score), ""))
+            # Of what changes no attention there is nothing to say.
+            cells.append(said.get((name, score), "") if cells[-3] else "")
         yield f"| `{name}` | {' | '.join(cells)} |"
 
 
@@ -155,6 +156,7 @@ _TABLES: Mapping[str, Callable[[Comparison], Iterator[str]]] = {
     "beside": beside,
     "verdicts": verdicts,
 }
+_MINUS = re.compile(r"(?<![\w.-])-(?=\d)")
 _PLACE = re.compile(r"(<!-- (\w+)(?: (\S+) (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -178,7 +180,7 @@ def filled(text: str, runs: Runs) -> str:
     def lines(place: re.Match[str]) -> str:
         begin, kind, name, task, end = place.groups()
         made = gates(runs) if kind == "gates" else _TABLES[kind](known[name, task])
-        return "\n".join([begin, *made, "", end])
+        return "\n".join([begin, *(_MINUS.sub("\u2212", line) for line in made), "", end])
 
     return _PLACE.sub(lines, text)
 
