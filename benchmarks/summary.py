@@ -23,7 +23,7 @@ import pandas as pd
 import typer
 
 import iclgd_lens as lens
-from iclgd_lens.phrases import number
+from iclgd_lens.phrases import number, partial_layer_sentences
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.verdicts.verdict import OVERALL
 
@@ -133,6 +133,9 @@ def beside(comparison: Comparison) -> Iterator[str]:
             # Of what changes no attention there is nothing to say.
             cells.append(said.get((name, score), "") if cells[-3] else "")
         yield f"| `{name}` | {' | '.join(cells)} |"
+    frame = comparison.partial_layers()
+    shown = frame[frame["score"].isin(SCORES)]
+    yield from (f"\n{sentence}" for sentence in partial_layer_sentences(shown))
 
 
 def verdicts(comparison: Comparison) -> Iterator[str]:

@@ -6,6 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
+
+_NAMED = 3
+"""Names that a sentence gives of many."""
 
 
 @dataclass(frozen=True)
@@ -122,3 +126,29 @@ def html_table(name: str, facts: Mapping[str, object], notes: Sequence[str] = ()
     )
     below = "".join(f"<p>{escape(note)}</p>" for note in notes)
     return f"<div><b>{escape(name)}</b><table>{rows}</table>{below}</div>"
+
+
+def partial_layer_sentences(frame: Any) -> list[str]:
+    """What `Comparison.partial_layers()` says, a sentence for those scores that lack the same."""
+    told: dict[tuple[tuple[int, ...], tuple[str, ...]], list[str]] = {}
+    for score, lines in frame.groupby("score", sort=False):
+        layers = tuple(dict.fromkeys(int(layer) for layer in lines["layer"]))
+        told.setdefault((layers, tuple(dict.fromkeys(lines["hypothesis"]))), []).append(str(score))
+    sentences: list[str] = []
+    for (layers, lacking), scores in told.items():
+        more = len(lacking) - _NAMED
+        named = [*lacking[:_NAMED], f"{more} more"] if more > 1 else list(lacking)
+        sentences.append(
+            f"Means of {listed(scores)} leave out {_layers(layers)}, where {listed(named)} "
+            f"{'has' if len(named) == 1 else 'have'} none: all are compared on the same layers."
+        )
+    return sentences
+
+
+def _layers(places: Sequence[int]) -> str:
+    """Layer 0; layers 0 and 3; layers 0 to 14."""
+    if len(places) == 1:
+        return f"layer {places[0]}"
+    if len(places) > 2 and places[-1] - places[0] == len(places) - 1:
+        return f"layers {places[0]} to {places[-1]}"
+    return f"layers {listed([str(place) for place in places])}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 import pytest
 
 from iclgd_lens import phrases
@@ -42,3 +43,23 @@ def test_differences_lists_and_counts() -> None:
     ]  # fmt: skip
     assert [phrases.count(n, "query") for n in (1, 1200)] == ["1 query", "1,200 queries"]
     assert [phrases.all_of(tasks) for tasks in (["x"], ["x", "y"])] == ["x", "all 2 tasks"]
+
+
+def test_layers_that_no_mean_holds_are_told_once_for_all_scores_that_lack_them() -> None:
+    def lines(score: str, layers: list[int], names: str) -> list[dict[str, object]]:
+        return [{"score": score, "layer": i, "hypothesis": name} for i in layers for name in names]
+
+    told = [
+        *lines("SimAOU", [0, 1, 2], "a"),
+        *lines("SimAM", [0, 1, 2], "a"),
+        *lines("x", [4], "abcde"),
+        *lines("y", [0, 3], "abcd"),
+    ]
+    end = " none: all are compared on the same layers."
+    assert phrases.partial_layer_sentences(pd.DataFrame(told)) == [
+        f"Means of SimAOU and SimAM leave out layers 0 to 2, where a has{end}",
+        f"Means of x leave out layer 4, where a, b, c and 2 more have{end}",
+        f"Means of y leave out layers 0 and 3, where a, b, c and d have{end}",
+    ]
+    nothing = pd.DataFrame(columns=["score", "layer", "hypothesis"])
+    assert phrases.partial_layer_sentences(nothing) == []

@@ -188,6 +188,10 @@ class Run(Drawn):
         """Return paired differences of hypotheses, and of each with its controls."""
         return self._together(lambda comparison: comparison.differences())
 
+    def partial_layers(self) -> pd.DataFrame:
+        """Return the layers that means leave out; see `Comparison.partial_layers`."""
+        return self._together(lambda comparison: comparison.partial_layers())
+
     def cost(self) -> pd.DataFrame:
         """Return what building each hypothesis took, counted."""
         return self._together(lambda comparison: comparison.cost())

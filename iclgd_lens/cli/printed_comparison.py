@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.cli.console import say
-from iclgd_lens.phrases import count, listed
+from iclgd_lens.phrases import count, partial_layer_sentences
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.verdicts.verdict import OVERALL, Verdict
 
@@ -160,13 +160,7 @@ def warnings_of(comparison: Comparison) -> list[str]:
             found.append(
                 f"{behaviour.hypothesis}: the update does nothing; scores of its change are noise."
             )
-    for score in ("SimAOU_label", "SimAOU", "SimAM"):
-        left = comparison.data.left_out(score)
-        if left:
-            found.append(
-                f"{score}: layer {listed(list(map(str, left)))} left out of means, since it does "
-                "not exist there for all that is compared."
-            )
+    found += partial_layer_sentences(comparison.partial_layers())
     found += _oracle_alarms(comparison)
     found += [f"{name}: {why}" for name, why in comparison.failures.items()]
     return list(dict.fromkeys(found))

@@ -27,6 +27,7 @@ OPTIONAL = {
     "trajectory": ("model", "task", "hypothesis", "score", "passes", "value"),
     "nulls": ("model", "task", "hypothesis", "score", "control", "value"),
     "norms": ("model", "task", "hypothesis", "icl_norm", "ft_norm"),
+    "partial_layers": ("model", "task", "score", "layer", "hypothesis"),
     "heads": ("model", "task", "hypothesis", "score", "layer", "head", "shown"),
     "attention": ("model", "task", "setting", "position", "token", "weight"),
     "factors": ("model", "task", "factor", "value_of_factor", "hypothesis", "score", "value"),
@@ -290,9 +291,8 @@ def _offered(run: RunFrames, name: str) -> pd.DataFrame | None:
     if not callable(method):
         return None
     frame = cast("pd.DataFrame | None", method())
-    if frame is None or not len(frame):
-        return None
-    return frame if all(column in frame for column in OPTIONAL[name]) else None
+    whole = frame is not None and len(frame) and all(each in frame for each in OPTIONAL[name])
+    return frame if whole else None
 
 
 def _unique(column: Any) -> list[str]:

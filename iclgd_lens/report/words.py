@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from iclgd_lens.display_names import control_label, is_check, label, lower_is_better, rank
-from iclgd_lens.phrases import TABLE, all_of, count, listed
+from iclgd_lens.phrases import TABLE, all_of, count, listed, partial_layer_sentences
 from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, text_of
 from iclgd_lens.scores import SCORES
 
@@ -121,7 +121,7 @@ def findings(view: View, model: str) -> list[Finding]:
         found += _between(view, model, score)
     found += _instrument(view, model)
     found += [] if "gate" in view.more else _behaviour(view, model)
-    found += [*_order(view, model), *_draws(view), *_losses(view, model)]
+    found += [*_order(view, model), *_draws(view), *_layers(view, model), *_losses(view, model)]
     return found
 
 
@@ -325,6 +325,14 @@ def _draws(view: View) -> list[Finding]:
         return []
     lead = "One draw of demonstrations: the numbers say nothing about other draws."
     return [Finding("caution", lead, "The intervals are over queries alone.")]
+
+
+def _layers(view: View, model: str) -> list[Finding]:
+    """Which layers are in no mean."""
+    frame = view.more.get("partial_layers")
+    own = [] if frame is None else frame[frame["model"] == model].groupby("task", sort=False)
+    told = [f"{task}: {each}" for task, own in own for each in partial_layer_sentences(own)]
+    return [Finding("note", "Some means are not over all layers.", " ".join(told))] if told else []
 
 
 def _losses(view: View, model: str) -> list[Finding]:

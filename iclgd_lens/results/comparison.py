@@ -99,16 +99,9 @@ class Comparison(Shown):
 
         Queries of several draws, or of several networks of a control, follow one another.
         """
-        import torch
+        from iclgd_lens.results.frames import tensors
 
-        found: dict[str, dict[str, Tensor]] = {}
-        for label in self.data.subjects:
-            series = self.data.series[label]
-            names = dict.fromkeys(name for _, measured in series for name in measured)
-            for name in names:
-                arrays = [measured[name] for _, measured in series if name in measured]
-                found.setdefault(label, {})[name] = torch.from_numpy(np.concatenate(arrays))
-        return found
+        return tensors(self.data)
 
     def tensor(self, score: str, hypothesis: str, by: By = "layer") -> Tensor:
         """Return a score's per-query values: [query], [query layer] or [query layer head].
@@ -186,6 +179,15 @@ class Comparison(Shown):
         from iclgd_lens.results.frames import query_frame
 
         return query_frame(self.data, score, hypothesis)
+
+    def partial_layers(self) -> pd.DataFrame:
+        """Return the layers that means leave out: what is compared is compared on the same ones.
+
+        Columns: score, layer, hypothesis (what has no such score there, in some draw or network).
+        """
+        from iclgd_lens.results.frames import partial_layer_frame
+
+        return partial_layer_frame(self.data)
 
     def top_heads(
         self,
@@ -315,9 +317,7 @@ class Comparison(Shown):
         facts = self.provenance.get("model", {}).get("name", "model")
         task = self.provenance.get("episode", {}).get("task", "task")
         draws = len(self.data.draws)
-        names = ", ".join(self.data.hypotheses[:8]) + (
-            ", ..." if len(self.data.hypotheses) > 8 else ""
-        )
+        names = ", ".join(self.hypotheses[:8]) + (", ..." if len(self.hypotheses) > 8 else "")
         queries = sum(len(p.gold) for p in self.parts if p.network == TRAINED and p.index == 0)
         return (
             f"<Comparison of {names} on {facts}, {task}: {draws} draw{'s' if draws != 1 else ''}, "

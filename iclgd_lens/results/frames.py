@@ -14,6 +14,21 @@ from iclgd_lens.subjects import TRAINED, Subject, rivals
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
+
+
+def tensors(parts: Parts) -> dict[str, dict[str, Tensor]]:
+    """Every query's values by label and score; see `Comparison.values`."""
+    import torch
+
+    found: dict[str, dict[str, Tensor]] = {}
+    for label in parts.subjects:
+        series = parts.series[label]
+        names = dict.fromkeys(name for _, measured in series for name in measured)
+        for name in names:
+            arrays = [measured[name] for _, measured in series if name in measured]
+            found.setdefault(label, {})[name] = torch.from_numpy(np.concatenate(arrays))
+    return found
 
 
 def query_frame(parts: Parts, score: str | None, hypothesis: str | None) -> pd.DataFrame:
@@ -43,6 +58,20 @@ def query_frame(parts: Parts, score: str | None, hypothesis: str | None) -> pd.D
         return pd.DataFrame(columns=columns)
     frame = pd.concat(lines, ignore_index=True)[columns]
     return frame.astype({"layer": "Int64", "head": "Int64"})
+
+
+def partial_layer_frame(parts: Parts) -> pd.DataFrame:
+    """What is left out of means over layers, and why; see `Comparison.partial_layers`."""
+    import pandas as pd
+
+    names = dict.fromkeys(name for label in parts.subjects for name in parts.scores(label))
+    lines = [
+        {"score": score, "layer": layer, "hypothesis": label}
+        for score in names
+        for layer, lacking in parts.partial_layers(score).items()
+        for label in lacking
+    ]
+    return pd.DataFrame(lines, columns=["score", "layer", "hypothesis"])
 
 
 def verdict_frame(conclusions: Conclusions) -> pd.DataFrame:

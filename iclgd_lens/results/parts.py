@@ -140,15 +140,19 @@ class Parts:
         Compared are the hypotheses and what they have to beat; what failed altogether counts in no
         layer and takes none away.
         """
-        return self._layers.get(score, ([], []))[0]
+        return self._layers.get(score, ([], {}))[0]
 
-    def left_out(self, score: str) -> list[int]:
-        """Layers in which the score exists for some of what is compared, but not for all."""
-        return self._layers.get(score, ([], []))[1]
+    def partial_layers(self, score: str) -> dict[int, list[str]]:
+        """Layers that are left out of a score's means, with what has none there.
+
+        In these the score exists for some of what is compared, but not for all, or not in every
+        draw and network.
+        """
+        return self._layers.get(score, ([], {}))[1]
 
     @cached_property
-    def _layers(self) -> dict[str, tuple[list[int], list[int]]]:
-        there: dict[str, list[NDArray[np.bool_]]] = {}
+    def _layers(self) -> dict[str, tuple[list[int], dict[int, list[str]]]]:
+        there: dict[str, dict[str, list[NDArray[np.bool_]]]] = {}
         for label, subject in self.subjects.items():
             entry = subject.table_entry
             if subject.is_setting or (entry is not None and not entry.is_rival):
@@ -158,11 +162,17 @@ class Parts:
                     if "/" not in name and name not in FACTS and value.ndim == 2:
                         exists = np.atleast_1d(np.isfinite(value).any(0))
                         if exists.any():
-                            there.setdefault(name, []).append(exists)
-        found: dict[str, tuple[list[int], list[int]]] = {}
+                            there.setdefault(name, {}).setdefault(label, []).append(exists)
+        found: dict[str, tuple[list[int], dict[int, list[str]]]] = {}
         for name, masks in there.items():
-            every, some = np.logical_and.reduce(masks), np.logical_or.reduce(masks)
-            found[name] = (np.flatnonzero(every).tolist(), np.flatnonzero(some & ~every).tolist())
+            own = {label: np.logical_and.reduce(each) for label, each in masks.items()}
+            every = np.logical_and.reduce(list(own.values()))
+            some = np.logical_or.reduce([mask for each in masks.values() for mask in each])
+            lacking = {
+                int(layer): [label for label, mask in own.items() if not mask[layer]]
+                for layer in np.flatnonzero(some & ~every)
+            }
+            found[name] = (np.flatnonzero(every).tolist(), lacking)
         return found
 
     # -- one number a unit -----------------------------------------------------------------------

@@ -276,6 +276,9 @@ class FullRun(RunData):
     def nulls(self) -> pd.DataFrame | None:
         return self.more.get("nulls")
 
+    def partial_layers(self) -> pd.DataFrame | None:
+        return self.more.get("partial_layers")
+
     def norms(self) -> pd.DataFrame | None:
         return self.more.get("norms")
 

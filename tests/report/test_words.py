@@ -172,6 +172,22 @@ def test_unfinished_runs_and_failures_are_part_of_the_summary() -> None:
     assert "3 cells of it not measured yet" in headline(view(run))
 
 
+def test_layers_that_no_mean_holds_are_told_by_task() -> None:
+    run = full()
+    model = view(run).models[0]
+    leads = [each.lead for each in findings(view(run), model)]
+    assert not [lead for lead in leads if "layers" in lead]
+    lines = pd.DataFrame(
+        [(model, "sst2", "SimAOU", 0, "gd@untrained"), (model, "mr", "SimAM", 1, "lcgd"),
+         ("another", "sst2", "SimAOU", 2, "gd")],
+        columns=["model", "task", "score", "layer", "hypothesis"],
+    )  # fmt: skip
+    found = said(replace(run, more={**run.more, "partial_layers": lines}), "Some means are not")
+    assert "sst2: Means of SimAOU leave out layer 0, where gd@untrained has none" in found.body
+    assert "mr: Means of SimAM leave out layer 1, where lcgd has none" in found.body
+    assert "layer 2" not in found.body
+
+
 @pytest.mark.parametrize(("seeds", "tone"), [([4], "caution"), ([0, 1, 2], None)])
 def test_one_draw_is_said_to_be_one(seeds: list[int], tone: str | None) -> None:
     read = view(replace(small(0.2), provenance={"plan": {"seeds": seeds}}))
