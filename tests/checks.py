@@ -41,7 +41,11 @@ def fresh(kind: str, family: str, seed: int = 0) -> Any:
 @functools.cache
 def model(kind: str, family: str, seed: int = 0) -> Any:
     """A model shared by tests that leave it as it is."""
-    return fresh(kind, family, seed)
+    made = fresh(kind, family, seed)
+    # TransformerLens hangs hooks of its own on a bridge's parts in its first pass, whoever runs it.
+    with torch.no_grad():
+        made(torch.arange(2)[None], return_type=None)
+    return made
 
 
 @functools.cache
