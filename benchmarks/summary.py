@@ -104,6 +104,7 @@ def table(comparison: Comparison) -> Iterator[str]:
     for name in dict.fromkeys(subject for subject, _ in values):
         cells = (_cell(values.get((name, score))) for score in SCORES)
         yield f"| `{name}` | {' | '.join(cells)} |"
+    yield from _left_out(comparison)
 
 
 def beside(comparison: Comparison) -> Iterator[str]:
@@ -133,6 +134,11 @@ def beside(comparison: Comparison) -> Iterator[str]:
             # Of what changes no attention there is nothing to say.
             cells.append(said.get((name, score), "") if cells[-3] else "")
         yield f"| `{name}` | {' | '.join(cells)} |"
+    yield from _left_out(comparison)
+
+
+def _left_out(comparison: Comparison) -> Iterator[str]:
+    """Which layers the means above are not over."""
     frame = comparison.partial_layers()
     shown = frame[frame["score"].isin(SCORES)]
     yield from (f"\n{sentence}" for sentence in partial_layer_sentences(shown))

@@ -136,3 +136,17 @@ def test_a_page_that_asks_for_what_no_run_holds_is_left_alone(
     with pytest.raises(KeyError):
         summary.main([Path(run.where) for run in runs.values()], None, page)
     assert page.read_text() == text
+
+
+def test_layers_that_no_mean_holds_are_told_below_either_table(
+    runs: summary.Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (comparison,) = runs["eight"].comparisons.values()
+    lines = pd.DataFrame(
+        [("SimAOU", 0, "lcgd"), ("Tok2Attn", 1, "lcgd")], columns=["score", "layer", "hypothesis"]
+    )
+    monkeypatch.setattr(type(comparison), "partial_layers", lambda _: lines)
+    for made in (summary.table, summary.beside):
+        told = [line for line in made(comparison) if "leave out" in line]
+        assert len(told) == 1
+        assert "Means of SimAOU leave out layer 0, where lcgd has none" in told[0]
