@@ -129,20 +129,31 @@ def html_table(name: str, facts: Mapping[str, object], notes: Sequence[str] = ()
 
 
 def partial_layer_sentences(frame: Any) -> list[str]:
-    """What `Comparison.partial_layers()` says, a sentence for those scores that lack the same."""
-    told: dict[tuple[tuple[int, ...], tuple[str, ...]], list[str]] = {}
-    for score, lines in frame.groupby("score", sort=False):
+    """What `Comparison.partial_layers()` says, those together that leave out the same layers."""
+    scores: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for (score, hypothesis), lines in frame.groupby(["score", "hypothesis"], sort=False):
         layers = tuple(dict.fromkeys(int(layer) for layer in lines["layer"]))
-        told.setdefault((layers, tuple(dict.fromkeys(lines["hypothesis"]))), []).append(str(score))
+        scores.setdefault((str(hypothesis), layers), []).append(str(score))
+    alike: dict[tuple[tuple[int, ...], tuple[str, ...]], list[str]] = {}
+    for (hypothesis, layers), names in scores.items():
+        alike.setdefault((layers, tuple(names)), []).append(hypothesis)
     sentences: list[str] = []
-    for (layers, lacking), scores in told.items():
-        more = len(lacking) - _NAMED
-        named = [*lacking[:_NAMED], f"{more} more"] if more > 1 else list(lacking)
+    for (layers, names), hypotheses in alike.items():
+        told = frame[frame["hypothesis"].isin(hypotheses) & frame["score"].isin(names)]
+        lacking = _some([str(label) for label in dict.fromkeys(told["lacking"])])
+        whose = "its" if len(hypotheses) == 1 else "their"
         sentences.append(
-            f"Means of {listed(scores)} leave out {_layers(layers)}, where {listed(named)} "
-            f"{'has' if len(named) == 1 else 'have'} none: all are compared on the same layers."
+            f"Means of {listed(names)} of {listed(_some(hypotheses))} (and of {whose} controls) "
+            f"leave out {_layers(layers)}, where {listed(lacking)} "
+            f"{'has' if len(lacking) == 1 else 'have'} none."
         )
     return sentences
+
+
+def _some(names: Sequence[str]) -> list[str]:
+    """The first few, and how many more; one more is named, too."""
+    more = len(names) - _NAMED
+    return [*names[:_NAMED], f"{more} more"] if more > 1 else list(names)
 
 
 def _layers(places: Sequence[int]) -> str:

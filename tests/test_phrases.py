@@ -45,21 +45,28 @@ def test_differences_lists_and_counts() -> None:
     assert [phrases.all_of(tasks) for tasks in (["x"], ["x", "y"])] == ["x", "all 2 tasks"]
 
 
-def test_layers_that_no_mean_holds_are_told_once_for_all_scores_that_lack_them() -> None:
-    def lines(score: str, layers: list[int], names: str) -> list[dict[str, object]]:
-        return [{"score": score, "layer": i, "hypothesis": name} for i in layers for name in names]
+def test_layers_that_no_mean_holds_are_told_once_for_all_that_leave_them_out() -> None:
+    columns = ["hypothesis", "score", "layer", "lacking"]
+
+    def lines(whose: str, score: str, layers: list[int], names: str) -> list[tuple[object, ...]]:
+        return [(whose, score, layer, name) for layer in layers for name in names]
 
     told = [
-        *lines("SimAOU", [0, 1, 2], "a"),
-        *lines("SimAM", [0, 1, 2], "a"),
-        *lines("x", [4], "abcde"),
-        *lines("y", [0, 3], "abcd"),
+        *lines("gd", "SimAOU", [0, 1, 2], "a"),
+        *lines("lcgd", "SimAOU", [0, 1, 2], "ab"),
+        *lines("gd", "SimAM", [0, 1, 2], "a"),
+        *lines("lcgd", "SimAM", [0, 1, 2], "b"),
+        *lines("late", "SimAOU", [0], "c"),
+        *(line for name in "vwxyz" for line in lines(name, "x", [4], name)),
+        *lines("gd", "y", [0, 3], "abcd"),
     ]
-    end = " none: all are compared on the same layers."
-    assert phrases.partial_layer_sentences(pd.DataFrame(told)) == [
-        f"Means of SimAOU and SimAM leave out layers 0 to 2, where a has{end}",
-        f"Means of x leave out layer 4, where a, b, c and 2 more have{end}",
-        f"Means of y leave out layers 0 and 3, where a, b, c and d have{end}",
+    assert phrases.partial_layer_sentences(pd.DataFrame(told, columns=columns)) == [
+        "Means of SimAOU and SimAM of gd and lcgd (and of their controls) leave out layers 0 to 2, "
+        "where a and b have none.",
+        "Means of SimAOU of late (and of its controls) leave out layer 0, where c has none.",
+        "Means of x of v, w, x and 2 more (and of their controls) leave out layer 4, where v, w, x "
+        "and 2 more have none.",
+        "Means of y of gd (and of its controls) leave out layers 0 and 3, where a, b, c and d have "
+        "none.",
     ]
-    nothing = pd.DataFrame(columns=["score", "layer", "hypothesis"])
-    assert phrases.partial_layer_sentences(nothing) == []
+    assert phrases.partial_layer_sentences(pd.DataFrame(columns=columns)) == []

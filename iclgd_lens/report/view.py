@@ -27,7 +27,7 @@ OPTIONAL = {
     "trajectory": ("model", "task", "hypothesis", "score", "passes", "value"),
     "nulls": ("model", "task", "hypothesis", "score", "control", "value"),
     "norms": ("model", "task", "hypothesis", "icl_norm", "ft_norm"),
-    "partial_layers": ("model", "task", "score", "layer", "hypothesis"),
+    "partial_layers": ("model", "task", "hypothesis", "score", "layer", "lacking"),
     "heads": ("model", "task", "hypothesis", "score", "layer", "head", "shown"),
     "attention": ("model", "task", "setting", "position", "token", "weight"),
     "factors": ("model", "task", "factor", "value_of_factor", "hypothesis", "score", "value"),

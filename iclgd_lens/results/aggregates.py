@@ -92,7 +92,7 @@ def score_rows(parts: Parts, label: str, score: str, how: Resampling) -> Iterato
         yield _fact_row(parts, label, score, how)
         return
     arrays = [measured[score] for _, measured in series if score in measured]
-    overall = np.concatenate([parts.per_query(score, array) for array in arrays])
+    overall = np.concatenate([parts.per_query(score, array, label) for array in arrays])
     n, undefined = _counts(overall)
     if len(units) > 1:
         value, low, high = _over_units(parts.per_unit(score, label)[:, None], how)

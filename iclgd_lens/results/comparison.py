@@ -113,7 +113,9 @@ class Comparison(Shown):
 
         arrays = self._arrays(score, hypothesis, by)
         if by == "query" and arrays[0].ndim > 1:
-            arrays = [self.data.per_query(score, array).astype(np.float32) for array in arrays]
+            arrays = [
+                self.data.per_query(score, array, hypothesis).astype(np.float32) for array in arrays
+            ]
         return torch.from_numpy(np.concatenate(arrays))
 
     def _arrays(self, score: str, hypothesis: str, by: By) -> list[Any]:
@@ -181,9 +183,10 @@ class Comparison(Shown):
         return query_frame(self.data, score, hypothesis)
 
     def partial_layers(self) -> pd.DataFrame:
-        """Return the layers that means leave out: what is compared is compared on the same ones.
+        """Return the layers that means leave out, by hypothesis; see `results.common_layers`.
 
-        Columns: score, layer, hypothesis (what has no such score there, in some draw or network).
+        Columns: hypothesis (whose means, and its controls'), score, layer, lacking (what has no
+        such score there, in some draw or network).
         """
         from iclgd_lens.results.frames import partial_layer_frame
 

@@ -201,16 +201,16 @@ class Conclusions:
                 yield name, self._networks(label, score, name)
             else:
                 own = name if control.stands_alone else str(Subject.parse(label).under(name))
-                yield name, self._drawn(own, score)
+                yield name, self._drawn(own, score, label)
 
     def _scores_of(self, label: str) -> list[str]:
         return self.parts.scores(label) if label in self.parts.series else []
 
-    def _drawn(self, label: str, score: str) -> ControlEvidence:
+    def _drawn(self, label: str, score: str, hypothesis: str) -> ControlEvidence:
         failed = self._failed(label, score)
         if failed is not None:
             return ControlEvidence("draw", failed=failed)
-        return ControlEvidence("draw", self.parts.per_draw(score, label))
+        return ControlEvidence("draw", self.parts.per_draw(score, label, hypothesis))
 
     def _networks(self, label: str, score: str, name: str) -> ControlEvidence:
         subject = Subject.parse(label)
@@ -256,8 +256,8 @@ class Conclusions:
         return found
 
     def _between(self, score: str, a: str, b: str) -> dict[str, Any]:
-        """A minus b, draw by draw."""
-        change = self.parts.per_draw(score, a)[:, 0] - self.parts.per_draw(score, b)[:, 0]
+        """A minus b, draw by draw, over the layers of both."""
+        change = self.parts.per_draw(score, a, b)[:, 0] - self.parts.per_draw(score, b, a)[:, 0]
         found = paired_t(change, confidence=self.confidence)
         return {
             "score": score, "kind": "hypotheses", "a": a, "b": b,

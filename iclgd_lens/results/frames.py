@@ -64,14 +64,8 @@ def partial_layer_frame(parts: Parts) -> pd.DataFrame:
     """What is left out of means over layers, and why; see `Comparison.partial_layers`."""
     import pandas as pd
 
-    names = dict.fromkeys(name for label in parts.subjects for name in parts.scores(label))
-    lines = [
-        {"score": score, "layer": layer, "hypothesis": label}
-        for score in names
-        for layer, lacking in parts.partial_layers(score).items()
-        for label in lacking
-    ]
-    return pd.DataFrame(lines, columns=["score", "layer", "hypothesis"])
+    columns = ["hypothesis", "score", "layer", "lacking"]
+    return pd.DataFrame(list(parts.common_layers.partial()), columns=columns)
 
 
 def verdict_frame(conclusions: Conclusions) -> pd.DataFrame:
@@ -185,12 +179,13 @@ def trajectory_frame(parts: Parts, scores: Sequence[str] | None) -> pd.DataFrame
             label = part.label(own)
             subject = Subject.parse(label)
             for passes, measured in stages.items():
+                at = [(part, measured)]
                 where = {
                     "hypothesis": label, "rule": subject.rule, "control": subject.control,
                     "network": part.index, "draw": part.draw, "passes": passes,
                 }  # fmt: skip
                 lines += [
-                    where | {"score": score, "value": parts.aggregate(score, [(part, measured)])}
+                    where | {"score": score, "value": parts.aggregate(score, at, label)}
                     for score in wanted
                     if score in measured or SCORES[score].fact in measured
                 ]
@@ -223,7 +218,7 @@ def null_frame(parts: Parts) -> pd.DataFrame:
             for score in (*primary_scores(), "SimAOU"):
                 if score not in parts.scores(label):
                     continue
-                values = parts.per_unit(score, label)
+                values = parts.per_unit(score, label, hypothesis)
                 lines += [
                     {"hypothesis": hypothesis, "score": score, "control": label, "value": value}
                     for value in values[np.isfinite(values)].tolist()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iclgd_lens.registry import resolve
+from iclgd_lens.results.common_layers import CommonLayers, Measured
 from iclgd_lens.scores import FACTS, LABEL_SCORES, SCORES, Score
 from iclgd_lens.subjects import TRAINED, Subject
 
@@ -70,9 +71,6 @@ class Part:
     def unit(self) -> tuple[int, int]:
         """What this part is a sample of: a draw, or a network."""
         return (self.draw, self.index) if self.network == TRAINED else (-1, self.index)
-
-
-Measured = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,69 +130,40 @@ class Parts:
             found.setdefault(part.unit, []).append((part, measured))
         return list(found.values())
 
-    # -- layers ----------------------------------------------------------------------------------
-
-    def layers(self, score: str) -> list[int]:
-        """Layers over which a score is averaged: those where it exists for all that is compared.
-
-        Compared are the hypotheses and what they have to beat; what failed altogether counts in no
-        layer and takes none away.
-        """
-        return self._layers.get(score, ([], {}))[0]
-
-    def partial_layers(self, score: str) -> dict[int, list[str]]:
-        """Layers that are left out of a score's means, with what has none there.
-
-        In these the score exists for some of what is compared, but not for all, or not in every
-        draw and network.
-        """
-        return self._layers.get(score, ([], {}))[1]
-
     @cached_property
-    def _layers(self) -> dict[str, tuple[list[int], dict[int, list[str]]]]:
-        there: dict[str, dict[str, list[NDArray[np.bool_]]]] = {}
-        for label, subject in self.subjects.items():
-            entry = subject.table_entry
-            if subject.is_setting or (entry is not None and not entry.is_rival):
-                continue
-            for _, measured in self.series[label]:
-                for name, value in measured.items():
-                    if "/" not in name and name not in FACTS and value.ndim == 2:
-                        exists = np.atleast_1d(np.isfinite(value).any(0))
-                        if exists.any():
-                            there.setdefault(name, {}).setdefault(label, []).append(exists)
-        found: dict[str, tuple[list[int], dict[int, list[str]]]] = {}
-        for name, masks in there.items():
-            own = {label: np.logical_and.reduce(each) for label, each in masks.items()}
-            every = np.logical_and.reduce(list(own.values()))
-            some = np.logical_or.reduce([mask for each in masks.values() for mask in each])
-            lacking = {
-                int(layer): [label for label, mask in own.items() if not mask[layer]]
-                for layer in np.flatnonzero(some & ~every)
-            }
-            found[name] = (np.flatnonzero(every).tolist(), lacking)
-        return found
+    def common_layers(self) -> CommonLayers:
+        """The layers that means are taken over."""
+        series = {label: [each for _, each in found] for label, found in self.series.items()}
+        return CommonLayers(self.subjects, series)
 
     # -- one number a unit -----------------------------------------------------------------------
 
-    def per_unit(self, score: str, label: str) -> Floats:
-        """A score's aggregate in each unit of a label: [unit], NaN where it does not exist."""
-        return np.array([self.aggregate(score, unit) for unit in self.units(label)])
+    def per_unit(self, score: str, label: str, beside: str | None = None) -> Floats:
+        """A score's aggregate in each unit of a label: [unit], NaN where it does not exist.
 
-    def per_draw(self, score: str, label: str) -> Floats:
+        Over the layers that the label shares with `beside`, another label; as are the next two.
+        """
+        names = _names(label, beside)
+        return np.array([self.aggregate(score, unit, *names) for unit in self.units(label)])
+
+    def per_draw(self, score: str, label: str, beside: str | None = None) -> Floats:
         """A score of a label on the model itself: [draw realisation], NaN where one failed.
 
         Every draw of the model has its row, whether the label was measured on it or not; orders of
         a draw are averaged. A mean with an undefined part is undefined: what failed is not
         averaged away.
         """
+        names = _names(label, beside)
         found = (
             {unit[0][0].unit: unit for unit in self.units(label)} if label in self.series else {}
         )
         last = max((index for _, index in found), default=0)
         return np.array(
             [
-                [self._strictly(score, found.get((draw, index), ())) for index in range(last + 1)]
+                [
+                    self._strictly(score, found.get((draw, index), ()), names)
+                    for index in range(last + 1)
+                ]
                 for draw in self.draws
             ]
         )
@@ -204,32 +173,37 @@ class Parts:
         networks = sorted({part.index for part in self.parts if part.network == control})
         units = self.units(label) if label in self.series else []
         found = {unit[0][0].index: unit for unit in units}
-        return np.array([self._strictly(score, found.get(index, ())) for index in networks])
+        return np.array(
+            [self._strictly(score, found.get(index, ()), (label,)) for index in networks]
+        )
 
-    def _strictly(self, score: str, unit: Sequence[tuple[Part, Measured]]) -> float:
-        values = [self._of_part(score, part, measured) for part, measured in unit]
+    def _strictly(
+        self, score: str, unit: Sequence[tuple[Part, Measured]], labels: Sequence[str]
+    ) -> float:
+        values = [self._of_part(score, part, measured, labels) for part, measured in unit]
         return float(np.mean(values)) if values else float("nan")
 
-    def aggregate(self, score: str, unit: Sequence[tuple[Part, Measured]]) -> float:
-        """A score over queries and layers, mean over the parts of one unit."""
-        return nanmean([self._of_part(score, part, measured) for part, measured in unit])
+    def aggregate(self, score: str, unit: Sequence[tuple[Part, Measured]], *labels: str) -> float:
+        """A score over queries and the layers of these labels, mean over the parts of one unit."""
+        return nanmean([self._of_part(score, part, measured, labels) for part, measured in unit])
 
-    def _of_part(self, score: str, part: Part, measured: Measured) -> float:
+    def _of_part(self, score: str, part: Part, measured: Measured, labels: Sequence[str]) -> float:
         entry = SCORES[score] if score in SCORES else Score(score)
         if entry.fact is not None:
             return statistic_of(entry, measured, part.gold)
         if score not in measured:
             return float("nan")
-        return nanmean(self.per_query(score, measured[score]))
+        return nanmean(self.per_query(score, measured[score], *labels))
 
-    def per_query(self, score: str, value: NDArray[np.float32]) -> Floats:
-        """A score of each query, averaged over its fixed layers: [query]."""
+    def per_query(self, score: str, value: NDArray[np.float32], *labels: str) -> Floats:
+        """A score of each query, averaged over the layers that these labels share: [query].
+
+        NaN where they share none.
+        """
         array = value.astype(np.float64)
         if array.ndim == 1:
             return array
-        # A score of what is compared by nothing (the oracle alone, say) has no fixed layers.
-        layers = self.layers(score)
-        return nanmean_over(array[:, layers] if layers else array, 1)
+        return nanmean_over(array[:, self.common_layers.of(score, *labels)], 1)
 
     def by_place(self, score: str, unit: Sequence[tuple[Part, Measured]], level: str) -> Floats:
         """A score of each layer, or each layer and head, over the queries of one unit."""
@@ -252,6 +226,10 @@ def statistic_of(score: Score, measured: Measured, gold: NDArray[np.int64]) -> f
             # What diverged answers nothing: a number from the queries that are left would flatter.
             return float(function(facts, gold)) if defined.all() else float("nan")
         return float(function(facts[defined].mean(0)))
+
+
+def _names(label: str, beside: str | None) -> tuple[str, ...]:
+    return (label,) if beside is None else (label, beside)
 
 
 def nanmean(values: Iterable[float] | Floats) -> float:

@@ -143,10 +143,11 @@ def test_layers_that_no_mean_holds_are_told_below_either_table(
 ) -> None:
     (comparison,) = runs["eight"].comparisons.values()
     lines = pd.DataFrame(
-        [("SimAOU", 0, "lcgd"), ("Tok2Attn", 1, "lcgd")], columns=["score", "layer", "hypothesis"]
+        [("gd", "SimAOU", 0, "lcgd"), ("gd", "Tok2Attn", 1, "lcgd")],
+        columns=["hypothesis", "score", "layer", "lacking"],
     )
     monkeypatch.setattr(type(comparison), "partial_layers", lambda _: lines)
     for made in (summary.table, summary.beside):
         told = [line for line in made(comparison) if "leave out" in line]
         assert len(told) == 1
-        assert "Means of SimAOU leave out layer 0, where lcgd has none" in told[0]
+        assert "leave out layer 0, where lcgd has none" in told[0]

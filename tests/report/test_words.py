@@ -178,13 +178,17 @@ def test_layers_that_no_mean_holds_are_told_by_task() -> None:
     leads = [each.lead for each in findings(view(run), model)]
     assert not [lead for lead in leads if "layers" in lead]
     lines = pd.DataFrame(
-        [(model, "sst2", "SimAOU", 0, "gd@untrained"), (model, "mr", "SimAM", 1, "lcgd"),
-         ("another", "sst2", "SimAOU", 2, "gd")],
-        columns=["model", "task", "score", "layer", "hypothesis"],
+        [(model, "sst2", "gd", "SimAOU", 0, "gd@untrained"),
+         (model, "mr", "lcgd", "SimAM", 1, "lcgd"), ("another", "sst2", "gd", "SimAOU", 2, "gd")],
+        columns=["model", "task", "hypothesis", "score", "layer", "lacking"],
     )  # fmt: skip
     found = said(replace(run, more={**run.more, "partial_layers": lines}), "Some means are not")
-    assert "sst2: Means of SimAOU leave out layer 0, where gd@untrained has none" in found.body
-    assert "mr: Means of SimAM leave out layer 1, where lcgd has none" in found.body
+    assert "sst2: Means of SimAOU of gd (and of its controls) leave out layer 0" in found.body
+    assert "where gd@untrained has none" in found.body
+    assert (
+        "mr: Means of SimAM of lcgd (and of its controls) leave out layer 1, where lcgd has none"
+        in found.body
+    )
     assert "layer 2" not in found.body
 
 

@@ -293,28 +293,3 @@ def test_the_table_and_the_figures_show_it(comparison: Comparison) -> None:
     assert len(comparison.layers("SimAM").data) >= 2
     with pytest.raises(ComparisonError, match="No hypothesis has a score 'accuracy' by layer"):
         comparison.layers("accuracy")
-
-
-def test_what_lacks_a_layer_is_named_and_no_mean_holds_the_layer() -> None:
-    def drawn(seed: int, *gone: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        value = torch.rand(Q, L, generator=generator)
-        value[:, list(gone)] = math.nan
-        return {"SimAOU": value, "SimAM": torch.rand(Q, L, generator=generator)}
-
-    given = {"gd": drawn(1), "lcgd": drawn(2, 0), "random[gd]": drawn(3, 2), "oracle": drawn(4, 1)}
-    found = Comparison.of(given, torch.arange(Q) % 2, resamples=10)
-    lines = found.partial_layers()
-    assert lines.to_dict("records") == [
-        {"score": "SimAOU", "layer": 0, "hypothesis": "lcgd"},
-        {"score": "SimAOU", "layer": 2, "hypothesis": "random[gd]"},
-    ]  # the oracle is no rival: it takes no layer away
-    frame = found.frame()
-    for name in ("gd", "lcgd", "random[gd]"):
-        value = select(frame[frame["level"] == "all"], name, "SimAOU")["value"].item()
-        assert value == pytest.approx(float(given[name]["SimAOU"][:, 1].double().mean()))
-    whole = select(frame[frame["level"] == "all"], "lcgd", "SimAM")["value"].item()
-    assert whole == pytest.approx(float(given["lcgd"]["SimAM"].double().mean()))
-    alike = Comparison.of({"gd": drawn(1), "lcgd": drawn(2)}, torch.arange(Q) % 2, resamples=10)
-    assert alike.partial_layers().empty
-    assert list(alike.partial_layers().columns) == list(lines.columns)
