@@ -37,7 +37,8 @@ def found(shown: View) -> dict[str, list[str]]:
                 for column, item in zip(board.columns[2:], line.items[1:], strict=True)
                 if item.text
             ]
-            told = f"{line.head} on {model}: {'; '.join(parts)}."
+            where = f" ({line.small})" if line.small else ""
+            told = f"{line.head} on {model}{where}: {'; '.join(parts)}."
             sentences.setdefault(heads[line.head], []).append(told)
     return sentences
 
@@ -59,7 +60,8 @@ def table(shown: View) -> Iterator[str]:
         yield "|---" * 2 + "|---:" * (len(places) - 1) + "|"
         for line in board.lines:
             if line.items[0].text != "world":
-                yield f"| {line.head} | {' | '.join(line.items[p].text for p in places)} |"
+                head = f"{line.head}, {line.small}" if line.small else line.head
+                yield f"| {head} | {' | '.join(line.items[p].text for p in places)} |"
 
 
 def main(run: str, out: str) -> None:

@@ -144,7 +144,7 @@ def partial_layer_sentences(frame: Any) -> list[str]:
         whose = "its" if len(hypotheses) == 1 else "their"
         sentences.append(
             f"Means of {listed(names)} of {listed(_some(hypotheses))} (and of {whose} controls) "
-            f"leave out {_layers(layers)}, where {listed(lacking)} "
+            f"leave out {layers_named(layers)}, where {listed(lacking)} "
             f"{'has' if len(lacking) == 1 else 'have'} none."
         )
     return sentences
@@ -156,7 +156,7 @@ def _some(names: Sequence[str]) -> list[str]:
     return [*names[:_NAMED], f"{more} more"] if more > 1 else list(names)
 
 
-def _layers(places: Sequence[int]) -> str:
+def layers_named(places: Sequence[int]) -> str:
     """Layer 0; layers 0 and 3; layers 0 to 14."""
     if len(places) == 1:
         return f"layer {places[0]}"

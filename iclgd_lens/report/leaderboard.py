@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iclgd_lens.display_names import control_label, label, lower_is_better
-from iclgd_lens.phrases import TABLE
+from iclgd_lens.phrases import TABLE, layers_named
 from iclgd_lens.report.tables import MARKS, Item, Line, Table, filled, value_item
 from iclgd_lens.report.view import View, number_of, records
 from iclgd_lens.report.words import answer, questions
@@ -41,7 +41,8 @@ def leaderboard(view: View, model: str) -> Table | None:
             items += [_beside(view, model, name, score) for score in scores]
             items += [value_item(cost.get(name, ""))] if cost else []
             items += [_share(view, model, name, str(ceiling), score) for score in shares]
-            lines.append(Line(label(name), tuple(items)))
+            lost = _without(_left_out(view, model, name, scores))
+            lines.append(Line(label(name), tuple(items), small=lost))
     before = 1 + bool(gate) + len(judged)
     lines = [*_worlds(view, scores, before, bool(cost) + len(shares)), *lines]
     columns = ("hypothesis", "kind", *(["learns"] if gate else []),
@@ -52,7 +53,9 @@ def leaderboard(view: View, model: str) -> Table | None:
         "Means over tasks; in small, the best control's mean over tasks and its name. Verdicts: "
         "on how many tasks each hypothesis beats every control; what is no explanation has none. "
         "Share of the ceiling: the score over that of the best change found on the queries "
-        "themselves. Cost: counted passes of sequences through blocks, in units of LCGD's"
+        "themselves. Cost: counted passes of sequences through blocks, in units of LCGD's. Below a "
+        "name: layers that means of scores of attention leave out, on any task; numbers over other "
+        "layers are no comparison"
     )
     return filled(f"All hypotheses, {model}", caption, columns, lines, "scores board")
 
@@ -103,6 +106,24 @@ def _costs(view: View, model: str) -> tuple[str, dict[str, str]]:
     return str(columns[0]).replace("_", " "), {str(k): f"{v:,.4g}" for k, v in sums.items()}
 
 
+def _left_out(
+    view: View, model: str, name: str, scores: Sequence[str]
+) -> set[tuple[str, str, int]]:
+    """Task, score and layer of what a hypothesis's means leave out."""
+    frame = view.more.get("partial_layers")
+    return {
+        (str(row.task), str(row.score), int(row.layer))
+        for row in (() if frame is None else records(frame))
+        if (str(row.model), str(row.hypothesis)) == (model, name) and row.score in scores
+    }
+
+
+def _without(left_out: set[tuple[str, str, int]]) -> str:
+    """The layers among these in words; empty where there are none."""
+    layers = sorted({layer for _, _, layer in left_out})
+    return f"without {layers_named(layers)}" if layers else ""
+
+
 def _rule(facts: Mapping[str, Any], name: str) -> str:
     """The registered hypothesis behind a name of results."""
     return str((facts.get(name) or {}).get("rule") or name)
@@ -121,9 +142,10 @@ def _tally(view: View, model: str, name: str, score: str) -> Item:
 
 
 def _share(view: View, model: str, name: str, ceiling: str, score: str) -> Item:
-    """A score's mean over tasks, as a share of the ceiling's."""
+    """A score's mean over tasks, as a share of the ceiling's; none where their layers differ."""
     own, best = (view.over_tasks(model, each, score) for each in (name, ceiling))
-    if own is None or best is None or not best > 0:
+    left, lost = (_left_out(view, model, each, [score]) for each in (name, ceiling))
+    if own is None or best is None or not best > 0 or left != lost:
         return value_item(TABLE.undefined)
     return value_item(f"{own / best:.0%}".replace("-", "−"))
 

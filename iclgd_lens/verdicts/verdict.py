@@ -186,9 +186,11 @@ class _Rule:
             answer, tested = "no", line.equal
             same = "Better, but by next to nothing, than" if tested.low > 0 else "As good as"
             test = test_of("TOST", one.equivalent, one.family)
+            # Beside networks the interval is of one more of them, and may well be the wider one.
+            what = "its distance from their mean" if tested.unit != "draw" else "it"
             why = (
-                f"{same} {name}: {facts(evidence, name, tested)}; it is shown to be smaller than "
-                f"{number(self.margin(evidence.score))} ({test})"
+                f"{same} {name}: {facts(evidence, name, tested)}; {what} is shown to be smaller "
+                f"than {number(self.margin(evidence.score))} ({test})"
             )
         elif faults:
             short = next((each for each in line.tests if each.least), None)

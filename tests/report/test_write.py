@@ -21,7 +21,9 @@ import pandas as pd
 import pytest
 
 from iclgd_lens.errors import LensError, RunError
+from iclgd_lens.phrases import TABLE
 from iclgd_lens.report import write_report
+from iclgd_lens.report.leaderboard import leaderboard
 from iclgd_lens.report.page import compact, plotly
 from iclgd_lens.report.page_figures import pictures
 from iclgd_lens.report.view import view
@@ -485,6 +487,44 @@ def test_all_hypotheses_stand_beside_their_best_control(tmp_path: Path) -> None:
     best = max(means["gd@untrained"], means["random[gd]"], means["uniform"])
     assert f"{means['gd']:.3f}  {best:.3f} untrained twins" in row
     assert row.split()[-1] == "6"  # 4 tasks of 1.5 s
+
+
+def test_the_leaderboard_says_which_layers_a_mean_leaves_out_and_compares_none_over_others() -> (
+    None
+):
+    run = full()
+    facts = {"hypotheses": {"lcgd": {"rule": "ceiling", "kind": "fitted"}}}
+    run = replace(run, provenance={**run.provenance, **facts})
+    model = view(run).models[0]
+
+    def board(*lines: tuple[str, str, str, str, int, str]) -> dict[str, tuple[str, dict[str, str]]]:
+        columns = ["model", "task", "hypothesis", "score", "layer", "lacking"]
+        lost = pd.DataFrame(list(lines), columns=columns)
+        shown = view(replace(run, more={**run.more, "partial_layers": lost}))
+        table = leaderboard(shown, model)
+        assert table is not None
+        return {
+            line.head: (
+                line.small,
+                dict(zip(table.columns[1:], (item.text for item in line.items), strict=True)),
+            )
+            for line in table.lines if line.items[0].text != "world"
+        }  # fmt: skip
+
+    share = "share of the ceiling, SimAOU"
+    whole = board()
+    assert whole["GD"][0] == whole["LCGD"][0] == ""
+    assert whole["LCGD"][1][share] == "100%"
+    assert whole["GD"][1][share].endswith("%")
+    lines = [(model, "sst2", "gd", "SimAOU", layer, "gd@untrained") for layer in (0, 1)]
+    other = [("another", "sst2", "lcgd", "SimAOU", 2, "lcgd")]
+    one = board(*lines, *other)
+    assert (one["GD"][0], one["LCGD"][0]) == ("without layers 0 and 1", "")
+    assert (one["GD"][1][share], one["LCGD"][1][share]) == (TABLE.undefined, "100%")
+    assert {**one["GD"][1], share: ""} == {**whole["GD"][1], share: ""}
+    # Over the same layers a share is one again.
+    same = board(*lines, *((m, t, "lcgd", s, n, x) for m, t, _, s, n, x in lines))
+    assert same["GD"][1][share] == whole["GD"][1][share]
 
 
 def test_names_meanings_and_order_are_those_of_the_tables(page: Page) -> None:
