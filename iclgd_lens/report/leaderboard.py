@@ -41,7 +41,7 @@ def leaderboard(view: View, model: str) -> Table | None:
             items += [_beside(view, model, name, score) for score in scores]
             items += [value_item(cost.get(name, ""))] if cost else []
             items += [_share(view, model, name, str(ceiling), score) for score in shares]
-            lost = _without(_left_out(view, model, name, scores))
+            lost = _without(_left_out(view, model, name, scores), len(view.tasks))
             lines.append(Line(label(name), tuple(items), small=lost))
     before = 1 + bool(gate) + len(judged)
     lines = [*_worlds(view, scores, before, bool(cost) + len(shares)), *lines]
@@ -118,10 +118,16 @@ def _left_out(
     }
 
 
-def _without(left_out: set[tuple[str, str, int]]) -> str:
-    """The layers among these in words; empty where there are none."""
-    layers = sorted({layer for _, _, layer in left_out})
-    return f"without {layers_named(layers)}" if layers else ""
+def _without(left_out: set[tuple[str, str, int]], tasks: int) -> str:
+    """The layers among these, and on how many of the tasks; empty where there are none."""
+    by_task: dict[str, set[int]] = {}
+    for task, _, layer in left_out:
+        by_task.setdefault(task, set()).add(layer)
+    if not by_task:
+        return ""
+    some = "" if len({frozenset(layers) for layers in by_task.values()}) == 1 else "some of "
+    where = "" if len(by_task) == tasks else f" on {len(by_task)} of {tasks} tasks"
+    return f"without {some}{layers_named(sorted(set().union(*by_task.values())))}{where}"
 
 
 def _rule(facts: Mapping[str, Any], name: str) -> str:

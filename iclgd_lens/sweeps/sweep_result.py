@@ -13,6 +13,7 @@ import numpy as np
 
 from iclgd_lens.display_names import label as shown_label
 from iclgd_lens.errors import ComparisonError
+from iclgd_lens.phrases import layers_named, listed
 from iclgd_lens.ratios import recovery_share
 from iclgd_lens.results.archive import write_parquet
 from iclgd_lens.results.comparison import Comparison
@@ -159,6 +160,38 @@ class Sweep:
             lines.append({"hypothesis": name, "spread": float(np.std(margins, axis=0).mean())})
         return pd.DataFrame(lines)
 
+    def partial_layers(self) -> pd.DataFrame:
+        """Return `Comparison.partial_layers()` of every point, after a column value_of_factor."""
+        import pandas as pd
+
+        frames: list[pd.DataFrame] = []
+        for point in self.points:
+            whole = point.comparison.partial_layers()
+            for column in ("hypothesis", "lacking"):
+                names = [point.renamed(str(name)) for name in whole[column]]
+                whole[column] = pd.Series(names, index=whole.index, dtype=object)
+            own = whole[whole["hypothesis"].notna()]
+            own.insert(0, "value_of_factor", [point.value] * len(own))
+            frames.append(own)
+        return pd.concat(frames, ignore_index=True)
+
+    def _unlike_layers(self, name: str) -> str:
+        """Where along the factor a hypothesis's means leave out other layers than elsewhere."""
+        lines = self.partial_layers()
+        own = lines[(lines["hypothesis"] == name) & (lines["score"] == self.score)]
+        by_layers: dict[tuple[int, ...], list[str]] = {}
+        for point in self.points:
+            there = own[own["value_of_factor"] == point.value]
+            layers = tuple(sorted({int(layer) for layer in there["layer"]}))
+            by_layers.setdefault(layers, []).append(str(point.value))
+        if len(by_layers) < 2:
+            return ""
+        said = [
+            f"without {layers_named(layers)} at {listed(values)}"
+            for layers, values in by_layers.items() if layers
+        ]  # fmt: skip
+        return f"; not over the same layers: {', '.join(said)}"
+
     def _at(self, name: str, value: Any) -> float:
         curve = self.curve(self.score)
         lines = curve[(curve["hypothesis"] == name) & (curve["value_of_factor"] == value)]
@@ -201,7 +234,7 @@ class Sweep:
                     )
                 else:
                     text += "; at no rate tried does it change label logits as much as ICL"
-            said.append(text + ".")
+            said.append(f"{text}{self._unlike_layers(name)}.")
         return " ".join(said)
 
     def _gate(self) -> str:

@@ -519,9 +519,13 @@ def test_the_leaderboard_says_which_layers_a_mean_leaves_out_and_compares_none_o
     lines = [(model, "sst2", "gd", "SimAOU", layer, "gd@untrained") for layer in (0, 1)]
     other = [("another", "sst2", "lcgd", "SimAOU", 2, "lcgd")]
     one = board(*lines, *other)
-    assert (one["GD"][0], one["LCGD"][0]) == ("without layers 0 and 1", "")
+    assert (one["GD"][0], one["LCGD"][0]) == ("without layers 0 and 1 on 1 of 4 tasks", "")
     assert (one["GD"][1][share], one["LCGD"][1][share]) == (TABLE.undefined, "100%")
     assert {**one["GD"][1], share: ""} == {**whole["GD"][1], share: ""}
+    tasks = view(run).tasks
+    everywhere = [(model, task, "gd", "SimAOU", 3, "gd") for task in tasks]
+    assert board(*everywhere)["GD"][0] == "without layer 3"
+    assert board(*everywhere, *lines)["GD"][0] == "without some of layers 0, 1 and 3"
     # Over the same layers a share is one again.
     same = board(*lines, *((m, t, "lcgd", s, n, x) for m, t, _, s, n, x in lines))
     assert same["GD"][1][share] == whole["GD"][1][share]

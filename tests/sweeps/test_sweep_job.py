@@ -14,6 +14,7 @@ import iclgd_lens as lens
 from iclgd_lens.errors import ComparisonError, EpisodeError, HypothesisError, PlanError
 from iclgd_lens.host import Host
 from iclgd_lens.readout.reader import Reader
+from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.sweeps import claims
 from iclgd_lens.sweeps.alterations import (
     in_order,
@@ -23,7 +24,7 @@ from iclgd_lens.sweeps.alterations import (
 )
 from iclgd_lens.sweeps.claims import Claim, load_claim
 from iclgd_lens.sweeps.factors import FACTORS, get_factor
-from iclgd_lens.sweeps.sweep_result import where_equal
+from iclgd_lens.sweeps.sweep_result import Point, Sweep, where_equal
 from tests import checks
 
 KIND = checks.kinds()[0]
@@ -194,6 +195,29 @@ def test_a_sweep_says_what_it_found_and_draws_it() -> None:
     assert [figure.layout[f"yaxis{n}"].title.text for n in ("", "2", "3")] == [
         "AUC", "SimAOU_label", "logit_recovery"
     ]  # fmt: skip
+
+
+def test_values_over_other_layers_are_said_to_be_no_curve() -> None:
+    def score(*layers: int) -> dict[str, Any]:
+        value = np.full((4, 3), np.nan)
+        value[:, list(layers)] = 0.5
+        return {"SimAOU": value}
+
+    def swept(**where: tuple[int, ...]) -> Sweep:
+        values = {name.replace("_", ":"): score(*layers) for name, layers in where.items()}
+        one = Comparison.of(values, np.zeros(4), resamples=5)
+        points = [Point(value, one, {"lcgd": f"lcgd:{n}"}) for n, value in enumerate((1, 2, 4))]
+        return Sweep(get_factor("epochs"), tuple(points))
+
+    found = swept(lcgd_0=(0, 1, 2), lcgd_1=(1, 2), lcgd_2=(1, 2))
+    assert found.partial_layers().to_dict("records") == [
+        {"value_of_factor": v, "hypothesis": "lcgd", "score": "SimAOU", "layer": 0,
+         "lacking": "lcgd"} for v in (2, 4)
+    ]  # fmt: skip
+    assert "; not over the same layers: without layer 0 at 2 and 4." in found.sentence()
+    alike = swept(lcgd_0=(1, 2), lcgd_1=(1, 2), lcgd_2=(1, 2))
+    assert alike.partial_layers().empty
+    assert "layers:" not in alike.sentence()
 
 
 def test_what_cannot_be_swept_is_refused() -> None:
