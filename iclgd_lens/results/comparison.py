@@ -113,9 +113,8 @@ class Comparison(Shown):
 
         arrays = self._arrays(score, hypothesis, by)
         if by == "query" and arrays[0].ndim > 1:
-            arrays = [
-                self.data.per_query(score, array, hypothesis).astype(np.float32) for array in arrays
-            ]
+            means = (self.data.per_query(score, array, hypothesis) for array in arrays)
+            arrays = [each.astype(np.float32) for each in means]
         return torch.from_numpy(np.concatenate(arrays))
 
     def _arrays(self, score: str, hypothesis: str, by: By) -> list[Any]:
@@ -193,13 +192,9 @@ class Comparison(Shown):
         return partial_layer_frame(self.data)
 
     def top_heads(
-        self,
-        score: str = "SimAOU",
-        hypothesis: str = "lcgd",
-        k: int = 5,
-        *,
+        self, score: str = "SimAOU", hypothesis: str = "lcgd", k: int = 5, *,
         control: str | None = None,
-    ) -> pd.DataFrame:
+    ) -> pd.DataFrame:  # fmt: skip
         """Return the k heads that score highest on one half of the queries, scored on the other.
 
         A head that was picked for its score has too high a score; the other half's is honest.
