@@ -44,24 +44,31 @@ class CommonLayers:
         masks = [mask for label in labels if (mask := self._mask(score, label)) is not None]
         return np.flatnonzero(np.logical_and.reduce(masks)).tolist() if masks else []
 
-    def partial(self) -> Iterator[tuple[str, str, int, str]]:
-        """Yield hypothesis, score, layer and label for what keeps a layer out of a family's means.
+    def left_out(self, score: str, hypothesis: str) -> list[int]:
+        """Layers that the means of a hypothesis and its controls leave out.
 
         Layers in which nothing that is compared has the score are left out for all, and not told.
         """
+        present = [
+            mask for name, subject in self.subjects.items() if subject.is_hypothesis
+            for mask in self._having(score, name).values()
+        ]  # fmt: skip
+        found = list(self._having(score, hypothesis).values())
+        if not found:
+            return []
+        every = np.logical_and.reduce(found)
+        return np.flatnonzero(np.logical_or.reduce(present) & ~every).tolist()
+
+    def partial(self) -> Iterator[tuple[str, str, int, str]]:
+        """Yield hypothesis, score, layer and label: what keeps a layer out of whose means."""
         for score in self._masks:
-            compared = {
-                hypothesis: self._having(score, hypothesis)
-                for hypothesis, subject in self.subjects.items()
-                if subject.is_hypothesis and self._having(score, hypothesis)
-            }
-            present = [mask for found in compared.values() for mask in found.values()]
-            for hypothesis, found in compared.items():
-                every = np.logical_and.reduce(list(found.values()))
-                for layer in np.flatnonzero(np.logical_or.reduce(present) & ~every):
-                    for label, mask in found.items():
-                        if not mask[layer]:
-                            yield hypothesis, score, int(layer), label
+            for hypothesis, subject in self.subjects.items():
+                if subject.is_hypothesis:
+                    having = self._having(score, hypothesis)
+                    for layer in self.left_out(score, hypothesis):
+                        for label, mask in having.items():
+                            if not mask[layer]:
+                                yield hypothesis, score, layer, label
 
     @cached_property
     def _masks(self) -> dict[str, dict[str, Mask]]:

@@ -188,7 +188,7 @@ class Conclusions:
         return Evidence(
             label, score, self.parts.per_draw(score, label)[:, 0],
             dict(self._controls(label, score)), entry.better, kind, reason,
-            _rate(facts), rates or {},
+            _rate(facts), rates or {}, tuple(self.parts.common_layers.left_out(score, label)),
         )  # fmt: skip
 
     def _controls(self, label: str, score: str) -> Iterator[tuple[str, ControlEvidence]]:

@@ -80,6 +80,7 @@ class Evidence:
             learned); None if there is.
         rate: The learning rate behind `values`; None if there is none.
         rates: The same evidence at other rates, for the range over which the verdict holds.
+        left_out: Layers that the values are not over, though others have the score there; told.
     """
 
     hypothesis: str
@@ -91,6 +92,7 @@ class Evidence:
     inapplicable: str | None = None
     rate: float | None = None
     rates: Mapping[float, Evidence] = field(default_factory=dict[float, "Evidence"])
+    left_out: tuple[int, ...] = ()
 
     @property
     def sign(self) -> int:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from iclgd_lens.errors import VerdictError
-from iclgd_lens.phrases import listed, number, plain
+from iclgd_lens.phrases import layers_named, listed, number, plain
 from iclgd_lens.verdicts.evidence import Evidence, Tested, facts, test_of, tests_against, would_do
 from iclgd_lens.verdicts.holm_correction import Corrected, Line, corrected, or_one
 from iclgd_lens.verdicts.power import units_needed, units_to_equivalence
@@ -256,6 +256,8 @@ def _overall(evidence: Evidence, single: Sequence[Verdict]) -> Verdict:
         why = f"On {score}, {name} is no better than {controls}. {closest.why}"
     else:
         why = f"On {score}, {name} is not shown to be better than {controls}. {closest.why}"
+    if evidence.left_out:
+        why += f" Means leave out {layers_named(evidence.left_out)}."
     needs = [each.needed for each in by_answer["undecided"]]
     needed = max((each for each in needs if each is not None), default=None)
     return Verdict(

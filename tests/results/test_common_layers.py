@@ -188,6 +188,17 @@ def test_what_keeps_a_layer_out_of_a_mean_is_named() -> None:
     assert nobody.partial_layers().empty
 
 
+def test_a_verdict_says_which_layers_it_is_not_over() -> None:
+    found = compared({**GD, **LATE}, {"gd": [1, 2, 3], "task_vector": [3]})
+    said = {each.hypothesis: each.why for each in found.verdicts(["SimAOU"], gate=False)
+            if each.control == OVERALL}  # fmt: skip
+    assert said["gd"].endswith(" Means leave out layer 0.")
+    assert said["task_vector"].endswith(" Means leave out layers 0 to 2.")
+    whole = compared(GD, {"gd": range(L)})
+    (why,) = [v.why for v in whole.verdicts(["SimAOU"], gate=False) if v.control == OVERALL]
+    assert "leave out" not in why
+
+
 def test_a_layer_that_one_draw_or_one_network_lacks_is_in_no_mean() -> None:
     whole = compared({**GD}, {"gd": range(L)})
     parts = list(whole.parts)
