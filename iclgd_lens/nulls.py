@@ -5,7 +5,7 @@ What each asks, and what varies with it, is in the table `iclgd_lens.controls`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -142,14 +142,52 @@ def shuffled(model: Any, episode: Episode, seed: int = 0) -> Episode:
 
 
 def shuffled_labels(episode: Episode, seed: int = 0) -> Episode:
-    """Return the episode with every demonstration's label replaced by another, drawn at random."""
+    """Return the episode with its demonstrations' labels permuted so that none is right.
+
+    Each label stands as often as before, so that what only counts labels, and the length of the
+    prompt, stay the same. Where one label has more than half of the demonstrations there is no such
+    permutation: then each label is replaced by another, drawn at random.
+    """
     generator = np.random.default_rng(seed)
-    examples: list[Demonstration] = []
-    for example in episode.demonstrations.examples:
-        shift = int(generator.integers(1, episode.n_labels))
-        gold = (example.gold + shift) % episode.n_labels
-        examples.append(Demonstration(example.content, episode.label_tokens[gold], gold))
-    return episode.with_demonstrations(examples)
+    right = [example.gold for example in episode.demonstrations.examples]
+    wrong = deranged(right, generator)
+    if wrong is None:
+        shifts = generator.integers(1, episode.n_labels, len(right))
+        wrong = [
+            (gold + int(shift)) % episode.n_labels
+            for gold, shift in zip(right, shifts, strict=True)
+        ]
+    return episode.with_demonstrations(
+        [
+            Demonstration(example.content, episode.label_tokens[gold], gold)
+            for example, gold in zip(episode.demonstrations.examples, wrong, strict=True)
+        ]
+    )
+
+
+def deranged(values: Sequence[int], generator: np.random.Generator) -> list[int] | None:
+    """Return a random permutation that leaves no value where it was; None if there is none.
+
+    1. Places are sorted by value, values and the places of each in random order.
+    2. Each takes the value of the one that stands as far on as the commonest value is long: that is
+       never its own.
+    3. Random pairs change places, many times, where both stay wrong.
+    """
+    own = np.asarray(values, dtype=np.int64)
+    kinds, counts = np.unique(own, return_counts=True)
+    most, n = int(counts.max(initial=0)), len(own)
+    if 2 * most > n:
+        return None
+    order = [
+        generator.permutation(np.flatnonzero(own == kind)) for kind in generator.permutation(kinds)
+    ]
+    places = np.concatenate([*order, np.zeros(0, np.int64)])
+    found = own.copy()
+    found[places] = own[np.roll(places, -most)]
+    for i, j in generator.integers(0, max(n, 1), (10 * n, 2)):
+        if found[i] != own[j] and found[j] != own[i]:
+            found[i], found[j] = found[j], found[i]
+    return found.tolist()
 
 
 Directions = Literal["gaussian", "uniform"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import warnings
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -17,7 +19,7 @@ from iclgd_lens.host import Host
 from iclgd_lens.host.checkpoint import ModelWarning
 from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.hypotheses.random import random as random_delta
-from iclgd_lens.nulls import random_directions, shuffled_labels, untrained
+from iclgd_lens.nulls import deranged, random_directions, shuffled_labels, untrained
 from iclgd_lens.readout.reader import Reader
 from tests import checks, families
 
@@ -240,14 +242,26 @@ def test_an_unknown_untrained_variant_is_refused() -> None:
 
 
 @pytest.mark.parametrize("labels", [((5,), (6,)), ((5,), (6, 9), (8,), (12,))])
-def test_shuffled_labels_are_all_wrong(labels: Any) -> None:
+def test_shuffled_labels_are_all_wrong_and_stand_as_often(labels: Any) -> None:
     episode = checks.episode(shots=40, labels=labels)
+    examples = episode.demonstrations.examples
+    even = [example for gold in range(len(labels)) for example in examples if example.gold == gold]
+    least = min(Counter(example.gold for example in examples).values())
+    taken = Counter[int]()
+    balanced: list[Any] = []
+    for example in even:
+        taken[example.gold] += 1
+        if taken[example.gold] <= least:
+            balanced.append(example)
+    episode = episode.with_demonstrations(balanced)
     wrong = shuffled_labels(episode, seed=2)
-    pairs = list(zip(episode.demonstrations.examples, wrong.demonstrations.examples, strict=True))
+    pairs = list(zip(balanced, wrong.demonstrations.examples, strict=True))
     for right, example in pairs:
         assert example.content == right.content
         assert example.gold != right.gold
         assert example.label == episode.label_tokens[example.gold]
+    assert Counter(r.gold for r, _ in pairs) == Counter(w.gold for _, w in pairs)
+    assert len(wrong.demonstrations.prompt()) == len(episode.demonstrations.prompt())
     if len(labels) > 2:
         drawn = Counter((right.gold, example.gold) for right, example in pairs)
         assert len(drawn) == len(labels) * (len(labels) - 1), "every wrong label is drawn"
@@ -255,6 +269,47 @@ def test_shuffled_labels_are_all_wrong(labels: Any) -> None:
     assert wrong == shuffled_labels(episode, seed=2)
     assert wrong.queries == episode.queries
     assert wrong.demonstrations.drawn == episode.demonstrations.drawn
+
+
+def test_where_one_label_has_more_than_half_each_is_replaced() -> None:
+    episode = checks.episode(shots=40, labels=((5,), (6, 9), (8,)))
+    examples = [e for e in episode.demonstrations.examples if e.gold == 0]
+    more = [*examples, *(e for e in episode.demonstrations.examples if e.gold == 1)][
+        : len(examples) + 2
+    ]
+    uneven = episode.with_demonstrations(more)
+    golds = [e.gold for e in more]
+    assert deranged(golds, np.random.default_rng(0)) is None
+    wrong = [e.gold for e in shuffled_labels(uneven, 1).demonstrations.examples]
+    assert all(new != old for new, old in zip(wrong, golds, strict=True))
+    assert set(wrong[: len(examples)]) == {1, 2}
+
+
+def test_every_permutation_without_a_fixed_label_is_drawn_about_as_often() -> None:
+    values = [0, 0, 1, 1, 2, 3]
+    allowed = {
+        each for each in itertools.permutations(values)
+        if all(new != old for new, old in zip(each, values, strict=True))
+    }  # fmt: skip
+    drawn = Counter(
+        tuple(deranged(values, np.random.default_rng(seed)) or ())
+        for seed in range(40 * len(allowed))
+    )
+    assert set(drawn) == allowed
+    # 40 expected of each: six standard deviations are 38.
+    assert min(drawn.values()) > 2
+    assert max(drawn.values()) < 78
+
+
+@pytest.mark.parametrize(
+    "values", [[], [0, 1], [0, 1, 2], [1, 1, 0, 0], [0, 0, 1, 2], list(range(9)) * 3]
+)
+def test_a_permutation_without_fixed_labels_is_found_where_there_is_one(values: list[int]) -> None:
+    for seed in range(20):
+        found = deranged(values, np.random.default_rng(seed))
+        assert found is not None
+        assert sorted(found) == sorted(values)
+        assert all(new != old for new, old in zip(found, values, strict=True))
 
 
 @pytest.mark.parametrize("kind_of", ["gaussian", "uniform"])

@@ -29,7 +29,7 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.common import shown_of
 from iclgd_lens.hypotheses.gd import gd_step
-from iclgd_lens.hypotheses.preconditioning import preconditioned, value_moments
+from iclgd_lens.hypotheses.preconditioning import content_end, preconditioned, value_moments
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.training.sgd import train
 
@@ -74,7 +74,7 @@ def gd_plus_plus(
     between(NAME, "gamma", gamma, 0, 1)
     matrices: dict[str, torch.Tensor] = {}
     if gamma:
-        for name, moment in value_moments(host, shown, ends_alone=True).items():
+        for name, moment in value_moments(host, shown, loss_on, content_end).items():
             unit = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
             largest = torch.linalg.eigvalsh(moment)[-1].clamp(min=1e-30)
             matrices[name] = (unit - gamma / largest * moment).float()

@@ -10,7 +10,9 @@ step and ask the left-out ones:
 
 clipped to a tenth to ten times the learning rate, `steps` times. The update is then LCGD in
 sequence, at the rates found. L_f is the label's loss of the left-out demonstrations: that of layer
-l's own output for α_l ("layer", which stays layer-causal), or the model's ("final").
+l's own output for α_l ("layer"), or the model's ("final"). The maximum is over all rates; with
+"layer" over those of layers up to l, so that no later layer has a say and the whole stays
+layer-causal.
 
 Limits: steps = 0 is LCGD to the bit. A layer that L_f does not depend on keeps its rate.
 
@@ -135,7 +137,8 @@ class MetaRates:
         if per == "weight":
             self.group = {n: f"{g} {n.rsplit('_', 1)[1]}" for n, g in self.group.items()}
         last = partial(horizon_step, horizon=host.n_layers - 1)
-        self.rule = layer_step if validate == "layer" else last
+        self.causal = validate == "layer"
+        self.rule = layer_step if self.causal else last
         start = {name: zeros(host, name) for name in names}
         pairs = folds(NAME, shown, fold_count)
         self.left_out = [left_out for _, left_out in pairs]
@@ -152,13 +155,17 @@ class MetaRates:
         logs = dict.fromkeys(self.group.values(), 0.0)
         for _ in range(steps):
             slopes = self.slopes({key: rate * math.exp(value) for key, value in logs.items()})
-            largest = max(abs(slope) for slope in slopes.values())
-            if not 0 < largest < math.inf:
-                break
             for key, slope in slopes.items():
-                moved = logs[key] - meta_lr * slope / largest
-                logs[key] = min(max(moved, -_SPAN), _SPAN)
+                largest = max(abs(slopes[other]) for other in self._scaled_with(key))
+                if 0 < largest < math.inf:
+                    moved = logs[key] - meta_lr * slope / largest
+                    logs[key] = min(max(moved, -_SPAN), _SPAN)
         return {name: math.exp(logs[group]) for name, group in self.group.items()}
+
+    def _scaled_with(self, key: str) -> list[str]:
+        """The rates among which the steepest moves by `meta_lr`, when this one moves."""
+        keys = list(dict.fromkeys(self.group.values()))
+        return [each for each in keys if not self.causal or _layer(each) <= _layer(key)]
 
     def slopes(self, rates: Mapping[str, float]) -> dict[str, float]:
         """Mean over folds of the left-out loss's derivative by the logarithm of each rate."""
@@ -170,6 +177,10 @@ class MetaRates:
                 share = float((gradient * step[name]).sum()) / len(left_out) / len(self.left_out)
                 found[self.group[name]] -= rates[self.group[name]] * share
         return found
+
+
+def _layer(group: str) -> int:
+    return int(group.split()[0])
 
 
 @hypothesis(

@@ -1,16 +1,17 @@
 r"""Newton: values learn along directions scaled by how much the demonstrations vary along them.
 
 Second-order learning of W_V with the Kronecker-factored curvature of its inputs (K-FAC's input
-side): with A the mean of x xᵀ over the demonstrations' tokens, x the input of W_V in that layer,
+side): with A the mean of x xᵀ over the tokens from which the loss's are predicted, which are those
+that the gradient is a mean over, x the input of W_V there in that layer,
 
     ΔW_V <- ΔW_V - η (A / δ + I)⁻¹ g = -(η δ) (A + δ I)⁻¹ g,   δ = damping · (mean eigenvalue of A)
 
 so that common directions are learned no faster than rare ones. Other weights follow g itself. The
 gradient is LCGD's, or GD's with `causal=False`; A is taken once, on the unchanged model.
 
-Limits: damping = infinity is LCGD (or GD) to the bit. On linear regression, a full step with
-η δ = 1 and δ -> 0 is least squares. That transformers' layers follow iterative Newton is the claim
-of Fu et al. 2024; here it can be held against gradient descent.
+Limits: damping = infinity is LCGD (or GD) to the bit. In a world that is linear regression a full
+step on the label with η δ = 1 and δ -> 0 is least squares. That transformers' layers follow
+iterative Newton is the claim of Fu et al. 2024; here it can be held against gradient descent.
 
 Source: Martens and Grosse 2015 (K-FAC); Fu et al. 2024.
 """
@@ -32,7 +33,7 @@ from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.common import shown_of
 from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.lcgd import layer_step
-from iclgd_lens.hypotheses.preconditioning import preconditioned, value_moments
+from iclgd_lens.hypotheses.preconditioning import preconditioned, predicting, value_moments
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.training.sgd import train
 
@@ -79,7 +80,7 @@ def newton(
     between(NAME, "damping", damping, 0, above=True)
     matrices: dict[str, torch.Tensor] = {}
     if math.isfinite(damping):
-        moments = value_moments(host, shown)
+        moments = value_moments(host, shown, loss_on, predicting)
         matrices = {name: damped_inverse(moment, damping) for name, moment in moments.items()}
     with contextlib.nullcontext() if causal else host.laid_out():
         delta = train(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,21 +10,26 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from iclgd_lens.episode import Demonstrations
+from iclgd_lens.demonstrations import Demonstrations, TrainingSequence
 from iclgd_lens.host import Hook, Host, LinearSite, frozen
 from iclgd_lens.hypotheses.common import padded
 from iclgd_lens.training.sgd import Transform
 
+Positions = Callable[[TrainingSequence], list[int]]
+
 
 def value_moments(
-    host: Host, shown: Demonstrations, *, ends_alone: bool = False
+    host: Host, shown: Demonstrations, loss_on: str | None, where: Positions
 ) -> dict[str, Float[Tensor, "d_in d_in"]]:
-    """Mean of x xᵀ over the demonstrations' tokens, x what enters W_V, by W_V's name; in fp64.
+    """Mean of x xᵀ over some of the demonstrations' tokens, x what enters W_V, by W_V's name.
+
+    In fp64. Each demonstration is run once, some of them together; the model stays as it is.
 
     Args:
-        host: The model, unchanged; each demonstration is run once, some of them together.
+        host: The model.
         shown: The demonstrations.
-        ends_alone: The last tokens of the contents alone, where queries are read.
+        loss_on: Which tokens of a demonstration the loss is of.
+        where: The positions of one demonstration: `predicting` or `content_end`.
     """
     sites = {name: site for name, site in host.sites.items() if site.kind == "W_V"}
     sums: dict[str, Tensor] = {}
@@ -36,14 +41,12 @@ def value_moments(
         moment = x.T @ x
         sums[site.weight] = sums[site.weight] + moment if site.weight in sums else moment
 
-    sequences = shown.sequences()
+    sequences = shown.sequences(loss_on)
     with frozen(host.model), torch.no_grad():
         for places, tokens in padded(host, [tuple(each.tokens) for each in sequences]):
             own = torch.zeros_like(tokens, dtype=torch.bool)
             for row, place in enumerate(places):
-                end = sequences[place].label_start
-                last = len(sequences[place].tokens)
-                own[row, slice(end - 1, end) if ends_alone else slice(0, last)] = True
+                own[row, where(sequences[place])] = True
             hooks: list[Hook] = [
                 (site.input_hook, partial(keep, site, own)) for site in sites.values()
             ]
@@ -51,6 +54,16 @@ def value_moments(
                 host.run(tokens)
             counted += int(own.sum())
     return {name: total / counted for name, total in sums.items()}
+
+
+def predicting(sequence: TrainingSequence) -> list[int]:
+    """The positions from which the tokens of the loss are predicted."""
+    return [target - 1 for target in sequence.targets]
+
+
+def content_end(sequence: TrainingSequence) -> list[int]:
+    """The last position of the content, where a query is read."""
+    return [sequence.label_start - 1]
 
 
 def preconditioned(matrices: Mapping[str, Float[Tensor, "d_in d_in"]]) -> Transform:

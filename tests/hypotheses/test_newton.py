@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from iclgd_lens.errors import HypothesisError
+from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.gd_plus_plus import gd_plus_plus
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.newton import damped_inverse, newton
 from iclgd_lens.hypotheses.preconditioning import preconditioned
+from iclgd_lens.worlds import linear_world
 from tests import checks
 from tests.hypotheses import oracles
 
@@ -48,7 +50,7 @@ def test_values_follow_the_gradient_divided_by_damped_moments(
         if not name.endswith("W_V"):
             assert torch.equal(found[name], plain[name])
             continue
-        x = inputs(kind, family, tokens, int(name.split(".")[1]))
+        x = inputs(kind, family, tokens, int(name.split(".")[1]))[:-1]  # all but the last predict
         moment = x.T @ x / len(x)
         delta = 0.3 * np.trace(moment) / len(moment)
         matrix = np.linalg.inv(moment + delta * np.eye(len(moment))) * delta
@@ -56,12 +58,19 @@ def test_values_follow_the_gradient_divided_by_damped_moments(
 
 
 @CASES
-def test_moments_are_means_over_all_tokens(kind: str, family: str) -> None:
+@pytest.mark.parametrize("loss_on", ["all", "label"])
+def test_moments_are_means_over_what_the_loss_is_predicted_from(
+    kind: str, family: str, loss_on: str
+) -> None:
     episode = checks.episode(shots=3)
-    found = newton(checks.host(kind, family), episode, batch_size=3, damping=0.2, layers=0)
-    plain = lcgd(checks.host(kind, family), episode, batch_size=3, layers=0)
+    settings: dict[str, Any] = {"batch_size": 3, "layers": 0, "loss_on": loss_on}
+    found = newton(checks.host(kind, family), episode, damping=0.2, **settings)
+    plain = lcgd(checks.host(kind, family), episode, **settings)
     x = np.concatenate(
-        [inputs(kind, family, tokens, 0) for tokens, _ in oracles.sequences(episode)]
+        [
+            inputs(kind, family, tokens, 0)[(start - 1 if loss_on == "label" else 0) : -1]
+            for tokens, start in oracles.sequences(episode)
+        ]
     )
     moment = torch.tensor(x.T @ x / len(x))
     expected = damped_inverse(moment, 0.2) @ plain["blocks.0.attn.W_V"]
@@ -79,6 +88,29 @@ def test_one_full_step_on_linear_regression_is_least_squares() -> None:
     np.testing.assert_allclose(found.numpy(), np.linalg.lstsq(x, y, rcond=None)[0], atol=1e-5)
     other = torch.ones(2)
     assert step("b", other, other, 1) is other
+
+
+@pytest.mark.parametrize("shots", [10, 40])
+def test_one_full_step_in_a_linear_world_is_least_squares(shots: int) -> None:
+    """The rule itself, from its own gradients and moments, against NumPy on its own inputs."""
+    world = linear_world(shots=shots, inputs=6)
+    host, episode = as_host(world.model), world.episode
+    name, classes = "blocks.1.attn.W_V", 5
+    site, seen = host.site(name), list[torch.Tensor]()
+    hooks = [(site.input_hook, lambda value, hook: seen.append(site.read(value)[0, 1]))]
+    with torch.no_grad(), host.hooked(hooks):
+        for each in episode.demonstrations.sequences("label"):
+            host.run(host.tensor(each.tokens))
+    x = torch.stack(seen).double().numpy()
+    gold = [example.gold for example in episode.demonstrations.examples]
+    y = np.eye(classes)[gold] - 1 / classes  # minus the loss's gradient where all labels are alike
+    damping = 1e-5
+    delta = damping * float(np.mean(np.diag(x.T @ x))) / len(x)
+    settings: dict[str, Any] = {"weights": ["W_V"], "layers": 1, "batch_size": len(x)}
+    found = newton(host, episode, damping=damping, lr=1 / delta, loss_on="label", **settings)
+    predicted = x @ found[name][0].double().numpy()[:, :classes]
+    expected = x @ np.linalg.lstsq(x, y, rcond=1e-9)[0]
+    assert np.linalg.norm(predicted - expected) < 1e-3 * np.linalg.norm(expected)
 
 
 @CASES
