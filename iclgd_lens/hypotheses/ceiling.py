@@ -7,10 +7,10 @@ as a share of this one. It has seen queries and in-context learning: never evide
 
     min_ΔW_V Σ_q |z_q(alone; ΔW_V) - z_q(after the demonstrations)|² + ridge |ΔW_V|²
 
-Limits: with at most as many queries as W_V has inputs and no ridge, it reproduces in-context
-learning's attention outputs: SimAOU 1. Then its predictions, too, where nothing
-else tells the two passes apart (rotary positions; absolute ones are added to the stream, and
-differ). An infinite ridge is no change.
+Limits: with no ridge, and at most as many equations as W_V has inputs (queries, times the query
+heads that share one head of values), it reproduces in-context learning's attention outputs:
+SimAOU 1. Then its predictions, too, where nothing else tells the two passes apart (rotary
+positions; absolute ones are added to the stream, and differ). An infinite ridge is no change.
 
 Source: this package.
 """

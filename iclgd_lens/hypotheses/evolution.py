@@ -296,7 +296,7 @@ def evolution_weights(
     between("evolution_weights", "trials", pairs, 1)
     names = trained_names(host, shown.protocol.trained if weights is None else weights, layers)
     like = {name: zeros(host, name) for name in names}
-    changed = ParameterDelta(like)
+    changed = ParameterDelta({name: value.clone() for name, value in like.items()})
 
     def fitness(direction: Mapping[str, Tensor], scale: float) -> float:
         for name, value in changed.items():

@@ -34,7 +34,7 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import EpisodeError
-from iclgd_lens.host import Host, as_host, frozen
+from iclgd_lens.host import Hook, Host, as_host, frozen
 from iclgd_lens.hypotheses.common import shown_of, training_order
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
@@ -152,12 +152,16 @@ def prompt_attention(
     positions = host.tensor(shown.prompt_positions())[0]
     found: dict[int, Tensor] = {}
 
-    def keep(layer: int, scores: Tensor) -> None:
-        last = scores[0, :, -1].float().softmax(-1)[:, positions]
+    def keep(layer: int, pattern: Tensor, hook: Any) -> None:
+        last = pattern[0, :, -1].float()[:, positions]
         mass = torch.zeros(len(last), len(shown), device=last.device)
         found[layer] = mass.index_add_(1, owner, last)
 
-    with frozen(host.model), torch.no_grad(), host.score_hooks(keep):
+    hooks: list[Hook] = [
+        (f"blocks.{layer}.attn.hook_pattern", partial(keep, layer))
+        for layer in range(host.n_layers)
+    ]
+    with frozen(host.model), torch.no_grad(), host.hooked(hooks):
         host.run(host.tensor(prompt))
     return torch.stack([found[layer] for layer in range(host.n_layers)])
 

@@ -43,13 +43,9 @@ def fit_values(
     for site in host.sites.values():
         if site.kind == "W_V" and site.layer in layers:
             hooks.append((site.input_hook, partial(fit.read, site)))
+            hooks.append((f"blocks.{site.layer}.attn.hook_pattern", fit.keep_pattern))
             hooks.append((host.z_hook(site.layer), partial(fit.change, site)))
-    with (
-        frozen(host.model),
-        torch.no_grad(),
-        host.score_hooks(fit.keep_scores),
-        host.hooked(hooks),
-    ):
+    with frozen(host.model), torch.no_grad(), host.hooked(hooks):
         host.run(host.tensor(continued(rows)))
     return fit.found
 
@@ -66,22 +62,21 @@ class _Fit:
     ) -> None:
         self.groups = host.n_heads // host.n_key_value_heads
         self.ends, self.wanted, self.ridge = ends, wanted, ridge
-        self.inputs, self.scores = torch.empty(0), torch.empty(0)
+        self.inputs, self.pattern = torch.empty(0), torch.empty(0)
         self.found: dict[str, Tensor] = {}
 
     def read(self, site: LinearSite, activation: Tensor, hook: Any) -> None:
         """Keep a layer's inputs."""
         self.inputs = site.read(activation).float()
 
-    def keep_scores(self, layer: int, scores: Tensor) -> None:
-        """Keep a layer's attention scores."""
-        self.scores = scores
+    def keep_pattern(self, pattern: Tensor, hook: Any) -> None:
+        """Keep a layer's attention weights: not every model's are the softmax of its scores."""
+        self.pattern = pattern.float()
 
     def change(self, site: LinearSite, activation: Tensor, hook: Any) -> Tensor:
         """Fit a layer, and return what its heads mix then."""
-        pattern = self.scores.float().softmax(-1)
         row = torch.arange(len(self.ends), device=self.ends.device)
-        at_end = pattern[row, :, self.ends]  # row head key
+        at_end = self.pattern[row, :, self.ends]  # row head key
         mixed = torch.einsum("rhk,rki->rhi", at_end, self.inputs)
         heads = activation.shape[2]
         gap = self.wanted[:, site.layer] - activation[row, self.ends].float()
@@ -97,7 +92,7 @@ class _Fit:
         self.found[site.weight] = change
         values = torch.einsum("rki,gid->rkgd", self.inputs, change)
         values = values.repeat_interleave(self.groups, dim=2)
-        moved = torch.einsum("rhqk,rkhd->rqhd", pattern, values)
+        moved = torch.einsum("rhqk,rkhd->rqhd", self.pattern, values)
         return activation + moved.to(activation.dtype)
 
 

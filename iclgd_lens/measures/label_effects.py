@@ -106,7 +106,8 @@ def centred(
         one: A change of every query, as of `changes`.
         other: Another.
         groups: Which queries belong together; None for all. A query alone in its group has no
-            specific part, so its score is NaN.
+            specific part, so its score is NaN. One that lacks either change has none, and is in no
+            mean of either.
     """
     groups = (
         torch.zeros(len(one), dtype=torch.long, device=one.device) if groups is None else groups
@@ -114,18 +115,26 @@ def centred(
     score = one.new_full(one.shape[:2], math.nan, dtype=torch.float32)
     for group in groups.unique():
         members = (groups == group).nonzero()[:, 0]
-        if len(members) > 1:
-            x, y = (each[members].double() for each in (one, other))
-            score[members] = _cosine(x - x.mean(0), y - y.mean(0)).float()
+        x, y = _both(one[members], other[members])
+        there = x.isfinite().all(-1)
+        found = _cosine(x - x.nanmean(0), y - y.nanmean(0)).float()
+        score[members] = torch.where(there & (there.sum(0) > 1), found, math.nan)
     return score
 
 
 def common(
     one: Float[Tensor, "query layer item"], other: Float[Tensor, "query layer item"]
 ) -> Float[Tensor, "query layer"]:
-    """Cosine of two changes, each averaged over the queries: one number, given to every query."""
-    x, y = (each.double().nanmean(0) for each in (one, other))
+    """Cosine of two changes, each averaged over the queries that have both, given to every one."""
+    x, y = (each.nanmean(0) for each in _both(one, other))
     return _cosine(x, y).float().expand(len(one), -1).clone()
+
+
+def _both(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Two changes in fp64, NaN where a query lacks either in a layer."""
+    there = (one.isfinite() & other.isfinite()).all(-1, keepdim=True)
+    x, y = (torch.where(there, each.double(), math.nan) for each in (one, other))
+    return x, y
 
 
 def mismatched(

@@ -18,6 +18,7 @@ from iclgd_lens.hypotheses.registry import list_hypotheses
 from iclgd_lens.hypotheses.value_regression import ridge_solution
 from iclgd_lens.protocol import DEFAULT, REFERENCE
 from iclgd_lens.readout.reader import Reader
+from iclgd_lens.worlds import linear_world
 from tests import checks
 from tests.hypotheses import oracles
 
@@ -131,6 +132,30 @@ def test_bounds_are_registered_as_fitted() -> None:
     assert found["distilled"].kind == found["ceiling"].kind == "fitted"
     assert found["ceiling"].needs == ("demonstrations", "queries")
     assert found["distilled"].needs == ("demonstrations",)
+
+
+def test_the_ceiling_holds_where_weights_are_no_softmax_of_scores() -> None:
+    world = linear_world(queries=5)
+    reader = Reader(world.model, world.episode)
+    zs, icl = reader.zs(), reader.icl()
+    found = reader.ftzs(ceiling(world.model, world.episode, ridge=0.0))
+    gap = (found.z - icl.z).norm() / (icl.z - zs.z).norm()
+    assert float(gap) < 1e-5
+
+
+def test_query_heads_that_share_values_share_the_ceilings_equations() -> None:
+    """32 inputs and two query heads a value head: 16 queries at most."""
+    host = checks.host(checks.kinds()[0], "llama")
+    assert host.d_model == 16 * host.n_heads // host.n_key_value_heads
+    gaps: list[float] = []
+    for queries in (12, 20):
+        episode = checks.episode(queries=queries)
+        reader = Reader(host, episode)
+        zs, icl = reader.zs(), reader.icl()
+        found = reader.ftzs(ceiling(host, episode, ridge=0.0))
+        gaps.append(float((found.z - icl.z).norm() / (icl.z - zs.z).norm()))
+    assert gaps[0] < 1e-3
+    assert gaps[1] > 0.1
 
 
 @pytest.mark.parametrize(

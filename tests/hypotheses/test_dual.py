@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from iclgd_lens.contexts import Contexts
 from iclgd_lens.errors import HookError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.constant_shift import constant_shift
-from iclgd_lens.hypotheses.dual_form import read_memory
+from iclgd_lens.hypotheses.dual_form import _check_sinks, read_memory
 from iclgd_lens.hypotheses.dual_linear import dual_linear
 from iclgd_lens.hypotheses.dual_momentum import dual_momentum
 from iclgd_lens.hypotheses.dual_softmax import dual_softmax
@@ -297,3 +298,27 @@ def test_in_a_world_of_linear_attention_there_is_no_softmax_to_remove(rung: int)
         dual_softmax(host, episode),
     ):
         checks.close(Reader(host, episode).ftzs(rule).z[:, -1], icl.z[:, -1], 1e-5)
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_a_window_that_hides_demonstrations_has_no_dual_form(kind: str) -> None:
+    config = transformers.MistralConfig(
+        **families._GROUPED, head_dim=12, sliding_window=20, rope_parameters=families._ROPE
+    )
+    host = Host(families.hosted(kind, families.of_config(config), "windowed"))
+    long = checks.episode(shots=6, labels=LONG)
+    assert len(long.demonstrations.prompt()) > 20
+    for build in (dual_linear, dual_softmax):
+        with pytest.raises(HypothesisError, match="a window of windowed hides some of the prompt"):
+            build(host, long)
+    short = checks.episode(shots=1, labels=LONG)
+    assert read(host, dual_softmax(host, short), short).is_finite
+
+
+def test_sinks_of_any_token_are_refused() -> None:
+    host = checks.host(checks.kinds()[0], "llama")
+    whole = torch.full((1, 2, 3, 3), 1 / 3)
+    _check_sinks(host, "rule", whole, None)
+    whole[0, 1, 0] *= 0.9  # the first row alone
+    with pytest.raises(HypothesisError, match="attention sinks"):
+        _check_sinks(host, "rule", whole, None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from iclgd_lens.errors import HypothesisError
-from iclgd_lens.hypotheses.common import label_losses
+from iclgd_lens.hypotheses.common import gradients, label_losses
 from iclgd_lens.hypotheses.evolution import (
     Gated,
     antithetic,
@@ -21,6 +21,7 @@ from iclgd_lens.hypotheses.evolution import (
     nes,
     nes_gradient,
 )
+from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.lcgd import lcgd
 from tests import checks
 
@@ -153,6 +154,15 @@ def test_on_all_weights_it_is_the_random_direction_that_it_says(kind: str) -> No
     assert abs(few["cosine"]) < 0.1
     many = evolution_weights(host, episode, trials=120, seed=1).metadata
     assert many["cosine"] == pytest.approx(math.sqrt(120 / 3193), abs=0.06)
+    # At no change, however far the trials went.
+    wide = evolution_weights(host, episode, sigma=0.1, lr=1.0)
+    zero = {name: torch.zeros_like(value) for name, value in wide.items()}
+    exact = gradients(gd_step, host, zero, episode.demonstrations.sequences("label"))
+    pairs = [(wide[name].double().flatten(), -exact[name].double().flatten()) for name in exact]
+    one, other = (torch.cat(each) for each in zip(*pairs, strict=True))
+    assert wide.metadata["cosine"] == pytest.approx(
+        float(one @ other / one.norm() / other.norm()), abs=1e-5
+    )
     one, other = (evolution_weights(host, episode, seed=3) for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
