@@ -46,6 +46,8 @@ of several networks does, one by one and together."""
 REALISATIONS = 20
 """Of random controls where there is one draw alone, so that they have a spread of their own."""
 
+_REALISATIONS_APART = 1_000_003
+"""Between the seeds of a draw's random controls: no draw meets another's."""
 Chosen = list[tuple[Mapping[str, Any], Mapping[str, Any]]]
 """Each rule's settings and facts on one draw."""
 
@@ -180,7 +182,8 @@ def _realisations(plan: Plan, job: Job, draw: int) -> list[Part]:
         again = plan.job(plan.host, job.episode, plan.options, wrong=job.wrong, frozen=job.frozen)
         for name, pair in built.items():
             for control in repeated:
-                again.measure_update_control(control, name, pair, plan.seed + index)
+                seed = plan.seed + draw + _REALISATIONS_APART * index
+                again.measure_update_control(control, name, pair, seed)
         found.append(dataclasses.replace(_part(again, draw), index=index))
     return found
 

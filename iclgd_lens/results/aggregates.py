@@ -1,8 +1,9 @@
 """From per-query values to the lines of `frame()`: means with intervals, by place.
 
-With two or more units (draws of demonstrations; for a control's networks, networks) an interval is
-Student's t over units: it says what other draws, or other networks, would give. With one unit it is
-a bootstrap over its queries, which says less: how the mean would vary with the queries asked.
+With two or more units (draws of demonstrations; for a control's networks, networks; for random
+controls on one draw, realisations) an interval is Student's t over units: it says what other draws,
+or other networks, would give. Realisations of one of several draws are averaged. With one unit it
+is a bootstrap over its queries, which says less: how the mean would vary with the queries asked.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ COLUMNS = (
     "hypothesis", "rule", "control", "model_state", "settings", "score", "level", "layer", "head",
     "value", "ci_low", "ci_high", "n", "undefined",
 )  # fmt: skip
-OVER_UNITS, OVER_QUERIES = "Student t over draws (or networks)", "bootstrap over queries"
+OVER_UNITS = "Student t over draws (or networks)"
+OVER_QUERIES = "bootstrap over queries (Student t over networks or realisations of a control)"
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,14 @@ def rows(parts: Parts, how: Resampling) -> Iterator[Row]:
 
 def score_rows(parts: Parts, label: str, score: str, how: Resampling) -> Iterator[Row]:
     """The lines of one label and score."""
-    units = parts.units(label)
+    units = parts.samples(label)
     series = parts.series[label]
     entry = SCORES[score] if score in SCORES else None
     if entry is not None and entry.fact is not None:
         yield _fact_row(parts, label, score, how)
         return
-    arrays = [measured[score] for _, measured in series if score in measured]
-    overall = np.concatenate([parts.per_query(score, array, label) for array in arrays])
+    arrays = [(part, measured[score]) for part, measured in series if score in measured]
+    overall = np.concatenate([parts.per_query(score, *each, label) for each in arrays])
     n, undefined = _counts(overall)
     if len(units) > 1:
         value, low, high = _over_units(parts.per_unit(score, label)[:, None], how)
@@ -105,13 +107,13 @@ def score_rows(parts: Parts, label: str, score: str, how: Resampling) -> Iterato
             label, score, None, None, float(found.value), float(found.low), float(found.high), n,
             undefined,
         )  # fmt: skip
-    if arrays[0].ndim > 1:
+    if arrays[0][1].ndim > 1:
         yield from _places(parts, label, score, how)
 
 
 def _places(parts: Parts, label: str, score: str, how: Resampling) -> Iterator[Row]:
     """The lines of single layers, then of single heads."""
-    series, units = parts.series[label], parts.units(label)
+    series, units = parts.series[label], parts.samples(label)
     for level, name in (("layer", score), ("head", f"{score}/head")):
         stacked = [measured[name] for _, measured in series if name in measured]
         if not stacked:
@@ -135,7 +137,7 @@ def _places(parts: Parts, label: str, score: str, how: Resampling) -> Iterator[R
 
 def _fact_row(parts: Parts, label: str, score: str, how: Resampling) -> Row:
     """The line of a score that is a statistic of per-query facts."""
-    entry, units = SCORES[score], parts.units(label)
+    entry, units = SCORES[score], parts.samples(label)
     having = [(p, m) for p, m in parts.series[label] if entry.fact in m]
     facts = np.concatenate([m[str(entry.fact)] for _, m in having]).astype(np.float64)
     defined = np.isfinite(facts).all(-1)

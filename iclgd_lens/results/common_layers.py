@@ -1,16 +1,22 @@
-"""Over which layers a score is averaged: those that a hypothesis and its controls have in common.
+"""Over which layers and queries a score is averaged: those that a family has in common.
 
-What is compared is compared on the same layers. A *family* is a hypothesis with everything that it
-has to beat: its own controls, and the controls that belong to no hypothesis. A mean of any of them
-is over the layers in which each of them has the score, in every draw and network. Other hypotheses
-take no layer away, so that a number does not depend on what else was measured; a difference of two
-hypotheses is over the layers of both families.
+What is compared is compared on the same places. A *family* is a hypothesis with everything that it
+has to beat: its own controls, and the controls that belong to no hypothesis.
+
+1. In one draw, on one network, a query counts in a layer where each of the family that was measured
+   there has the score.
+2. A layer counts where, in every draw and network, at least half of the queries are left that any
+   of the family has there.
+3. A mean of any of them is over these. Layers that are left out are told (`left_out`).
+
+Other hypotheses take nothing away, so that a number does not depend on what else was measured; a
+difference of two hypotheses is over the places of both families.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,71 +28,78 @@ from iclgd_lens.subjects import Subject
 
 Mask = NDArray[np.bool_]
 Measured = Mapping[str, NDArray[np.float32]]
+LEAST_SHARE = 0.5
+"""Of the queries that any of a family has in a layer, those that all of it must have there."""
 
 
 @dataclass(frozen=True, eq=False)
 class CommonLayers:
-    """Layers by score and label.
+    """Layers and queries by score and label.
 
     Attributes:
         subjects: What was measured, by label.
-        series: What was measured of each label in each draw and network, by score.
+        series: Of each label the parts (a network and draw) in which it was measured, and what.
     """
 
     subjects: Mapping[str, Subject]
-    series: Mapping[str, Sequence[Measured]]
+    series: Mapping[str, Sequence[tuple[object, Measured]]]
+    _known: dict[tuple[str, int, tuple[str, ...]], Mask | None] = field(
+        default_factory=dict[tuple[str, int, tuple[str, ...]], "Mask | None"]
+    )
 
     def of(self, score: str, *labels: str) -> list[int]:
         """Layers over which a score of these labels is averaged when they stand side by side.
 
         Empty where their families have none in common, or no score of layers.
         """
-        masks = [mask for label in labels if (mask := self._mask(score, label)) is not None]
+        masks = [mask for label in labels if (mask := self._layers(score, label)) is not None]
         return np.flatnonzero(np.logical_and.reduce(masks)).tolist() if masks else []
+
+    def queries(self, score: str, part: object, shape: tuple[int, ...], *labels: str) -> Mask:
+        """Which queries count in which layers of one part, [query layer]."""
+        found = np.ones(shape, bool)
+        for label in labels:
+            mask = self._queries(score, part, self._family(label))
+            if mask is not None and mask.shape == shape:
+                found &= mask
+        return found
 
     def left_out(self, score: str, hypothesis: str) -> list[int]:
         """Layers that the means of a hypothesis and its controls leave out.
 
-        Layers in which nothing that is compared has the score are left out for all, and not told.
+        Layers in which nothing at all has the score are left out for all, and not told.
         """
-        present = [
-            mask for name, subject in self.subjects.items() if subject.is_hypothesis
-            for mask in self._having(score, name).values()
-        ]  # fmt: skip
-        found = list(self._having(score, hypothesis).values())
-        if not found:
+        mask = self._layers(score, hypothesis)
+        if mask is None:
             return []
-        every = np.logical_and.reduce(found)
-        return np.flatnonzero(np.logical_or.reduce(present) & ~every).tolist()
+        present = np.logical_or.reduce(list(self._anywhere[score].values()))
+        return np.flatnonzero(present & ~mask).tolist()
+
+    def unread(self, score: str, hypothesis: str) -> float:
+        """Share of the layers in which a hypothesis itself has the score that are left out."""
+        own = self._anywhere.get(score, {}).get(hypothesis)
+        if own is None or not own.any():
+            return 0.0
+        return float(own[self.left_out(score, hypothesis)].sum() / own.sum())
 
     def partial(self) -> Iterator[tuple[str, str, int, str]]:
-        """Yield hypothesis, score, layer and label: what keeps a layer out of whose means."""
-        for score in self._masks:
-            for hypothesis, subject in self.subjects.items():
-                if subject.is_hypothesis:
-                    having = self._having(score, hypothesis)
-                    for layer in self.left_out(score, hypothesis):
-                        for label, mask in having.items():
-                            if not mask[layer]:
-                                yield hypothesis, score, layer, label
+        """Yield hypothesis, score, layer and label: what keeps a layer out of whose means.
 
-    @cached_property
-    def _masks(self) -> dict[str, dict[str, Mask]]:
-        """By score and label: where it exists for some query in every draw and network.
-
-        What failed altogether exists in no layer and takes none away.
+        Where each of a family has a layer somewhere, but not for the same queries, it is the one
+        with the fewest.
         """
-        found: dict[str, dict[str, Mask]] = {}
-        for label, parts in self.series.items():
-            for measured in parts:
-                for name, value in measured.items():
-                    if name in FACTS or value.ndim != 2:
-                        continue
-                    exists = np.atleast_1d(np.isfinite(value).any(0))
-                    if exists.any():
-                        masks = found.setdefault(name, {})
-                        masks[label] = exists & masks.get(label, exists)
-        return found
+        for score, anywhere in self._anywhere.items():
+            for hypothesis, subject in self.subjects.items():
+                if not subject.is_hypothesis or hypothesis not in anywhere:
+                    continue
+                having = [label for label in self._family(hypothesis) if label in anywhere]
+                for layer in self.left_out(score, hypothesis):
+                    shares = {label: self._least(score, label, layer) for label in having}
+                    lacking = [label for label, share in shares.items() if share == 0]
+                    for label in lacking or [min(shares, key=lambda each: shares[each])]:
+                        yield hypothesis, score, layer, label
+
+    # -- families --------------------------------------------------------------------------------
 
     @cached_property
     def _owners(self) -> dict[str, str | None]:
@@ -103,28 +116,88 @@ class CommonLayers:
         return found
 
     @cached_property
-    def _families(self) -> dict[str, list[str]]:
+    def _families(self) -> dict[str, tuple[str, ...]]:
         """The labels of each hypothesis's family."""
-        found: dict[str, list[str]] = {}
+        found: dict[str, tuple[str, ...]] = {}
         for hypothesis, own in self.subjects.items():
             if own.is_hypothesis:
-                found[hypothesis] = [
+                found[hypothesis] = tuple(
                     label for label, subject in self.subjects.items()
                     if (self._owners[label] == hypothesis or _stands_alone(subject))
                     and (label == hypothesis or _is_rival(subject))
-                ]  # fmt: skip
+                )  # fmt: skip
         return found
 
-    def _having(self, score: str, hypothesis: str) -> dict[str, Mask]:
-        masks = self._masks.get(score, {})
-        return {label: masks[label] for label in self._families[hypothesis] if label in masks}
-
-    def _mask(self, score: str, label: str) -> Mask | None:
+    def _family(self, label: str) -> tuple[str, ...]:
         owner = self._owners.get(label)
-        found = [] if owner is None else list(self._having(score, owner).values())
-        if found:
-            return np.asarray(np.logical_and.reduce(found))
-        return self._masks.get(score, {}).get(label)
+        family = (label,) if owner is None else self._families[owner]
+        return family if label in family else (*family, label)
+
+    # -- where scores exist ----------------------------------------------------------------------
+
+    @cached_property
+    def _exists(self) -> dict[str, dict[str, list[tuple[object, Mask]]]]:
+        """By score and label: each part's queries and layers that have it.
+
+        What failed altogether in a part exists nowhere there and takes nothing away.
+        """
+        found: dict[str, dict[str, list[tuple[object, Mask]]]] = {}
+        for label, parts in self.series.items():
+            for part, measured in parts:
+                for name, value in measured.items():
+                    if name not in FACTS and value.ndim == 2:
+                        exists = np.isfinite(value)
+                        if exists.any():
+                            found.setdefault(name, {}).setdefault(label, []).append((part, exists))
+        return found
+
+    @cached_property
+    def _anywhere(self) -> dict[str, dict[str, Mask]]:
+        """By score and label: the layers in which some query of some part has it."""
+        return {
+            score: {
+                label: np.logical_or.reduce([exists.any(0) for _, exists in parts])
+                for label, parts in by_label.items()
+            }
+            for score, by_label in self._exists.items()
+        }
+
+    @cached_property
+    def _by_part(self) -> dict[str, dict[int, dict[str, Mask]]]:
+        found: dict[str, dict[int, dict[str, Mask]]] = {}
+        for score, by_label in self._exists.items():
+            for label, parts in by_label.items():
+                for part, exists in parts:
+                    found.setdefault(score, {}).setdefault(id(part), {})[label] = exists
+        return found
+
+    def _queries(self, score: str, part: object, family: tuple[str, ...]) -> Mask | None:
+        key = (score, id(part), family)
+        if key not in self._known:
+            masks = self._masks(score, part, family)
+            self._known[key] = np.logical_and.reduce(masks) if masks else None
+        return self._known[key]
+
+    def _masks(self, score: str, part: object, family: tuple[str, ...]) -> list[Mask]:
+        there = self._by_part.get(score, {}).get(id(part), {})
+        return [there[label] for label in family if label in there]
+
+    def _layers(self, score: str, label: str) -> Mask | None:
+        family = self._family(label)
+        parts = {
+            id(part): part
+            for each in family for part, _ in self._exists.get(score, {}).get(each, [])
+        }  # fmt: skip
+        found: list[Mask] = []
+        for part in parts.values():
+            masks = self._masks(score, part, family)
+            every = np.logical_and.reduce(masks).sum(0)
+            some = np.logical_or.reduce(masks).sum(0)
+            found.append((every > 0) & (every >= LEAST_SHARE * some))
+        return np.asarray(np.logical_and.reduce(found)) if found else None
+
+    def _least(self, score: str, label: str, layer: int) -> float:
+        return min(float(exists[:, layer].mean()) for _, exists in self._exists[score][label])
 
 
 def _is_rival(subject: Subject) -> bool:

@@ -113,7 +113,8 @@ class Comparison(Shown):
 
         arrays = self._arrays(score, hypothesis, by)
         if by == "query" and arrays[0].ndim > 1:
-            means = (self.data.per_query(score, array, hypothesis) for array in arrays)
+            series = [(p, m[score]) for p, m in self._series(hypothesis) if score in m]
+            means = (self.data.per_query(score, *each, hypothesis) for each in series)
             arrays = [each.astype(np.float32) for each in means]
         return torch.from_numpy(np.concatenate(arrays))
 

@@ -130,16 +130,13 @@ class Conclusions:
     ) -> list[Verdict]:
         """The verdicts of every hypothesis, on the primary scores or on those named."""
         chosen = primary_scores() if scores is None else tuple(scores)
-        asked = [name for name in self.asked if CONTROLS[name].is_rival]
-        found: list[Verdict] = []
-        # Controls that every hypothesis has to beat on a score: those that can bear on it.
-        by_controls: dict[tuple[str, ...], list[str]] = {}
-        for score in chosen:
-            bearing = tuple(name for name in asked if self._bears(CONTROLS[name], score))
-            by_controls.setdefault(bearing, []).append(score)
-        for bearing, names in by_controls.items():
-            found += decide(list(self.evidence(names)), gate=gate, asked=bearing, **rule)
-        return found
+        # All scores together: lines that share a control ask one question, whatever the score.
+        return decide(list(self.evidence(chosen)), gate=gate, **rule)
+
+    def _asked(self, score: str) -> tuple[str, ...]:
+        """Controls that every hypothesis has to beat on a score: those that can bear on it."""
+        rivals = [name for name in self.asked if CONTROLS[name].is_rival]
+        return tuple(name for name in rivals if self._bears(CONTROLS[name], score))
 
     def _bears(self, control: Control, score: str) -> bool:
         """Whether a control has anything to say on a score."""
@@ -185,18 +182,18 @@ class Conclusions:
         if gate is not None:
             reason = gate.reason_for(labels=bool(entry.needs))
         reason = reason or self.has_not_learned(label)
+        layers = self.parts.common_layers
         return Evidence(
             label, score, self.parts.per_draw(score, label)[:, 0],
             dict(self._controls(label, score)), entry.better, kind, reason,
-            _rate(facts), rates or {}, tuple(self.parts.common_layers.left_out(score, label)),
+            _rate(facts), rates or {}, self._asked(score), tuple(layers.left_out(score, label)),
+            layers.unread(score, label),
         )  # fmt: skip
 
     def _controls(self, label: str, score: str) -> Iterator[tuple[str, ControlEvidence]]:
         """Each control that was asked for, as far as it bears on a score."""
-        for name in self.asked:
+        for name in self._asked(score):
             control = CONTROLS[name]
-            if not control.is_rival or not self._bears(control, score):
-                continue
             if control.acts_on == "network":
                 yield name, self._networks(label, score, name)
             else:
@@ -247,7 +244,7 @@ class Conclusions:
         for score in chosen:
             having = [n for n in self.parts.hypotheses if score in self._scores_of(n)]
             found += [self._between(score, b, a) for a, b in combinations(having, 2)]
-        p = holm([line["p_value"] for line in found]) if found else []
+        p = holm([line["p_value"] for line in found], count_undefined=True) if found else []
         for line, value in zip(found, p, strict=True):
             line["p_corrected"] = float(value)
         for verdict in self.verdicts(chosen):
@@ -272,17 +269,14 @@ class Conclusions:
         The label contrast is held against zero, its null; other scores against the mean of the
         hypothesis's random control where that was measured, draw by draw.
         """
-        units = self.parts.units(label)
-        values = np.stack([self.parts.by_place(score, unit, "head") for unit in units])
+        values = self.parts.by_draw(score, label, "head")
         control = str(Subject.parse(label).under("random"))
-        beside = None
-        if not SCORES[score].needs and score in self._scores_of(control):
-            others = self.parts.units(control)[: len(units)]
-            beside = np.stack([self.parts.by_place(score, unit, "head") for unit in others])
-        change = values if beside is None or len(beside) != len(values) else values - beside
+        measured = not SCORES[score].needs and score in self._scores_of(control)
+        # Draw by draw; a draw without its control has no difference.
+        change = values - self.parts.by_draw(score, control, "head") if measured else values
         flat = change.reshape(len(change), -1)
         p = np.array([float(paired_t(column).p) for column in flat.T])
-        corrected = benjamini_hochberg(p)
+        corrected = benjamini_hochberg(p, count_undefined=True)
         grid = [(i, j) for i in range(values.shape[1]) for j in range(values.shape[2])]
         mean = np.array([_mean(column) for column in values.reshape(len(values), -1).T])
         return [
@@ -290,7 +284,7 @@ class Conclusions:
                 "layer": layer, "head": head, "value": float(mean[at]),
                 "difference": _mean(flat[:, at]), "p_value": float(p[at]),
                 "p_corrected": float(corrected[at]),
-                "against": "zero" if beside is None else control,
+                "against": control if measured else "zero",
             }
             for at, (layer, head) in enumerate(grid)
         ]  # fmt: skip

@@ -132,19 +132,31 @@ class Parts:
 
     @cached_property
     def common_layers(self) -> CommonLayers:
-        """The layers that means are taken over."""
-        series = {label: [each for _, each in found] for label, found in self.series.items()}
-        return CommonLayers(self.subjects, series)
+        """The layers and queries that means are taken over."""
+        return CommonLayers(self.subjects, self.series)
+
+    def samples(self, label: str) -> list[list[tuple[Part, Measured]]]:
+        """Parts of a label, one list for each thing that an interval counts.
+
+        As `units`, but realisations of a draw, which share its demonstrations, together; unless
+        there is one draw alone.
+        """
+        found: dict[tuple[int, int], list[tuple[Part, Measured]]] = {}
+        several = len({part.draw for part, _ in self.series[label]}) > 1
+        for part, measured in self.series[label]:
+            unit = (part.draw, 0) if several and part.network == TRAINED else part.unit
+            found.setdefault(unit, []).append((part, measured))
+        return list(found.values())
 
     # -- one number a unit -----------------------------------------------------------------------
 
     def per_unit(self, score: str, label: str, beside: str | None = None) -> Floats:
-        """A score's aggregate in each unit of a label: [unit], NaN where it does not exist.
+        """A score's aggregate in each sample of a label: [sample], NaN where it does not exist.
 
         Over the layers that the label shares with `beside`, another label; as are the next two.
         """
         names = _names(label, beside)
-        return np.array([self.aggregate(score, unit, *names) for unit in self.units(label)])
+        return np.array([self.aggregate(score, each, *names) for each in self.samples(label)])
 
     def per_draw(self, score: str, label: str, beside: str | None = None) -> Floats:
         """A score of a label on the model itself: [draw realisation], NaN where one failed.
@@ -193,16 +205,18 @@ class Parts:
             return statistic_of(entry, measured, part.gold)
         if score not in measured:
             return float("nan")
-        return nanmean(self.per_query(score, measured[score], *labels))
+        return nanmean(self.per_query(score, part, measured[score], *labels))
 
-    def per_query(self, score: str, value: NDArray[np.float32], *labels: str) -> Floats:
-        """A score of each query, averaged over the layers that these labels share: [query].
+    def per_query(self, score: str, part: Part, value: NDArray[np.float32], *labels: str) -> Floats:
+        """A score of each query of a part, averaged over the layers that these labels share.
 
-        NaN where they share none.
+        [query]; NaN where they share none.
         """
         array = value.astype(np.float64)
         if array.ndim == 1:
             return array
+        shared = self.common_layers.queries(score, part, array.shape, *labels)
+        array = np.where(shared, array, np.nan)
         return nanmean_over(array[:, self.common_layers.of(score, *labels)], 1)
 
     def by_place(self, score: str, unit: Sequence[tuple[Part, Measured]], level: str) -> Floats:
@@ -210,6 +224,20 @@ class Parts:
         name = f"{score}/head" if level == "head" else score
         having = [measured[name].astype(np.float64) for _, measured in unit if name in measured]
         return nanmean_over(np.stack([nanmean_over(array, 0) for array in having]), 0)
+
+    def by_draw(self, score: str, label: str, level: str) -> Floats:
+        """`by_place` of each draw of the model, realisations of a draw averaged.
+
+        NaN in a draw in which the label has none.
+        """
+        name = f"{score}/head" if level == "head" else score
+        found: dict[int, list[Floats]] = {}
+        for unit in self.units(label):
+            if any(name in measured for _, measured in unit):
+                found.setdefault(unit[0][0].draw, []).append(self.by_place(score, unit, level))
+        means = {draw: np.mean(each, 0) for draw, each in found.items()}
+        none = np.full_like(next(iter(means.values())), np.nan)
+        return np.stack([means.get(draw, none) for draw in self.draws])
 
 
 def statistic_of(score: Score, measured: Measured, gold: NDArray[np.int64]) -> float:

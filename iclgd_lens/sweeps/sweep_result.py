@@ -176,19 +176,17 @@ class Sweep:
         return pd.concat(frames, ignore_index=True)
 
     def _unlike_layers(self, name: str) -> str:
-        """Where along the factor a hypothesis's means leave out other layers than elsewhere."""
-        lines = self.partial_layers()
-        own = lines[(lines["hypothesis"] == name) & (lines["score"] == self.score)]
+        """Where along the factor a hypothesis's means are over other layers than elsewhere."""
         by_layers: dict[tuple[int, ...], list[str]] = {}
         for point in self.points:
-            there = own[own["value_of_factor"] == point.value]
-            layers = tuple(sorted({int(layer) for layer in there["layer"]}))
-            by_layers.setdefault(layers, []).append(str(point.value))
+            layers = point.comparison.data.common_layers
+            there = layers.of(self.score, point.names.get(name, name))
+            by_layers.setdefault(tuple(there), []).append(str(point.value))
         if len(by_layers) < 2:
             return ""
         said = [
-            f"without {layers_named(layers)} at {listed(values)}"
-            for layers, values in by_layers.items() if layers
+            f"{layers_named(layers) if layers else 'none'} at {listed(values)}"
+            for layers, values in by_layers.items()
         ]  # fmt: skip
         return f"; not over the same layers: {', '.join(said)}"
 

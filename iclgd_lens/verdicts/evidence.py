@@ -40,6 +40,8 @@ LEAST_REALISATIONS = 20
 """Realisations of a control that stand in for draws where there is one draw only."""
 FLIPS_FROM = 8
 """Draws from which the exact sign-flip test is shown beside the t-test."""
+MOST_UNREAD = 0.1
+"""Share of its own layers that a hypothesis may lose to what its controls lack, for a "no"."""
 _NAN = float("nan")
 _ADVICE = "if difference and spread stay as they are"
 
@@ -80,7 +82,11 @@ class Evidence:
             learned); None if there is.
         rate: The learning rate behind `values`; None if there is none.
         rates: The same evidence at other rates, for the range over which the verdict holds.
-        left_out: Layers that the values are not over, though others have the score there; told.
+        asked: Names of controls that bear on this score, besides those that `decide` is given: one
+            without evidence is held to be missing, not absent.
+        left_out: Layers that the values are not over, though something has the score there; told.
+        unread: Share of the layers in which the hypothesis itself has the score that are left out,
+            since a control or a draw lacks it there.
     """
 
     hypothesis: str
@@ -92,7 +98,9 @@ class Evidence:
     inapplicable: str | None = None
     rate: float | None = None
     rates: Mapping[float, Evidence] = field(default_factory=dict[float, "Evidence"])
+    asked: tuple[str, ...] = ()
     left_out: tuple[int, ...] = ()
+    unread: float = 0.0
 
     @property
     def sign(self) -> int:
@@ -245,7 +253,11 @@ def _against_networks(
         return Tested(
             value, _mean(others), unit="network", one_draw=one_draw, fault=fault, least=TWINS
         )
-    found = prediction_t(sign * value, sign * others, confidence=1 - alpha)
+    # The model's mean over draws has an error of its own, which its twins' spread need not hold.
+    error, draws = _error_of_mean(values), len(values)
+    found = prediction_t(
+        sign * value, sign * others, confidence=1 - alpha, error=error, draws=draws
+    )
     fault = _population_fault(found, name, "networks")
     if not np.isfinite(value):
         fault = (
@@ -254,7 +266,7 @@ def _against_networks(
     beside = ""
     if others.size >= RANK_FROM:
         beside = f"rank {p_value(rank_p(sign * value, sign * others))}"
-    equal = equivalence(sign * (value - others), margin)
+    equal = equivalence(sign * (value - others), margin, error=error, draws=draws)
     tested = _tested(found, equal, value, _mean(others))
     return replace(tested, unit="network", one_draw=one_draw, beside=beside, fault=fault)
 
@@ -273,6 +285,13 @@ def _tested(found: Difference, equal: Floats, score: float, control: float) -> T
         score, control, float(found.value), float(found.low), float(found.high), float(found.p),
         float(equal), float(found.spread), int(found.n),
     )  # fmt: skip
+
+
+def _error_of_mean(values: Floats) -> float:
+    """Standard error of a mean over draws; 0 of one draw, whose result says that it is one."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return 0.0
+    return float(values.std(ddof=1)) / len(values) ** 0.5
 
 
 def _mean(values: Floats) -> float:

@@ -69,14 +69,22 @@ def paired_t(differences: ArrayLike, *, confidence: float = 0.95) -> Difference:
 
 
 def prediction_t(
-    value: ArrayLike | float, population: ArrayLike, *, confidence: float = 0.95
+    value: ArrayLike | float,
+    population: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    error: float = 0.0,
+    draws: int = 1,
 ) -> Difference:
-    """One value against a population: t = (x - mean) / (s sqrt(1 + 1/J)), J - 1 df.
+    """One value against a population: t = (x - mean) / sqrt(s² (1 + 1/J) + e²), J - 1 df.
 
     Args:
         value: "*rest": the value that may be one more draw of the population.
         population: "unit *rest": its J draws.
         confidence: Coverage of the prediction interval, which is of x minus the next draw.
+        error: e, the standard error of x itself where it is a mean; degrees of freedom are then
+            Welch's, where these are fewer.
+        draws: What that mean is over.
 
     Raises:
         LensError: The shapes do not fit, or the confidence is not between 0 and 1.
@@ -87,8 +95,9 @@ def prediction_t(
     x = np.asarray(value, np.float64).reshape(-1)
     mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
-        error = spread * np.sqrt(1 + 1 / n)
-    return _difference(x - mean, spread, error, n, x - array, confidence, rest)
+        own = spread * np.sqrt(1 + 1 / n)
+    total, df = _together(own, n, error, draws)
+    return _difference(x - mean, spread, total, n, x - array, confidence, rest, df)
 
 
 def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[Floats, Floats, Floats]:
@@ -117,13 +126,30 @@ def rank_p(value: float, population: ArrayLike) -> float:
     return float((1 + np.count_nonzero(~(others < value))) / (1 + others.size))
 
 
-def equivalence(differences: ArrayLike, margin: float) -> Floats:
+def _together(own: Floats, n: NDArray[np.int64], error: float, draws: int) -> tuple[Floats, Floats]:
+    """The standard error of a difference of two, and its degrees of freedom.
+
+    Welch's (1947), but no more than the population's own, so that an error makes no test easier.
+    """
+    df = np.maximum(n - 1.0, 1.0)
+    if not error > 0:
+        return own, df
+    with np.errstate(invalid="ignore", divide="ignore"):
+        squares = own**4 / df + error**4 / max(draws - 1, 1)
+        return np.sqrt(own**2 + error**2), np.minimum((own**2 + error**2) ** 2 / squares, df)
+
+
+def equivalence(
+    differences: ArrayLike, margin: float, *, error: float = 0.0, draws: int = 1
+) -> Floats:
     """P-value that a mean difference lies within the margin: two one-sided t tests (TOST).
 
     Args:
         differences: "unit *rest". For one value and a population: the value minus each of its draws
             (is it the population's mean?).
         margin: Differences smaller than this are as good as none, in the score's units.
+        error: Of one value and a population: the value's own standard error, as in `prediction_t`.
+        draws: As there.
 
     Returns:
         "*rest": small where the mean is shown to lie between -margin and margin (Schuirmann 1987);
@@ -139,10 +165,10 @@ def equivalence(differences: ArrayLike, margin: float) -> Floats:
     array, rest = _by_unit(differences, 0.95)
     mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
-        error = spread / np.sqrt(n)
-        inside = (margin - np.abs(mean)) / error
-    inside = np.where(error == 0, np.where(np.abs(mean) < margin, np.inf, -np.inf), inside)
-    p = t.sf(inside, np.maximum(n - 1, 1))
+        total, df = _together(spread / np.sqrt(n), n, error, draws)
+        inside = (margin - np.abs(mean)) / total
+    inside = np.where(total == 0, np.where(np.abs(mean) < margin, np.inf, -np.inf), inside)
+    p = t.sf(inside, df)
     return np.where(n < 2, np.nan, p).reshape(rest)
 
 
@@ -278,11 +304,12 @@ def _difference(
     units: Floats,
     confidence: float,
     rest: tuple[int, ...],
+    df: Floats | None = None,
 ) -> Difference:
     """A difference and its t-test, from its standard error; `units`: the difference by unit."""
     from scipy.stats import t
 
-    df = np.maximum(n - 1, 1)
+    df = np.maximum(n - 1.0, 1.0) if df is None else df
     largest = np.where(np.isfinite(units), np.abs(units), 0.0).max(0, initial=0.0)
     same = spread <= _ROUNDING * largest  # all units equal, but for rounding
     none = same & (largest == 0)  # and equal to zero: there is no difference

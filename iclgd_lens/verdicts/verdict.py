@@ -8,7 +8,8 @@ random direction?"), and Holm's correction is over that family, failed tests inc
 - `no`: the control is better (corrected p < .05), or the two are shown to be equal within a margin,
   also where a difference is sure but smaller than that;
 - `undecided`: neither, or something failed, is undefined or is too little; it says how many draws
-  or networks would do;
+  or networks would do. Also a `no` over less than nine tenths of the layers that the hypothesis
+  itself has, since a control lacks the score in the others;
 - `not applicable`: no in-context learning, an update that has not learned, or a hypothesis that is
   no explanation.
 
@@ -24,7 +25,15 @@ from typing import Any, Literal
 
 from iclgd_lens.errors import VerdictError
 from iclgd_lens.phrases import layers_named, listed, number, plain
-from iclgd_lens.verdicts.evidence import Evidence, Tested, facts, test_of, tests_against, would_do
+from iclgd_lens.verdicts.evidence import (
+    MOST_UNREAD,
+    Evidence,
+    Tested,
+    facts,
+    test_of,
+    tests_against,
+    would_do,
+)
 from iclgd_lens.verdicts.holm_correction import Corrected, Line, corrected, or_one
 from iclgd_lens.verdicts.power import units_needed, units_to_equivalence
 
@@ -163,7 +172,8 @@ class _Rule:
             Line(name, tuple(tests_against(evidence, name, alpha=self.alpha, margin=margin)))
             for name in evidence.controls
         ]
-        missing = [name for name in self.asked if name not in evidence.controls]
+        asked = dict.fromkeys((*self.asked, *evidence.asked))
+        missing = [name for name in asked if name not in evidence.controls]
         lost = [Line(name, (Tested(fault=f"{name} was not measured"),)) for name in missing]
         return lines + lost
 
@@ -206,6 +216,12 @@ class _Rule:
             needed = self._needed(tested, self.margin(evidence.score), one.family)
             numbers = facts(evidence, name, tested, test)
             why = f"Not told apart from {name}: {numbers}{would_do(needed, tested)}"
+        if answer == "no" and evidence.unread > MOST_UNREAD:
+            answer = "undecided"
+            why = (
+                f"Cannot be a no: the means leave out {evidence.unread:.0%} of the layers in which "
+                f"{evidence.hypothesis} has the score. On the rest: {why}"
+            )
         known = math.isfinite(tested.low) and math.isfinite(tested.high)
         return Verdict(
             evidence.hypothesis, evidence.score, name, answer, tested.p,

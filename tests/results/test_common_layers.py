@@ -188,6 +188,88 @@ def test_what_keeps_a_layer_out_of_a_mean_is_named() -> None:
     assert nobody.partial_layers().empty
 
 
+def holed(share: float, where: tuple[str, ...] = ("gd",)) -> Comparison:
+    """Everything reads .1 in layer 0 and .9 in layer 1; some lack layer 0 for some queries."""
+    parts: list[Part] = []
+    for draw in range(DRAWS):
+        generator = np.random.default_rng(draw)
+        values: dict[str, Given] = {}
+        for label in ("gd", "random[gd]", "lcgd"):
+            value = np.tile(np.float32([0.1, 0.9]), (Q, 1))
+            if label in where:
+                value[generator.permutation(Q)[: round(share * Q)], 0] = np.nan
+            values[label] = {"SimAOU": value}
+        parts.append(Part(values, np.arange(Q) % 2, draw))
+    return Comparison(tuple(parts), {"controls": ["random"]}, resamples=10)
+
+
+@pytest.mark.parametrize("where", [("gd",), ("random[gd]",), ("gd", "random[gd]")])
+def test_a_query_that_one_of_a_family_lacks_is_in_no_mean_of_it(where: tuple[str, ...]) -> None:
+    found = holed(0.2, where)
+    data = found.data
+    assert data.common_layers.of("SimAOU", "gd") == [0, 1]
+    np.testing.assert_allclose(
+        data.per_draw("SimAOU", "gd"), data.per_draw("SimAOU", "random[gd]"), atol=1e-7
+    )
+    # One of Q queries or more stands on layer 1 alone, in both.
+    assert means(found)["gd"] == pytest.approx(means(found)["random[gd]"])
+    assert means(found)["gd"] > 0.5
+    assert means(found)["lcgd"] == pytest.approx(0.5)
+    lines = found.differences(["SimAOU"])
+    (apart,) = lines[lines["kind"] == "hypotheses"]["difference"]
+    assert apart == pytest.approx(0, abs=1e-7)
+    assert found.partial_layers().empty
+
+
+def test_a_layer_counts_where_half_of_its_queries_are_left() -> None:
+    assert holed(0.5).data.common_layers.of("SimAOU", "gd") == [0, 1]
+    found = holed(0.6)
+    assert found.data.common_layers.of("SimAOU", "gd") == [1]
+    assert [means(found)[label] for label in ("gd", "random[gd]")] == pytest.approx([0.9, 0.9])
+    assert found.partial_layers().to_dict("records") == [
+        {"hypothesis": "gd", "score": "SimAOU", "layer": 0, "lacking": "gd"}
+    ]
+    # A query that all lack tells nothing of the family.
+    both = holed(0.0)
+    for part in both.parts:
+        for label in part.values:
+            part.values[label]["SimAOU"][: Q - 1, 0] = np.nan
+    assert both.data.common_layers.of("SimAOU", "gd") == [0, 1]
+
+
+def test_a_layer_that_one_draw_lacks_is_told_though_every_label_lacks_it_there() -> None:
+    found = holed(0.0)
+    for label in found.parts[1].values:
+        found.parts[1].values[label]["SimAOU"][:, 1] = np.nan
+    assert found.data.common_layers.of("SimAOU", "gd") == [0]
+    lines = found.partial_layers()
+    assert set(lines["layer"]) == {1}
+    assert set(lines["hypothesis"]) == {"gd", "lcgd"}
+    whys = [v.why for v in found.verdicts(["SimAOU"], gate=False) if v.control == OVERALL]
+    assert all(why.endswith("Means leave out layer 1.") for why in whys)
+
+
+@pytest.mark.parametrize(("layers", "answer"), [(4, "undecided"), (20, "no")])
+def test_a_no_needs_the_layers_that_the_hypothesis_has(layers: int, answer: str) -> None:
+    """Random directions are below rounding in the last layer, where the hypothesis does well."""
+    parts: list[Part] = []
+    for draw in range(5):
+        generator = np.random.default_rng(draw)
+        own, other = 0.001 * generator.normal(size=(2, Q, layers)).astype(np.float32)
+        own[:, -1] += 0.8
+        other[:, -1] = np.nan
+        values = {"gd": {"SimAOU": own}, "random[gd]": {"SimAOU": other}}
+        parts.append(Part(values, np.arange(Q) % 2, draw))
+    found = Comparison(tuple(parts), {"controls": ["random"]}, resamples=10)
+    said = {each.control: each for each in found.verdicts(["SimAOU"], gate=False)}
+    assert said["random"].verdict == said[OVERALL].verdict == answer
+    if answer == "undecided":
+        assert said["random"].why.startswith(
+            "Cannot be a no: the means leave out 25% of the layers"
+        )
+    assert said[OVERALL].why.endswith(f"Means leave out layer {layers - 1}.")
+
+
 def test_a_verdict_says_which_layers_it_is_not_over() -> None:
     found = compared({**GD, **LATE}, {"gd": [1, 2, 3], "task_vector": [3]})
     said = {each.hypothesis: each.why for each in found.verdicts(["SimAOU"], gate=False)

@@ -214,7 +214,15 @@ def test_values_over_other_layers_are_said_to_be_no_curve() -> None:
         {"value_of_factor": v, "hypothesis": "lcgd", "score": "SimAOU", "layer": 0,
          "lacking": "lcgd"} for v in (2, 4)
     ]  # fmt: skip
-    assert "; not over the same layers: without layer 0 at 2 and 4." in found.sentence()
+    said = "; not over the same layers: layers 0 to 2 at 1, layers 1 and 2 at 2 and 4."
+    assert said in found.sentence()
+    # Values of most factors are comparisons of their own, in which nothing else has the layer.
+    apart = [
+        Point(value, Comparison.of({"lcgd": score(*layers)}, np.zeros(4), resamples=5))
+        for value, layers in ((4, (0, 1, 2)), (16, (2,)))
+    ]
+    said = "; not over the same layers: layers 0 to 2 at 4, layer 2 at 16."
+    assert said in Sweep(get_factor("shots"), tuple(apart)).sentence()
     alike = swept(lcgd_0=(1, 2), lcgd_1=(1, 2), lcgd_2=(1, 2))
     assert alike.partial_layers().empty
     assert "layers:" not in alike.sentence()

@@ -72,8 +72,27 @@ def test_the_numbers_are_those_of_the_rules() -> None:
     assert found["random"].p == pytest.approx(paired.pvalue)
     assert found["random"].interval == pytest.approx(tuple(paired.confidence_interval()))
     twins = np.asarray(controls["untrained"].values)
-    t = (values.mean() - twins.mean()) / (twins.std(ddof=1) * (1 + 1 / 8) ** 0.5)
-    assert found["untrained"].p == pytest.approx(2 * scipy.stats.t.sf(t, 7))
+    own, error = twins.var(ddof=1) * (1 + 1 / 8), values.var(ddof=1) / len(values)
+    welch = (own + error) ** 2 / (own**2 / 7 + error**2 / (len(values) - 1))
+    t = (values.mean() - twins.mean()) / (own + error) ** 0.5
+    assert found["untrained"].p == pytest.approx(2 * scipy.stats.t.sf(t, min(welch, 7)))
+    plain = (values.mean() - twins.mean()) / own**0.5
+    assert found["untrained"].p > 2 * scipy.stats.t.sf(plain, 7)
+
+
+def test_a_model_that_varies_over_draws_is_not_told_apart_from_twins_that_do_not() -> None:
+    """Truly equal to twins, which vary little: its own draws are the uncertainty."""
+    generator = np.random.default_rng(0)
+    answers: list[str] = []
+    for _ in range(300):
+        values, twins = 0.1 * generator.normal(size=5), 0.01 * generator.normal(size=8)
+        answers.append(one(evidence(values, untrained=networks(twins))).verdict)
+    assert answers.count("yes") <= 0.05 * 300
+    better: list[str] = []
+    for _ in range(300):  # truly better by more than the margin
+        values, twins = 0.12 + 0.1 * generator.normal(size=5), 0.02 * generator.normal(size=8)
+        better.append(one(evidence(values, untrained=networks(twins))).verdict)
+    assert better.count("no") <= 0.05 * 300
 
 
 @pytest.mark.parametrize("name", ["random", "shuffled", "untrained"])
@@ -406,7 +425,7 @@ def test_every_yes_has_its_p_and_its_interval(seed: int) -> None:
     generator = np.random.default_rng(seed)
     given = [
         evidence(
-            generator.normal(0.3, 0.2, 5),
+            generator.normal(0.4, 0.2, 5),
             f"h{i}",
             random=draw(generator.normal(0, 0.2, 5)),
             untrained=networks(generator.normal(0, 0.1, 8)),
