@@ -225,6 +225,18 @@ def test_random_controls_have_the_norms_of_their_rule(everything: Any) -> None:
     torch.testing.assert_close(again.tensor("SimAOU", "r"), result.tensor("SimAOU", "random[gd]"))
 
 
+def test_no_two_realisations_of_any_draws_are_the_same_directions() -> None:
+    host = checks.host(checks.kinds()[0], "llama")
+    episodes = [episode()] * 3
+    found = compare(
+        host, episodes, ["gd"], controls=["random"], realisations=3, lr=0.1, resamples=5,
+        tok2attn_queries=0,
+    )  # fmt: skip
+    own = [part.values["random[gd]"]["SimAOU"] for part in found.parts]
+    assert len(own) == 9
+    assert len({each.tobytes() for each in own}) == 9
+
+
 def test_controls_use_their_own_demonstrations(everything: Any) -> None:
     host, result = everything
     from iclgd_lens.nulls import shuffled_labels, untrained

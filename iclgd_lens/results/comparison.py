@@ -198,7 +198,7 @@ class Comparison(Shown):
     ) -> pd.DataFrame:  # fmt: skip
         """Return the k heads that score highest on one half of the queries, scored on the other.
 
-        A head that was picked for its score has too high a score; the other half's is honest.
+        Picked for its score, a head scores too high; the other half, of the same draws, less so.
 
         Args:
             score: A score of heads.

@@ -135,8 +135,11 @@ class Conclusions:
 
     def _asked(self, score: str) -> tuple[str, ...]:
         """Controls that every hypothesis has to beat on a score: those that can bear on it."""
-        rivals = [name for name in self.asked if CONTROLS[name].is_rival]
-        return tuple(name for name in rivals if self._bears(CONTROLS[name], score))
+        return tuple(name for name in self._rivals if self._bears(CONTROLS[name], score))
+
+    @property
+    def _rivals(self) -> list[str]:
+        return [name for name in self.asked if CONTROLS[name].is_rival]
 
     def _bears(self, control: Control, score: str) -> bool:
         """Whether a control has anything to say on a score."""
@@ -182,12 +185,15 @@ class Conclusions:
         if gate is not None:
             reason = gate.reason_for(labels=bool(entry.needs))
         reason = reason or self.has_not_learned(label)
-        layers = self.parts.common_layers
+        if entry.needs and "shuffled" not in self.asked and score not in self._scores_of(label):
+            reason = f"{score} was not measured: it needs wrong labels (the control shuffled)"
+        asked, layers = self._asked(score), self.parts.common_layers
         return Evidence(
             label, score, self.parts.per_draw(score, label)[:, 0],
             dict(self._controls(label, score)), entry.better, kind, reason,
-            _rate(facts), rates or {}, self._asked(score), tuple(layers.left_out(score, label)),
-            layers.unread(score, label),
+            _rate(facts), rates or {}, asked,
+            tuple(name for name in self._rivals if name not in asked),
+            tuple(layers.left_out(score, label)), layers.unread(score, label),
         )  # fmt: skip
 
     def _controls(self, label: str, score: str) -> Iterator[tuple[str, ControlEvidence]]:

@@ -84,6 +84,7 @@ class Evidence:
         rates: The same evidence at other rates, for the range over which the verdict holds.
         asked: Names of controls that bear on this score, besides those that `decide` is given: one
             without evidence is held to be missing, not absent.
+        unasked: Names of controls that were asked for but have nothing to say on this score; told.
         left_out: Layers that the values are not over, though something has the score there; told.
         unread: Share of the layers in which the hypothesis itself has the score that are left out,
             since a control or a draw lacks it there.
@@ -99,6 +100,7 @@ class Evidence:
     rate: float | None = None
     rates: Mapping[float, Evidence] = field(default_factory=dict[float, "Evidence"])
     asked: tuple[str, ...] = ()
+    unasked: tuple[str, ...] = ()
     left_out: tuple[int, ...] = ()
     unread: float = 0.0
 

@@ -264,7 +264,12 @@ def _overall(evidence: Evidence, single: Sequence[Verdict]) -> Verdict:
     closest = max(stubborn, key=lambda each: or_one(each.p_corrected), default=None)
     name, score = evidence.hypothesis, evidence.score
     controls = listed([each.control for each in stubborn])
-    if closest is None:
+    if closest is None and evidence.unasked:
+        why = (
+            f"{listed(evidence.unasked)} {'has' if len(evidence.unasked) == 1 else 'have'} nothing "
+            f"to say on {score}, and no other control was asked for: by itself it shows nothing."
+        )
+    elif closest is None:
         why = f"No control was asked for: a {score} by itself shows nothing."
     elif answer == "yes":
         why = f"On {score}, {name} is better than {controls}. Closest: {closest.why}"
@@ -272,6 +277,9 @@ def _overall(evidence: Evidence, single: Sequence[Verdict]) -> Verdict:
         why = f"On {score}, {name} is no better than {controls}. {closest.why}"
     else:
         why = f"On {score}, {name} is not shown to be better than {controls}. {closest.why}"
+    silent = [name for name in evidence.unasked if name != "shuffled"]  # which it is made from
+    if silent and closest is not None:
+        why += f" {listed(silent)} {'has' if len(silent) == 1 else 'have'} nothing to say on it."
     if evidence.left_out:
         why += f" Means leave out {layers_named(evidence.left_out)}."
     needs = [each.needed for each in by_answer["undecided"]]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import scipy.stats
 import torch
 
 from iclgd_lens.errors import ComparisonError
@@ -19,6 +20,7 @@ from iclgd_lens.measures import similarity
 from iclgd_lens.results.aggregates import COLUMNS
 from iclgd_lens.results.archive import FORMAT
 from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.results.parts import Part
 from iclgd_lens.sealed_files import sealed
 
 Q, L, H, K = 12, 3, 4, 2
@@ -293,3 +295,87 @@ def test_the_table_and_the_figures_show_it(comparison: Comparison) -> None:
     assert len(comparison.layers("SimAM").data) >= 2
     with pytest.raises(ComparisonError, match="No hypothesis has a score 'accuracy' by layer"):
         comparison.layers("accuracy")
+
+
+def drawn_parts(*, lacking: tuple[int, ...] = (), realisations: int = 1, draws: int = 5) -> Any:
+    """Hypothesis and random directions alike in every draw, which differ; 8 heads a layer."""
+    parts: list[Part] = []
+    for draw in range(draws):
+        level = 0.2 * (draw + 1)
+        for index in range(realisations):
+            generator = np.random.default_rng([draw, index])
+            heads = level + 0.001 * generator.normal(size=(2, 4, 1, 8)).astype(np.float32)
+            values = {"random[gd]": {"SimAM/head": heads[1], "SimAM": heads[1].mean(-1)}}
+            if index == 0:
+                values["gd"] = {"SimAM/head": heads[0], "SimAM": heads[0].mean(-1)}
+            if draw in lacking:
+                values.pop("random[gd]")
+            parts.append(Part(values, np.zeros(4, int), draw, index=index))
+    return Comparison(tuple(parts), {"controls": ["random"]}, resamples=5)
+
+
+@pytest.mark.parametrize(("lacking", "realisations"), [((), 1), ((3,), 1), ((), 3), ((0, 2), 2)])
+def test_heads_are_held_against_the_control_of_their_own_draw(
+    lacking: tuple[int, ...], realisations: int
+) -> None:
+    found = drawn_parts(lacking=lacking, realisations=realisations).head_map("SimAM", "gd")
+    assert set(found["against"]) == {"random[gd]"}
+    assert found["value"].to_numpy() == pytest.approx(np.full(8, 0.6), abs=0.01)
+    assert found["difference"].abs().max() < 0.005
+    assert (found["p_corrected"] > 0.001).all()
+
+
+def test_realisations_of_a_draw_are_no_draws() -> None:
+    """Twenty realisations of three draws: the interval is over three."""
+    frame = drawn_parts(realisations=20, draws=3).frame()
+    (line,) = frame[(frame["hypothesis"] == "random[gd]") & (frame["level"] == "all")].itertuples()
+    means = np.array([0.2, 0.4, 0.6])
+    half = scipy.stats.t.ppf(0.975, 2) * means.std(ddof=1) / 3**0.5
+    assert (line.value, line.ci_high) == pytest.approx((0.4, 0.4 + half), abs=0.01)
+    one = drawn_parts(realisations=20, draws=1)
+    (line,) = [
+        row for row in one.rows()
+        if (row.hypothesis, row.level, row.score) == ("random[gd]", "all", "SimAM")
+    ]  # fmt: skip
+    assert line.ci_high - line.ci_low < 0.002  # over realisations, since there is one draw
+
+
+def test_lines_that_share_a_control_are_corrected_over_all_scores() -> None:
+    generator = np.random.default_rng(0)
+    parts: list[Part] = []
+    for draw in range(5):
+        values = {
+            label: {
+                s: generator.normal(size=(4, 2)).astype(np.float32) for s in ("SimAOU", "SimAM")
+            }
+            for label in ("gd", "lcgd", "random[gd]", "random[lcgd]", "gaussian")
+        }
+        for measured in (
+            values["gd"],
+            values["lcgd"],
+            values["random[gd]"],
+            values["random[lcgd]"],
+        ):
+            measured["SimAOU_label"] = generator.normal(size=(4, 2)).astype(np.float32)
+        parts.append(Part(values, np.zeros(4, int), draw))
+    found = Comparison(tuple(parts), {"controls": ["random", "gaussian", "shuffled"]}, resamples=5)
+    said = found.verdicts(["SimAOU", "SimAM", "SimAOU_label"], gate=False)
+    by_random = [each for each in said if each.control == "random"]
+    assert len(by_random) == 6
+    assert all("corrected for 6 questions" in each.why for each in by_random)
+    whys = {(v.hypothesis, v.score): v.why for v in said if v.control == "all controls"}
+    assert "gaussian has nothing to say on it." in whys["gd", "SimAOU_label"]
+    assert "nothing to say" not in whys["gd", "SimAOU"]
+
+
+def test_a_contrast_that_was_not_measured_says_what_it_needs() -> None:
+    one = {"SimAOU": np.ones((4, 2), np.float32)}
+    parts = tuple(Part({"gd": one, "random[gd]": one}, np.zeros(4, int), d) for d in range(3))
+    (line, *_) = Comparison(parts, {"controls": ["random"]}).verdicts(["SimAOU_label"])
+    assert line.verdict == "not applicable"
+    assert line.why == (
+        "SimAOU_label was not measured: it needs wrong labels (the control shuffled)."
+    )
+    only = Comparison(parts, {"controls": ["shuffled"]}).verdicts(["SimAOU_label"], gate=False)[-1]
+    assert only.verdict == "undecided"
+    assert only.why.startswith("shuffled has nothing to say on SimAOU_label, and no other control")
