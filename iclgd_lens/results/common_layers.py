@@ -43,9 +43,8 @@ class CommonLayers:
 
     subjects: Mapping[str, Subject]
     series: Mapping[str, Sequence[tuple[object, Measured]]]
-    _known: dict[tuple[str, int, tuple[str, ...]], Mask | None] = field(
-        default_factory=dict[tuple[str, int, tuple[str, ...]], "Mask | None"]
-    )
+    _known: dict[Any, Mask | None] = field(default_factory=dict[Any, "Mask | None"])
+    """What was asked for once: reading a run asks for the same masks hundreds of times."""
 
     def of(self, score: str, *labels: str) -> list[int]:
         """Layers over which a score of these labels is averaged when they stand side by side.
@@ -184,6 +183,11 @@ class CommonLayers:
 
     def _layers(self, score: str, label: str) -> Mask | None:
         family = self._family(label)
+        if (score, family) not in self._known:
+            self._known[score, family] = self._shared(score, family)
+        return self._known[score, family]
+
+    def _shared(self, score: str, family: tuple[str, ...]) -> Mask | None:
         parts = {
             id(part): part
             for each in family for part, _ in self._exists.get(score, {}).get(each, [])
