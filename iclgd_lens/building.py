@@ -20,7 +20,8 @@ from iclgd_lens.errors import DivergedError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.intervention import Batch, Intervention, hooks_of
-from iclgd_lens.rules import Rule, is_out_of_memory
+from iclgd_lens.raised import is_out_of_memory, raised, warn_of_failure
+from iclgd_lens.rules import Options, Rule
 from iclgd_lens.subjects import Subject
 from iclgd_lens.training.sgd import learning_rate
 from iclgd_lens.training.shared_batches import Chain, alone
@@ -36,7 +37,7 @@ class Builder:
         host: The network.
         episode: The draw's demonstrations, and the queries.
         wrong: The same demonstrations with wrong labels, or None.
-        forgiving: Record whatever a hypothesis raises as its failure, and go on.
+        options: What of that which a hypothesis raises is recorded as its failure.
 
     Attributes:
         failures: Why a label could not be built.
@@ -44,9 +45,10 @@ class Builder:
     """
 
     def __init__(
-        self, host: Host, episode: Episode, wrong: Episode | None, *, forgiving: bool = False
+        self, host: Host, episode: Episode, wrong: Episode | None, options: Options | None = None
     ) -> None:
-        self.host, self.episode, self.wrong, self.forgiving = host, episode, wrong, forgiving
+        self.host, self.episode, self.wrong = host, episode, wrong
+        self.options = options or Options()
         self.failures: dict[str, str] = {}
         self.described: dict[str, dict[str, Any]] = {}
 
@@ -68,17 +70,20 @@ class Builder:
                 raise HypothesisError(
                     f"{rule.name} returned a {type(found).__name__}, not an Intervention."
                 )
-            hooks_of(found, self.host, self._first_query()) if self.forgiving else None
+            hooks_of(found, self.host, self._first_query()) if self.options.forgiving else None
         except (DivergedError, MemoryError) as error:
             if isinstance(error, MemoryError):
                 raise
             self.failures[label] = str(error)
             found = None
         except Exception as error:  # a user's function may fail in any way
-            if not self.forgiving or is_out_of_memory(error):
+            forgiven = self.options.forgiving and not is_out_of_memory(error)
+            if not forgiven and not self.options.survives(error):
                 raise
-            self.failures[label] = f"{rule.name} raised {type(error).__name__}: {error}"
+            self.failures[label] = raised(rule.name, error)
             found = None
+            if not forgiven:  # a benchmark tells of it with its cell
+                warn_of_failure(self.failures[label])
         if episode is self.episode:
             self._describe(rule, value, found, ledger)
         return found
@@ -193,7 +198,7 @@ def _training(
 def _anew(
     builder: Builder, rule: Rule, passes: Sequence[int]
 ) -> Iterator[tuple[int, Intervention, Intervention | None]]:
-    quiet = Builder(builder.host, builder.episode, builder.wrong, forgiving=builder.forgiving)
+    quiet = Builder(builder.host, builder.episode, builder.wrong, builder.options)
     for count in passes:
         further = replace(rule, settings={**rule.settings, "epochs": count})
         right = quiet.build(further, builder.episode, rule.name)

@@ -149,6 +149,9 @@ def compare(
 ) -> Comparison:
     """Compare what hypotheses do to attention with what in-context learning does.
 
+    What a hypothesis, or a control or score of your own, raises is its failure alone
+    (`Comparison.failures`, with a `FailureWarning`); errors about what was asked for are raised.
+
     The model is never changed. On a CPU a HookedTransformer's weights of attention and of gated
     MLPs take twice their memory meanwhile (`Host.laid_out`).
 
@@ -220,7 +223,7 @@ def compare(
         host, draws, _rated(rules, lr), asked, mode, search, twins,
         twin_queries, realisations, passes_of(trajectory),
         None if other is None else with_foreign(draws[0], other), seed,
-        Options(batch_size, pad_queries, tok2attn_queries), progress or silent,
+        Options(batch_size, pad_queries, tok2attn_queries, goes_on=True), progress or silent,
         CollapseJob if collapse else Job,
     )  # fmt: skip
     readouts = {} if zs is None else {reading_key(draws[0]): zs}

@@ -28,10 +28,11 @@ from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.job import Job, reading_key
 from iclgd_lens.nulls import shuffled_labels
+from iclgd_lens.raised import raised, warn_of_failure
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
 from iclgd_lens.results.parts import Part
-from iclgd_lens.rules import Options, Progress, Rule
+from iclgd_lens.rules import Options, Progress, Rule, returned_by
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.training.batched import Networks
 from iclgd_lens.training.shared_batches import Chain, together
@@ -113,8 +114,18 @@ class _Order:
 def _built(plan: Plan, order: _Order, beside: int) -> Chain[tuple[Rule, Pair]]:
     rule, job = order.rule, order.job
     if order.searched:
-        rule = yield from budgeted(rule, job.host, job.episode, beside=beside, **plan.search)
-    return rule, (yield from job.builder.pairing(rule))
+        try:
+            rule = yield from budgeted(rule, job.host, job.episode, beside=beside, **plan.search)
+        except Exception as error:  # a user's function may fail in any way
+            if not plan.options.survives(error):
+                raise
+            told = raised(f"{rule.name}, while its budget was chosen,", error)
+            rule = replace(rule, facts={**rule.facts, "budget": {"problem": told}})
+            warn_of_failure(told)
+    pair: Pair = (None, None)
+    with job.going_on(rule.name):  # what its trainings in shared batches raise
+        pair = yield from job.builder.pairing(rule)
+    return rule, pair
 
 
 def _built_together(
@@ -253,7 +264,8 @@ def _made(
     draw = index % len(plan.draws)
     tell = _numbered(announce, f"{control.name} network {index + 1} of {plan.twins}", 2)
     tell("making it")
-    host = as_host(resolve(control.function)(plan.host, plan.seed + index))
+    made = resolve(control.function)(plan.host, plan.seed + index)
+    host = as_host(returned_by(control, made))
     held.enter_context(host.laid_out())
     held.enter_context(sharing(host))
     episode = first_queries(plan.draws[draw], plan.twin_queries)

@@ -13,10 +13,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from iclgd_lens.errors import ControlError
-from iclgd_lens.registry import Entry, Table
+from iclgd_lens.registry import Entry, Table, check_choice, check_parameters
 
 ActsOn = Literal["update", "demonstrations", "network", "change", "alone"]
 Kind = Literal["draw", "network", "check", "reference"]
@@ -64,6 +64,16 @@ class Control(Entry):
         return self.acts_on in ("alone", "change")
 
 
+_GIVEN: dict[ActsOn, tuple[str, ...]] = {
+    "update": ("delta", "seed"),
+    "demonstrations": ("host", "episode", "seed"),
+    "network": ("model", "seed"),
+    "change": ("zs", "icl", "seed", "normalize"),
+    "alone": ("host", "episode"),
+}
+"""What a control's function is called with."""
+
+
 def _wrap(name: str, function: Callable[..., Any]) -> Control:
     return Control(name, function, _first_line(function))
 
@@ -95,11 +105,17 @@ def control(
         replace: Take over a name that is taken.
 
     Raises:
-        ControlError: The name is taken or not usable.
+        ControlError: The name is taken or not usable, `acts_on` or `kind` does not exist, or the
+            function does not take what a control that acts there is given.
     """
+    check_choice(ControlError, name, "acts_on", acts_on, get_args(ActsOn))
+    if kind is not None:
+        check_choice(ControlError, name, "kind", kind, get_args(Kind))
     usual: dict[ActsOn, Kind] = {"network": "network", "alone": "reference"}
 
     def register(function: F) -> F:
+        what = f"{name}: a control with acts_on={acts_on!r}"
+        check_parameters(ControlError, what, function, _GIVEN[acts_on])
         of = kind or usual.get(acts_on, "draw")
         entry = Control(name, function, meaning or _first_line(function), acts_on, of)
         CONTROLS.add(entry, replace=replace)

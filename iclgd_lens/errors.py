@@ -88,5 +88,8 @@ class RunError(LensError):
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest allowed word, or an empty string."""
-    match = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    words = list(allowed)
+    match = difflib.get_close_matches(given, words, n=1, cutoff=0.5)
+    if not match and len(given) > 1:  # a long word cut short is not close to it, but begins it
+        match = [word for word in words if word.startswith(given)]
     return f" Did you mean {match[0]!r}?" if match else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -20,9 +21,10 @@ from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.intervention import Injection, Intervention
 from iclgd_lens.measures.readings import Frozen, Readings
 from iclgd_lens.measures.score_functions import measured, measured_setting
+from iclgd_lens.raised import raised, warn_of_failure
 from iclgd_lens.readout.reader import Reader, Readout
 from iclgd_lens.registry import resolve
-from iclgd_lens.rules import Options, Progress, Rule, silent
+from iclgd_lens.rules import Options, Progress, Rule, returned_by, silent
 from iclgd_lens.scores import CHANGE_NORMS, KL_MOMENTS, LABEL_SCORES, RECOVERY_MOMENTS, SCORES
 from iclgd_lens.subjects import Subject
 
@@ -45,7 +47,7 @@ class Job:
 
     Attributes:
         values: What was measured, by label and score; on the CPU.
-        failures: Why a label has no scores.
+        failures: Why a label, or a score of somebody's own, has no values.
         described: Settings, metadata and version of each rule.
         built: Each rule's interventions, from right and from wrong demonstrations.
         trajectory: Scores along the training, by label and number of passes.
@@ -65,7 +67,7 @@ class Job:
         self.host, self.episode, self.wrong, self.options = host, episode, wrong, options
         self.tell: Progress = tell or silent
         self.values: Values = {}
-        self.builder = Builder(host, episode, wrong, forgiving=options.forgiving)
+        self.builder = Builder(host, episode, wrong, options)
         self.failures = self.builder.failures
         self.described = self.builder.described
         self.trajectory: dict[str, dict[int, dict[str, Tensor]]] = {}
@@ -149,34 +151,48 @@ class Job:
         self.built[rule.name] = right, wrong
         changed_by_wrong: Readout | None = None
         if own:
-            changed_by_wrong = self.measure(rule.name, right, wrong)
+            with self.going_on(rule.name):
+                changed_by_wrong = self.measure(rule.name, right, wrong)
         for control in controls:
             label = str(Subject(rule.name, control.name))
             if control.acts_on == "update":
                 self.measure_update_control(control, rule.name, (right, wrong), seed)
             elif control.acts_on == "demonstrations":
-                if control.name == "shuffled" and self.wrong is not None:
-                    changed, readout = wrong, changed_by_wrong
-                else:
-                    self.tell(f"{label}: building the update, then each query alone")
-                    changed = self._from_other_demonstrations(rule, control, label, seed, other)
-                    readout = None
-                if changed is not None or label in self.failures:
-                    self.measure(label, changed, readout=readout)
+                with self.going_on(label):
+                    if control.name == "shuffled" and self.wrong is not None:
+                        changed, readout = wrong, changed_by_wrong
+                    else:
+                        self.tell(f"{label}: building the update, then each query alone")
+                        changed = self._from_other_demonstrations(rule, control, label, seed, other)
+                        readout = None
+                    if changed is not None or label in self.failures:
+                        self.measure(label, changed, readout=readout)
 
     def run_alone(self, control: Control, *, seed: int = 0) -> None:
         """Measure a control that belongs to no hypothesis."""
-        if control.acts_on == "change":
-            self._measure_directions(control, seed)
-            return
-        self.tell(f"{control.name}: building it, then each query alone")
-        function = resolve(control.function)
-        rule = Rule(control.name, Hypothesis(control.name, function))
-        right = self.builder.build(rule, self.episode, control.name)
-        wrong = None
-        if self.wrong is not None:
-            wrong = self.builder.build(rule, self.wrong, str(Subject(control.name, "shuffled")))
-        self.measure(control.name, right, wrong)
+        with self.going_on(control.name):
+            if control.acts_on == "change":
+                self._measure_directions(control, seed)
+                return
+            self.tell(f"{control.name}: building it, then each query alone")
+            rule = Rule(control.name, Hypothesis(control.name, resolve(control.function)))
+            right = self.builder.build(rule, self.episode, control.name)
+            wrong = None
+            if self.wrong is not None:
+                wrong = self.builder.build(rule, self.wrong, str(Subject(control.name, "shuffled")))
+            self.measure(control.name, right, wrong)
+
+    @contextmanager
+    def going_on(self, label: str) -> Generator[None, None, None]:
+        """Where it is survived, record what is raised inside as the label's failure, and go on."""
+        try:
+            yield
+        except Exception as error:  # a user's function may fail in any way
+            if not self.options.survives(error):
+                raise
+            self.failures[label] = raised(label, error)
+            self.values.setdefault(label, self.undefined())
+            warn_of_failure(self.failures[label])
 
     # -- measuring -------------------------------------------------------------------------------
 
@@ -203,8 +219,11 @@ class Job:
             self.failures[label] = "Some activations of the intervened model are not finite."
         changed = None if wrong is None else self.reader.ftzs(wrong)
         readings = Readings(self.frozen, ft, changed, lambda: self._attention(right, ft))
-        self.values[label] = measured(readings)
+        self.values[label] = self._scores(readings)
         return changed
+
+    def _scores(self, readings: Readings) -> dict[str, Tensor]:
+        return measured(readings, self.failures if self.options.goes_on else None)
 
     def measure_update_control(
         self, control: Control, name: str, pair: tuple[Intervention | None, ...], seed: int
@@ -222,29 +241,32 @@ class Job:
         if right is None:
             return
         replace = resolve(control.function)
-        try:
-            first = replace(right, seed)
-            second = None if wrong is None else replace(wrong, seed + _APART)
-        except ControlError as error:
-            self.failures[label] = str(error)
-            self.values[label] = self.undefined()
-            return
-        self.measure(label, first, second)
+        with self.going_on(label):
+            try:
+                first = replace(right, seed)
+                second = None if wrong is None else replace(wrong, seed + _APART)
+            except ControlError as error:
+                self.failures[label] = str(error)
+                self.values[label] = self.undefined()
+                return
+            returned_by(control, first)
+            self.measure(label, first, None if wrong is None else returned_by(control, second))
 
     def follow(self, rule: Rule, passes: Sequence[int] = PASSES) -> None:
         """Score a rule along its training, after each number of passes over the demonstrations.
 
         Of a rule that has no passes nothing is kept.
         """
-        for count, right, wrong in along(self.builder, rule, passes):
-            ft = self.reader.ftzs(right)
-            changed = None if wrong is None else self.reader.ftzs(wrong)
-            found = {rule.name: measured(Readings(self.frozen, ft, changed))}
-            if changed is not None:
-                label = str(Subject(rule.name, "shuffled"))
-                found[label] = measured(Readings(self.frozen, changed))
-            for label, values in found.items():
-                self.trajectory.setdefault(label, {})[count] = values
+        with self.going_on(rule.name):
+            for count, right, wrong in along(self.builder, rule, passes):
+                ft = self.reader.ftzs(right)
+                changed = None if wrong is None else self.reader.ftzs(wrong)
+                found = {rule.name: self._scores(Readings(self.frozen, ft, changed))}
+                if changed is not None:
+                    label = str(Subject(rule.name, "shuffled"))
+                    found[label] = self._scores(Readings(self.frozen, changed))
+                for label, values in found.items():
+                    self.trajectory.setdefault(label, {})[count] = values
 
     def _from_other_demonstrations(
         self, rule: Rule, control: Control, label: str, seed: int, other: Episode | None
@@ -253,13 +275,15 @@ class Job:
             return None
         if control.name == "other_task" and other is not None:
             return self.builder.build(rule, other, label)
-        episode = resolve(control.function)(self.host, self.episode, seed)
+        made = resolve(control.function)(self.host, self.episode, seed)
+        episode: Episode = returned_by(control, made)
         return self.builder.build(rule, episode, label)
 
     def _measure_directions(self, control: Control, seed: int) -> None:
         """Score random directions in place of an intervention's change."""
         frozen = self.frozen
-        found = resolve(control.function)(frozen.zs, frozen.icl, seed, frozen.normalize)
+        made = resolve(control.function)(frozen.zs, frozen.icl, seed, frozen.normalize)
+        found: Mapping[str, Tensor] = returned_by(control, made)
         by_head = found["SimAM"].masked_fill(frozen.same_scores, torch.nan)
         outputs = found["SimAOU"].masked_fill(frozen.same_outputs, torch.nan)
         self.values[control.name] = {

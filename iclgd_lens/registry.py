@@ -8,6 +8,7 @@ nearest. A table reads like a mapping and cannot be assigned to.
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -61,7 +62,8 @@ class Table(Mapping[str, E], Generic[E]):
         wrap: Makes an entry of a function that a plugin names without one.
         error: Raised for names that are unknown, unusable or taken.
         warning: Given where a plugin is skipped.
-        load: Called once, before the table is first read, to fill in the package's own entries.
+        load: Called once, before the table is first read or added to from outside, to fill in the
+            package's own entries; called again where it failed.
         reserved: Names that no entry may have.
     """
 
@@ -156,6 +158,10 @@ class Table(Mapping[str, E], Generic[E]):
             LensError: Of the table's class: the name is taken, or not usable.
         """
         name = entry.name
+        # The package's own entries are there first, or they would find their names taken. (They
+        # do not ask for one another: modules that are being imported would import each other.)
+        if not entry.is_built_in:
+            self._fill()
         if not is_name(name):
             raise self._error(f"{name!a} is no {self.what} name: {NAME_RULE}.")
         if name in self._reserved:
@@ -163,9 +169,10 @@ class Table(Mapping[str, E], Generic[E]):
         earlier = self._entries.get(name)
         if earlier is not None and not replace:
             if not _is_same(earlier.made_by(), entry.made_by()):
+                by = _home(earlier.made_by()) or "iclgd_lens"  # a statistic's score has no function
                 raise self._error(
-                    f"A {self.what} called {name!r} is registered already (by "
-                    f"{_home(earlier.made_by())}). Choose another name, or replace=True."
+                    f"A {self.what} called {name!r} is registered already (by {by}). Choose "
+                    "another name, or replace=True."
                 )
             if _home(entry.made_by()) == "__main__":
                 warnings.warn(
@@ -178,7 +185,11 @@ class Table(Mapping[str, E], Generic[E]):
     def _fill(self) -> None:
         if self._load is not None:
             load, self._load = self._load, None
-            load()
+            try:
+                load()
+            except BaseException:
+                self._load = load  # what it has added already it may add again
+                raise
 
     # -- plugins ---------------------------------------------------------------------------------
 
@@ -205,6 +216,50 @@ class Table(Mapping[str, E], Generic[E]):
             self._warning,
             stacklevel=1,  # one place, so that a plugin is complained about once
         )
+
+
+def check_choice(
+    error: type[LensError], name: str, what: str, given: Any, allowed: Iterable[str]
+) -> None:
+    """Refuse a word that is none of those allowed.
+
+    Args:
+        error: Raised for it.
+        name: Whose it is.
+        what: What it is called where it is given.
+        given: The word.
+        allowed: The words that there are.
+
+    Raises:
+        LensError: Of the given class: it is none of them; the nearest is named.
+    """
+    words = tuple(allowed)
+    if given not in words:
+        raise error(
+            f"{name}: {what} is {given!r}; allowed: {', '.join(words)}."
+            + nearest(str(given), words)
+        )
+
+
+def check_parameters(
+    error: type[LensError], what: str, function: Callable[..., Any], needed: Iterable[str]
+) -> None:
+    """Refuse a function that cannot be called with what it will be given, by place.
+
+    Raises:
+        LensError: Of the given class: it takes other parameters.
+    """
+    names = tuple(needed)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a few that are written in C nothing can be told
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        raise error(
+            f"{what} is called with ({', '.join(names)}); the function takes {signature}."
+        ) from None
 
 
 def resolve(function: Callable[..., Any] | str) -> Callable[..., Any]:

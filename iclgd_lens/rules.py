@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from iclgd_lens.controls import CONTROLS, Control
-from iclgd_lens.errors import HypothesisError, nearest
+from iclgd_lens.episode import Episode
+from iclgd_lens.errors import ControlError, HypothesisError, LensError, nearest
 from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.raised import FailureWarning, is_out_of_memory
 from iclgd_lens.subjects import check_name
 
 Progress = Callable[[str], None]
@@ -42,12 +44,20 @@ class Options:
         pad_queries: Run queries of unequal length together.
         tok2attn_queries: On how many queries Tok2Attn is measured.
         forgiving: Record whatever a hypothesis raises as its failure, and go on.
+        goes_on: Record what a hypothesis, a control or a score of somebody's own raises as its
+            failure, and go on; this package's errors (a wrong setting, say) stay errors.
     """
 
     batch_size: int | None = None
     pad_queries: bool = True
     tok2attn_queries: int = 32
     forgiving: bool = False
+    goes_on: bool = False
+
+    def survives(self, error: Exception) -> bool:
+        """Whether an error is recorded as a failure, so that the rest is measured all the same."""
+        own = isinstance(error, (LensError, FailureWarning))
+        return self.goes_on and not own and not is_out_of_memory(error)
 
 
 def resolve_rules(
@@ -117,14 +127,29 @@ def split_controls(
     return found
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice: another machine may do better."""
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or (isinstance(error, RuntimeError) and "memory" in text and "alloc" in text)
-        or type(error).__name__ == "OutOfMemoryError"
-    )
+_MAKES: Mapping[str, tuple[type, str]] = {
+    "update": (Intervention, "an Intervention"),
+    "demonstrations": (Episode, "an Episode"),
+    "network": (object, "a network"),
+    "change": (Mapping, "scores by name"),
+}
+"""What a control returns, by what it acts on. (One that stands alone is built as a hypothesis.)"""
+
+
+def returned_by(control: Control, found: Any) -> Any:
+    """What a control's function returned, where it is what it has to return.
+
+    Raises:
+        ControlError: It is not.
+    """
+    kind, words = _MAKES[control.acts_on]
+    if found is None or not isinstance(found, kind):
+        given = "None" if found is None else f"a {type(found).__name__}"
+        raise ControlError(
+            f"The control {control.name!r} returned {given}; one with acts_on={control.acts_on!r} "
+            f"must return {words}."
+        )
+    return found
 
 
 def silent(stage: str) -> None:

@@ -15,12 +15,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from iclgd_lens.errors import ScoreError
-from iclgd_lens.registry import Entry, Table
+from iclgd_lens.registry import Entry, Table, check_choice, check_parameters
 
 Level = Literal["query", "layer", "head"]
+Better = Literal["higher", "lower"]
+_Group = Literal["attention", "behaviour"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 LABEL_SCORES = "label_scores"
@@ -70,7 +72,7 @@ class Score(Entry):
     meaning: str = ""
     level: Level = "query"
     by_head: Callable[..., Any] | str | None = None
-    better: Literal["higher", "lower"] = "higher"
+    better: Better = "higher"
     primary: bool = False
     group: Literal["attention", "residual", "behaviour"] = "attention"
     span: str = "-1 to 1"
@@ -110,9 +112,9 @@ def score(
     *,
     meaning: str = "",
     level: Level = "query",
-    better: Literal["higher", "lower"] = "higher",
-    group: Literal["attention", "behaviour"] = "attention",
-    needs: tuple[Literal["shuffled"], ...] = (),
+    better: Better = "higher",
+    group: _Group = "attention",
+    needs: Literal["shuffled"] | tuple[Literal["shuffled"], ...] = (),
     span: str = "",
     replace: bool = False,
 ) -> Callable[[F], F]:
@@ -130,15 +132,23 @@ def score(
         replace: Take over a name that is taken.
 
     Raises:
-        ScoreError: The name is taken or not usable.
+        ScoreError: The name is taken or not usable, `level`, `better`, `group` or `needs` does not
+            exist, or the function does not take readings alone.
     """
+    check_choice(ScoreError, name, "level", level, get_args(Level))
+    check_choice(ScoreError, name, "better", better, get_args(Better))
+    check_choice(ScoreError, name, "group", group, get_args(_Group))
+    needed = (needs,) if isinstance(needs, str) else tuple(needs)
+    for need in needed:
+        check_choice(ScoreError, name, "needs", need, ("shuffled",))
 
     def register(function: F) -> F:
+        check_parameters(ScoreError, f"{name}: a score", function, ("readings",))
         by_head = function if level == "head" else None
         whole: Callable[..., Any] = _mean_over_heads(function) if level == "head" else function
         entry = Score(
             name, whole, meaning or _first_line(function), level, by_head, better,
-            group=group, needs=needs, span=span,
+            group=group, needs=needed, span=span,
         )  # fmt: skip
         SCORES.add(entry, replace=replace)
         return function

@@ -62,6 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.setattr(socket.socket, "connect", local_connect)
     patch.setattr(socket.socket, "connect_ex", local_connect_ex)
     config.add_cleanup(patch.undo)
+    # A comparison goes on without what raises; a test that does not ask for that is to fail.
+    config.addinivalue_line("filterwarnings", "error::iclgd_lens.raised.FailureWarning")
 
 
 SLOW = (

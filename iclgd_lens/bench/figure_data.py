@@ -56,6 +56,45 @@ class Drawn:
         """
         return self._together(lambda comparison: null_frame(comparison.data))
 
+    def head_map(self, score: str = "SimAOU_label", hypothesis: str = "lcgd") -> pd.DataFrame:
+        """Return a score of each head over draws, by model and task; see `Comparison.head_map`.
+
+        Models and tasks on which it was not measured are left out.
+
+        Raises:
+            ComparisonError: It was measured on none.
+        """
+        return self._with_heads(score, hypothesis, lambda each: each.head_map(score, hypothesis))
+
+    def top_heads(
+        self, score: str = "SimAOU", hypothesis: str = "lcgd", k: int = 5, *,
+        control: str | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Return the k highest heads of every model and task; see `Comparison.top_heads`.
+
+        Models and tasks on which the score was not measured are left out.
+
+        Raises:
+            ComparisonError: It was measured on none.
+        """
+        return self._with_heads(
+            score, hypothesis, lambda each: each.top_heads(score, hypothesis, k, control=control)
+        )
+
+    def _with_heads(
+        self, score: str, hypothesis: str, make: Callable[[Comparison], pd.DataFrame]
+    ) -> pd.DataFrame:
+        """Tables of heads, of those comparisons that have the score for heads."""
+        found: list[tuple[Where, pd.DataFrame]] = []
+        for where, each in self._own.comparisons.items():
+            series = each.data.series.get(hypothesis, ())
+            if any(f"{score}/head" in measured for _, measured in series):
+                found.append((where, make(each)))
+        if not found:
+            for each in self._own.comparisons.values():
+                each.head_map(score, hypothesis)  # says what there is instead
+        return _stacked(found)
+
     def norms(self) -> pd.DataFrame:
         """Return how large ICL's change and each hypothesis's are, query by query, on one draw.
 

@@ -34,9 +34,10 @@ from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.job import Job, reading_key
 from iclgd_lens.measures.readings import Frozen
 from iclgd_lens.nulls import shuffled_labels, untrained
+from iclgd_lens.raised import is_out_of_memory
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
-from iclgd_lens.rules import Options, Rule, is_out_of_memory
+from iclgd_lens.rules import Options, Rule, returned_by
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.sweeps.factors import get_factor
 
@@ -117,8 +118,9 @@ class Session:
         name = (setting.network, setting.index)
         if self._other is None or self._other[0] != name:
             self._other = None  # frees it before the next is made
-            make = resolve(CONTROLS[setting.network].function)
-            twin = as_host(make(self._trained, self.plan.control_seed + setting.index))
+            control, seed = CONTROLS[setting.network], self.plan.control_seed + setting.index
+            made = resolve(control.function)(self._trained, seed)
+            twin = as_host(returned_by(control, made))
             self._other = (name, twin)
         return self._other[1]
 

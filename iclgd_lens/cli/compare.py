@@ -71,7 +71,8 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
         get_task(other)
     controls = _controls(request.controls)
     controls = DEFAULT_CONTROLS if controls is None else controls
-    CONTROLS.check(controls)
+    if not request.imports:  # a file of the user's may bring more of them
+        CONTROLS.check(controls)
     rows = check_rows(
         task, request.data, model=request.model, shots=request.shots, queries=request.queries,
         seed=request.seed, draws=request.draws, permutation=request.permutation,
@@ -85,6 +86,7 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     from iclgd_lens.rules import resolve_rules
 
     import_modules(request.imports)
+    CONTROLS.check(controls)
     settings = parse_settings(request.settings)
     resolve_rules(list(request.hypotheses), settings)
     tell(f"loading {request.model}")

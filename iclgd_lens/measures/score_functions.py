@@ -11,17 +11,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens.measures import label_effects, similarity
+from iclgd_lens.measures.own_scores import own_score
 from iclgd_lens.measures.readings import Frozen, Readings, where_labels_matter
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
 from iclgd_lens.scores import CHANGE_NORMS, KL_MOMENTS, LABEL_SCORES, RECOVERY_MOMENTS, SCORES
 
 
-def measured(readings: Readings) -> dict[str, Tensor]:
-    """Every score of one subject, by name, and by "name/head" where it exists for heads."""
+def measured(readings: Readings, failures: dict[str, str] | None = None) -> dict[str, Tensor]:
+    """Every score of one subject, by name, and by "name/head" where it exists for heads.
+
+    Args:
+        readings: What the scores look at.
+        failures: Where what a score of somebody's own raises is recorded, by its name.
+
+    Raises:
+        ScoreError: A score of somebody's own returned something of another shape than its level
+            needs, or raised where nothing is recorded.
+    """
     found: dict[str, Tensor | None] = {}
     for name, score in SCORES.items():
         if not score.function or (score.needs and readings.pairs is None):
+            continue
+        if not score.is_built_in:
+            found |= own_score(score, readings, failures)
             continue
         found[name] = resolve(score.function)(readings)
         if score.by_head is not None:

@@ -84,7 +84,7 @@ class Comparison(Shown):
 
     @property
     def failures(self) -> dict[str, str]:
-        """What diverged or gave non-finite activations, with the reason."""
+        """What diverged, raised or gave non-finite activations, with the reason."""
         several = len(self.data.draws) > 1
         found: dict[str, str] = {}
         for part in self.parts:

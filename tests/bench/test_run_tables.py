@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from iclgd_lens.bench.cell_file import CellData, Measured, decode, encode
@@ -127,6 +128,24 @@ def test_a_table_has_every_task_and_is_that_of_its_comparison() -> None:
         expected = comparison.frame()
         assert part.drop(columns=["model", "task"]).reset_index(drop=True).equals(expected)
         assert comparison.provenance["episode"]["task"] == task
+
+
+def test_heads_are_those_of_each_comparison_that_has_them() -> None:
+    """A run has a comparison's tables of heads, with model and task in front."""
+    both = [setting({"gd": 0.4, "random[gd]": 0.1}, seed) for seed in range(3)]
+    one = [setting({"lcgd": 0.2}, seed, task="mr") for seed in range(2)]
+    result = run(*both, *one)
+    comparison = result.comparisons["m", "sst2"]
+    for table, expected in (
+        (result.head_map("SimAOU", "gd"), comparison.head_map("SimAOU", "gd")),
+        (result.top_heads("SimAOU", "gd", 2), comparison.top_heads("SimAOU", "gd", 2)),
+    ):
+        assert list(table.columns) == ["model", "task", *expected.columns]
+        assert set(zip(table.model, table.task, strict=True)) == {("m", "sst2")}
+        pd.testing.assert_frame_equal(table[list(expected.columns)], expected)
+    assert set(result.head_map("SimAOU", "lcgd").task) == {"mr"}
+    with pytest.raises(LensError, match="has no 'newton'"):
+        result.head_map("SimAOU", "newton")
 
 
 def test_differences_are_paired_by_draw() -> None:
