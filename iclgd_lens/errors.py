@@ -86,7 +86,7 @@ class RunError(LensError):
     """A benchmark's run directory cannot be used or read."""
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str:
+def nearest(given: object, allowed: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest allowed word, or an empty string."""
-    match = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(str(given), list(allowed), n=1, cutoff=0.5)
     return f" Did you mean {match[0]!r}?" if match else ""

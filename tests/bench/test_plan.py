@@ -37,7 +37,7 @@ LEAST: dict[str, Any] = {"models": ["gpt2"], "tasks": ["sst2"], "hypotheses": ["
         ({"permutations": [2**63]}, r"permutations must be at most 2\*\*63 - 1"),
         ({"control_seed": 2**64}, r"control_seed must be at most 2\*\*63 - 1"),
         ({"seeds": "publishd"}, "seeds: .*'published'"),
-        ({"shots": -1}, r"shots: .*greater than or equal to 0 \(-1\)"),
+        ({"shots": 0}, r"shots: .*greater than or equal to 1 \(0\)"),
         ({"queries": 0}, "queries: .*greater than or equal to 1"),
         ({"lr": "publishd"}, r"lr: 'publishd' is no number\. Did you mean 'published'\?"),
         ({"lr": 0}, "lr is 0.0; it must be a positive number"),
@@ -118,6 +118,14 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
         (
             {"hypotheses": {"x": {"hypothesis": "gd", "vary": {"layers": [[0, 1]]}}}},
             r"x\(layers=\[0;1\]\) is no label: vary numbers and words",
+        ),
+        (
+            {"hypotheses": {"x": {"hypothesis": "gd", "settings": {"epochs": "many"}}}},
+            "gd: epochs must be an integer, not 'many'",
+        ),
+        (
+            {"hypotheses": {"x": {"hypothesis": "gd", "vary": {"epochs": [1, "many"]}}}},
+            "gd: epochs must be an integer, not 'many'",
         ),
         ({"controls": ["untraned"]}, r"[Nn]o control is called 'untraned'.*'untrained'\?"),
         ({"models": [{"name": "gpt2", "controls": ["unifrom"]}]}, r"'unifrom'.*'uniform'\?"),
