@@ -52,8 +52,8 @@ def load_episode(
 
     Raises:
         TaskError: The task is unknown or malformed.
-        RowsError: Rows are missing, malformed or too few, `shots` is less than 1, the seed is out
-            of range, or an argument is of another type.
+        RowsError: Rows are missing, malformed or too few, a number is out of range, or an argument
+            is of another type.
         EpisodeError: `model` is a name, the model has no tokenizer, or the text does not fit it.
     """
     return load_episodes(
@@ -88,7 +88,7 @@ def load_episodes(
         model: The model (or its host) whose tokenizer writes the tokens.
         draws: How many draws; their seeds are `seed`, `seed + 1` and so on.
         seed: Seed of the first draw.
-        shots: Demonstrations a draw.
+        shots: Demonstrations a draw; 0 is taken, with a warning, as the case without any.
         queries: Evaluation rows; None for all, at most 2,000.
         permutation: 0 keeps the drawn order; p > 0 permutes it, seeded.
         data: See `load_episode`.
@@ -99,8 +99,8 @@ def load_episodes(
 
     Raises:
         TaskError: A task is unknown or malformed.
-        RowsError: Rows are missing, malformed or too few, `shots` is less than 1, a seed is out of
-            range, or an argument is of another type.
+        RowsError: Rows are missing, malformed or too few, a number is out of range, or an argument
+            is of another type.
         EpisodeError: `draws` is less than 1, `model` is a name, the model has no tokenizer, or the
             text does not fit it.
 

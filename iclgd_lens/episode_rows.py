@@ -95,14 +95,8 @@ def demonstrations_of(
 ) -> tuple[tuple[Row, ...], tuple[int, ...]]:
     """Demonstrations in prompt order, and the indices that put them into the drawn order.
 
-    Raises:
-        RowsError: `shots` is less than 1, rows are too few, or a seed is out of range.
+    None at all are a design of their own, in which there is no in-context learning.
     """
-    if shots < 1:
-        raise RowsError(
-            f"shots must be 1 or more, not {shots}: without demonstrations nothing is learned in "
-            "context"
-        )
     balanced = protocol.balanced
     drawn = draw_demonstrations(splits.train, shots, seed=seed, balanced=balanced)
     rows = draw_demonstrations(
@@ -163,8 +157,8 @@ def check_rows(
 
     Raises:
         TaskError: The task is unknown or malformed.
-        RowsError: Rows are missing, malformed or too few, `shots` is less than 1, a seed is out of
-            range, or an argument is of another type.
+        RowsError: Rows are missing, malformed or too few, a number is out of range, or an argument
+            is of another type.
         EpisodeError: `draws` is less than 1.
     """
     task, protocol = get_task(task), get_protocol(protocol)

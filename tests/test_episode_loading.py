@@ -418,11 +418,10 @@ def test_no_draws_are_refused(draws: int, tokenizer: Any) -> None:
         ({"shots": "4"}, "shots must be an integer, not '4'"),
         ({"shots": 4.0}, r"shots must be an integer, not 4\.0"),
         ({"queries": "all"}, "queries must be an integer or None, not 'all'"),
-        ({"shots": 0}, "shots must be 1 or more, not 0: without demonstrations"),
-        ({"shots": -1}, "shots must be 1 or more, not -1"),
+        ({"shots": -1}, "shots must be 0 or more, not -1"),
     ],
 )
-def test_numbers_of_another_type_or_no_demonstrations_are_refused(
+def test_numbers_of_another_type_or_below_zero_are_refused(
     change: dict[str, Any], message: str, tokenizer: Any
 ) -> None:
     size: dict[str, Any] = {"shots": 2, "data": SPLITS, "protocol": TEXTS} | change
@@ -434,6 +433,16 @@ def test_numbers_of_another_type_or_no_demonstrations_are_refused(
     if "shots" in change:
         with pytest.raises(RowsError, match=message):
             load_demonstrations("sst2", Texts(tokenizer), **size)
+
+
+def test_no_demonstrations_are_taken_with_a_warning(tokenizer: Any) -> None:
+    size: dict[str, Any] = {"queries": 4, "data": SPLITS, "protocol": TEXTS}
+    told = "There are no demonstrations: nothing can be learned in context."
+    with pytest.warns(lens.EpisodeWarning, match=told):
+        bare = load_episode("sst2", Texts(tokenizer), shots=0, **size)
+    assert told in bare.warnings
+    shown = load_episode("sst2", Texts(tokenizer), shots=2, **size)
+    assert told not in shown.warnings
 
 
 def test_a_name_in_the_models_place_is_refused(tokenizer: Any) -> None:
@@ -511,7 +520,8 @@ def test_an_episode_says_what_may_mislead(tokenizer: Any) -> None:
         episode = load_episode(task, host, data=SPLITS | {"train": positive}, **size)
     assert "All 2 demonstrations" in episode.warnings[0]
     # What is changed afterwards is looked at anew.
-    assert episode.with_demonstrations(()).warnings == ()
+    (sentence,) = episode.with_demonstrations(()).warnings
+    assert sentence == "There are no demonstrations: nothing can be learned in context."
     half = lens.Task("toy", "{sentence} Label:", labels=["Negative", "fine"])
     with pytest.warns(lens.EpisodeWarning, match="Label words unknown to this tokenizer: fine"):
         load_episode(half, host, data=SPLITS, seed=1, **size)

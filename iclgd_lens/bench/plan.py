@@ -61,7 +61,7 @@ class Plan(Part):
     models: tuple[ModelSpec, ...] = ()
     tasks: tuple[str, ...] = Field(min_length=1)
     data: str | None = None
-    shots: int = Field(default=defaults.SHOTS, ge=1)
+    shots: int = Field(default=defaults.SHOTS, ge=0)
     queries: int | None = Field(default=defaults.QUERIES, ge=1)
     seeds: tuple[int, ...] | Literal["published"] = tuple(range(defaults.DRAWS))
     permutations: tuple[int, ...] | Literal["published"] = (0,)

@@ -37,7 +37,7 @@ LEAST: dict[str, Any] = {"models": ["gpt2"], "tasks": ["sst2"], "hypotheses": ["
         ({"permutations": [2**63]}, r"permutations must be at most 2\*\*63 - 1"),
         ({"control_seed": 2**64}, r"control_seed must be at most 2\*\*63 - 1"),
         ({"seeds": "publishd"}, "seeds: .*'published'"),
-        ({"shots": 0}, r"shots: .*greater than or equal to 1 \(0\)"),
+        ({"shots": -1}, r"shots: .*greater than or equal to 0 \(-1\)"),
         ({"queries": 0}, "queries: .*greater than or equal to 1"),
         ({"lr": "publishd"}, r"lr: 'publishd' is no number\. Did you mean 'published'\?"),
         ({"lr": 0}, "lr is 0.0; it must be a positive number"),
