@@ -97,6 +97,19 @@ class Rate:
         (low, high), (least, most) = self.interval, self.expected
         return low <= most and high >= least
 
+    @property
+    def said(self) -> str:
+        """The same in words, which claim no more than so many trials can show."""
+        if self.holds is None or self.expected is None:
+            return ""
+        (low, high), (least, most) = self.interval, self.expected
+        if not self.holds:
+            return "does NOT hold"
+        if least <= low and high <= most:
+            return "holds"
+        where = "within" if least <= self.share <= most else "outside, yet not excluded"
+        return f"{where}: {self.trials:,} trials cannot tell"
+
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.what}: {self.share:.3f} [{low:.3f}, {high:.3f}] of {self.trials:,}"

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from iclgd_lens.budget.budget import BudgetMode
+from iclgd_lens.budget.budget import BudgetMode, choose_budget
 from iclgd_lens.building import passes_of
 from iclgd_lens.collapse import CollapseJob
 from iclgd_lens.comparison_groups import Plan, groups_of, measure_draws, measure_networks
@@ -39,10 +40,38 @@ from iclgd_lens.rules import (
     silent,
     split_controls,
 )
+from iclgd_lens.tasks import Task
+from iclgd_lens.validation import check_arguments, checks_types
 from iclgd_lens.workers import how_many, spread
 
 _BUDGETS = ("matched", "published")
 _SEARCH = ("grid", "epochs", "losses", "folds")
+
+
+def as_draws(episodes: object) -> tuple[Episode, ...]:
+    """What was given as episodes, one or several.
+
+    Raises:
+        ComparisonError: It is something else, such as a task.
+    """
+    if isinstance(episodes, Episode):
+        return (episodes,)
+    if isinstance(episodes, (str, Path, Task)):
+        task = str(getattr(episodes, "name", episodes) if isinstance(episodes, Task) else episodes)
+        raise ComparisonError(
+            f"{task!r} is a task, where its episodes are needed: give load_episodes({task!r}, "
+            "model)."
+        )
+    given = (
+        tuple(cast("Iterable[Any]", episodes)) if isinstance(episodes, Iterable) else (episodes,)
+    )
+    for each in given:
+        if not isinstance(each, Episode):
+            raise ComparisonError(
+                f"episodes must be an Episode or a list of them, as load_episodes gives; "
+                f"this is a {type(each).__name__}."
+            )
+    return cast("tuple[Episode, ...]", given)
 
 
 def check_draws(draws: Sequence[Episode], twins: int) -> None:
@@ -72,7 +101,8 @@ def budget_mode(
     Where nothing is asked: published under the reference protocol, else matched.
 
     Raises:
-        ComparisonError: There is no such way, or no such part of the search.
+        ComparisonError: There is no such way, no such part of the search, or a part is of another
+            type.
     """
     if isinstance(asked, Mapping):
         for name in asked:
@@ -80,6 +110,7 @@ def budget_mode(
                 raise ComparisonError(
                     f"budget has no {name!r}; it has {', '.join(_SEARCH)}." + nearest(name, _SEARCH)
                 )
+        check_arguments(choose_budget, asked, ComparisonError, "budget: ")
         return "matched", dict(asked)
     if asked is None:
         reference = bool(draws) and draws[0].protocol.name == "reference"
@@ -121,6 +152,7 @@ TWIN_QUERIES = 16
 """Queries that another network is asked: its spread is between networks, not between queries."""
 
 
+@checks_types(ComparisonError)
 @own_precision()
 def compare(
     model: Any,
@@ -198,10 +230,10 @@ def compare(
         progress: Called with a short text at each stage.
 
     Raises:
-        ComparisonError: There is no episode, episodes do not belong together, or a number is out of
-            range.
+        ComparisonError: There is no episode, episodes do not belong together, a number is out of
+            range, or an argument is of another type.
         ControlError: A control is unknown or cannot be built.
-        HypothesisError: A hypothesis or setting is unknown.
+        HypothesisError: A hypothesis or setting is unknown, or a setting is of another type.
         EpisodeError: The model cannot read an episode whole.
         LensError: `workers` is less than 1.
 
@@ -214,7 +246,7 @@ def compare(
         1.0
     """
     host = as_host(model)
-    draws = (episodes,) if isinstance(episodes, Episode) else tuple(episodes)
+    draws = as_draws(episodes)
     mode, search = budget_mode(budget, draws)
     check_draws(draws, twins)
     rules = resolve_rules(hypotheses, settings)

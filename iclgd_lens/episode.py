@@ -108,6 +108,8 @@ class Episode:
         if unknown:
             found.append(f"Label words unknown to this tokenizer: {', '.join(unknown)}.")
         classes = self.demonstrations.classes()
+        if not self.demonstrations.examples:
+            found.append("There are no demonstrations: nothing can be learned in context.")
         if len(classes) == 1 and FOREIGN not in classes:
             (label,) = classes
             found.append(

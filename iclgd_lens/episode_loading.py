@@ -13,9 +13,11 @@ from iclgd_lens.embedded import rows_source
 from iclgd_lens.episode import Demonstrations, Episode, EpisodeWarning
 from iclgd_lens.episode_rows import Draw, check_draws, demonstrations_of, draw_rows
 from iclgd_lens.episode_writer import Writer
+from iclgd_lens.errors import EpisodeError, RowsError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
 from iclgd_lens.tasks import Data, Splits, Task, get_task, hash_rows, load_rows, load_splits
+from iclgd_lens.validation import checks_types
 
 
 def load_episode(
@@ -50,8 +52,9 @@ def load_episode(
 
     Raises:
         TaskError: The task is unknown or malformed.
-        RowsError: Rows are missing, malformed or too few, or the seed is out of range.
-        EpisodeError: The model has no tokenizer, or the text does not fit the model.
+        RowsError: Rows are missing, malformed or too few, a number is out of range, or an argument
+            is of another type.
+        EpisodeError: `model` is a name, the model has no tokenizer, or the text does not fit it.
     """
     return load_episodes(
         task, model, draws=1, seed=seed, shots=shots, queries=queries, permutation=permutation,
@@ -59,6 +62,7 @@ def load_episode(
     )[0]  # fmt: skip
 
 
+@checks_types(RowsError)
 def load_episodes(
     task: str | Path | Task,
     model: Any,
@@ -84,7 +88,7 @@ def load_episodes(
         model: The model (or its host) whose tokenizer writes the tokens.
         draws: How many draws; their seeds are `seed`, `seed + 1` and so on.
         seed: Seed of the first draw.
-        shots: Demonstrations a draw.
+        shots: Demonstrations a draw; 0 is taken, with a warning, as the case without any.
         queries: Evaluation rows; None for all, at most 2,000.
         permutation: 0 keeps the drawn order; p > 0 permutes it, seeded.
         data: See `load_episode`.
@@ -95,9 +99,10 @@ def load_episodes(
 
     Raises:
         TaskError: A task is unknown or malformed.
-        RowsError: Rows are missing, malformed or too few, or a seed is out of range.
-        EpisodeError: `draws` is less than 1, the model has no tokenizer, or the text does not fit
-            the model.
+        RowsError: Rows are missing, malformed or too few, a number is out of range, or an argument
+            is of another type.
+        EpisodeError: `draws` is less than 1, `model` is a name, the model has no tokenizer, or the
+            text does not fit it.
 
     Examples:
         >>> import iclgd_lens as lens
@@ -105,6 +110,7 @@ def load_episodes(
         >>> [len(each.demonstrations) for each in load_episodes("subj", model, draws=2, shots=4)]
         [4, 4]
     """
+    _check_is_model(model)
     task, protocol, host = get_task(task), get_protocol(protocol), as_host(model)
     seed = check_draws(seed, draws)
     writer = Writer(host.tokenizer, task, protocol)  # before rows are read, from the Hub say
@@ -120,10 +126,11 @@ def load_episodes(
     for episode in episodes:
         episode.check(host)
     for sentence in dict.fromkeys(note for episode in episodes for note in episode.warnings):
-        warnings.warn(f"{task.name}: {sentence}", EpisodeWarning, stacklevel=2)
+        warnings.warn(f"{task.name}: {sentence}", EpisodeWarning, stacklevel=3)  # the caller
     return episodes
 
 
+@checks_types(RowsError)
 def load_demonstrations(
     task: str | Path | Task,
     model: Any,
@@ -139,6 +146,7 @@ def load_demonstrations(
 
     They need not fit the model's context together: an update reads them one by one.
     """
+    _check_is_model(model)
     task, protocol, host = get_task(task), get_protocol(protocol), as_host(model)
     writer, source = Writer(host.tokenizer, task, protocol), _source(data, host)
     if isinstance(source, Splits):
@@ -150,6 +158,16 @@ def load_demonstrations(
         source, protocol, shots=shots, seed=seed, permutation=permutation
     )
     return _demonstrations(writer, Draw(seed, rows, drawn, ()))
+
+
+def _check_is_model(model: object) -> None:
+    """Refuse a name in the model's place: of a task, where the two arguments were swapped."""
+    if isinstance(model, (str, Path, Task)):
+        shown = model.name if isinstance(model, Task) else str(model)
+        raise EpisodeError(
+            f"the model is given as {shown!r}: give the task first, then a loaded model, such as "
+            "load_episodes('sst2', load_model('embedded'))"
+        )
 
 
 def _with_others(

@@ -22,7 +22,7 @@ from iclgd_lens.tasks import (
     get_task,
     load_splits,
 )
-from iclgd_lens.validation import check_seed
+from iclgd_lens.validation import check_seed, checks_types
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ def check_draws(seed: int, draws: int) -> int:
 def demonstrations_of(
     splits: Splits, protocol: Protocol, *, shots: int, seed: int, permutation: int = 0
 ) -> tuple[tuple[Row, ...], tuple[int, ...]]:
-    """Demonstrations in prompt order, and the indices that put them into the drawn order."""
+    """Demonstrations in prompt order, and the indices that put them into the drawn order.
+
+    None at all are a design of their own, in which there is no in-context learning.
+    """
     balanced = protocol.balanced
     drawn = draw_demonstrations(splits.train, shots, seed=seed, balanced=balanced)
     rows = draw_demonstrations(
@@ -120,6 +123,7 @@ def _queries(
         return [drawn(rows) for rows in shown], False
 
 
+@checks_types(RowsError)
 def check_rows(
     task: str | Path | Task,
     data: Data = None,
@@ -153,7 +157,8 @@ def check_rows(
 
     Raises:
         TaskError: The task is unknown or malformed.
-        RowsError: Rows are missing, malformed or too few, or a seed is out of range.
+        RowsError: Rows are missing, malformed or too few, a number is out of range, or an argument
+            is of another type.
         EpisodeError: `draws` is less than 1.
     """
     task, protocol = get_task(task), get_protocol(protocol)

@@ -86,10 +86,10 @@ class RunError(LensError):
     """A benchmark's run directory cannot be used or read."""
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str:
+def nearest(given: object, allowed: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest allowed word, or an empty string."""
-    words = list(allowed)
-    match = difflib.get_close_matches(given, words, n=1, cutoff=0.5)
-    if not match and len(given) > 1:  # a long word cut short is not close to it, but begins it
-        match = [word for word in words if word.startswith(given)]
+    text, words = str(given), list(allowed)
+    match = difflib.get_close_matches(text, words, n=1, cutoff=0.5)
+    if not match and len(text) > 1:  # a long word cut short is not close to it, but begins it
+        match = [word for word in words if word.startswith(text)]
     return f" Did you mean {match[0]!r}?" if match else ""

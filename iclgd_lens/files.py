@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from iclgd_lens.errors import FileError
+from iclgd_lens.errors import FileError, LensError
 
 PARTIAL = ".partial-"
 """How the names of files begin that are being written; readers skip them."""
@@ -55,6 +55,21 @@ def write_whole(
         if scratch is None or error.errno != errno.EXDEV:
             raise
         _write_and_move(place.parent / partial_name(), place, data)
+
+
+def check_suffix(path: Path, suffix: str, error: type[LensError]) -> Path:
+    """Return a path that ends in a format's suffix, or in none.
+
+    Raises:
+        LensError: (the class `error`) It ends in another one: a reader would take the file for
+            something else.
+    """
+    if path.suffix not in ("", suffix):
+        raise error(
+            f"{path} ends in {path.suffix!r}, and what is written there is a {suffix} file: give "
+            f"a name such as {path.with_suffix(suffix).name!r}."
+        )
+    return path
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:

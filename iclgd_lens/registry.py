@@ -120,6 +120,8 @@ class Table(Mapping[str, E], Generic[E]):
         return found
 
     def __getitem__(self, name: str) -> E:
+        if not isinstance(cast("object", name), str):
+            raise self._error(f"A {self.what} is given by its name, not as {name!r}.")
         self._fill()
         if name in self._entries:  # a plugin cannot take it, so none need be asked
             return self._entries[name]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from iclgd_lens.controls import CONTROLS, Control
 from iclgd_lens.episode import Episode
@@ -75,9 +76,7 @@ def resolve_rules(
         HypothesisError: A name or setting is unknown, or a value is no hypothesis.
         ComparisonError: A name would collide with something else in results.
     """
-    if isinstance(hypotheses, str):
-        hypotheses = [hypotheses]
-    pairs = hypotheses if isinstance(hypotheses, Mapping) else {name: name for name in hypotheses}
+    pairs = _by_name(hypotheses)
     for name in settings or {}:
         if name not in pairs:
             raise HypothesisError(
@@ -87,11 +86,50 @@ def resolve_rules(
     for name, given in pairs.items():
         value = _hypothesis(name, given)
         check_name(name, value.name if isinstance(value, Hypothesis) else None)
-        own = dict((settings or {}).get(name, {}))
+        own = (settings or {}).get(name, {})
+        if not isinstance(cast("object", own), Mapping):
+            raise HypothesisError(
+                f"The settings of {name!r} are {own!r}; give a mapping, such as {{'epochs': 4}}."
+            )
+        own = dict(own)
         if isinstance(value, Hypothesis):
             value.check_settings(own)
         found[name] = Rule(name, value, own)
     return found
+
+
+def _by_name(given: object) -> Mapping[str, HypothesisLike]:
+    """What was given, by the name that results will use.
+
+    Raises:
+        HypothesisError: It is neither names nor a mapping from names.
+    """
+    if isinstance(given, str):
+        return {given: given}
+    if isinstance(given, Mapping):
+        pairs = cast("Mapping[str, HypothesisLike]", given)
+    elif isinstance(given, Iterable):
+        listed = list(cast("Iterable[Any]", given))
+        for each in listed:
+            _check_is_name(each)
+        pairs: Mapping[str, HypothesisLike] = {each: each for each in listed}
+    else:
+        _check_is_name(given)
+        pairs = {}
+    for name in pairs:
+        _check_is_name(name)
+    return pairs
+
+
+def _check_is_name(given: object) -> None:
+    if isinstance(given, str):
+        return
+    name = getattr(given, "name", None) or getattr(given, "__name__", None)
+    shown = f"a {type(given).__name__}, {name}" if name else reprlib.repr(given)
+    raise HypothesisError(
+        f"hypotheses are given by registered names, such as {str(name or 'gd')!r}, or as a mapping "
+        f"from a name to a hypothesis or function; this is {shown}."
+    )
 
 
 def _hypothesis(name: str, value: HypothesisLike) -> Hypothesis | Intervention:

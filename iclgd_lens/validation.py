@@ -1,4 +1,4 @@
-"""What is checked where it enters: seeds, and the fields of dataclasses.
+"""What is checked where it enters: seeds, types of arguments, and the fields of dataclasses.
 
 Pydantic checks fields, and the package's own errors are raised:
 
@@ -9,8 +9,11 @@ class Protocol: ...
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Callable, Mapping
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -19,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from iclgd_lens.errors import LensError, SeedError
 
 Class = TypeVar("Class", bound=type[Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 """Types are taken as they are: "yes" is no truth value, and True no number."""
@@ -92,3 +96,98 @@ def check_seed(seed: Any, what: str = "seed", error: type[LensError] = SeedError
         digits = whole.bit_length()
         raise error(f"{what} must be at most 2**63 - 1, not a number of {digits} bits")
     return whole
+
+
+# -- types of arguments ----------------------------------------------------------------------------
+
+
+def checks_types(error: type[LensError]) -> Callable[[Function], Function]:
+    """Decorate a public function: arguments of plainly another type are refused in one line.
+
+    Args:
+        error: What is raised; see `check_arguments`.
+    """
+
+    def wrap(function: Function) -> Function:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def checked(*values: Any, **named: Any) -> Any:
+            try:
+                given = signature.bind(*values, **named).arguments
+            except TypeError:  # a name that is missing or unknown: Python says so itself, below
+                given = {}
+            check_arguments(function, given, error)
+            return function(*values, **named)
+
+        return cast("Function", checked)
+
+    return wrap
+
+
+def check_arguments(
+    function: Callable[..., Any], given: Mapping[str, Any], error: type[LensError], where: str = ""
+) -> None:
+    """Refuse a value whose type is plainly not the one that a function's signature names.
+
+    Looked at are annotations made of int, float, str, bool, None and lists of these; any other one
+    takes everything. What turns into a number by itself (NumPy's, a tensor of one) is a number.
+
+    Args:
+        function: Whose arguments they are.
+        given: Values by argument.
+        error: What is raised.
+        where: Set before the argument's name in the message.
+
+    Raises:
+        LensError: (the class `error`) A value is of another type.
+    """
+    for name, parameter in inspect.signature(function).parameters.items():
+        # A default fits whatever the annotation says: many write `lr: float = None`.
+        if name not in given or given[name] is parameter.default:
+            continue
+        annotation: Any = parameter.annotation
+        text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+        allowed = [_kind(part) for part in text.strip("'\"").split(" | ")]
+        if any(kind is None or kind[1](given[name]) for kind in allowed):
+            continue
+        wanted = " or ".join(kind[0] for kind in allowed if kind is not None)
+        raise error(f"{where}{name} must be {wanted}, not {reprlib.repr(given[name])}")
+
+
+Kind = tuple[str, Callable[[Any], bool]]
+"""What a type is called in messages, and whether a value is of it."""
+
+
+def _is_integer(value: Any) -> bool:
+    return not isinstance(value, bool) and hasattr(type(value), "__index__")
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and (hasattr(type(value), "__float__") or _is_integer(value))
+
+
+_KINDS: Mapping[str, Kind] = {
+    "int": ("an integer", _is_integer),
+    "float": ("a number", _is_number),
+    "str": ("a text", lambda value: isinstance(value, str)),
+    "bool": ("True or False", lambda value: isinstance(value, bool)),
+    "None": ("None", lambda value: value is None),
+}
+_PLURALS = {"int": "integers", "float": "numbers", "str": "texts"}
+_LIST = re.compile(r"(?:[\w.]*\.)?(?:Iterable|Sequence|list)\[(int|float|str)\]")
+
+
+def _kind(annotation: str) -> Kind | None:
+    """The kind of one part of an annotation; None for one that takes everything."""
+    listed = _LIST.fullmatch(annotation)
+    if listed is None:
+        return _KINDS.get(annotation)
+    fits = _KINDS[listed[1]][1]
+
+    def is_list(value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            return all(fits(each) for each in cast("Iterable[Any]", value))
+        return hasattr(type(value), "__iter__") and not isinstance(value, (str, bytes))
+
+    return f"a list of {_PLURALS[listed[1]]}", is_list

@@ -104,6 +104,22 @@ def test_a_rate_knows_what_so_few_trials_allow() -> None:
     assert str(rate) == "yes: 0.344 [0.186, 0.532] of 32"
 
 
+@pytest.mark.parametrize(
+    ("count", "trials", "said"),
+    [
+        (2, 20, "outside, yet not excluded: 20 trials cannot tell"),  # .1, as .05 may well give
+        (0, 20, "within: 20 trials cannot tell"),  # up to .17 is as likely
+        (10, 1000, "holds"),
+        (40, 400, "does NOT hold"),
+    ],
+)
+def test_a_rate_is_put_into_no_stronger_words_than_its_trials_allow(
+    count: int, trials: int, said: str
+) -> None:
+    assert Rate("yes", count, trials, (0.0, 0.05)).said == said
+    assert Rate("yes", count, trials).said == ""
+
+
 def test_the_same_seed_gives_the_same_rates() -> None:
     one, two = (false_yes(Spreads(), draws=5, trials=20, seed=3) for _ in range(2))
     assert one == two

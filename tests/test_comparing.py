@@ -502,6 +502,42 @@ def test_what_cannot_be_compared_is_refused(
         compare(host, episode(), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"episodes": "sst2"}, r"'sst2' is a task, .* give load_episodes\('sst2', model\)"),
+        ({"episodes": Path("own.yaml")}, r"give load_episodes\('own\.yaml', model\)"),
+        ({"episodes": lens.get_task("sst2")}, r"give load_episodes\('sst2', model\)"),
+        ({"episodes": [3]}, "an Episode or a list of them, .* this is a int"),
+        ({"episodes": None}, "this is a NoneType"),
+        ({"lr": "big"}, "lr must be a number or None, not 'big'"),
+        ({"twins": 2.5}, r"twins must be an integer, not 2\.5"),
+        ({"budget": {"epochs": 4}}, "budget: epochs must be a list of integers, not 4"),
+        ({"controls": [3]}, r"controls must be a text or a list of texts, not \[3\]"),
+        ({"controls": None}, "controls must be a text or a list of texts, not None"),
+        ({"hypotheses": [gd]}, r"by registered names, such as 'gd', .* this is a function, gd"),
+        ({"hypotheses": gd}, "this is a function, gd"),
+        ({"hypotheses": [get_hypothesis("gd")]}, "this is a Hypothesis, gd"),
+        ({"hypotheses": 3}, "this is 3"),
+        ({"hypotheses": {3: "gd"}}, "this is 3"),
+        ({"settings": {"gd": 3}}, "The settings of 'gd' are 3; give a mapping"),
+        ({"settings": {"gd": {"epochs": "many"}}}, "gd: epochs must be an integer, not 'many'"),
+        ({"settings": {"gd": {"lr": "abc"}}}, "gd: lr must be a number or None, not 'abc'"),
+    ],
+)
+def test_what_is_of_another_type_is_refused_in_one_line(
+    arguments: dict[str, Any], message: str
+) -> None:
+    given: dict[str, Any] = {"episodes": episode()} | arguments
+    host: Any = checks.host(checks.kinds()[0], "gpt2")
+    for measured in (comparing.compare, lens.mediate):
+        if measured is lens.mediate and "twins" in given:
+            continue
+        with pytest.raises(lens.LensError, match=message) as caught:
+            measured(host, **given)
+        assert "\n" not in str(caught.value)
+
+
 def test_a_control_of_the_users_takes_no_hypothesis_place() -> None:
     """Their numbers would stand under one label."""
     before = CONTROLS.known()

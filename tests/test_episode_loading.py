@@ -415,6 +415,51 @@ def test_no_draws_are_refused(draws: int, tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"shots": "4"}, "shots must be an integer, not '4'"),
+        ({"shots": 4.0}, r"shots must be an integer, not 4\.0"),
+        ({"queries": "all"}, "queries must be an integer or None, not 'all'"),
+        ({"shots": -1}, "shots must be 0 or more, not -1"),
+    ],
+)
+def test_numbers_of_another_type_or_below_zero_are_refused(
+    change: dict[str, Any], message: str, tokenizer: Any
+) -> None:
+    size: dict[str, Any] = {"shots": 2, "data": SPLITS, "protocol": TEXTS} | change
+    with pytest.raises(RowsError, match=message) as caught:
+        load_episodes("sst2", Texts(tokenizer), **size)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RowsError, match=message):
+        lens.check_rows("sst2", **({"data": SPLITS, "protocol": TEXTS} | change))
+    if "shots" in change:
+        with pytest.raises(RowsError, match=message):
+            load_demonstrations("sst2", Texts(tokenizer), **size)
+
+
+def test_no_demonstrations_are_taken_with_a_warning(tokenizer: Any) -> None:
+    size: dict[str, Any] = {"queries": 4, "data": SPLITS, "protocol": TEXTS}
+    told = "There are no demonstrations: nothing can be learned in context."
+    with pytest.warns(lens.EpisodeWarning, match=told):
+        bare = load_episode("sst2", Texts(tokenizer), shots=0, **size)
+    assert told in bare.warnings
+    shown = load_episode("sst2", Texts(tokenizer), shots=2, **size)
+    assert told not in shown.warnings
+
+
+def test_a_name_in_the_models_place_is_refused(tokenizer: Any) -> None:
+    model: Any = Texts(tokenizer)
+    swapped: Any = ("sst2", Path("sst2.yaml"), lens.get_task("sst2"))
+    with checks.untyped():
+        for load in (load_episodes, load_episode, load_demonstrations):
+            for task in swapped:
+                with pytest.raises(EpisodeError, match=r"given as 'sst2.*the task first, then a"):
+                    load(model, task)
+        with pytest.raises(TaskError, match=r"a task is given by its name, .* not by a Texts"):
+            load_episodes(model, model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"seed": 2**63}, r"seed must be at most 2\*\*63 - 1, not a number of 64 bits"),
         ({"seed": 2**70}, "not a number of 71 bits"),
         ({"seed": 2**63 - 1}, r"the seed of draw 5 must be at most"),
@@ -475,7 +520,8 @@ def test_an_episode_says_what_may_mislead(tokenizer: Any) -> None:
         episode = load_episode(task, host, data=SPLITS | {"train": positive}, **size)
     assert "All 2 demonstrations" in episode.warnings[0]
     # What is changed afterwards is looked at anew.
-    assert episode.with_demonstrations(()).warnings == ()
+    (sentence,) = episode.with_demonstrations(()).warnings
+    assert sentence == "There are no demonstrations: nothing can be learned in context."
     half = lens.Task("toy", "{sentence} Label:", labels=["Negative", "fine"])
     with pytest.warns(lens.EpisodeWarning, match="Label words unknown to this tokenizer: fine"):
         load_episode(half, host, data=SPLITS, seed=1, **size)

@@ -101,8 +101,9 @@ def _check_task(plan: Plan, task: Task) -> None:
 
 
 def _check_hypothesis(name: str, spec: HypothesisSpec) -> None:
-    resolve_rules({name: spec.hypothesis}, {name: {**spec.settings, **spec.vary}})
+    get_hypothesis(spec.hypothesis).check_names(spec.vary)
     for variant in spec.variants():
+        resolve_rules({name: spec.hypothesis}, {name: {**spec.settings, **variant}})
         label = str(Subject(name, None, variant))
         if not _is_readable(label):
             raise PlanError(f"hypothesis {name!r}: {label} is no label: vary numbers and words")

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from iclgd_lens.sweeps.sweep_result import Sweep
 
 
+DAMAGED = "damaged file: "
+"""How the reason begins for which a cell whose file is damaged has no scores."""
+
+
 def load_run(where: str | os.PathLike[str]) -> Run:
     """Open a run directory; nothing in it is changed.
 
@@ -63,7 +67,7 @@ def load_run(where: str | os.PathLike[str]) -> Run:
         try:
             cell = decode(data, key)
         except RunError as error:
-            reason = f"damaged file: {error}; the command that made the run repairs it"
+            reason = f"{DAMAGED}{error}; the command that made the run repairs it"
             failures.append(place | {"reason": reason})
             continue
         if cell.facts["failure"]:
@@ -86,7 +90,7 @@ def _studies(
             try:
                 opened(data, key, FORMS[study["kind"]], RunError)
             except RunError as error:
-                failures.append(place | {"reason": f"damaged file: {error}"})
+                failures.append(place | {"reason": f"{DAMAGED}{error}"})
             else:
                 found[key] = data
         elif record is not None:
@@ -115,6 +119,11 @@ class Run(Drawn):
     failed: Sequence[Mapping[str, Any]]
     missing: Sequence[Mapping[str, Any]]
     study_bytes: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+    @property
+    def damaged(self) -> list[Mapping[str, Any]]:
+        """Those of `failed` whose file is truncated or changed, not those that could not be had."""
+        return [each for each in self.failed if str(each["reason"]).startswith(DAMAGED)]
 
     def __repr__(self) -> str:
         planned = len(self.facts["cells"])

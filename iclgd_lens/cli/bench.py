@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from iclgd_lens.cli.options import Imports
 from iclgd_lens.errors import PlanError
+
+if TYPE_CHECKING:
+    from iclgd_lens.bench.run_tables import Run
 
 EPILOG = (
     "Exit code: 0 if every cell has its numbers, else 100 plus the number of failed cells (125: "
@@ -62,10 +66,7 @@ def bench(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Measure failed cells again.")
     ] = False,
-    imports: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Module or FILE.py that registers hypotheses; repeatable."),
-    ] = None,
+    imports: Imports = None,
 ) -> None:
     """Run a plan's grid of cells; finished ones are found and kept."""
     from iclgd_lens.bench.plan import load_plan
@@ -112,12 +113,35 @@ def report(
         list[str] | None,
         typer.Option(help="Figure files too: svg, png or pdf; again for more. Needs a browser."),
     ] = None,
+    imports: Imports = None,
 ) -> None:
-    """Write a run's report: a page, tables and figures."""
+    """Write a run's report: a page, tables and figures.
+
+    A run that was measured with hypotheses, controls or scores of one's own needs their --import.
+    """
+    if imports:
+        from iclgd_lens.bench.workbench import import_modules
+
+        import_modules(imports)
+    from iclgd_lens.bench.run_tables import load_run
     from iclgd_lens.report import write_report
 
-    path = write_report(run, out, figures=figures or ())
+    found = load_run(run)
+    path = write_report(found, out, figures=figures or ())
     print(f"Report: {path}")
+    _tell_what_lacks(found)
+
+
+def _tell_what_lacks(run: Run) -> None:
+    """Say on standard error which cells the report is without."""
+    from iclgd_lens.cli.console import note
+    from iclgd_lens.phrases import count
+
+    again = "the `iclgd bench` command that made the run measures them"
+    if run.damaged:
+        note(f"{count(len(run.damaged), 'cell')} damaged, so without numbers: {again} again.")
+    if run.missing:
+        note(f"{count(len(run.missing), 'cell')} not measured yet: {again}.")
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:

@@ -79,8 +79,7 @@ def calibrate(
 def _line(rate: Rate) -> tuple[str, ...]:
     low, high = rate.interval
     allowed = "" if rate.expected is None else f"{rate.expected[0]:.2f} to {rate.expected[1]:.2f}"
-    verdict = {None: "", True: "holds", False: "does NOT hold"}[rate.holds]
-    return rate.what, f"{rate.share:.3f}", f"{low:.3f} to {high:.3f}", allowed, verdict
+    return rate.what, f"{rate.share:.3f}", f"{low:.3f} to {high:.3f}", allowed, rate.said
 
 
 def _on_networks(model: str, task: str, networks: int, seed: int, tell: Any) -> list[Rate]:

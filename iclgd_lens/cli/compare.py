@@ -60,7 +60,7 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     check_output(request.out)
     _check_numbers(request)
     lr, budget = parse_rate(request.lr)
-    # What is named is looked up before the model is loaded: a slip should not cost a download.
+    # What is named is looked up before rows and model are read: a slip should not cost a download.
     from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
     from iclgd_lens.episode_rows import check_rows
     from iclgd_lens.protocol import get_protocol
@@ -71,24 +71,27 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
         get_task(other)
     controls = _controls(request.controls)
     controls = DEFAULT_CONTROLS if controls is None else controls
-    if not request.imports:  # a file of the user's may bring more of them
+    if not request.imports:  # what is imported may bring controls, but PyTorch takes seconds
         CONTROLS.check(controls)
-    rows = check_rows(
-        task, request.data, model=request.model, shots=request.shots, queries=request.queries,
-        seed=request.seed, draws=request.draws, permutation=request.permutation,
-        protocol=protocol, revision=request.data_revision,
-    )  # fmt: skip
     tell("starting PyTorch and TransformerLens")
     from iclgd_lens.bench.workbench import import_modules
     from iclgd_lens.comparing import compare
     from iclgd_lens.episode_loading import load_episodes
     from iclgd_lens.host.loading import load_model
+    from iclgd_lens.host.model_source import find_model
     from iclgd_lens.rules import resolve_rules
 
     import_modules(request.imports)
     CONTROLS.check(controls)
     settings = parse_settings(request.settings)
     resolve_rules(list(request.hypotheses), settings)
+    find_model(request.model).check()
+    tell(f"reading rows of {task.name}")
+    rows = check_rows(
+        task, request.data, model=request.model, shots=request.shots, queries=request.queries,
+        seed=request.seed, draws=request.draws, permutation=request.permutation,
+        protocol=protocol, revision=request.data_revision,
+    )  # fmt: skip
     tell(f"loading {request.model}")
     model = load_model(
         request.model, dtype=request.dtype, device=request.device,

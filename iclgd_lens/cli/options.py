@@ -70,7 +70,10 @@ Dtype = Annotated[
 ]
 Imports = Annotated[
     list[str] | None,
-    typer.Option("--import", help="Module or FILE.py that registers hypotheses; repeatable."),
+    typer.Option(
+        "--import",
+        help="Module or FILE.py that registers hypotheses, controls or scores; repeatable.",
+    ),
 ]
 Workers = Annotated[
     int | None,

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 from iclgd_lens.errors import HypothesisError, nearest
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.registry import Entry, PluginWarning, Table
+from iclgd_lens.validation import check_arguments
 
 
 def one_of(rule: str, name: str, given: str, allowed: Iterable[str]) -> None:
@@ -166,7 +167,17 @@ class Hypothesis(Entry):
         ]
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Raise `HypothesisError` for a setting that `build` does not take."""
+        """Refuse settings that `build` does not take.
+
+        Raises:
+            HypothesisError: It has no such setting, or a value is plainly of another type than the
+                one that `build` names.
+        """
+        self.check_names(settings)
+        check_arguments(self.build, settings, HypothesisError, f"{self.name}: ")
+
+    def check_names(self, settings: Iterable[str]) -> None:
+        """Raise `HypothesisError` for the name of a setting that `build` does not take."""
         if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.build).parameters.values()):
             return
         allowed = self.settings()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from iclgd_lens.budget.budget import BudgetMode, with_budget, with_settings_of
-from iclgd_lens.comparing import budget_mode, check_draws, provenance
+from iclgd_lens.comparing import as_draws, budget_mode, check_draws, provenance
 from iclgd_lens.controls import Control
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError, LensError
@@ -46,6 +46,7 @@ from iclgd_lens.rules import (
     split_controls,
 )
 from iclgd_lens.subjects import Subject
+from iclgd_lens.validation import checks_types
 
 EXACT_HEADS = 200
 """Heads up to which all are measured exactly, where nobody says."""
@@ -55,6 +56,7 @@ some at random."""
 CONTROLS = ("random", "shuffled")
 
 
+@checks_types(ComparisonError)
 @own_precision()
 def mediate(
     model: Any,
@@ -108,13 +110,14 @@ def mediate(
         progress: Called with a short text at each stage.
 
     Raises:
-        ComparisonError: There is no episode, or episodes do not belong together.
+        ComparisonError: There is no episode, episodes do not belong together, or an argument is of
+            another type.
         ControlError: A control is unknown, or gives no intervention on this model.
         HypothesisError: A hypothesis or setting is unknown.
         EpisodeError: The model cannot read an episode whole, or label words begin alike.
     """
     host = as_host(model)
-    given = (episodes,) if isinstance(episodes, Episode) else tuple(episodes)
+    given = as_draws(episodes)
     mode, search = budget_mode(budget, given)
     check_draws(given, 0)
     if tokens_at_once < 4:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iclgd_lens.errors import ComparisonError, nearest
-from iclgd_lens.files import write_whole
+from iclgd_lens.files import check_suffix, write_whole
 from iclgd_lens.mediation import storage
 from iclgd_lens.mediation.display import ShownMediation
 from iclgd_lens.mediation.head_maps import (
@@ -324,8 +324,9 @@ class Mediation(ShownMediation):
         return nanmean_over(np.stack(maps), 0).ravel()
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file with every effect of every query, atomically."""
-        write_whole(Path(path), storage.encode(self))
+        """Write all effects of all queries (.safetensors); `ComparisonError` for another suffix."""
+        place = check_suffix(Path(path), ".safetensors", ComparisonError)
+        write_whole(place, storage.encode(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Mediation:
@@ -337,7 +338,7 @@ class Mediation(ShownMediation):
         return cls(**storage.read(Path(path)))
 
     def to_parquet(self, path: str | Path) -> None:
-        """Write `frame()` as parquet with the provenance in its metadata, atomically."""
+        """Write `frame()` as parquet with the provenance; `ComparisonError` for another suffix."""
         facts = {
             "provenance": dict(self.provenance), "failures": self.failures,
             "verification": vars(self.verification),

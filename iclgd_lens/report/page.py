@@ -14,7 +14,7 @@ import numpy as np
 
 from iclgd_lens.display_names import label, meaning, score_meaning
 from iclgd_lens.figures.style import DARK
-from iclgd_lens.phrases import listed
+from iclgd_lens.phrases import count, listed
 from iclgd_lens.report import tables
 from iclgd_lens.report.figure_choices import Picture
 from iclgd_lens.report.leaderboard import leaderboard
@@ -53,11 +53,22 @@ def page(
         twins=tables.twin_table(view), paired=tables.difference_table(view),
         worlds=tables.frame_table(view, "worlds", "", _WORLDS, "world"),
         order=tables.order_table(view), published=tables.published_table(view),
-        failures=tables.failure_table(view), facts=_facts(view), glossary=_glossary(view),
+        failures=tables.failure_table(view), lacking=_lacking(view),
+        facts=_facts(view), glossary=_glossary(view),
         links=[*(f for f in _FILES if f[0] != "verdicts.csv" or "verdicts" in view.more), *made],
         note=note, record=_record(view.provenance), numbers=bool(view.readings),
         version=str((_environment(view).get("versions") or {}).get("iclgd-lens", "")),
     )  # fmt: skip
+
+
+def _lacking(view: View) -> str:
+    """What is said under "Failures" beside their table: of cells that nobody tried, or of none."""
+    missing = int((view.provenance.get("cells") or {}).get("missing") or 0)
+    failed = len(view.failures) > 0
+    if not missing:
+        return "" if failed else "None: every cell has its numbers."
+    before = "Besides these," if failed else "No cell failed;"
+    return f"{before} not measured yet: {count(missing, 'cell')}."
 
 
 def document(template: str, drawn: Sequence[Picture], **values: Any) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iclgd_lens.errors import ComparisonError
-from iclgd_lens.files import write_whole
+from iclgd_lens.files import check_suffix, write_whole
 from iclgd_lens.results.parts import Part
 from iclgd_lens.sealed_files import sealed, unsealed
 
@@ -30,8 +30,9 @@ def write_archive(path: Path, parts: Sequence[Part], facts: Mapping[str, Any]) -
     """Write parts and facts; the same comparison gives the same bytes.
 
     Raises:
-        ComparisonError: The facts are no JSON.
+        ComparisonError: The facts are no JSON, or the name has another suffix than .safetensors.
     """
+    check_suffix(path, ".safetensors", ComparisonError)
     write_whole(path, archived(FORMAT, parts, facts))
 
 
@@ -123,7 +124,12 @@ def _key(number: int, label: str, score: str, passes: str) -> str:
 
 
 def write_parquet(path: Path, frame: Any, facts: Mapping[str, Any]) -> None:
-    """Write a table as parquet with facts in its metadata."""
+    """Write a table as parquet with facts in its metadata.
+
+    Raises:
+        ComparisonError: The name ends in another suffix than .parquet.
+    """
+    check_suffix(path, ".parquet", ComparisonError)
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -120,12 +120,13 @@ class Comparison(Shown):
 
     def _arrays(self, score: str, hypothesis: str, by: By) -> list[Any]:
         series = self._series(hypothesis)
-        key = f"{score}/head" if by == "head" else score
-        found = [measured[key] for _, measured in series if key in measured]
+        place = "/head" if by == "head" else ""
+        found = [measured[score + place] for _, measured in series if score + place in measured]
         if not found:
-            have = [name for name in self.data.scores(hypothesis) if name not in FACTS]
+            known = [name for name in self.data.scores(hypothesis) if name not in FACTS]
+            have = [name for name in known if any(name + place in each for _, each in series)]
             raise ComparisonError(
-                f"{hypothesis} has no score {score!r} by {by}; it has {', '.join(have)}."
+                f"{hypothesis} has no score {score!r} by {by}; it has {', '.join(have) or 'none'}."
                 + nearest(score, have)
             )
         return found
@@ -326,7 +327,7 @@ class Comparison(Shown):
     # -- on disk -------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file with every per-query value and the provenance, atomically."""
+        """Write values and provenance (.safetensors); `ComparisonError` for another suffix."""
         facts = {"provenance": dict(self.provenance), **self.how.as_dict()}
         write_archive(Path(path), self.parts, facts)
 
@@ -344,6 +345,6 @@ class Comparison(Shown):
             raise ComparisonError(f"{Path(path).name} holds other facts: {error}") from error
 
     def to_parquet(self, path: str | Path) -> None:
-        """Write `frame()` as parquet with the provenance in its metadata, atomically."""
+        """Write `frame()` as parquet with the provenance; `ComparisonError` for another suffix."""
         facts = {"provenance": dict(self.provenance), "failures": self.failures}
         write_parquet(Path(path), self.frame(), facts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iclgd_lens.collapse import ResidualReader
-from iclgd_lens.comparing import compare
+from iclgd_lens.comparing import as_draws, compare
 from iclgd_lens.episode import Episode
 from iclgd_lens.episode_loading import load_episodes
 from iclgd_lens.errors import ComparisonError
@@ -20,6 +20,7 @@ from iclgd_lens.rules import HypothesisLike, Progress, silent
 from iclgd_lens.sweeps.factors import Factor, get_factor
 from iclgd_lens.sweeps.sweep_result import Point, Sweep
 from iclgd_lens.tasks import Data
+from iclgd_lens.validation import checks_types
 
 CONTROLS = ("random", "shuffled")
 
@@ -34,6 +35,7 @@ class _Asked:
     tell: Progress
 
 
+@checks_types(ComparisonError)
 def sweep(
     model: Any,
     task: str | Episode | Sequence[Episode],
@@ -77,7 +79,8 @@ def sweep(
         options: What else `compare` takes: twins, budget, realisations, collapse.
 
     Raises:
-        ComparisonError: A factor, or a value of it, cannot be had here.
+        ComparisonError: A factor, or a value of it, cannot be had here, or an argument is of
+            another type.
         HypothesisError: A hypothesis does not take the factor's setting.
     """
     chosen = get_factor(factor)
@@ -105,7 +108,7 @@ def sweep(
             )  # fmt: skip
         if chosen.kind in ("draw", "model"):
             raise ComparisonError(f"{factor} draws demonstrations anew: give a task, no episode.")
-        return (task,) if isinstance(task, Episode) else tuple(task)
+        return as_draws(task)
 
     if chosen.kind == "rule":
         return Sweep(
@@ -137,7 +140,7 @@ def _along_settings(
     settings: dict[str, dict[str, Any]] = {}
     for name in asked.names:
         hypothesis = get_hypothesis(name)
-        hypothesis.check_settings({factor.setting or factor.name: None})
+        hypothesis.check_names([factor.setting or factor.name])
         for number, value in enumerate(values):
             label = f"{name}:{number}"
             variants[label] = hypothesis

@@ -267,7 +267,11 @@ class Sweep:
         return f"<Sweep of {self.factor.name}, {len(self.points)} values. {self.sentence()}>"
 
     def to_parquet(self, path: str | Path) -> None:
-        """Write `frame()` as parquet, with the provenance of the first point, atomically."""
+        """Write `frame()` as parquet, with the provenance of the first point, atomically.
+
+        Raises:
+            ComparisonError: The name ends in another suffix than .parquet.
+        """
         frame = self.frame()
         frame["value_of_factor"] = frame["value_of_factor"].astype(str)
         facts = {"provenance": dict(self.points[0].comparison.provenance)}

@@ -323,6 +323,11 @@ def get_task(task: str | Path | Task) -> Task:
     """
     if isinstance(task, Task):
         return task
+    if not isinstance(cast("object", task), (str, Path)):
+        raise TaskError(
+            "a task is given by its name, the path of its .yaml file or as a Task, not by a "
+            f"{type(task).__name__}"
+        )
     if isinstance(task, Path) or task.lower().endswith(_SUFFIXES):
         return Task.from_yaml(task)
     names = list_tasks()

@@ -119,6 +119,14 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
             {"hypotheses": {"x": {"hypothesis": "gd", "vary": {"layers": [[0, 1]]}}}},
             r"x\(layers=\[0;1\]\) is no label: vary numbers and words",
         ),
+        (
+            {"hypotheses": {"x": {"hypothesis": "gd", "settings": {"epochs": "many"}}}},
+            "gd: epochs must be an integer, not 'many'",
+        ),
+        (
+            {"hypotheses": {"x": {"hypothesis": "gd", "vary": {"epochs": [1, "many"]}}}},
+            "gd: epochs must be an integer, not 'many'",
+        ),
         ({"controls": ["untraned"]}, r"[Nn]o control is called 'untraned'.*'untrained'\?"),
         ({"models": [{"name": "gpt2", "controls": ["unifrom"]}]}, r"'unifrom'.*'uniform'\?"),
         ({"data": "hubb"}, r"data 'hubb' is not.*'hub'\?"),

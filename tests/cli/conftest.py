@@ -8,5 +8,6 @@ from tests.bench.conftest import (  # noqa: F401
     finished,
     model_folder,
     plan,
+    plugins,
     small,
 )

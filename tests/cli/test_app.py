@@ -170,6 +170,14 @@ def test_compare_prints_what_python_gives(model: str, capsys: pytest.CaptureFixt
     assert document["in_context_learning"] == gate.as_dict()
 
 
+def test_few_simulations_are_said_to_tell_little(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["calibrate", "--trials", "20", "--no-worlds"]) == 0
+    out, _ = words(capsys)
+    (line,) = [each for each in out.splitlines() if "shuffled labels" in each and "10 d" in each]
+    assert "20 trials cannot tell" in line
+    assert "holds" not in line.split("allowed")[-1]
+
+
 LITTLE = {
     "demo": ("--shots", "4", "--queries", "4", "--draws", "1", "--twins", "0"),
     "mediate": ("--shots", "4", "--queries", "4", "-H", "none"),
@@ -286,6 +294,40 @@ def test_a_file_that_registers_is_imported(
         assert run([*asked, "--import", str(tmp_path / name)]) == 2
         assert told in words(capsys)[1]
     lens.HYPOTHESES._entries.pop("halved_in_a_file")
+
+
+def test_a_control_of_a_file_is_measured(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import iclgd_lens as lens\n\n\n@lens.control('reversed', acts_on='demonstrations')\n"
+        "def reversed_order(host, episode, seed):\n"
+        "    return episode.with_demonstrations(episode.demonstrations.examples[::-1])\n"
+    )
+    asked = ["compare", "-m", model, *QUICK, "-H", "gd", "--json", "--import", str(file)]
+    try:
+        assert run([*asked, "-C", "reversed"]) == 0
+        names = {row["hypothesis"] for row in json.loads(words(capsys)[0])["rows"]}
+        assert "gd@reversed" in names
+        assert run([*asked, "-C", "reverse"]) == 2
+        assert "Did you mean 'reversed'?" in words(capsys)[1]
+    finally:
+        CONTROLS._entries.pop("reversed")
+
+
+def test_a_model_that_nobody_knows_costs_no_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("rows were read")
+
+    monkeypatch.setattr("iclgd_lens.episode_rows.check_rows", read)
+    for name, told in (("embeded", "Did you mean 'embedded'?"), ("./nowhere", "no model folder")):
+        assert run(["compare", "-m", name]) == 2
+        assert told in words(capsys)[1]
+    with pytest.raises(AssertionError, match="rows were read"):  # only the Hub knows
+        run(["compare", "-m", "somebody/model"])
 
 
 def test_other_tasks_demonstrations_are_given_by_name(
@@ -512,6 +554,14 @@ ERRORS = {
     "fewer twins than none": (["compare", "--twins", "-1"], "--twins is -1; it must be 0 or more"),
     "a setting of no form": (["compare", "--set", "epochs=4"], "NAME.KEY=VALUE"),
     "a setting of no hypothesis": (["compare", "--set", "gd.epoch=4"], "Did you mean 'epochs'"),
+    "a setting that is no number": (
+        ["compare", "--set", "lcgd.epochs=many"],
+        "lcgd: epochs must be an integer, not 'many'",
+    ),
+    "a rate of a hypothesis that is no number": (
+        ["compare", "--set", "gd.lr=abc"],
+        "gd: lr must be a number or None, not 'abc'",
+    ),
     "a file that is not there": (["compare", "--import", "./lost.py"], "no file './lost.py'"),
     "a number that is none": (["compare", "--shots", "many"], "--shots"),
     "no shots": (["compare", "--shots", "0"], "--shots"),
@@ -529,6 +579,7 @@ ERRORS = {
         ["compare", "--model", "./nowhere", "--data", "embedded"],
         "nowhere",
     ),
+    "a model that nobody knows": (["compare", "--model", "embeded"], "Did you mean 'embedded'"),
     "a dtype that is none": (
         ["compare", "--model", "MODEL", "--data", "embedded", "--dtype", "float31"],
         "float32",

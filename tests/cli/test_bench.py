@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from iclgd_lens.bench.cells import count_cells
 from iclgd_lens.bench.estimate import estimate, megabytes, model_size, texts_of
 from iclgd_lens.bench.plan import Plan, load_plan, parse_plan
 from iclgd_lens.cli.bench import add_commands, parse_shard
+from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError, PlanError
+from iclgd_lens.hypotheses.registry import HYPOTHESES
 from tests.bench.conftest import cells_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +90,64 @@ def test_a_model_of_the_command_line(
     assert found.exit_code == 0, found.output
     plan = load_plan(paper).with_models([str(model_folder)])
     assert f"{count_cells(plan)} cells" in found.output
+
+
+def test_a_report_tells_of_what_it_is_without(
+    app: typer.Typer, finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    whole = call(app, "report", folder)
+    assert (whole.exit_code, whole.stderr) == (0, "")
+    page = folder / "report" / "index.html"
+    assert "None: every cell has its numbers." in page.read_text(encoding="utf-8")
+    first, second, third = sorted((folder / "cells").glob("*.parquet"))[:3]
+    first.unlink()
+    second.unlink()
+    lacking = call(app, "report", folder)
+    assert lacking.exit_code == 0
+    assert lacking.stderr.splitlines() == [
+        "note: 2 cells not measured yet: the `iclgd bench` command that made the run measures them."
+    ]
+    text = page.read_text(encoding="utf-8")
+    assert "No cell failed; not measured yet: 2 cells." in text
+    assert "every cell has its numbers" not in text
+    third.write_bytes(third.read_bytes()[:-9])
+    damaged = call(app, "report", folder)
+    told = damaged.stderr.splitlines()
+    assert len(told) == 2
+    assert told[0].startswith("note: 1 cell damaged, so without numbers: ")
+    text = page.read_text(encoding="utf-8")
+    assert "damaged file: " in text
+    assert "Besides these, not measured yet: 2 cells." in text
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_report_imports_what_the_run_was_measured_with(
+    app: typer.Typer, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    file, path = tmp_path / "own.py", tmp_path / "plan.yaml"
+    file.write_text(
+        "import iclgd_lens as lens\n\n\n@lens.hypothesis('own_gd')\n"
+        "def own_gd(host, episode, *, lr=None):\n    return lens.gd(host, episode, lr=lr)\n\n\n"
+        "@lens.control('own_order', acts_on='demonstrations', meaning='does their order matter?')\n"
+        "def own_order(host, episode, seed):\n"
+        "    return episode.with_demonstrations(episode.demonstrations.examples[::-1])\n"
+    )
+    changed = {"hypotheses": ["own_gd"], "controls": ["own_order"], "permutations": [0]}
+    path.write_text(yaml.safe_dump(fields | changed), encoding="utf-8")
+    try:
+        done = call(app, "bench", path, "--out", tmp_path / "run", "--import", file)
+        assert done.exit_code == 0, done.output
+        for known in (CONTROLS, HYPOTHESES):  # as in a process of its own
+            known._entries.pop("own_order" if known is CONTROLS else "own_gd")
+        for name in [name for name in sys.modules if name.startswith("iclgd_imported_own_")]:
+            del sys.modules[name]
+        found = call(app, "report", tmp_path / "run", "--import", file)
+        assert found.exit_code == 0, found.output
+        page = (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
+        assert "does their order matter?" in page
+    finally:
+        CONTROLS._entries.pop("own_order", None)
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])

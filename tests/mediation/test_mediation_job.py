@@ -407,6 +407,10 @@ def test_a_mediation_is_kept_whole_and_read_without_loss(tmp_path: Path) -> None
     assert np.array_equal(again.curve("lcgd").value, found.curve("lcgd").value)
     again.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+    for write, name in ((found.save, "heads.pt"), (found.to_parquet, "heads.csv")):
+        with pytest.raises(ComparisonError, match=f"{name} ends in"):
+            write(tmp_path / name)
+        assert not (tmp_path / name).exists()
 
 
 def test_a_file_that_is_no_mediation_is_refused_in_one_line(tmp_path: Path) -> None:

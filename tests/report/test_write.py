@@ -336,7 +336,9 @@ def test_a_run_without_any_finished_cell_has_a_report_too(tmp_path: Path) -> Non
     bare = replace(empty, summary_frame=pd.DataFrame(), differences_frame=pd.DataFrame())
     for name, each in (("empty", empty), ("bare", bare)):  # bare: not even the columns
         page = Page(write_report(each, tmp_path / name).read_text(encoding="utf-8"))
-        assert "This run has no numbers yet (cells: 2 planned, 2 missing)." in " ".join(page.text)
+        text = " ".join(page.text)
+        assert "This run has no numbers yet (cells: 2 planned, 2 missing)." in text
+        assert "every cell has its numbers" not in text
 
 
 def test_untrained_copies_that_are_models_of_their_own_stand_beside_the_trained(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,17 @@ def test_scores_that_are_not_there_are_refused(
         comparison.tensor(*arguments)  # type: ignore[arg-type]
 
 
+def test_scores_are_offered_at_the_level_that_was_asked_for(comparison: Comparison) -> None:
+    with pytest.raises(ComparisonError) as caught:
+        comparison.tensor("AUC", "gd", by="head")
+    offered = str(caught.value).split("it has ")[1].split(".")[0].split(", ")
+    by_head = [name.removesuffix("/head") for name in comparison.values["gd"] if "/" in name]
+    assert sorted(offered) == sorted(by_head)
+    assert "Did you mean 'AUC'" not in str(caught.value)
+    with pytest.raises(ComparisonError, match="ZS has no score 'SimAM' by head; it has none"):
+        comparison.tensor("SimAM", "ZS", by="head")
+
+
 def test_files_give_back_what_was_saved(comparison: Comparison, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.safetensors"
     comparison.save(path)
@@ -252,7 +264,7 @@ def test_well_sealed_facts_of_another_kind_are_refused(facts: Any, tmp_path: Pat
 def test_a_failed_save_leaves_the_old_file(
     comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "a.safetensors"
+    path = tmp_path / "a"
     comparison.save(path)
     old = path.read_bytes()
 
@@ -265,6 +277,23 @@ def test_a_failed_save_leaves_the_old_file(
             write(path)
         assert path.read_bytes() == old
         assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_one_format_is_not_called_like_another(
+    comparison: Comparison, tmp_path: Path
+) -> None:
+    for write, wrong, right in (
+        (comparison.to_parquet, "table.csv", "table.parquet"),
+        (comparison.save, "all.pt", "all.safetensors"),
+    ):
+        with pytest.raises(
+            ComparisonError, match=f"{re.escape(wrong)} ends in .*'{right}'"
+        ) as told:
+            write(tmp_path / wrong)
+        assert "\n" not in str(told.value)
+        write(tmp_path / right)
+        write(tmp_path / Path(right).stem)  # a name without a suffix claims nothing
+    assert not any(file.suffix in (".csv", ".pt") for file in tmp_path.iterdir())
 
 
 def test_parquet_carries_the_frame_and_the_provenance(
