@@ -8,6 +8,7 @@ import functools
 import json
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,16 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) 
     return count
 
 
+def is_raised_or_a_failure(call: Callable[[], Any]) -> bool:
+    """A comparison goes on without a hypothesis that raised; the model's own passes it needs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FailureWarning)
+        try:
+            return any("InjectedError" in why for why in call().failures.values())
+        except InjectedError:
+            return True
+
+
 @BY_KIND
 @pytest.mark.parametrize("call", ["host", "gd", "lcgd", "oracle", "reader", "untrained", "compare"])
 @pytest.mark.usefixtures("untyped")
@@ -199,8 +210,11 @@ def test_an_exception_at_any_run_leaves_all_as_it_was(
         for place, error in ((stage, InjectedError()), (-stage, KeyboardInterrupt())):
             with monkeypatch.context() as patch:
                 interrupted(patch, place, error)
-                with pytest.raises(type(error)):
-                    CALLS[call](model)
+                if call == "compare" and isinstance(error, InjectedError):
+                    assert is_raised_or_a_failure(lambda: CALLS[call](model))
+                else:
+                    with pytest.raises(type(error)):
+                        CALLS[call](model)
             before.assert_same(model)
 
 
