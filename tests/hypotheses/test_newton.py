@@ -90,6 +90,7 @@ def test_one_full_step_on_linear_regression_is_least_squares() -> None:
     assert step("b", other, other, 1) is other
 
 
+@pytest.mark.skipif("hooked" not in checks.kinds(), reason="worlds need HookedTransformer")
 @pytest.mark.parametrize("shots", [10, 40])
 def test_one_full_step_in_a_linear_world_is_least_squares(shots: int) -> None:
     """The rule itself, from its own gradients and moments, against NumPy on its own inputs."""
