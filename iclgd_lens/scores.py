@@ -62,6 +62,8 @@ class Score(Entry):
         statistic: Maps mean facts to the value (a ratio of means), or, of label scores, label
             scores and gold labels to the value.
         per_draw: One value a draw of demonstrations, the same for each of its queries.
+        own_queries: Each subject has queries of its own (those that it sets right, say), so that no
+            two of them can be held against one another.
         asked: "module:function" of a score that is measured only where it is asked for, and so in
             no cell of a benchmark; it then has neither `function` nor `statistic`.
         source: Where it is from.
@@ -81,6 +83,7 @@ class Score(Entry):
     fact: str | None = None
     statistic: Callable[..., Any] | str | None = None
     per_draw: bool = False
+    own_queries: bool = False
     asked: str = ""
     source: str = ""
 
@@ -236,12 +239,12 @@ _BUILT_IN = (
     Score(
         "SimAOU_f2t", f"{_READ}:sim_aou_f2t",
         "SimAOU on queries with ZS wrong, ICL right and the changed model right",
-        "layer", source=_DEUTCH,
+        "layer", own_queries=True, source=_DEUTCH,
     ),
     Score(
         "SimAM_f2t", f"{_READ}:sim_am_f2t",
         "SimAM on queries with ZS wrong, ICL right and the changed model right",
-        "layer", source=_DEUTCH,
+        "layer", own_queries=True, source=_DEUTCH,
     ),
     Score(
         "Tok2Attn", f"{_READ}:tok2attn",

@@ -9,8 +9,9 @@ has to beat: its own controls, and the controls that belong to no hypothesis.
    of the family has there.
 3. A mean of any of them is over these. Layers that are left out are told (`left_out`).
 
-Other hypotheses take nothing away, so that a number does not depend on what else was measured; a
-difference of two hypotheses is over the places of both families.
+A score of which each subject has queries of its own (`Score.own_queries`) is no comparison, and is
+read wherever a subject has it. Other hypotheses take nothing away, so that a number does not depend
+on what else was measured; a difference of two hypotheses is over the places of both families.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iclgd_lens.scores import FACTS
+from iclgd_lens.scores import FACTS, SCORES
 from iclgd_lens.subjects import Subject
 
 Mask = NDArray[np.bool_]
@@ -58,7 +59,7 @@ class CommonLayers:
         """Which queries count in which layers of one part, [query layer]."""
         found = np.ones(shape, bool)
         for label in labels:
-            mask = self._queries(score, part, self._family(label))
+            mask = self._queries(score, part, self._family(score, label))
             if mask is not None and mask.shape == shape:
                 found &= mask
         return found
@@ -91,7 +92,7 @@ class CommonLayers:
             for hypothesis, subject in self.subjects.items():
                 if not subject.is_hypothesis or hypothesis not in anywhere:
                     continue
-                having = [label for label in self._family(hypothesis) if label in anywhere]
+                having = [each for each in self._family(score, hypothesis) if each in anywhere]
                 for layer in self.left_out(score, hypothesis):
                     shares = {label: self._least(score, label, layer) for label in having}
                     lacking = [label for label, share in shares.items() if share == 0]
@@ -127,9 +128,11 @@ class CommonLayers:
                 )  # fmt: skip
         return found
 
-    def _family(self, label: str) -> tuple[str, ...]:
+    def _family(self, score: str, label: str) -> tuple[str, ...]:
         owner = self._owners.get(label)
-        family = (label,) if owner is None else self._families[owner]
+        if owner is None or (score in SCORES and SCORES[score].own_queries):
+            return (label,)
+        family = self._families[owner]
         return family if label in family else (*family, label)
 
     # -- where scores exist ----------------------------------------------------------------------
@@ -182,7 +185,7 @@ class CommonLayers:
         return [there[label] for label in family if label in there]
 
     def _layers(self, score: str, label: str) -> Mask | None:
-        family = self._family(label)
+        family = self._family(score, label)
         if (score, family) not in self._known:
             self._known[score, family] = self._shared(score, family)
         return self._known[score, family]

@@ -306,3 +306,23 @@ def test_settings_that_differ_are_families_of_their_own() -> None:
     found = compared({"gd": range(L), "gd(lr=0.1)": [0], "random[gd(lr=0.1)]": [0, 1]})
     assert found.data.common_layers.of("SimAOU", "gd") == [0, 1, 2, 3]
     assert found.data.common_layers.of("SimAOU", "random[gd(lr=0.1)]") == [0]
+
+
+def test_queries_of_each_subjects_own_are_no_comparison() -> None:
+    parts: list[Part] = []
+    for draw in range(DRAWS):
+        values: dict[str, Given] = {}
+        for place, label in enumerate(("gd", "random[gd]", "gd@shuffled")):
+            value = np.full((Q, L), np.nan, np.float32)
+            value[place : place + 2] = 0.1 * (place + 1)
+            values[label] = {"SimAOU_f2t": value, "SimAOU": np.ones((Q, L), np.float32)}
+        parts.append(Part(values, np.arange(Q) % 2, draw))
+    found = Comparison(tuple(parts), {"controls": ["random", "shuffled"]}, resamples=10)
+    assert found.partial_layers().empty
+    read = means(found, "SimAOU_f2t")
+    assert [read[label] for label in ("gd", "random[gd]", "gd@shuffled")] == pytest.approx(
+        [0.1, 0.2, 0.3]
+    )
+    for line in found.verdicts(["SimAOU_f2t"]):
+        assert line.verdict == "not applicable"
+        assert "queries of each subject's own" in line.why
