@@ -18,18 +18,13 @@ from typing import Any, Literal, TypeVar, get_args
 
 from iclgd_lens.errors import HypothesisError, nearest
 from iclgd_lens.intervention import Intervention
-from iclgd_lens.registry import Entry, PluginWarning, Table
+from iclgd_lens.registry import Entry, PluginWarning, Table, check_choice
 from iclgd_lens.validation import check_arguments
 
 
 def one_of(rule: str, name: str, given: str, allowed: Iterable[str]) -> None:
     """Raise `HypothesisError` unless `given` is one of the allowed words."""
-    words = list(allowed)
-    if given not in words:
-        raise HypothesisError(
-            f"{rule}: {name} is {given!r}; allowed: {', '.join(words)}."
-            + nearest(str(given), words)
-        )
+    check_choice(HypothesisError, rule, name, given, allowed)
 
 
 def between(

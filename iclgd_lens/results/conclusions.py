@@ -250,6 +250,8 @@ class Conclusions:
         chosen = tuple(scores or (*primary_scores(), "SimAOU", "SimAM", "KL_ICL"))
         found: list[dict[str, Any]] = []
         for score in chosen:
+            if SCORES[score].own_queries:
+                continue
             having = [n for n in self.parts.hypotheses if score in self._scores_of(n)]
             found += [self._between(score, b, a) for a, b in combinations(having, 2)]
         p = holm([line["p_value"] for line in found], count_undefined=True) if found else []

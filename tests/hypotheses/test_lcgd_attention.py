@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from iclgd_lens.errors import EpisodeError, HypothesisError
-from iclgd_lens.host import Host
+from iclgd_lens.host import Hook, Host, as_host
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.lcgd_attention import (
     lcgd_attention,
@@ -17,6 +17,7 @@ from iclgd_lens.hypotheses.lcgd_attention import (
     weights_of,
 )
 from iclgd_lens.protocol import DEFAULT
+from iclgd_lens.worlds import linear_world
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
@@ -186,3 +187,18 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], messag
 def test_a_prompt_longer_than_the_context_is_refused() -> None:
     with pytest.raises(EpisodeError, match="but gpt2 reads 128; nothing is truncated"):
         lcgd_attention(checks.host(checks.kinds()[0], "gpt2"), checks.episode(shots=40))
+
+
+@pytest.mark.skipif("hooked" not in checks.kinds(), reason="worlds need HookedTransformer")
+def test_attention_is_the_models_own_where_it_is_no_softmax_of_scores() -> None:
+    world = linear_world()
+    host, shown = as_host(world.model), world.episode.demonstrations
+    seen: list[torch.Tensor] = []
+    hooks: list[Hook] = [("blocks.0.attn.hook_pattern", lambda value, hook: seen.append(value[0]))]
+    with torch.no_grad(), host.hooked(hooks):
+        host.run(host.tensor(shown.prompt()))
+    lengths = [len(example.tokens) for example in shown.examples]
+    by_demonstration = seen[0][:, -1][:, list(shown.prompt_positions())].split(lengths, dim=-1)
+    expected = torch.stack([each.sum(-1) for each in by_demonstration], dim=-1)
+    checks.close(prompt_attention(host, shown)[0], expected, 1e-6)
+    assert not torch.allclose(seen[0].sum(-1), torch.ones(()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -323,6 +324,11 @@ def test_queries_of_each_subjects_own_are_no_comparison() -> None:
     assert [read[label] for label in ("gd", "random[gd]", "gd@shuffled")] == pytest.approx(
         [0.1, 0.2, 0.3]
     )
+    both = Comparison(
+        tuple(replace(p, values={**p.values, "lcgd": p.values["gd"]}) for p in parts), resamples=10
+    )
+    assert not (both.differences(["SimAOU_f2t"])["kind"] == "hypotheses").any()
+    assert (both.differences(["SimAOU"])["kind"] == "hypotheses").any()
     for line in found.verdicts(["SimAOU_f2t"]):
         assert line.verdict == "not applicable"
         assert "queries of each subject's own" in line.why
