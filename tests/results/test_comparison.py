@@ -408,3 +408,25 @@ def test_a_contrast_that_was_not_measured_says_what_it_needs() -> None:
     only = Comparison(parts, {"controls": ["shuffled"]}).verdicts(["SimAOU_label"], gate=False)[-1]
     assert only.verdict == "undecided"
     assert only.why.startswith("shuffled has nothing to say on SimAOU_label, and no other control")
+
+
+def test_what_could_not_be_tested_was_a_question_all_the_same() -> None:
+    generator = np.random.default_rng(0)
+    parts: list[Part] = []
+    for draw in range(5):
+        values = {
+            name: {"SimAOU": generator.normal(place, 0.1, (4, 2)).astype(np.float32)}
+            for place, name in enumerate(("gd", "lcgd"))
+        }
+        values["newton"] = {"SimAOU": np.full((4, 2), np.nan, np.float32)}
+        heads = generator.normal(1, 0.1, (4, 1, 4)).astype(np.float32)
+        heads[..., 3] = np.nan
+        values["gd"] |= {"SimAM/head": heads, "SimAM": np.nanmean(heads, -1)}
+        parts.append(Part(values, np.zeros(4, int), draw))
+    found = Comparison(tuple(parts), {"controls": []}, resamples=5)
+    lines = found.differences(["SimAOU"])
+    assert len(lines) == 3
+    assert lines["p_corrected"].min() == pytest.approx(3 * lines["p_value"].min())
+    by_head = found.head_map("SimAM", "gd")
+    assert by_head["p_value"].isna().sum() == 1
+    assert by_head["p_corrected"].max() == pytest.approx(4 / 3 * by_head["p_value"].max())

@@ -93,6 +93,10 @@ def test_a_model_that_varies_over_draws_is_not_told_apart_from_twins_that_do_not
         values, twins = 0.12 + 0.1 * generator.normal(size=5), 0.02 * generator.normal(size=8)
         better.append(one(evidence(values, untrained=networks(twins))).verdict)
     assert better.count("no") <= 0.05 * 300
+    # Two draws far apart, whose mean happens to be that of twins that all but agree.
+    split = one(evidence([0.25, -0.2], untrained=networks(0.002 * NOISE)))
+    assert split.verdict == "undecided"
+    assert one(evidence([0.025, 0.0251], untrained=networks(0.002 * NOISE))).verdict == "no"
 
 
 @pytest.mark.parametrize("name", ["random", "shuffled", "untrained"])
