@@ -64,6 +64,7 @@ from .protocol import DEFAULT as DEFAULT
 from .protocol import EOS as EOS
 from .protocol import REFERENCE as REFERENCE
 from .protocol import Protocol as Protocol
+from .raised import FailureWarning as FailureWarning
 from .readout.reader import Reader as Reader
 from .readout.reader import Readout as Readout
 from .results.comparison import Comparison as Comparison

@@ -9,6 +9,9 @@ and control, since both see the same demonstrations), between queries, and betwe
   networks (N4: at most .05), also where scores are far from normal.
 - `random_direction_null`: a hypothesis that is a random direction, against random directions (N2).
 - `shuffled_null`: a hypothesis that learned from shuffled labels, against shuffled labels (N3).
+- `other_queries_null`: a hypothesis that is right for the queries asked by chance alone. All draws
+  share them, so that a verdict, which is one for these queries, is a yes; that it is shown for
+  other queries, too, must not be said (at most .05).
 - `power`: how often a true difference is found.
 
 What trained and never-trained models do (N1) needs models: `benchmarks/`.
@@ -24,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iclgd_lens.errors import LensError
+from iclgd_lens.verdicts.draws_and_queries import crossed_mean
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
 from iclgd_lens.verdicts.statistics import binomial_interval, paired_t, prediction_t
 from iclgd_lens.verdicts.verdict import decide
@@ -301,6 +305,31 @@ def shuffled_null(
     return _exchangeable("shuffled labels are called yes", "shuffled", scored(), scored())
 
 
+def other_queries_null(
+    *, draws: int = 5, trials: int = 300, spreads: Spreads | None = None, seed: int = 0
+) -> list[Rate]:
+    """How often what fits the shared queries by chance is a yes, and is said of other queries."""
+    given = spreads or Spreads(draw=0.02)
+    generator = np.random.default_rng(seed)
+    # Most of what queries differ in is the same in every draw; the rest is each draw's own.
+    common, rest = given.query * 0.8**0.5, given.query * 0.2**0.5
+    fits = common * generator.standard_normal((trials, 1, given.queries))
+    own = given.draw * generator.standard_normal((2, trials, draws, 1))
+    values, others = own + rest * generator.standard_normal((2, trials, draws, given.queries))
+    values = values + fits
+    answers, shown = 0, 0
+    for one, other in zip(values, others, strict=True):
+        evidence = _evidence(one.mean(-1), {"random": ControlEvidence("draw", other.mean(-1))})
+        verdict = decide([evidence], margin=0.0, gate=False)[-1].verdict
+        answers += verdict == "yes"
+        shown += verdict == "yes" and crossed_mean(one - other, confidence=0.95).above
+    what = f"what fits {given.queries} queries by chance is {{}}, {draws} draws"
+    return [
+        Rate(what.format("called yes for these"), answers, trials),
+        Rate(what.format("shown for others, too"), shown, trials, NEVER_MORE),
+    ]
+
+
 def calibrate(*, trials: int = 1000, seed: int = 0) -> list[Rate]:
     """Every rate of this module, for 5 and 10 draws."""
     found: list[Rate] = []
@@ -311,6 +340,7 @@ def calibrate(*, trials: int = 1000, seed: int = 0) -> list[Rate]:
             found += false_yes(spreads, draws=draws, trials=trials, seed=seed)
         found.append(random_direction_null(draws=draws, trials=trials, seed=seed))
         found.append(shuffled_null(draws=draws, trials=trials, seed=seed))
+        found += other_queries_null(draws=draws, trials=trials, seed=seed)
     return found
 
 

@@ -130,7 +130,7 @@ def test_the_same_seed_gives_the_same_rates() -> None:
 
 def test_all_of_it_is_measured_for_five_and_ten_draws() -> None:
     found = calibrate(trials=2)
-    assert len(found) == 2 * (2 + 2 * len(SHAPES) + 2)
+    assert len(found) == 2 * (2 + 2 * len(SHAPES) + 2 + 2)
     assert len({rate.what for rate in found}) == len(found) - 1  # networks alone know no draws
 
 

@@ -17,6 +17,7 @@ from iclgd_lens.comparing import compare
 from iclgd_lens.display_names import home, label, rank
 from iclgd_lens.episode_loading import load_episodes
 from iclgd_lens.host.loading import load_model
+from iclgd_lens.host.model_source import find_model
 from iclgd_lens.model_names import label_of
 from iclgd_lens.phrases import listed, number
 from iclgd_lens.results.comparison import Comparison
@@ -127,6 +128,7 @@ def _load(model: Any, tell: Callable[[str], None]) -> tuple[Any, str]:
     if not isinstance(model, str):
         return model, str(getattr(model.cfg, "model_name", "model"))
     tell(f"loading {model}")
+    find_model(model).check()
     return load_model(model), label_of(model)
 
 

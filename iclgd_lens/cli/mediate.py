@@ -92,10 +92,12 @@ def mediate(
         from iclgd_lens.bench.workbench import import_modules
         from iclgd_lens.episode_loading import load_episodes
         from iclgd_lens.host.loading import load_model
+        from iclgd_lens.host.model_source import find_model
         from iclgd_lens.mediation.mediation_job import CONTROLS
         from iclgd_lens.mediation.mediation_job import mediate as measured
 
         import_modules(imports or [])
+        find_model(model).check()
         tell(f"loading {model}")
         loaded = load_model(model, dtype=dtype, host=host)  # type: ignore[arg-type]
         episodes = load_episodes(

@@ -64,7 +64,14 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the first draw and of co
 ProtocolName = Annotated[
     str, typer.Option("--protocol", help="'default', or 'reference' for the published choices.")
 ]
-HostName = Annotated[str, typer.Option("--host", help="'auto', 'hooked' or 'bridge'.")]
+HostName = Annotated[
+    str,
+    typer.Option(
+        "--host",
+        help="'hooked', 'bridge', or 'auto': 'hooked' where there is one, but 'bridge' for large "
+        "models with gated MLPs.",
+    ),
+]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="'float32', 'bfloat16', 'float16' or 'float64'.")
 ]

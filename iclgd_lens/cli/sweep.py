@@ -108,11 +108,14 @@ def sweep(
         tell("starting PyTorch and TransformerLens")
         from iclgd_lens.bench.workbench import import_modules
         from iclgd_lens.host.loading import load_model
+        from iclgd_lens.host.model_source import find_model
         from iclgd_lens.sweeps.sweep_job import CONTROLS
         from iclgd_lens.sweeps.sweep_job import sweep as measured
 
         import_modules(imports or [])
         by_name = factor is not None and factor.kind == "model"
+        if not by_name:
+            find_model(model).check()
         tell(f"loading {model}")
         loaded: Any = None if by_name else load_model(model)
         if claim is not None:

@@ -12,7 +12,7 @@ import hashlib
 import io
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,11 +37,13 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+_GATES = ("gate_proj", "gate_up_proj")  # how `transformers` names a gated MLP's maps
+_LARGE = 50_000_000  # parameters from which on passes over weights are what takes time
 _TOKENS = 8  # read to compare logits with those of `transformers`
 
 
 class HostChoiceWarning(ModelWarning):
-    """`host="auto"` chose TransformerBridge for a model that HookedTransformer cannot hold."""
+    """The host that `host="auto"` prefers cannot hold the model; it is loaded as the other."""
 
 
 def load_model(
@@ -66,8 +68,11 @@ def load_model(
         dtype: "float32", "bfloat16", "float16", "float64" or the `torch.dtype`.
         device: a torch device; the first CUDA device where there is one, else the CPU.
         host: "hooked" for HookedTransformer (TransformerLens 3 alone), "bridge" for
-            TransformerBridge; "auto" prefers the first, and warns (`HostChoiceWarning`) where an
-            installed HookedTransformer cannot hold the model.
+            TransformerBridge. "auto" prefers the first, but TransformerBridge for models with
+            gated MLPs (Llama and its relatives) of 50 million parameters or more, which it reads
+            faster and in half the memory with equal numbers (benchmarks/README.md). Where the
+            preferred one cannot hold the model the other does, with a warning
+            (`HostChoiceWarning`).
         revision: branch, tag or commit on the Hub.
 
     Returns:
@@ -94,8 +99,9 @@ def load_model(
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), own_precision():
         config = _config(checkpoint)
         tokenizer = checkpoint.tokenizer()
-        hf_model = checkpoint.model(config, torch_dtype)
-        model = _build(hf_model, tokenizer, checkpoint, torch_device, host)
+        model = _build(
+            lambda: checkpoint.model(config, torch_dtype), tokenizer, checkpoint, torch_device, host
+        )
         if source.untrained:
             reinitialise(model)
     # The configuration is the one place of both hosts that may carry what results must record.
@@ -125,42 +131,79 @@ def _config(checkpoint: Checkpoint) -> Any:
 
 
 def _build(
-    hf_model: Any, tokenizer: Any, checkpoint: Checkpoint, device: torch.device, host: str
+    load: Callable[[], Any], tokenizer: Any, checkpoint: Checkpoint, device: torch.device, host: str
 ) -> Any:
+    """The model in the host asked for; for "auto" in the first of `_order` that can hold it.
+
+    Args:
+        load: Reads the `transformers` model. A bridge takes its modules over, so that whatever is
+            tried after one needs a model of its own.
+        tokenizer: The model's.
+        checkpoint: Where it is from.
+        device: Where it goes.
+        host: One of `HOSTS`.
+    """
+    hf_model = load()
     vocabulary = hf_model.get_input_embeddings().num_embeddings
     count = min(_TOKENS, getattr(hf_model.config, "max_position_embeddings", None) or _TOKENS)
     # From the middle of the vocabulary, where no special tokens are.
     tokens = (torch.arange(count)[None] + vocabulary // 2) % vocabulary
     with torch.no_grad(), outputs(hf_model) as parts:
         expected = hf_model(tokens, use_cache=False).logits
-    if host == "hooked" or (host == "auto" and has_hooked_transformer()):
+
+    def made(kind: str, hf_model: Any) -> Any:
+        if kind == "hooked":
+            model = _hooked(hf_model, tokenizer, checkpoint, device)
+            return _checked(model, tokens, expected)
+        model = _bridge(hf_model, tokenizer, checkpoint.name, device)
+        return _checked(model, tokens, expected, parts)
+
+    first, *others = _order(hf_model) if host == "auto" else (host,)
+    failures: dict[str, Exception] = {}
+    for kind in (first, *others):
         try:
-            return _checked(_hooked(hf_model, tokenizer, checkpoint, device), tokens, expected)
+            model = made(kind, load() if "bridge" in failures else hf_model)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a converter may fail on shapes it was not made for
-            if host == "hooked":
-                raise UnsupportedModelError(
-                    f"no HookedTransformer for {checkpoint.name}: {first_line(error)}; "
-                    "use host='bridge'"
-                ) from error
+        except Exception as error:  # converters and adapters may fail on shapes not made for them
+            failures[kind] = error
+            continue
+        if failures:
             warnings.warn(
-                f"{checkpoint.name} is loaded as a TransformerBridge: {first_line(error)}",
+                f"{checkpoint.name} is loaded as a {type(model).__name__}: "
+                f"{first_line(failures[first])}",
                 HostChoiceWarning,
                 stacklevel=3,
             )
-    try:
-        bridge = _bridge(hf_model, tokenizer, checkpoint.name, device)
-        return _checked(bridge, tokens, expected, parts)
-    except (torch.OutOfMemoryError, UnsupportedModelError):
-        raise
-    except Exception as error:  # an adapter may assert, or fail on shapes it was not made for
-        where = traceback.extract_tb(error.__traceback__)[-1].name
-        reason = (str(error).strip() or f"{type(error).__name__} in {where}").splitlines()[0]
+        return model
+    if "bridge" not in failures:
         raise UnsupportedModelError(
-            f"the installed TransformerLens has an adapter for {type(hf_model).__name__}, but not "
-            f"for {checkpoint.name} ({reason})"
-        ) from error
+            f"no HookedTransformer for {checkpoint.name}: {first_line(failures['hooked'])}; "
+            "use host='bridge'"
+        ) from failures["hooked"]
+    error = failures["bridge"]
+    if isinstance(error, UnsupportedModelError):
+        raise error
+    where = traceback.extract_tb(error.__traceback__)[-1].name
+    reason = (str(error).strip() or f"{type(error).__name__} in {where}").splitlines()[0]
+    raise UnsupportedModelError(
+        f"the installed TransformerLens has an adapter for {type(hf_model).__name__}, but not "
+        f"for {checkpoint.name} ({reason})"
+    ) from error
+
+
+def _order(hf_model: Any) -> tuple[str, ...]:
+    """The hosts that "auto" tries, in turn.
+
+    HookedTransformer copies the weights of a gated MLP, transposed, in each pass, and such models
+    mostly rotate queries and keys too, which it does anew for all keys of a cache. In a small
+    model neither is felt.
+    """
+    if not has_hooked_transformer():
+        return ("bridge",)
+    gated = any(name.endswith(_GATES) for name, _ in hf_model.named_modules())
+    large = sum(weight.numel() for weight in hf_model.parameters()) >= _LARGE
+    return ("bridge", "hooked") if gated and large else ("hooked", "bridge")
 
 
 def _checked(

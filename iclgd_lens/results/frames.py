@@ -74,6 +74,7 @@ def verdict_frame(conclusions: Conclusions) -> pd.DataFrame:
 
     columns = [
         "hypothesis", "score", "control", "verdict", "p", "ci_low", "ci_high", "why", "robust",
+        "over_queries",
     ]  # fmt: skip
     lines: list[dict[str, Any]] = []
     for verdict in conclusions.verdicts():

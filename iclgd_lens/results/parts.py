@@ -180,6 +180,23 @@ class Parts:
             ]
         )
 
+    def by_query(self, score: str, label: str, beside: str | None = None) -> Floats | None:
+        """A score of a label on the model itself by draw and query: [draw query].
+
+        Realisations and orders of a draw are averaged; NaN where one has none. None where the score
+        is not one of each query, or draws were asked different ones.
+        """
+        names, found = _names(label, beside), dict[int, list[Floats]]()
+        asked = {part.queries for part in self.parts if part.network == TRAINED}
+        for part, measured in self.series.get(label, ()):
+            if part.network == TRAINED and score in measured:
+                each = self.per_query(score, part, measured[score], *names)
+                found.setdefault(part.draw, []).append(each)
+        lengths = {len(each) for draw in found.values() for each in draw}
+        if len(lengths) != 1 or len(asked) != 1 or set(found) != set(self.draws):
+            return None
+        return np.stack([np.mean(found[draw], 0) for draw in self.draws])
+
     def per_network(self, score: str, label: str, control: str) -> Floats:
         """A score of a label in each network of a control: [network], NaN where one failed."""
         networks = sorted({part.index for part in self.parts if part.network == control})

@@ -70,15 +70,49 @@ def crossed(
         confidence: The interval's coverage.
         queries: How many queries there are.
     """
+    means = resampled.mean(0)
+    means = means[np.isfinite(means)]
+    error = max(float(means.std(ddof=1)), step) if means.size > 1 else np.nan
+    return _over_both(by_draw, error, confidence, queries)
+
+
+def crossed_mean(values: Floats, *, confidence: float) -> Compared:
+    """The mean of [draw query], with a t interval over draws and queries; see the module.
+
+    The standard error over queries is that of their means over draws. Degrees of freedom are no
+    more than those of the draws, so that the interval is never narrower than the one over draws
+    alone. What is not finite is left out of the means.
+    """
+    finite = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        by_draw, by_query = (
+            np.where(finite, values, 0.0).sum(axis) / finite.sum(axis) for axis in (1, 0)
+        )
+    by_query = by_query[np.isfinite(by_query)]
+    queries = len(by_query)
+    error = float(by_query.std(ddof=1)) / queries**0.5 if queries > 1 else np.nan
+    return _over_both(by_draw, error, confidence, queries, most=float(max(len(by_draw) - 1, 1)))
+
+
+def _over_both(
+    by_draw: Floats, over_queries: float, confidence: float, queries: int, most: float = np.inf
+) -> Compared:
+    """A mean over draws and its interval, from the standard error over queries.
+
+    Args:
+        by_draw: The value of each draw, [draw].
+        over_queries: That standard error.
+        confidence: The interval's coverage.
+        queries: How many queries there are.
+        most: Degrees of freedom at most.
+    """
     from scipy.stats import t
 
     draws, value = len(by_draw), float(np.mean(by_draw))
     over = OVER_BOTH if draws > 1 else OVER_QUERIES
-    means = resampled.mean(0)
-    means = means[np.isfinite(means)]
-    if not np.isfinite(value) or queries < 2 or means.size < 2:
+    if not np.isfinite(value) or queries < 2 or not np.isfinite(over_queries):
         return Compared(value, np.nan, np.nan, np.nan, over)
-    squares = [max(float(means.std(ddof=1)), step) ** 2]
+    squares = [over_queries**2]
     freedom = [queries - 1]
     if draws > 1:
         squares.append(float(np.var(by_draw, ddof=1)) / draws)
@@ -89,7 +123,7 @@ def crossed(
             return Compared(0.0, 0.0, 0.0, 1.0, over)
         return Compared(value, np.nan, np.nan, np.nan, over)
     df = total**2 / sum(square**2 / each for square, each in zip(squares, freedom, strict=True))
-    error = total**0.5
+    df, error = min(df, most), total**0.5
     half = float(t.ppf((1 + confidence) / 2, df)) * error
     p = float(2 * t.sf(abs(value) / error, df))
     return Compared(value, value - half, value + half, p, over)

@@ -330,6 +330,21 @@ def test_a_model_that_nobody_knows_costs_no_rows(
         run(["compare", "-m", "somebody/model"])
 
 
+@pytest.mark.parametrize("command", [["mediate"], ["sweep", "shots"], ["demo"]])
+def test_no_command_asks_the_hub_for_a_name_that_nobody_knows(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("iclgd_lens.host.loading.load_model", load)
+    monkeypatch.setattr("iclgd_lens.cli.demo.load_model", load)
+    assert run([*command, "-m", "embeded"]) == 2
+    assert "Did you mean 'embedded'?" in words(capsys)[1]
+    with pytest.raises(AssertionError, match="the Hub was asked"):
+        run([*command, "-m", "somebody/model"])
+
+
 def test_other_tasks_demonstrations_are_given_by_name(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

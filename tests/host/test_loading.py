@@ -98,6 +98,41 @@ def test_hooked_transformer_equals_transformers(folders: dict[str, Path], family
     assert model.cfg.normalization_type in ("LN", "RMS")  # "...Pre" would mean folded
 
 
+@needs_hooked
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_auto_takes_the_bridge_for_large_models_with_gated_mlps(
+    folders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert type(load_model(folders[family], device="cpu")).__name__ == "HookedTransformer"
+    size = sum(w.numel() for w in families.huggingface_model(family).parameters())
+    gated = family in ("llama", "qwen2", "qwen3", "mistral")
+    for least, expected in ((size, gated), (size + 1, False)):
+        monkeypatch.setattr(loading, "_LARGE", least)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ModelWarning)
+            model = load_model(folders[family], device="cpu")
+        assert (type(model).__name__ == "TransformerBridge") == expected
+
+
+@needs_hooked
+def test_auto_loads_anew_what_a_bridge_has_taken_over(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_LARGE", 0)
+    monkeypatch.setattr(loading, "_bridge", spoiled(loading._bridge))
+    with pytest.warns(HostChoiceWarning, match="HookedTransformer: .*not those of transformers"):
+        model = load_model(folders["llama"], device="cpu")
+    assert type(model).__name__ == "HookedTransformer"
+    ids = families.tokens(9)
+    torch.testing.assert_close(
+        logits(model, ids), reference(folders["llama"], ids), atol=1e-4, rtol=0
+    )
+    monkeypatch.setattr(loading, "_hooked", spoiled(loading._hooked))
+    with pytest.raises(UnsupportedModelError, match="as a TransformerBridge are not") as error:
+        load_model(folders["llama"], device="cpu")
+    one_line(error)
+
+
 @pytest.mark.parametrize("family", families.BRIDGE_FAMILIES)
 def test_bridge_equals_transformers(folders: dict[str, Path], family: str) -> None:
     ids = families.tokens(40, batch=2)

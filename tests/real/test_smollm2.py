@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import pandas
 import pytest
 import torch
 from torch import Tensor
@@ -65,7 +66,13 @@ def compared(request: pytest.FixtureRequest, model: Any, rows: dict[str, Any]) -
     episode = lens.load_episode(task, model, shots=SHOTS, queries=QUERIES, data=rows[task])
     before = checks.photograph(model)
     result = lens.compare(
-        model, episode, ["oracle"], controls=["zero"], lr=0.01, tok2attn_queries=0, resamples=20
+        model,
+        episode,
+        ["gd", "oracle"],
+        controls=["zero"],
+        lr=0.01,
+        tok2attn_queries=0,
+        resamples=20,
     )
     before.assert_same(model)
     return result, task
@@ -89,3 +96,16 @@ def test_oracle_is_one_and_zero_is_undefined(compared: Any) -> None:
     similarities = whole(compared[0], "SimAOU")
     assert similarities["oracle"] == pytest.approx(1, abs=1e-5)
     assert math.isnan(similarities["zero"])
+
+
+def test_both_hosts_say_the_same(compared: Any) -> None:
+    result, task = compared
+    table = result.frame()
+    names = ["hypothesis", "score", "level", "layer", "head"]
+    chosen = table[table["score"].isin(["SimAOU", "SimAM", "AUC", "KL_removed"])]
+    numbers = chosen.set_index(names)["value"].dropna().sort_index()
+    if task not in FOUND:
+        FOUND[task] = numbers
+        pytest.skip("the first host that was measured")
+    assert len(numbers) > 1000  # every head of every layer
+    pandas.testing.assert_series_equal(numbers, FOUND[task], atol=1e-3, rtol=0)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from numpy.typing import NDArray
 
 from iclgd_lens.results.comparison import Comparison
@@ -93,6 +94,32 @@ def test_a_hypothesis_reads_the_same_whatever_else_was_measured() -> None:
     assert len(tests(alone)) == 2 * 3
     assert tests(alone) == tests(beside)
     assert [line.tolist() for line in _nulls(alone)] == [line.tolist() for line in _nulls(beside)]
+
+
+def test_verdicts_tell_what_other_queries_would_give() -> None:
+    layers = {"gd": range(L), "random[gd]": [1, 2, 3], **ALONE}
+    comparison = compared(layers, {"gd": range(L)})
+    found = {each.control: each for each in comparison.verdicts(["SimAOU"])}
+    mine, theirs = (
+        comparison.tensor("SimAOU", label).double().numpy()[:, [1, 2, 3]].mean(1).reshape(DRAWS, Q)
+        for label in ("gd", "random[gd]")
+    )
+    change = mine - theirs
+    error = math.sqrt(change.mean(1).var(ddof=1) / DRAWS + change.mean(0).var(ddof=1) / Q)
+    half = scipy.stats.t.ppf(0.975, DRAWS - 1) * error
+    expected = (change.mean() - half, change.mean() + half)
+    assert found["random"].over_queries == pytest.approx(expected)
+    assert found["untrained"].over_queries is None  # these networks answer queries of their own
+    known = [each.over_queries for name, each in found.items() if name in ("random", "gaussian")]
+    assert found[OVERALL].over_queries == min(each for each in known if each)
+    strict = comparison.conclusions.verdicts(["SimAOU"], alpha=0.01)[0].over_queries
+    assert strict is not None
+    assert strict[0] < expected[0]
+    one = Comparison((comparison.parts[0],), comparison.provenance, resamples=10)
+    assert all(each.over_queries is None for each in one.verdicts(["SimAOU"]))
+    other = replace(comparison.parts[0], queries=tuple(range(Q)))
+    rows = Comparison((other, *comparison.parts[1:]), comparison.provenance, resamples=10)
+    assert all(each.over_queries is None for each in rows.verdicts(["SimAOU"]))
 
 
 def _nulls(comparison: Comparison) -> list[NDArray[np.float64]]:

@@ -549,12 +549,15 @@ def test_json_has_exactly_the_keys_that_are_promised() -> None:
     for each in found:
         line = json.loads(json.dumps(each.as_dict(), allow_nan=False))
         assert list(line) == [
-            "hypothesis", "score", "control", "verdict", "p", "interval", "why", "robust"
+            "hypothesis", "score", "control", "verdict", "p", "interval", "why", "robust",
+            "over_queries",
         ]  # fmt: skip
         assert line["p"] == pytest.approx(each.p_corrected)
     assert found[0].as_dict()["robust"] == [0.1, 0.3]
     lost = decide([replace(GOOD, values=np.full(5, np.nan))])[0].as_dict()
     assert (lost["p"], lost["interval"]) == (None, None)
+    told = replace(found[0], over_queries=(0.1, 0.2)).as_dict()
+    assert json.loads(json.dumps(told))["over_queries"] == [0.1, 0.2]
 
 
 @pytest.mark.parametrize(
