@@ -29,7 +29,12 @@ from numpy.typing import NDArray
 from iclgd_lens.errors import LensError
 from iclgd_lens.verdicts.draws_and_queries import crossed_mean
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
-from iclgd_lens.verdicts.statistics import binomial_interval, paired_t, prediction_t
+from iclgd_lens.verdicts.statistics import (
+    binomial_interval,
+    clustered_interval,
+    paired_t,
+    prediction_t,
+)
 from iclgd_lens.verdicts.verdict import decide
 
 Floats = NDArray[np.float64]
@@ -74,12 +79,15 @@ class Rate:
         count: How often it happened.
         trials: Of how many.
         expected: The lowest and highest share that is allowed; None if none is.
+        clusters: Counts and trials of what asked several of them, such as networks, where the
+            trials are not independent of one another.
     """
 
     what: str
     count: int
     trials: int
     expected: tuple[float, float] | None = None
+    clusters: tuple[tuple[int, int], ...] = ()
 
     @property
     def share(self) -> float:
@@ -88,9 +96,12 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its exact 95 % interval."""
+        """Its 95 % interval: exact, or for as many trials as the clusters' are worth."""
         if not self.trials:
             return float("nan"), float("nan")
+        if self.clusters:
+            counts, trials = np.array(self.clusters).T
+            return clustered_interval(counts, trials)
         return binomial_interval(self.count, self.trials)
 
     @property

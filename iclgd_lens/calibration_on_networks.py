@@ -39,32 +39,40 @@ def never_trained(
     Args:
         comparisons: With several networks of the control each (`twins=`).
         control: The control.
-        scores: Which scores; none for the primary ones. Each is a trial by itself.
+        scores: Which scores; none for the primary ones. Each is a trial, those of one network a
+            cluster.
     """
-    yes = trials = 0
-    for comparison in comparisons:
+    asked: dict[tuple[object, int], list[bool]] = {}
+    for at, comparison in enumerate(comparisons):
+        # Networks of one model are the same on every task.
+        model = comparison.provenance.get("model", {}).get("name", at)
         for label in comparison.data.hypotheses:
             for score in scores or primary_scores():
-                for verdict in _each_as_model(comparison.data, label, score, control):
-                    yes += verdict == "yes"
-                    trials += 1
-    return Rate(f'never-trained networks called "yes" ({control})', yes, trials, (0.0, 0.05))
+                answers = _each_as_model(comparison.data, label, score, control)
+                for network, answer in answers.items():
+                    asked.setdefault((model, network), []).append(answer == "yes")
+    clusters = tuple((sum(answers), len(answers)) for answers in asked.values())
+    return Rate(
+        f'never-trained networks called "yes" ({control})', sum(yes for yes, _ in clusters),
+        sum(trials for _, trials in clusters), (0.0, 0.05), clusters,
+    )  # fmt: skip
 
 
-def _each_as_model(parts: Parts, label: str, score: str, control: str) -> list[str]:
+def _each_as_model(parts: Parts, label: str, score: str, control: str) -> dict[int, str]:
+    """The verdict on each network, by its number."""
     subject = Subject.parse(label)
     own = str(Subject(subject.rule, control, {**subject.settings, "budget": "own"}))
     shown = own if own in parts.series else str(subject.under(control))
     values = parts.per_network(score, shown, control)
     if len(values) < LEAST:
-        return []
-    found: list[str] = []
+        return {}
+    found: dict[int, str] = {}
     for one in range(len(values)):
         others = np.delete(values, one)
         evidence = Evidence(
             label, score, values[one : one + 1], {control: ControlEvidence("network", others)}
         )
-        found += [v.verdict for v in decide([evidence], gate=False) if v.control == OVERALL]
+        found[one] = decide([evidence], gate=False)[-1].verdict
     return found
 
 

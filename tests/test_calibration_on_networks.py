@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,16 @@ def test_networks_are_seldom_called_yes_against_their_like() -> None:
     assert rate.trials == 100
     assert rate.holds
     assert rate.share <= 0.1
+
+
+def test_questions_of_one_network_are_a_cluster() -> None:
+    one = comparison(8, odd=5.0)
+    named = replace(one, provenance={**one.provenance, "model": {"name": "m"}})
+    apart, together = never_trained([one, one]), never_trained([named, named])
+    assert (apart.count, apart.trials) == (together.count, together.trials) == (4, 32)
+    assert sorted(apart.clusters, reverse=True)[:3] == [(2, 2), (2, 2), (0, 2)]
+    assert sorted(together.clusters, reverse=True)[:2] == [(4, 4), (0, 4)]
+    assert together.interval[1] > apart.interval[1]  # fewer networks tell less
 
 
 def test_a_network_that_stands_out_is_called_yes() -> None:

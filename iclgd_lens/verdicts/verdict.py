@@ -67,7 +67,8 @@ class Verdict:
             is none. Student's t over draws, or a prediction interval over networks.
         why: In plain words, with the numbers.
         robust: Lowest and highest of the rates around the chosen one at which the verdict is the
-            same; None if no other rate was tried.
+            same, each over the layers that it and its controls have; None if no other rate was
+            tried.
         needed: How many draws or networks would do, where that is known.
         method: The test.
         over_queries: Of the same difference from a control of each draw, the interval over draws

@@ -14,6 +14,7 @@ from iclgd_lens.errors import LensError
 from iclgd_lens.verdicts.statistics import (
     benjamini_hochberg,
     binomial_interval,
+    clustered_interval,
     equivalence,
     holm,
     mcnemar,
@@ -216,7 +217,39 @@ def test_shares_have_exact_intervals(count: int, trials: int) -> None:
     assert binomial_interval(count, trials) == pytest.approx(theirs, abs=1e-9)
 
 
+def test_clusters_of_one_trial_are_trials() -> None:
+    counts = np.array([1] * 3 + [0] * 37)
+    assert clustered_interval(counts, np.ones(40)) == pytest.approx(
+        binomial_interval(3, 40), abs=1e-9
+    )
+
+
+def test_clusters_that_agree_within_are_worth_one_trial_each() -> None:
+    whole = clustered_interval([8] * 5 + [0] * 36, [8] * 41)
+    assert whole == pytest.approx(binomial_interval(5, 41), abs=0.01)
+    assert clustered_interval([0] * 41, [8] * 41) == pytest.approx(binomial_interval(0, 41))
+    assert clustered_interval([8] * 41, [8] * 41) == pytest.approx(binomial_interval(41, 41))
+
+
+def test_intervals_of_clusters_hold_a_rare_share() -> None:
+    """Networks of which most never say yes and a few often do."""
+    generator = np.random.default_rng(7)
+    hold = naive = 0
+    for _ in range(400):
+        own = generator.beta(0.04 * 2, 0.96 * 2, 42)  # a third of the variance between networks
+        counts = generator.binomial(8, own)
+        low, high = clustered_interval(counts, np.full(42, 8))
+        hold += low <= 0.04 <= high
+        low, high = binomial_interval(int(counts.sum()), 42 * 8)
+        naive += low <= 0.04 <= high
+    assert hold >= 0.9 * 400
+    assert naive < 0.85 * 400
+
+
 def test_settings_out_of_range_are_refused() -> None:
+    for counts, trials in (([3], [2]), ([], []), ([1, 1], [2]), ([0], [0])):
+        with pytest.raises(LensError, match="no shares"):
+            clustered_interval(counts, trials)
     with pytest.raises(LensError, match="confidence"):
         paired_t([1.0, 2.0], confidence=95.0)
     with pytest.raises(LensError, match="single number"):
