@@ -216,6 +216,13 @@ def _cells(plan: Plan, setting: Setting, task: Task) -> Iterator[Cell]:
         yield Cell(key, setting, subject, budget, facts)
 
 
+def key_of(plan: Plan, setting: Setting, subject: Subject, budget: str) -> str | None:
+    """The key of one subject's cell in a setting; None where the plan has no such cell."""
+    cells = _cells(plan, setting, get_task(setting.task))
+    found = (each.key for each in cells if (each.subject, each.budget) == (subject, budget))
+    return next(found, None)
+
+
 def subjects_of(
     plan: Plan, model: ModelSpec, network: str
 ) -> Iterator[tuple[Subject, str, HypothesisSpec | None]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -18,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from iclgd_lens.bench.cells import OWN, Cell
+from iclgd_lens.bench.cells import OWN, Cell, key_of
 from iclgd_lens.bench.plan import MATCHED, Plan
 from iclgd_lens.bench.plan_entries import HypothesisSpec, ModelSpec, Setting
 from iclgd_lens.bench.store import Measured, Store
-from iclgd_lens.budget.budget import with_budget, with_settings_of
+from iclgd_lens.budget.budget import needs_budget, with_budget, with_settings_of
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Episode
@@ -38,7 +39,7 @@ from iclgd_lens.raised import is_out_of_memory
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
 from iclgd_lens.rules import Options, Rule, returned_by
-from iclgd_lens.subjects import TRAINED
+from iclgd_lens.subjects import TRAINED, Subject
 from iclgd_lens.sweeps.factors import get_factor
 
 _FORMAT = "iclgd_lens.readings/1"
@@ -105,7 +106,7 @@ class Session:
         self._trained: Host | None = None
         self._other: tuple[tuple[str, int], Host] | None = None
         self._zs: tuple[str, str, Readout] | None = None
-        self._rules: dict[tuple[str, str], Rule] = {}
+        self._rules: dict[tuple[str, str, str], Rule] = {}
 
     # -- networks --------------------------------------------------------------------------------
 
@@ -187,18 +188,39 @@ class Session:
             return with_settings_of(rule, {"lr": self.plan.lr})
         if self.plan.budget != MATCHED:
             return rule
-        if budget == OWN:
-            return with_budget(rule, job.host, job.episode)
-        return self._model_rule(setting.trained or setting, rule)
+        at = setting if budget == OWN else setting.trained or setting
+        return self._with_budget(at, rule, Subject(name, None, varied), budget)
 
-    def _model_rule(self, trained: Setting, rule: Rule) -> Rule:
-        """The rule at the budget that the model itself has on this draw; chosen once."""
-        known = (trained.key, f"{rule.name}{sorted(rule.settings.items(), key=str)}")
+    def _with_budget(self, setting: Setting, rule: Rule, subject: Subject, budget: str) -> Rule:
+        """The rule at the budget of a setting's network: chosen once, or read from a finished cell.
+
+        Args:
+            setting: Whose network and demonstrations choose.
+            rule: The rule without one.
+            subject: What its cell there is of.
+            budget: That cell's.
+        """
+        known = (setting.key, budget, str(subject))
         if known not in self._rules:
-            host = self.host(trained)
-            with host.laid_out():
-                self._rules[known] = with_budget(rule, host, self.episode(trained))
+            found = self._recorded(setting, rule, subject, budget)
+            if found is None:
+                host = self.host(setting)
+                with host.laid_out():
+                    found = with_budget(rule, host, self.episode(setting))
+            self._rules[known] = found
         return self._rules[known]
+
+    def _recorded(self, setting: Setting, rule: Rule, subject: Subject, budget: str) -> Rule | None:
+        """The same from the cell in which it was measured, in whatever process that was."""
+        if not needs_budget(rule):
+            return rule
+        key = key_of(self.plan, setting, subject, budget)
+        cell = None if key is None else self.store.cell(key)
+        facts = None if cell is None else cell.facts["described"].get("budget")
+        if facts is None:
+            return None
+        chosen = with_settings_of(rule, facts.get("settings", {}))
+        return replace(chosen, facts={**rule.facts, "budget": facts})
 
     def _taken(
         self, job: Job, cells: Sequence[Cell], problem: str, *, lost: bool

@@ -22,6 +22,7 @@ import yaml
 
 from iclgd_lens import nulls
 from iclgd_lens.bench import session
+from iclgd_lens.bench.cell_file import decode
 from iclgd_lens.bench.cells import list_cells, settings_of
 from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.bench.plan_check import check_plan
@@ -410,7 +411,7 @@ def test_matched_budgets_are_chosen_once_and_recorded(
     monkeypatch.setattr(budget, "choosing", few)
     assert not run_plan(plan, tmp_path / "run").failed
     # On the model, which the twin's first update shares, and on the twin itself.
-    assert Counter(chosen) == {"gd": 2, "fixed": 1}
+    assert Counter(chosen) == {"gd": 2}
     run = load_run(tmp_path / "run")
     described = {
         (p["network"], p["budget"], p["subject"]): cell.facts["described"]
@@ -429,6 +430,42 @@ def test_matched_budgets_are_chosen_once_and_recorded(
     assert run.provenance["hypotheses"]["fixed"]["settings"] == {"lr": "0.2"}
     labels = set(run.frame()["hypothesis"])
     assert {"gd@untrained", "gd(budget=own)@untrained", "fixed@untrained"} <= labels
+
+
+def test_a_budget_that_a_finished_cell_records_is_not_sought_again(
+    fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twin's cell may be measured in another process, or after a run was cut off."""
+    plan = parse_plan(
+        fields
+        | {"tasks": ["sst2"], "permutations": [0], "seeds": [1], "queries": 3, "twins": 1}
+        | {"controls": ["untrained", "random"], "hypotheses": {"gd": None}, "lr": "matched"}
+    )
+    few = partial(choosing, grid=(0.01, 0.1), epochs=(1,), losses=("label",))
+    monkeypatch.setattr(budget, "choosing", few)
+    assert not run_plan(plan, tmp_path / "run").failed
+    cells = {
+        (each.setting.network, each.budget, str(each.subject)): each for each in list_cells(plan)
+    }
+    again = [cells["untrained", "", "gd"], cells["trained", "", "random[gd]"]]
+    files = [tmp_path / "run" / "cells" / f"{each.key}.parquet" for each in again]
+    before = [decode(file.read_bytes(), file.stem) for file in files]
+    for file in files:
+        file.unlink()
+
+    def never(*_: Any) -> None:
+        raise AssertionError("a search began")
+
+    monkeypatch.setattr(session, "with_budget", never)
+    assert run_plan(plan, tmp_path / "run").done == 2
+    for file, old in zip(files, before, strict=True):
+        new = decode(file.read_bytes(), file.stem)
+        assert new.facts["described"].get("budget") == old.facts["described"].get("budget")
+        for score, values in old.values.items():
+            np.testing.assert_array_equal(new.values[score], values)
+    (tmp_path / "run" / "cells" / f"{cells['trained', '', 'gd'].key}.parquet").unlink()
+    files[0].unlink()
+    assert run_plan(plan, tmp_path / "run").failed  # nothing records it now: it is sought
 
 
 def test_nothing_is_computed_twice(
