@@ -19,9 +19,9 @@ from typing import Annotated, Any
 import typer
 
 import iclgd_lens as lens
-from iclgd_lens.calibration import Rate
 from iclgd_lens.calibration_on_networks import never_trained, steadiness
 from iclgd_lens.embedded import embedded_model_folder
+from iclgd_lens.verdicts.shares import Rate
 
 TASKS = ("sst2", "agnews")
 SETTINGS = {name: {"lr": 0.05, "epochs": 4, "loss_on": "label"} for name in ("gd", "lcgd")}

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,8 @@ from numpy.typing import NDArray
 from iclgd_lens.errors import LensError
 from iclgd_lens.verdicts.draws_and_queries import crossed_mean
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
-from iclgd_lens.verdicts.statistics import (
-    binomial_interval,
-    clustered_interval,
-    paired_t,
-    prediction_t,
-)
+from iclgd_lens.verdicts.shares import Rate
+from iclgd_lens.verdicts.statistics import paired_t, prediction_t
 from iclgd_lens.verdicts.verdict import decide
 
 Floats = NDArray[np.float64]
@@ -68,74 +64,6 @@ class Spreads:
     query: float = 0.3
     queries: int = 32
     shape: Shape = "normal"
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How often something happened.
-
-    Attributes:
-        what: What was counted.
-        count: How often it happened.
-        trials: Of how many.
-        expected: The lowest and highest share that is allowed; None if none is.
-        clusters: Counts and trials of what asked several of them, such as networks, where the
-            trials are not independent of one another.
-    """
-
-    what: str
-    count: int
-    trials: int
-    expected: tuple[float, float] | None = None
-    clusters: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def share(self) -> float:
-        """The share."""
-        return self.count / self.trials if self.trials else float("nan")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Its 95 % interval: exact, or for as many trials as the clusters' are worth."""
-        if not self.trials:
-            return float("nan"), float("nan")
-        if self.clusters:
-            counts, trials = np.array(self.clusters).T
-            return clustered_interval(counts, trials)
-        return binomial_interval(self.count, self.trials)
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether the share may be what is allowed, given how few trials there were."""
-        if self.expected is None or not self.trials:
-            return None
-        (low, high), (least, most) = self.interval, self.expected
-        return low <= most and high >= least
-
-    @property
-    def said(self) -> str:
-        """The same in words, which claim no more than so many trials can show."""
-        if self.holds is None or self.expected is None:
-            return ""
-        (low, high), (least, most) = self.interval, self.expected
-        if not self.holds:
-            return "does NOT hold"
-        if least <= low and high <= most:
-            return "holds"
-        where = "within" if least <= self.share <= most else "outside, yet not excluded"
-        return f"{where}: {self.trials:,} trials cannot tell"
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.what}: {self.share:.3f} [{low:.3f}, {high:.3f}] of {self.trials:,}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "what": self.what, "share": self.share, "interval": list(self.interval),
-            "count": self.count, "trials": self.trials, "holds": self.holds,
-            "expected": None if self.expected is None else list(self.expected),
-        }  # fmt: skip
 
 
 COVERS, NEVER_MORE = (0.93, 0.97), (0.0, 0.05)

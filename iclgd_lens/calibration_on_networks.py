@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iclgd_lens.calibration import Rate
 from iclgd_lens.results.parts import Parts
 from iclgd_lens.scores import primary_scores
 from iclgd_lens.subjects import TRAINED, Subject
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
+from iclgd_lens.verdicts.shares import Rate
 from iclgd_lens.verdicts.verdict import OVERALL, decide
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import scipy.stats
 
 from iclgd_lens.calibration import (
     SHAPES,
-    Rate,
     Spreads,
     calibrate,
     coverage,
@@ -21,6 +20,7 @@ from iclgd_lens.calibration import (
     simulate,
 )
 from iclgd_lens.errors import LensError
+from iclgd_lens.verdicts.shares import Rate
 
 
 @pytest.mark.parametrize("draws", [5, 10])

@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         "Episode Demonstrations Demonstration Query EpisodeWarning Protocol DEFAULT REFERENCE EOS "
         "shuffled_labels",
     ),
-    "comparing": ("Comparing", "compare Comparison Subject Reader Readout"),
+    "comparing": ("Comparing", "compare Comparison FailureWarning Subject Reader Readout"),
     "verdicts": (
         "Gate, behaviour, verdicts",
         "Gate Behaviour behaves Verdict decide Evidence ControlEvidence",

@@ -13,7 +13,7 @@ from iclgd_lens.cli.options import Json, figures_page
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from iclgd_lens.calibration import Rate
+    from iclgd_lens.verdicts.shares import Rate
 
 _TITLE = "How often the verdict rule is right or wrong, beside what is allowed"
 _CAPTION = "Simulated comparisons, in which the truth is known."

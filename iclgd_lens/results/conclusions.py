@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iclgd_lens.controls import CONTROLS, Control
+from iclgd_lens.results.other_queries import over_queries, told_of_queries
 from iclgd_lens.results.parts import Floats, Part, Parts
 from iclgd_lens.scores import LABEL_SCORES, SCORES, primary_scores
 from iclgd_lens.subjects import TRAINED, Subject
-from iclgd_lens.verdicts.draws_and_queries import Compared, crossed_mean
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
 from iclgd_lens.verdicts.gate import Behaviour, Gate, behaves
 from iclgd_lens.verdicts.statistics import benjamini_hochberg, holm, paired_t
-from iclgd_lens.verdicts.verdict import ALPHA, OVERALL, Verdict, decide, told_of_queries
+from iclgd_lens.verdicts.verdict import ALPHA, OVERALL, Verdict, decide
 
 OWN_BUDGET, MODEL_BUDGET = "at their own budget", "at the model's budget"
 
@@ -133,21 +133,8 @@ class Conclusions:
         chosen = primary_scores() if scores is None else tuple(scores)
         # All scores together: lines that share a control ask one question, whatever the score.
         found = decide(list(self.evidence(chosen)), gate=gate, **rule)
-        confidence = 1 - rule.get("alpha", ALPHA)
-        return list(told_of_queries(found, lambda each: self._over_queries(each, confidence)))
-
-    def _over_queries(self, verdict: Verdict, confidence: float) -> Compared | None:
-        """A difference from a control of each draw, over draws and queries; None of others."""
-        label, name, score = verdict.hypothesis, verdict.control, verdict.score
-        if CONTROLS[name].acts_on == "network":
-            return None
-        own = name if CONTROLS[name].stands_alone else str(Subject.parse(label).under(name))
-        mine = self.parts.by_query(score, label)
-        theirs = self.parts.by_query(score, own, label)
-        if mine is None or theirs is None or mine.shape != theirs.shape or len(mine) < 2:
-            return None
-        sign = 1 if SCORES[score].better == "higher" else -1
-        return crossed_mean(sign * (mine - theirs), confidence=confidence)
+        level = 1 - rule.get("alpha", ALPHA)
+        return list(told_of_queries(found, lambda each: over_queries(self.parts, each, level)))
 
     def _asked(self, score: str) -> tuple[str, ...]:
         """Controls that every hypothesis has to beat on a score: those that can bear on it."""
@@ -166,8 +153,7 @@ class Conclusions:
 
     def evidence(self, scores: Sequence[str]) -> Iterator[Evidence]:
         """What the verdicts rest on, hypothesis by hypothesis."""
-        gate = self.gate()
-        variants = self._by_rate()
+        gate, variants = self.gate(), self._by_rate()
         for label in self.parts.hypotheses:
             if label in variants and variants[label] != label:
                 continue  # another rate of a hypothesis that is there itself

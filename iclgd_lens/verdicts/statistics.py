@@ -257,57 +257,6 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     return McNemar(only_first, only_second, p, int((~defined).sum()))
 
 
-def binomial_interval(count: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a share (Clopper and Pearson 1934).
-
-    Raises:
-        LensError: There are no trials, or more counts than trials.
-    """
-    from scipy.stats import binomtest
-
-    if not 0 <= count <= trials or trials < 1:
-        raise LensError(f"{count} of {trials} is no share")
-    found = binomtest(count, trials).proportion_ci(confidence, method="exact")
-    return float(found.low), float(found.high)
-
-
-def clustered_interval(
-    counts: ArrayLike, trials: ArrayLike, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Interval of a share whose trials come in clusters, such as the questions of one network.
-
-    That of Clopper and Pearson for as many independent trials as these are worth: their number over
-    the design effect, which is the share's variance between clusters over a binomial one (Korn and
-    Graubard 1998), never below one, and less for the few clusters it is known from. Where nothing
-    happened, or always, no such effect can be seen: a cluster then counts as one trial.
-
-    Args:
-        counts: [cluster]: how often it happened in each.
-        trials: [cluster]: of how many.
-        confidence: The interval's coverage.
-
-    Raises:
-        LensError: There are no trials, or more counts than trials.
-    """
-    from scipy.stats import beta, t
-
-    y, n = np.asarray(counts, np.float64), np.asarray(trials, np.float64)
-    if y.shape != n.shape or y.ndim != 1 or not n.sum() or (y > n).any() or (y < 0).any():
-        raise LensError(f"counts {counts} of trials {trials} are no shares")
-    total, clusters = n.sum(), int((n > 0).sum())
-    share = y.sum() / total
-    worth = float(clusters)
-    if 0 < share < 1 and clusters > 1:
-        between = clusters / (clusters - 1) * ((y - share * n) ** 2).sum() / total**2
-        worth = total / max(between / (share * (1 - share) / (total - 1)), 1.0)
-        few = t.ppf((1 + confidence) / 2, total - 1) / t.ppf((1 + confidence) / 2, clusters - 1)
-        worth *= float(few) ** 2
-    yes, no, tail = share * worth, (1 - share) * worth, (1 - confidence) / 2
-    low = float(beta.ppf(tail, yes, no + 1)) if yes else 0.0
-    high = float(beta.ppf(1 - tail, yes + 1, no)) if no else 1.0
-    return low, high
-
-
 # -- parts of the tests --------------------------------------------------------------------------
 
 

@@ -19,13 +19,12 @@ A hypothesis is `yes` on a score if it is `yes` against each control, and `no` i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from iclgd_lens.errors import VerdictError
-from iclgd_lens.phrases import interval, layers_named, listed, number, plain
-from iclgd_lens.verdicts.draws_and_queries import Compared
+from iclgd_lens.phrases import layers_named, listed, number, plain
 from iclgd_lens.verdicts.evidence import (
     MOST_UNREAD,
     Evidence,
@@ -246,38 +245,6 @@ class _Rule:
         equal = units_to_equivalence(tested.difference, tested.spread, margin, alpha=level)
         found = [each for each in (apart, equal) if each is not None]
         return max(min(found), tested.n + 1) if found else None
-
-
-# -- other queries --------------------------------------------------------------------------------
-
-
-def told_of_queries(
-    verdicts: Iterable[Verdict], compared: Callable[[Verdict], Compared | None]
-) -> Iterator[Verdict]:
-    """Verdicts with `over_queries`; a "yes" says whether it is shown for other queries, too.
-
-    Args:
-        verdicts: As `decide` gives them: those of each hypothesis and score, the overall one last.
-        compared: The difference over draws and queries of a verdict against one control.
-    """
-    below: list[tuple[float, float]] = []  # of the lines of one hypothesis and score
-    for verdict in verdicts:
-        found = None
-        if verdict.control == OVERALL:
-            found, below = min(below, default=None), []
-        elif verdict.verdict != "not applicable":
-            difference = compared(verdict)
-            if difference is not None and math.isfinite(difference.low):
-                found = (difference.low, difference.high)
-                below.append(found)
-        told = replace(verdict, over_queries=found)
-        if found is not None and verdict.verdict == "yes":
-            said = (
-                "It is shown for other queries, too" if found[0] > 0
-                else "It is for these queries, and not shown for others"
-            )  # fmt: skip
-            told = replace(told, why=f"{told.why} {said}: over both{interval(*found)}.")
-        yield told
 
 
 # -- lines without a test, and all lines together -------------------------------------------------

@@ -10,9 +10,10 @@ import pytest
 from scipy.stats import t
 
 from iclgd_lens.calibration import other_queries_null
+from iclgd_lens.results.other_queries import told_of_queries
 from iclgd_lens.verdicts.draws_and_queries import Compared, crossed_mean
 from iclgd_lens.verdicts.statistics import paired_t
-from iclgd_lens.verdicts.verdict import OVERALL, Verdict, told_of_queries
+from iclgd_lens.verdicts.verdict import OVERALL, Verdict
 
 
 def test_the_interval_is_the_one_written_out_by_hand() -> None:

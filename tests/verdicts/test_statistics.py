@@ -11,10 +11,9 @@ from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
 from iclgd_lens.errors import LensError
+from iclgd_lens.verdicts.shares import binomial_interval, clustered_interval
 from iclgd_lens.verdicts.statistics import (
     benjamini_hochberg,
-    binomial_interval,
-    clustered_interval,
     equivalence,
     holm,
     mcnemar,
