@@ -70,8 +70,8 @@ def load_model(
         host: "hooked" for HookedTransformer (TransformerLens 3 alone), "bridge" for
             TransformerBridge. "auto" prefers the first, but TransformerBridge for models with
             gated MLPs (Llama and its relatives) of 50 million parameters or more, which it reads
-            faster and in half the memory with equal numbers (benchmarks/README.md). Where the
-            preferred one cannot hold the model the other does, with a warning
+            faster and in half the memory, logits and gradients equal (benchmarks/README.md). Where
+            the preferred one cannot hold the model the other does, with a warning
             (`HostChoiceWarning`).
         revision: branch, tag or commit on the Hub.
 
