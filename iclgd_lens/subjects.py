@@ -144,6 +144,11 @@ def rivals(label: str, labels: Iterable[str]) -> list[str]:
     return found
 
 
+def under_control(label: str, control: str) -> str:
+    """What a control of this name is called where it stands beside a label; see `Subject.under`."""
+    return control if CONTROLS[control].stands_alone else str(Subject.parse(label).under(control))
+
+
 def check_name(name: str, registered: str | None = None) -> None:
     """Refuse a hypothesis's name in results that would collide with something else there.
 

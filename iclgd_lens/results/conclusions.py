@@ -19,7 +19,7 @@ from iclgd_lens.controls import CONTROLS, Control
 from iclgd_lens.results.other_queries import over_queries, told_of_queries
 from iclgd_lens.results.parts import Floats, Part, Parts
 from iclgd_lens.scores import LABEL_SCORES, SCORES, primary_scores
-from iclgd_lens.subjects import TRAINED, Subject
+from iclgd_lens.subjects import TRAINED, Subject, under_control
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
 from iclgd_lens.verdicts.gate import Behaviour, Gate, behaves
 from iclgd_lens.verdicts.statistics import benjamini_hochberg, holm, paired_t
@@ -111,6 +111,9 @@ class Conclusions:
         found = [part.facts.get("rules", {}).get(label) for part in self._own()]
         return [each for each in found if each]
 
+    def _kind(self, label: str) -> str:
+        return str(next(iter(self.described(label)), {}).get("kind", "explanation"))
+
     def has_not_learned(self, label: str) -> str | None:
         """Why an update counts as having learned nothing; None where it has, or none was chosen."""
         budgets = [facts["budget"] for facts in self.described(label) if "budget" in facts]
@@ -133,8 +136,11 @@ class Conclusions:
         chosen = primary_scores() if scores is None else tuple(scores)
         # All scores together: lines that share a control ask one question, whatever the score.
         found = decide(list(self.evidence(chosen)), gate=gate, **rule)
-        level = 1 - rule.get("alpha", ALPHA)
-        return list(told_of_queries(found, lambda each: over_queries(self.parts, each, level)))
+        alpha = rule.get("alpha", ALPHA)
+        asked = [self._kind(each.hypothesis) == "explanation" for each in found]
+        return told_of_queries(
+            found, lambda v: over_queries(self.parts, v, 1 - alpha), alpha=alpha, asked=asked
+        )
 
     def _asked(self, score: str) -> tuple[str, ...]:
         """Controls that every hypothesis has to beat on a score: those that can bear on it."""
@@ -181,11 +187,7 @@ class Conclusions:
         rates: Mapping[float, Evidence] | None = None,
     ) -> Evidence:  # fmt: skip
         entry = SCORES[score]
-        facts = self.described(label)
-        kind = str(facts[0].get("kind", "explanation")) if facts else "explanation"
-        reason = None
-        if gate is not None:
-            reason = gate.reason_for(labels=bool(entry.needs))
+        reason = None if gate is None else gate.reason_for(labels=bool(entry.needs))
         reason = reason or self.has_not_learned(label)
         if entry.needs and "shuffled" not in self.asked and score not in self._scores_of(label):
             reason = f"{score} was not measured: it needs wrong labels (the control shuffled)"
@@ -194,8 +196,8 @@ class Conclusions:
         asked, layers = self._asked(score), self.parts.common_layers
         return Evidence(
             label, score, self.parts.per_draw(score, label)[:, 0],
-            dict(self._controls(label, score)), entry.better, kind, reason,
-            _rate(facts), rates or {}, asked,
+            dict(self._controls(label, score)), entry.better, self._kind(label), reason,
+            _rate(self.described(label)), rates or {}, asked,
             tuple(name for name in self._rivals if name not in asked),
             tuple(layers.left_out(score, label)), layers.unread(score, label),
         )  # fmt: skip
@@ -207,8 +209,7 @@ class Conclusions:
             if control.acts_on == "network":
                 yield name, self._networks(label, score, name)
             else:
-                own = name if control.stands_alone else str(Subject.parse(label).under(name))
-                yield name, self._drawn(own, score, label)
+                yield name, self._drawn(under_control(label, name), score, label)
 
     def _scores_of(self, label: str) -> list[str]:
         return self.parts.scores(label) if label in self.parts.series else []
@@ -311,8 +312,7 @@ class Conclusions:
             if ledgers:
                 names = list(ledgers[0])
                 means = {n: float(np.mean([each[n] for each in ledgers])) for n in names}
-                kind = self.described(label)[0].get("kind", "explanation")
-                lines.append({"hypothesis": label, "kind": kind, **means})
+                lines.append({"hypothesis": label, "kind": self._kind(label), **means})
         unit = next((_passes(each) for each in lines if each["hypothesis"] == "lcgd"), math.nan)
         return [line | {"times_lcgd": _passes(line) / unit if unit else math.nan} for line in lines]
 

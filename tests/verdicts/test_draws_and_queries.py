@@ -76,35 +76,75 @@ YES = Verdict("gd", "SimAOU_label", "random", "yes", 0.01, 0.01, (0.1, 0.3), "Be
 
 def told(found: dict[str, Compared | None], **changes: object) -> list[Verdict]:
     lines = [replace(YES, control=name, **changes) for name in (*found, OVERALL)]  # type: ignore[arg-type]
-    return list(told_of_queries(lines, lambda each: found[each.control]))
+    return told_of_queries(
+        lines, lambda each: found[each.control], alpha=0.05, asked=[True] * len(lines)
+    )
+
+
+SURE, UNSURE = Compared(0.2, 0.05, 0.35, 0.01, ""), Compared(0.2, -0.05, 0.45, 0.1, "")
 
 
 def test_a_yes_says_whether_it_is_shown_for_other_queries() -> None:
-    sure, unsure = Compared(0.2, 0.05, 0.35, 0.01, ""), Compared(0.2, -0.05, 0.45, 0.1, "")
-    random, untrained, overall = told({"random": sure, "untrained": None})
+    random, untrained, overall = told({"random": SURE, "untrained": None})
+    shown = (
+        "Better. Against random it is shown for other queries, too: over draws and queries "
+        "[0.05, 0.35] (p = 0.010)."
+    )
     assert random.over_queries == overall.over_queries == (0.05, 0.35)
-    assert random.why == "Better. It is shown for other queries, too: over both [0.05, 0.35]."
+    assert random.why == shown
     assert untrained == replace(YES, control="untrained")
-    *_, overall = told({"random": sure, "constant_shift": unsure})
+    assert overall.why == f"{shown} Beside untrained that is not known."
+    *_, overall = told({"random": SURE, "zero": UNSURE})
     assert overall.over_queries == (-0.05, 0.45)
-    assert "for these queries, and not shown for others: over both [-0.05, 0.45]" in overall.why
+    assert "Against zero it is for these queries, and not shown for others" in overall.why
+    assert "[-0.05, 0.45] (p = 0.100)" in overall.why
+
+
+def test_a_yes_beside_networks_alone_claims_nothing_of_other_queries() -> None:
+    assert all(each.why == "Better." for each in told({"untrained": None}))
+
+
+def test_what_is_said_of_others_is_corrected_for_all_lines_of_a_control() -> None:
+    """One of eight is shown by chance alone far more often than one alone; what fails counts."""
+    names = [f"h{number}" for number in range(8)]
+    lines = [
+        replace(YES, hypothesis=name, control=control)
+        for name in names
+        for control in ("random", OVERALL)
+    ]
+    first = {"h0": SURE}
+
+    def said(count: int, asked: int) -> list[Verdict]:
+        which = [at < asked for at in range(count)]
+        return told_of_queries(
+            lines[:count], lambda v: first.get(v.hypothesis), alpha=0.05, asked=which
+        )
+
+    single, among = said(2, 2), said(16, 16)
+    assert "is shown for other queries" in single[0].why
+    assert "not shown for others" in among[0].why
+    assert "(p = 0.080 corrected for 8 questions)" in among[0].why
+    assert among[0].over_queries == (0.05, 0.35)
+    few = said(16, 4)  # the others are no explanations
+    assert "is shown for other queries" in few[0].why
+    assert "(p = 0.020 corrected for 2 questions)" in few[0].why
 
 
 def test_other_answers_have_the_interval_alone() -> None:
-    line, overall = told({"random": Compared(0.2, -0.05, 0.45, 0.1, "")}, verdict="undecided")
+    line, overall = told({"random": UNSURE}, verdict="undecided")
     assert line.over_queries == overall.over_queries == (-0.05, 0.45)
     assert line.why == overall.why == "Better."
     unknown = Compared(0.2, math.nan, math.nan, math.nan, "")
     assert all(each.over_queries is None for each in told({"random": unknown}))
-    sure = Compared(0.2, 0.05, 0.35, 0.01, "")
-    found = told({"random": sure}, verdict="not applicable")
+    found = told({"random": SURE}, verdict="not applicable")
     assert all(each.over_queries is None for each in found)
 
 
 def test_one_hypothesis_says_nothing_of_the_next() -> None:
     lines = [YES, replace(YES, control=OVERALL)]
     lines += [replace(each, hypothesis="lcgd") for each in lines]
-    sure = Compared(0.2, 0.05, 0.35, 0.01, "")
-    found = list(told_of_queries(lines, lambda v: sure if v.hypothesis == "gd" else None))
+    found = told_of_queries(
+        lines, lambda v: SURE if v.hypothesis == "gd" else None, alpha=0.05, asked=[True] * 4
+    )
     assert found[1].over_queries == (0.05, 0.35)
     assert found[3].over_queries is None
