@@ -88,7 +88,7 @@ def told_of_queries(
 
 def _sentence(control: str, difference: Compared, p: float, family: int, sure: bool) -> str:
     said = (
-        "is shown for other queries, too" if sure and difference.above
+        "is shown for other queries, too" if sure
         else "is for these queries, and not shown for others"
     )  # fmt: skip
     questions = f" corrected for {family} questions" if family > 1 else ""

@@ -96,19 +96,59 @@ def test_a_hypothesis_reads_the_same_whatever_else_was_measured() -> None:
     assert [line.tolist() for line in _nulls(alone)] == [line.tolist() for line in _nulls(beside)]
 
 
-def test_verdicts_tell_what_other_queries_would_give() -> None:
-    layers = {"gd": range(L), "random[gd]": [1, 2, 3], **ALONE}
-    comparison = compared(layers, {"gd": range(L)})
-    found = {each.control: each for each in comparison.verdicts(["SimAOU"])}
+def over_both(comparison: Comparison, control: str) -> tuple[float, float]:
+    """The interval of GD less a control over draws and queries, in layers 1 to 3, by hand."""
     mine, theirs = (
         comparison.tensor("SimAOU", label).double().numpy()[:, [1, 2, 3]].mean(1).reshape(DRAWS, Q)
-        for label in ("gd", "random[gd]")
+        for label in ("gd", control)
     )
     change = mine - theirs
     error = math.sqrt(change.mean(1).var(ddof=1) / DRAWS + change.mean(0).var(ddof=1) / Q)
     half = scipy.stats.t.ppf(0.975, DRAWS - 1) * error
-    expected = (change.mean() - half, change.mean() + half)
+    return change.mean() - half, change.mean() + half
+
+
+def asked_to_explain(kind: str, shift: float = 3.0, score: str = "SimAOU") -> Comparison:
+    """GD is better by `shift` than random directions; beside it one of another kind."""
+    comparison = compared({"gd": range(L), "random[gd]": range(L), **{
+        name: range(L) for name in ("lcgd", "random[lcgd]")
+    }})  # fmt: skip
+    parts = []
+    for part in comparison.parts:
+        values = {
+            label: {score: found["SimAOU"] * 0.1 + shift * (label == "gd")}
+            for label, found in part.values.items()
+        }
+        rules = {"gd": {"kind": "explanation"}, "lcgd": {"kind": kind}}
+        parts.append(replace(part, values=values, facts={"rules": rules}))
+    return Comparison(tuple(parts), {"controls": ["random"]}, resamples=10)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("explanation", 2), ("fitted", 1)])
+def test_only_explanations_are_questions_about_other_queries(kind: str, family: int) -> None:
+    line = asked_to_explain(kind).conclusions.verdicts(["SimAOU"], gate=False)[0]
+    assert (line.hypothesis, line.verdict) == ("gd", "yes")
+    assert "Against random it is shown for other queries, too" in line.why
+    assert ("corrected for 2 questions)." in line.why) == (family == 2)
+
+
+def test_lower_is_better_for_other_queries_too() -> None:
+    comparison = asked_to_explain("fitted", shift=-3.0, score="KL_ICL")
+    line = comparison.conclusions.verdicts(["KL_ICL"], gate=False)[0]
+    assert (line.hypothesis, line.verdict) == ("gd", "yes")
+    assert line.over_queries is not None
+    assert line.over_queries[0] > 2
+    assert "is shown for other queries" in line.why
+
+
+def test_verdicts_tell_what_other_queries_would_give() -> None:
+    layers = {"gd": range(L), "random[gd]": [1, 2, 3], **ALONE}
+    comparison = compared(layers, {"gd": range(L)})
+    found = {each.control: each for each in comparison.verdicts(["SimAOU"])}
+    expected = over_both(comparison, "random[gd]")
     assert found["random"].over_queries == pytest.approx(expected)
+    # Which has all layers, but stands beside what has three.
+    assert found["gaussian"].over_queries == pytest.approx(over_both(comparison, "gaussian"))
     assert found["untrained"].over_queries is None  # these networks answer queries of their own
     known = [each.over_queries for name, each in found.items() if name in ("random", "gaussian")]
     assert found[OVERALL].over_queries == min(each for each in known if each)

@@ -230,6 +230,18 @@ def test_clusters_that_agree_within_are_worth_one_trial_each() -> None:
     assert clustered_interval([8] * 41, [8] * 41) == pytest.approx(binomial_interval(41, 41))
 
 
+def test_few_clusters_tell_less_than_their_design_effect() -> None:
+    """Korn and Graubard's interval, written out: 3 of 20 in five clusters of four."""
+    counts, share = np.array([2, 0, 0, 1, 0]), 3 / 20
+    between = 5 / 4 * ((counts - 4 * share) ** 2).sum() / 20**2
+    worth = 20 / (between / (share * (1 - share) / 19))
+    worth *= (scipy.stats.t.ppf(0.975, 19) / scipy.stats.t.ppf(0.975, 4)) ** 2
+    assert worth < 11  # of 20 trials
+    yes, no = share * worth, (1 - share) * worth
+    expected = scipy.stats.beta.ppf(0.025, yes, no + 1), scipy.stats.beta.ppf(0.975, yes + 1, no)
+    assert clustered_interval(counts, [4] * 5) == pytest.approx(expected)
+
+
 def test_intervals_of_clusters_hold_a_rare_share() -> None:
     """Networks of which most never say yes and a few often do."""
     generator = np.random.default_rng(7)
