@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from iclgd_lens.budget.budget import BudgetMode, choose_budget
+from iclgd_lens.budget.budget import SEARCHED, BudgetMode, check_search
 from iclgd_lens.building import passes_of
 from iclgd_lens.collapse import CollapseJob
 from iclgd_lens.comparison_groups import Plan, groups_of, measure_draws, measure_networks
@@ -41,11 +41,10 @@ from iclgd_lens.rules import (
     split_controls,
 )
 from iclgd_lens.tasks import Task
-from iclgd_lens.validation import check_arguments, checks_types
+from iclgd_lens.validation import checks_types
 from iclgd_lens.workers import how_many, spread
 
 _BUDGETS = ("matched", "published")
-_SEARCH = ("grid", "epochs", "losses", "folds")
 
 
 def as_draws(episodes: object) -> tuple[Episode, ...]:
@@ -105,12 +104,7 @@ def budget_mode(
             type.
     """
     if isinstance(asked, Mapping):
-        for name in asked:
-            if name not in _SEARCH:
-                raise ComparisonError(
-                    f"budget has no {name!r}; it has {', '.join(_SEARCH)}." + nearest(name, _SEARCH)
-                )
-        check_arguments(choose_budget, asked, ComparisonError, "budget: ")
+        check_search(asked, ComparisonError)
         return "matched", dict(asked)
     if asked is None:
         reference = bool(draws) and draws[0].protocol.name == "reference"
@@ -118,7 +112,7 @@ def budget_mode(
     if asked not in _BUDGETS:
         raise ComparisonError(
             f"budget is {asked!r}; allowed: {', '.join(_BUDGETS)}, or a mapping of what is "
-            f"searched ({', '.join(_SEARCH)})." + nearest(str(asked), _BUDGETS)
+            f"searched ({', '.join(SEARCHED)})." + nearest(str(asked), _BUDGETS)
         )
     return asked, {}
 
@@ -203,7 +197,7 @@ def compare(
             rate. "matched": by the label loss of left-out demonstrations, for each network and
             draw by itself. "published": the task's published rate, one epoch, the protocol's loss.
             None: "published" under the reference protocol, else "matched". A mapping is "matched"
-            with a search of your own: grid, epochs, losses, folds of `choose_budget`.
+            with a search of your own: grid, epochs, losses, folds, left_out of `choose_budget`.
         twins: Networks of each control that is another network (untrained twins, say).
         twin_queries: Queries that each of these is asked at most; None for all.
         realisations: Random updates in place of each update; None for one a draw, or 20 where there

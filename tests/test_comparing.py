@@ -637,7 +637,12 @@ def test_a_foreign_oracle_is_measured_too(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("budget", "told"),
-    [("matchd", "Did you mean 'matched'"), ({"epoch": (1, 2)}, "Did you mean 'epochs'")],
+    [
+        ("matchd", "Did you mean 'matched'"),
+        ({"epoch": (1, 2)}, "Did you mean 'epochs'"),
+        ({"left_out": "half"}, "budget: left_out must be a number, not 'half'"),
+        ({"left_out": 1}, "budget: left_out must be between 0 and 1, not 1"),
+    ],
 )
 def test_a_budget_that_does_not_exist_is_refused(budget: Any, told: str) -> None:
     with pytest.raises(ComparisonError, match=re.escape(told)):

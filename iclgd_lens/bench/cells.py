@@ -292,6 +292,8 @@ def _rate_facts(plan: Plan, task: Task, spec: HypothesisSpec, subject: Subject) 
     chosen = _chooses(spec, subject.settings)
     if plan.budget == PUBLISHED or (plan.budget == MATCHED and not chosen):
         return {"lr": [PUBLISHED, task.learning_rate]}
+    if plan.budget == MATCHED and (search := plan.search.asked()):
+        return {"lr": [MATCHED, search]}
     return {"lr": plan.budget or plan.lr}
 
 

@@ -13,7 +13,13 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from iclgd_lens import defaults
-from iclgd_lens.bench.plan_entries import HypothesisSpec, ModelSpec, StudySpec, Varied
+from iclgd_lens.bench.plan_entries import (
+    HypothesisSpec,
+    ModelSpec,
+    SearchSpec,
+    StudySpec,
+    Varied,
+)
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.model_names import is_file_name
 from iclgd_lens.protocol import Protocol, get_protocol
@@ -45,6 +51,8 @@ class Plan(Part):
         lr: A number, "published" (the task's, one epoch), or "matched": rate, epochs and loss
             tokens chosen by the label loss of left-out demonstrations, for each network and draw.
             None: "published" under the reference protocol, else "matched".
+        search: What of the search for matched budgets is another than the default:
+            `{epochs: [1, 2, 4], folds: 1, left_out: 0.5}`, parts of `choose_budget`.
         vary: Values of factors of the demonstrations to go through, `{shots: [4, 16]}`: each is
             measured in the plan's place, as a task of its own ("sst2 (shots 4)").
         auxiliary: Tasks for hypotheses that need others' demonstrations; None for the plan's.
@@ -69,6 +77,7 @@ class Plan(Part):
     hypotheses: dict[str, HypothesisSpec] = Field(min_length=1)
     controls: tuple[str, ...] = ()
     lr: float | Literal["published", "matched"] | None = None
+    search: SearchSpec = Field(default_factory=SearchSpec)
     vary: dict[str, list[Any]] = Field(default_factory=dict)
     auxiliary: tuple[str, ...] | None = None
     twins: int = Field(default=defaults.TWINS, ge=0)
@@ -272,6 +281,7 @@ _KEYS: dict[str, type[BaseModel]] = {
     "models": ModelSpec,
     "hypotheses": HypothesisSpec,
     "studies": StudySpec,
+    "search": SearchSpec,
 }
 
 

@@ -53,6 +53,8 @@ def check_plan(plan: Plan) -> None:
     fewest = min((plan.shots_of(each) for each in plan.variants() if _counts(each)), default=0)
     if plan.budget == MATCHED and fewest < 2:
         faults.append("`lr: matched` leaves demonstrations out, so it needs at least 2 shots")
+    if plan.search.asked() and plan.budget != MATCHED:
+        faults.append("`search` is of matched budgets, and `lr` gives others: leave one out")
     if faults:
         raise PlanError("; ".join(dict.fromkeys(faults)))
 

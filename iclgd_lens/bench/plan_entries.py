@@ -10,6 +10,8 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
+from iclgd_lens.budget.budget import check_search
+from iclgd_lens.errors import LensError
 from iclgd_lens.model_names import label_of, split_untrained
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.validation import Part
@@ -90,6 +92,36 @@ class HypothesisSpec(Part):
             chosen = dict(zip(others, values, strict=True))
             yield chosen
             yield from ({**chosen, "lr": rate} for rate in self.vary.get("lr", ()))
+
+
+class SearchSpec(Part):
+    """What of the search for budgets is another than the default; see `choose_budget`.
+
+    Attributes:
+        grid: Rates tried first.
+        epochs: Passes over the demonstrations.
+        losses: Tokens whose loss is minimised.
+        folds: How often other demonstrations are left out.
+        left_out: Share of the demonstrations that a fold leaves out.
+    """
+
+    grid: tuple[float, ...] | None = None
+    epochs: tuple[int, ...] | None = None
+    losses: tuple[str, ...] | None = None
+    folds: int | None = None
+    left_out: float | None = None
+
+    @model_validator(mode="after")
+    def _can_be(self) -> SearchSpec:
+        try:
+            check_search(self.asked(), where="search: ")
+        except LensError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def asked(self) -> dict[str, Any]:
+        """What is given, as `choose_budget` takes it."""
+        return self.model_dump(exclude_none=True)
 
 
 class StudySpec(Part):

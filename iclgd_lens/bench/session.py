@@ -206,7 +206,8 @@ class Session:
             if found is None:
                 host = self.host(setting)
                 with host.laid_out():
-                    found = with_budget(rule, host, self.episode(setting))
+                    search = self.plan.search.asked()
+                    found = with_budget(rule, host, self.episode(setting), **search)
             self._rules[known] = found
         return self._rules[known]
 

@@ -180,8 +180,8 @@ def _mediation(session: Session, study: Study, tell: Tell) -> bytes:
         session.host(study.settings[0]), [session.episode(each) for each in study.settings],
         {name: spec.hypothesis for name, spec in specs.items()},
         settings={name: spec.settings for name, spec in specs.items()},
-        lr=plan.lr if isinstance(plan.lr, float) else None, budget=plan.budget,
-        seed=plan.control_seed, progress=tell,
+        lr=plan.lr if isinstance(plan.lr, float) else None,
+        budget=plan.search.asked() or plan.budget, seed=plan.control_seed, progress=tell,
     )  # fmt: skip
     return storage.encode(found)
 

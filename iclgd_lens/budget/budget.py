@@ -12,26 +12,30 @@ How it is searched, and what that costs, is `iclgd_lens.budget.race`'s.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
-from iclgd_lens.budget.held_out import FOLDS, make_folds
+from iclgd_lens.budget.held_out import FOLDS, LEFT_OUT, make_folds
 from iclgd_lens.budget.race import GRID, Race
 from iclgd_lens.budget.trials import Course, Outcome, Point, named
 from iclgd_lens.episode import Episode
-from iclgd_lens.errors import DivergedError, LensError
+from iclgd_lens.errors import DivergedError, LensError, nearest
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import Hypothesis
+from iclgd_lens.protocol import LossOn
 from iclgd_lens.rules import Rule
 from iclgd_lens.training.shared_batches import Chain, alone
+from iclgd_lens.validation import check_arguments
 
 EPOCHS = (1, 2, 4, 8, 16)
 LOSSES = ("label", "all")
 BudgetMode = Literal["matched", "published"]
 """Whether budgets are chosen on left-out demonstrations, or those of the publications."""
+SEARCHED = ("grid", "epochs", "losses", "folds", "left_out")
+"""What of a search can be another than the default; see `choose_budget`."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ def choose_budget(
     epochs: Sequence[int] = EPOCHS,
     losses: Sequence[str] = LOSSES,
     folds: int = FOLDS,
+    left_out: float = LEFT_OUT,
 ) -> Budget:
     """Return the budget with the lowest label loss on left-out demonstrations.
 
@@ -130,12 +135,18 @@ def choose_budget(
         epochs: Passes over the demonstrations.
         losses: Tokens whose loss is minimised.
         folds: How often other demonstrations are left out; each costs as much again.
+        left_out: Share of the demonstrations that a fold leaves out. One fold of a half costs a
+            third of two folds of a quarter, and chooses somewhat worse (`benchmarks/README.md`).
 
     Raises:
-        LensError: Fewer than two demonstrations, or they are another task's.
+        LensError: Fewer than two demonstrations, or they are another task's; a part of the search
+            is out of range.
         DivergedError: Training diverges at every rate.
     """
-    search: dict[str, Any] = {"grid": grid, "epochs": epochs, "losses": losses, "folds": folds}
+    search: dict[str, Any] = {
+        "grid": grid, "epochs": epochs, "losses": losses, "folds": folds, "left_out": left_out,
+    }  # fmt: skip
+    check_search(search)
     return alone(choosing(as_host(model), episode, hypothesis, settings, **search))
 
 
@@ -149,6 +160,7 @@ def choosing(
     epochs: Sequence[int] = EPOCHS,
     losses: Sequence[str] = LOSSES,
     folds: int = FOLDS,
+    left_out: float = LEFT_OUT,
     beside: int = 1,
 ) -> Chain[Budget]:
     """`choose_budget` beside others, of which there are so many (`shared_batches`)."""
@@ -157,7 +169,7 @@ def choosing(
     passes = tuple(epochs) if "epochs" in takes and "epochs" not in given else (None,)
     tokens = tuple(losses) if "loss_on" in takes and "loss_on" not in given else (None,)
     rates = tuple(grid) if hypothesis.takes_rate and given.get("lr") is None else (None,)
-    made = make_folds(episode.demonstrations, folds)
+    made = make_folds(episode.demonstrations, folds, left_out)
     course = Course(host, episode, hypothesis, given, made, beside)
     before = course.unchanged()
     race = Race(course, sum(before) / len(before))
@@ -173,6 +185,46 @@ def choosing(
         _tried(race.found), len(before), edge, _as_good(race.found, chosen),
         course.spent.total / _passes(host, episode, chosen[1] or given.get("epochs") or 1),
     )  # fmt: skip
+
+
+def check_search(
+    asked: Mapping[str, Any], error: type[LensError] = LensError, where: str = ""
+) -> None:
+    """Refuse a search that cannot be.
+
+    Args:
+        asked: Parts of `SEARCHED` by name.
+        error: What is raised.
+        where: Set before the message.
+
+    Raises:
+        LensError: (the class `error`) There is no such part, or its value is of another type or out
+            of range.
+    """
+    for name in asked:
+        if name not in SEARCHED:
+            known = f"it has {', '.join(SEARCHED)}.{nearest(name, SEARCHED)}"
+            raise error(f"{where or 'budget '}has no {name!r}; {known}")
+    check_arguments(choose_budget, asked, error, where or "budget: ")
+    for name, (fits, wanted) in _RANGES.items():
+        if name in asked and not fits(asked[name]):
+            raise error(f"{where or 'budget: '}{name} must be {wanted}, not {asked[name]!r}")
+
+
+def _each(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda values: len(values) > 0 and all(fits(value) for value in values)
+
+
+_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "grid": (_each(lambda rate: 0 < rate < math.inf), "one positive number or more"),
+    "epochs": (_each(lambda count: count >= 1), "one number of 1 or more, or several"),
+    "losses": (
+        _each(lambda tokens: tokens in get_args(LossOn)),
+        f"of {', '.join(get_args(LossOn))}, one or more",
+    ),
+    "folds": (lambda count: count >= 1, "1 or more"),
+    "left_out": (lambda share: 0 < share < 1, "between 0 and 1"),
+}
 
 
 def _tried(found: Mapping[Point, Outcome]) -> tuple[Tried, ...]:
@@ -240,8 +292,7 @@ def with_budget(rule: Rule, host: Host, episode: Episode, **search: Any) -> Rule
 
     A rule that takes no rate, was given one or chooses it itself is returned as it is. Where none
     can be chosen (too few demonstrations, say, or training that diverges everywhere) the rule keeps
-    its defaults, and the record says why. `search` goes to `choose_budget`: its grid, epochs,
-    losses and folds.
+    its defaults, and the record says why. `search` goes to `choose_budget`: parts of `SEARCHED`.
     """
     return alone(budgeted(rule, host, episode, **search))
 

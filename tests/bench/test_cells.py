@@ -104,6 +104,14 @@ def test_rates_change_the_keys_of_rules_alone(
     assert changed(keys(fields), keys(fields, **change)) == RULES
 
 
+def test_a_search_changes_the_keys_of_rules_that_are_searched(fields: dict[str, Any]) -> None:
+    before = keys(fields, lr="matched")
+    assert keys(fields, lr="matched", search={}) == before
+    assert changed(before, keys(fields, lr="matched", search={"folds": 1})) == RULES
+    one, other = (keys(fields, lr="matched", search={"left_out": n}) for n in (0.25, 0.5))
+    assert changed(one, other) == RULES
+
+
 def test_a_rate_that_a_hypothesis_is_given_is_not_the_plans(fields: dict[str, Any]) -> None:
     given = {"gd": {"hypothesis": "gd", "settings": {"lr": 0.2}}, "lcgd": None}
     before = keys(fields, hypotheses=given)

@@ -43,6 +43,12 @@ LEAST: dict[str, Any] = {"models": ["gpt2"], "tasks": ["sst2"], "hypotheses": ["
         ({"lr": 0}, "lr is 0.0; it must be a positive number"),
         ({"lr": "machted"}, r"lr: 'machted' is no number\. Did you mean 'matched'\?"),
         ({"lr": {"grid": [0.1]}}, "lr: "),
+        ({"search": {"fold": 1}}, r"unknown key 'search\.fold'.*'folds'\?"),
+        ({"search": {"folds": 0}}, "search: folds must be 1 or more, not 0"),
+        ({"search": {"left_out": 1.0}}, "search: left_out must be between 0 and 1, not 1.0"),
+        ({"search": {"losses": ["labels"]}}, "search: losses must be of all, label"),
+        ({"search": {"epochs": []}}, "search: epochs must be one number of 1 or more"),
+        ({"search": {"grid": ["fast"]}}, r"search\.grid\.0: .*'fast'"),
         ({"twins": -1}, r"twins: .*greater than or equal to 0 \(-1\)"),
         ({"twin_queries": 0}, "twin_queries: .*greater than or equal to 1"),
         ({"hypotheses": {"gd": {"hypothesis": "gd", "vary": {"lr": []}}}}, "lr has no values"),
@@ -132,6 +138,8 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
         ({"data": "hubb"}, r"data 'hubb' is not.*'hub'\?"),
         ({"shots": 1}, "needs at least 2 shots"),
         ({"lr": "matched", "shots": 1}, "needs at least 2 shots"),
+        ({"lr": 0.1, "search": {"folds": 1}}, "`search` is of matched budgets"),
+        ({"lr": "published", "search": {"folds": 1}}, "`search` is of matched budgets"),
     ],
 )
 def test_what_does_not_exist_is_named(change: dict[str, Any], message: str) -> None:

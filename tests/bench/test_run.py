@@ -402,9 +402,9 @@ def test_matched_budgets_are_chosen_once_and_recorded(
     chosen: list[str] = []
     real = session.with_budget
 
-    def spy(rule: Any, *args: Any) -> Any:
+    def spy(rule: Any, *args: Any, **search: Any) -> Any:
         chosen.append(rule.name)
-        return real(rule, *args)
+        return real(rule, *args, **search)
 
     monkeypatch.setattr(session, "with_budget", spy)
     few = partial(choosing, grid=(0.01, 0.1), epochs=(1,), losses=("label",))
@@ -430,6 +430,26 @@ def test_matched_budgets_are_chosen_once_and_recorded(
     assert run.provenance["hypotheses"]["fixed"]["settings"] == {"lr": "0.2"}
     labels = set(run.frame()["hypothesis"])
     assert {"gd@untrained", "gd(budget=own)@untrained", "fixed@untrained"} <= labels
+
+
+def test_a_search_of_the_plans_own_is_followed(fields: dict[str, Any], tmp_path: Path) -> None:
+    search = {"grid": [0.1, 0.3], "epochs": [1], "losses": ["label"], "folds": 1, "left_out": 0.5}
+    plan = parse_plan(
+        fields
+        | {"tasks": ["sst2"], "permutations": [0], "seeds": [1], "controls": []}
+        | {"hypotheses": {"gd": None}, "lr": "matched", "search": search, "queries": 3}
+    )
+    assert parse_plan(plan.as_dict()) == plan
+    assert not run_plan(plan, tmp_path / "run").failed
+    cells = load_run(tmp_path / "run").cells
+    budget = next(
+        cell.facts["described"]["budget"] for cell in cells
+        if cell.facts["place"]["subject"] == "gd"
+    )  # fmt: skip
+    assert budget["left_out"] == plan.shots // 2
+    assert {each["epochs"] for each in budget["tried"]} == {1}
+    assert {each["loss_on"] for each in budget["tried"]} == {"label"}
+    assert {0.1, 0.3} <= {each["lr"] for each in budget["tried"]}
 
 
 def test_a_budget_that_a_finished_cell_records_is_not_sought_again(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import pytest
 import torch
 
 from iclgd_lens.budget.budget import Budget, choose_budget, with_budget
-from iclgd_lens.budget.held_out import make_folds
+from iclgd_lens.budget.held_out import held_out_losses, make_folds
 from iclgd_lens.episode import Episode, Query
 from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import as_host, copied
@@ -134,6 +135,39 @@ def test_a_rule_keeps_its_defaults_where_no_budget_can_be_chosen(
     assert "diverges at every learning rate" in rule.facts["budget"]["problem"]
     given = Rule("gd", GD, {"lr": 0.1})
     assert with_budget(given, as_host(model), episode) is given
+
+
+def test_the_share_that_is_left_out_is_the_one_asked_for(model: Any, episode: Episode) -> None:
+    shown = episode.demonstrations
+    (fold,) = make_folds(shown, 1, 0.5)
+    assert len(fold.train) == len(fold.left_out) == len(shown) // 2
+    found = few(model, episode, folds=1, left_out=0.5)
+    assert found.left_out == len(shown) // 2
+    for each in found.tried[:2]:
+        delta = gd(model, fold.train, **each.settings)
+        losses = held_out_losses(model, delta, fold.left_out)
+        assert each.loss == pytest.approx(sum(losses) / len(losses), rel=1e-3)
+    assert found.trainings < few(model, episode).trainings
+
+
+@pytest.mark.parametrize(
+    ("search", "told"),
+    [
+        ({"folds": 0}, "budget: folds must be 1 or more, not 0"),
+        ({"left_out": 0.0}, "budget: left_out must be between 0 and 1, not 0.0"),
+        ({"left_out": 1.0}, "budget: left_out must be between 0 and 1, not 1.0"),
+        ({"epochs": ()}, "budget: epochs must be one number of 1 or more"),
+        ({"epochs": (0,)}, "budget: epochs must be one number of 1 or more"),
+        ({"grid": (0.1, -1.0)}, "budget: grid must be one positive number or more"),
+        ({"grid": (math.nan,)}, "budget: grid must be one positive number or more"),
+        ({"losses": ("labels",)}, "budget: losses must be of all, label, one or more"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(
+    model: Any, episode: Episode, search: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(LensError, match=re.escape(told)):
+        few(model, episode, **search)
 
 
 def test_choosing_changes_neither_model_nor_random_state(model: Any, episode: Episode) -> None:
