@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from iclgd_lens.budget.budget import SEARCHED, BudgetMode, check_search
+from iclgd_lens.budget.asked_search import SEARCHED, check_search
+from iclgd_lens.budget.budget import BudgetMode
 from iclgd_lens.building import passes_of
 from iclgd_lens.collapse import CollapseJob
 from iclgd_lens.comparison_groups import Plan, groups_of, measure_draws, measure_networks
@@ -88,8 +89,20 @@ def check_draws(draws: Sequence[Episode], twins: int) -> None:
                 f"Episode {number} has another protocol or other label words than the first: "
                 "episodes of one comparison differ in their demonstrations (and queries) alone."
             )
+    shown = [_without_order(episode.demonstrations) for episode in draws]
+    for number, each in enumerate(shown):
+        if each and each in shown[:number]:
+            raise ComparisonError(
+                f"Episodes {shown.index(each)} and {number} have the same demonstrations: a draw "
+                "counted twice makes chance look sure. Give draws with seeds of their own "
+                "(load_episodes); orders of one draw are a plan's `permutations`."
+            )
     if twins < 0:
         raise ComparisonError(f"twins is {twins}; it must be 0 or more.")
+
+
+def _without_order(shown: Demonstrations) -> list[tuple[Any, ...]]:
+    return sorted((each.content, each.label) for each in shown.examples)
 
 
 def budget_mode(

@@ -87,6 +87,11 @@ class Score(Entry):
     asked: str = ""
     source: str = ""
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it is a cosine or a share, of which a twentieth is next to nothing."""
+        return self.span.startswith(("-1 to 1", "0 to 1", "at most 1"))
+
     def made_by(self) -> Callable[..., Any] | str:
         """The function behind it, or where that is."""
         return self.function or self.asked
@@ -292,7 +297,7 @@ _BUILT_IN = (
         "Rec2FTP", f"{_READ}:rec2ftp",
         "of the queries that ZS gets wrong and the changed model right, the share that ICL gets "
         "right",
-        group="behaviour", span="0 to 1", oracle=1.0, source=_DAI,
+        group="behaviour", span="0 to 1", oracle=1.0, source=_DAI, own_queries=True,
     ),
     Score(
         "KL_removed", "", "share of ZS's KL divergence from ICL that the hypothesis removes",

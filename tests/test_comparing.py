@@ -225,7 +225,11 @@ def test_random_controls_have_the_norms_of_their_rule(everything: Any) -> None:
     torch.testing.assert_close(again.tensor("SimAOU", "r"), result.tensor("SimAOU", "random[gd]"))
 
 
-def test_no_two_realisations_of_any_draws_are_the_same_directions() -> None:
+def test_no_two_realisations_of_any_draws_are_the_same_directions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The same demonstrations three times, which a comparison refuses: only directions differ.
+    monkeypatch.setattr(comparing, "check_draws", lambda draws, twins: None)
     host = checks.host(checks.kinds()[0], "llama")
     episodes = [episode()] * 3
     found = compare(

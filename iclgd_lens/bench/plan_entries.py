@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from iclgd_lens.budget.budget import check_search
+from iclgd_lens.budget.asked_search import check_search
 from iclgd_lens.errors import LensError
 from iclgd_lens.model_names import label_of, split_untrained
 from iclgd_lens.subjects import TRAINED

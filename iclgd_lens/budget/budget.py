@@ -12,30 +12,27 @@ How it is searched, and what that costs, is `iclgd_lens.budget.race`'s.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
+from iclgd_lens.budget.asked_search import check_search
 from iclgd_lens.budget.held_out import FOLDS, LEFT_OUT, make_folds
 from iclgd_lens.budget.race import GRID, Race
 from iclgd_lens.budget.trials import Course, Outcome, Point, named
 from iclgd_lens.episode import Episode
-from iclgd_lens.errors import DivergedError, LensError, nearest
+from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import Hypothesis
-from iclgd_lens.protocol import LossOn
 from iclgd_lens.rules import Rule
 from iclgd_lens.training.shared_batches import Chain, alone
-from iclgd_lens.validation import check_arguments
 
 EPOCHS = (1, 2, 4, 8, 16)
 LOSSES = ("label", "all")
 BudgetMode = Literal["matched", "published"]
 """Whether budgets are chosen on left-out demonstrations, or those of the publications."""
-SEARCHED = ("grid", "epochs", "losses", "folds", "left_out")
-"""What of a search can be another than the default; see `choose_budget`."""
 
 
 @dataclass(frozen=True)
@@ -187,46 +184,6 @@ def choosing(
     )  # fmt: skip
 
 
-def check_search(
-    asked: Mapping[str, Any], error: type[LensError] = LensError, where: str = ""
-) -> None:
-    """Refuse a search that cannot be.
-
-    Args:
-        asked: Parts of `SEARCHED` by name.
-        error: What is raised.
-        where: Set before the message.
-
-    Raises:
-        LensError: (the class `error`) There is no such part, or its value is of another type or out
-            of range.
-    """
-    for name in asked:
-        if name not in SEARCHED:
-            known = f"it has {', '.join(SEARCHED)}.{nearest(name, SEARCHED)}"
-            raise error(f"{where or 'budget '}has no {name!r}; {known}")
-    check_arguments(choose_budget, asked, error, where or "budget: ")
-    for name, (fits, wanted) in _RANGES.items():
-        if name in asked and not fits(asked[name]):
-            raise error(f"{where or 'budget: '}{name} must be {wanted}, not {asked[name]!r}")
-
-
-def _each(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda values: len(values) > 0 and all(fits(value) for value in values)
-
-
-_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "grid": (_each(lambda rate: 0 < rate < math.inf), "one positive number or more"),
-    "epochs": (_each(lambda count: count >= 1), "one number of 1 or more, or several"),
-    "losses": (
-        _each(lambda tokens: tokens in get_args(LossOn)),
-        f"of {', '.join(get_args(LossOn))}, one or more",
-    ),
-    "folds": (lambda count: count >= 1, "1 or more"),
-    "left_out": (lambda share: 0 < share < 1, "between 0 and 1"),
-}
-
-
 def _tried(found: Mapping[Point, Outcome]) -> tuple[Tried, ...]:
     """Every budget, by loss tokens, rate and epochs."""
     points = sorted(found, key=lambda point: (str(point[2]), point[0] or 0, point[1] or 0))
@@ -292,7 +249,8 @@ def with_budget(rule: Rule, host: Host, episode: Episode, **search: Any) -> Rule
 
     A rule that takes no rate, was given one or chooses it itself is returned as it is. Where none
     can be chosen (too few demonstrations, say, or training that diverges everywhere) the rule keeps
-    its defaults, and the record says why. `search` goes to `choose_budget`: parts of `SEARCHED`.
+    its defaults, and the record says why. `search` goes to `choose_budget`: parts of
+    `asked_search.SEARCHED`.
     """
     return alone(budgeted(rule, host, episode, **search))
 

@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iclgd_lens.registry import resolve
-from iclgd_lens.results.parts import Floats, Measured, Part, Parts, statistic_of
+from iclgd_lens.results.parts import (
+    Floats,
+    Measured,
+    Part,
+    Parts,
+    nanmean_over,
+    statistic_of,
+)
 from iclgd_lens.scores import LABEL_SCORES, SCORES
 from iclgd_lens.subjects import Subject
 from iclgd_lens.verdicts.resampling import bootstrap_mean, bootstrap_ratio
@@ -102,7 +109,8 @@ def score_rows(parts: Parts, label: str, score: str, how: Resampling) -> Iterato
     elif entry is not None and entry.per_draw:
         yield Row(label, score, None, None, _first(overall), math.nan, math.nan, n, undefined)
     else:
-        found = bootstrap_mean(overall, **how.as_dict())
+        each = [parts.per_query(score, *one, label) for one in arrays]
+        found = bootstrap_mean(_over_orders(each), **how.as_dict())
         yield Row(
             label, score, None, None, float(found.value), float(found.low), float(found.high), n,
             undefined,
@@ -126,7 +134,8 @@ def _places(parts: Parts, label: str, score: str, how: Resampling) -> Iterator[R
             each = np.stack([parts.by_place(score, unit, level).ravel() for unit in units])
             value, low, high = _over_units(each, how)
         else:
-            found = bootstrap_mean(flat, **how.as_dict())
+            each = [array.astype(np.float64).reshape(len(array), -1) for array in stacked]
+            found = bootstrap_mean(_over_orders(each), **how.as_dict())
             value, low, high = found.value, found.low, found.high
         for index, (layer, head) in enumerate(places):
             yield Row(
@@ -149,6 +158,7 @@ def _fact_row(parts: Parts, label: str, score: str, how: Resampling) -> Row:
         whole = np.mean([statistic_of(entry, m, p.gold) for p, m in having])
         low_high = _resampled(having, score, how) if math.isfinite(whole) else (math.nan, math.nan)
         return Row(label, score, None, None, float(whole), *low_high, n, undefined)
+    facts = _over_orders([m[str(entry.fact)].astype(np.float64) for _, m in having])
     found = bootstrap_ratio(facts, resolve(entry.statistic or ""), **how.as_dict())
     return Row(
         label, score, None, None, float(found.value), float(found.low), float(found.high), n,
@@ -167,8 +177,10 @@ def _resampled(
     # A few hundred resamples give the bounds to the second decimal, which is what is shown.
     for _ in range(min(how.resamples, 300)):
         values: list[float] = []
+        sizes = {len(part.gold) for part, _ in having}  # of one draw, whose orders share queries
+        shared = {size: generator.integers(0, size, size) for size in sorted(sizes)}
         for part, measured in having:
-            drawn = generator.integers(0, len(part.gold), len(part.gold))
+            drawn = shared[len(part.gold)]
             facts = measured[str(entry.fact)][drawn].astype(np.float64)
             values.append(float(function(facts, part.gold[drawn])))
         found.append(float(np.mean(values)))
@@ -178,6 +190,16 @@ def _resampled(
     levels = [(1 - how.confidence) / 2, (1 + how.confidence) / 2]
     low, high = np.quantile(known, levels)
     return float(low), float(high)
+
+
+def _over_orders(arrays: Sequence[Floats]) -> Floats:
+    """Values of the same queries in several orders of one draw, averaged: [query ...].
+
+    What is resampled is queries: an order more brings no more of them. Of different queries, all.
+    """
+    if len({each.shape for each in arrays}) > 1:
+        return np.concatenate(arrays)
+    return nanmean_over(np.stack(arrays), 0)
 
 
 def _over_units(values: Floats, how: Resampling) -> tuple[Floats, Floats, Floats]:

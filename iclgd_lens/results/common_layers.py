@@ -9,6 +9,9 @@ has to beat: its own controls, and the controls that belong to no hypothesis.
    of the family has there.
 3. A mean of any of them is over these. Layers that are left out are told (`left_out`).
 
+A score that is one number a query (or follows from such facts) counts at the queries at which each
+of the family that was measured there has it, and nowhere where those are less than half.
+
 A score of which each subject has queries of its own (`Score.own_queries`) is no comparison, and is
 read wherever a subject has it. Other hypotheses take nothing away, so that a number does not depend
 on what else was measured; a difference of two hypotheses is over the places of both families.
@@ -64,6 +67,21 @@ class CommonLayers:
                 found &= mask
         return found
 
+    def query_mask(self, name: str, part: int, size: int, *labels: str) -> Mask:
+        """Which queries count in one part, of a score of each query, or of facts: [query].
+
+        None of them where less than half are left of those that any of a family has. `part` is the
+        part's `id`.
+        """
+        found = np.ones(size, bool)
+        for label in labels:
+            there = self._flat.get(name, {}).get(part, {})
+            masks = [there[each] for each in self._family(name, label) if each in there]
+            if masks:
+                every, some = np.logical_and.reduce(masks), np.logical_or.reduce(masks)
+                found &= every & (every.sum() >= LEAST_SHARE * some.sum())
+        return found
+
     def left_out(self, score: str, hypothesis: str) -> list[int]:
         """Layers that the means of a hypothesis and its controls leave out.
 
@@ -76,11 +94,18 @@ class CommonLayers:
         return np.flatnonzero(present & ~mask).tolist()
 
     def unread(self, score: str, hypothesis: str) -> float:
-        """Share of the layers in which a hypothesis itself has the score that are left out."""
-        own = self._anywhere.get(score, {}).get(hypothesis)
-        if own is None or not own.any():
-            return 0.0
-        return float(own[self.left_out(score, hypothesis)].sum() / own.sum())
+        """Share of the queries and layers in which a hypothesis has the score that are left out."""
+        own = read = 0
+        layers = self.of(score, hypothesis)
+        for part, exists in self._exists.get(score, {}).get(hypothesis, []):
+            counted = exists & self.queries(score, part, exists.shape, hypothesis)
+            own, read = own + int(exists.sum()), read + int(counted[:, layers].sum())
+        name = (SCORES[score].fact if score in SCORES else None) or score
+        for part, there in self._flat.get(name, {}).items():
+            if (exists := there.get(hypothesis)) is not None:
+                counted = exists & self.query_mask(name, part, len(exists), hypothesis)
+                own, read = own + int(exists.sum()), read + int(counted.sum())
+        return 1 - read / own if own else 0.0
 
     def partial(self) -> Iterator[tuple[str, str, int, str]]:
         """Yield hypothesis, score, layer and label: what keeps a layer out of whose means.
@@ -171,6 +196,20 @@ class CommonLayers:
             for label, parts in by_label.items():
                 for part, exists in parts:
                     found.setdefault(score, {}).setdefault(id(part), {})[label] = exists
+        return found
+
+    @cached_property
+    def _flat(self) -> dict[str, dict[int, dict[str, Mask]]]:
+        """By score or fact of each query, part and label: the queries that have it."""
+        found: dict[str, dict[int, dict[str, Mask]]] = {}
+        for label, parts in self.series.items():
+            for part, measured in parts:
+                for name, value in measured.items():
+                    if value.ndim == 1 or name in FACTS:
+                        exists = np.isfinite(value.reshape(len(value), -1)).all(1)
+                        if exists.any():
+                            by_part = found.setdefault(name, {}).setdefault(id(part), {})
+                            by_part[label] = np.asarray(exists)
         return found
 
     def _queries(self, score: str, part: object, family: tuple[str, ...]) -> Mask | None:

@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iclgd_lens.controls import CONTROLS, Control
+from iclgd_lens.results.head_maps import head_map
 from iclgd_lens.results.other_queries import over_queries, told_of_queries
 from iclgd_lens.results.parts import Floats, Part, Parts
 from iclgd_lens.scores import LABEL_SCORES, SCORES, primary_scores
 from iclgd_lens.subjects import TRAINED, Subject, under_control
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
 from iclgd_lens.verdicts.gate import Behaviour, Gate, behaves
-from iclgd_lens.verdicts.statistics import benjamini_hochberg, holm, paired_t
-from iclgd_lens.verdicts.verdict import ALPHA, OVERALL, Verdict, decide
+from iclgd_lens.verdicts.statistics import holm, paired_t
+from iclgd_lens.verdicts.verdict import ALPHA, MARGIN, OVERALL, Verdict, decide
 
 OWN_BUDGET, MODEL_BUDGET = "at their own budget", "at the model's budget"
 
@@ -35,7 +36,7 @@ class Conclusions:
     Attributes:
         parts: The comparison's parts.
         asked: Names of the controls that were asked for.
-        confidence: Coverage of intervals.
+        confidence: Coverage of intervals. The gate, verdicts and behaviour are at `ALPHA`.
         seed: Seed of the bootstrap.
     """
 
@@ -53,7 +54,7 @@ class Conclusions:
             return None
         return Gate.of(
             zs, icl, self._gold(), self._label_scores("ICL_shuffled"),
-            confidence=self.confidence, seed=self.seed,
+            confidence=1 - ALPHA, seed=self.seed,
         )  # fmt: skip
 
     def _own(self) -> list[Part]:
@@ -71,21 +72,25 @@ class Conclusions:
         return np.stack([parts[0].gold[: self._fewest()] for parts in self._by_draw()])
 
     def _label_scores(self, label: str) -> Floats | None:
-        """Label scores [draw query label] on the model itself, orders averaged.
+        """Label scores [draw order query label] on the model itself.
 
-        NaN in draws where the label has none; None if it has none at all.
+        A measure is to be averaged over orders, not the scores: several prompts' mean is an
+        ensemble, which classifies better than each. NaN in draws where the label has not all;
+        None if it has none at all.
         """
         found: list[Floats | None] = []
         for parts in self._by_draw():
             orders = [part.values.get(label, {}).get(LABEL_SCORES) for part in parts]
             there = [each[: self._fewest()] for each in orders if each is not None]
             whole = there and len(there) == len(orders)
-            mean = np.asarray(np.stack(there).mean(0, np.float64)) if whole else None
-            found.append(mean)
+            found.append(np.stack(there).astype(np.float64) if whole else None)
         known = next((each for each in found if each is not None), None)
         if known is None:
             return None
-        return np.stack([np.full_like(known, np.nan) if e is None else e for e in found])
+        # Where draws have different numbers of orders, each is repeated until they are as many.
+        most = math.lcm(*(len(each) for each in found if each is not None))
+        every = (np.full_like(known, np.nan) if each is None else each for each in found)
+        return np.stack([np.tile(each, (most // len(each), 1, 1)) for each in every])
 
     # -- behaviour -------------------------------------------------------------------------------
 
@@ -100,7 +105,7 @@ class Conclusions:
             if changed is not None:
                 found.append(
                     behaves(
-                        label, changed, zs, icl, self._gold(), confidence=self.confidence,
+                        label, changed, zs, icl, self._gold(), confidence=1 - ALPHA,
                         seed=self.seed,
                     )
                 )  # fmt: skip
@@ -134,6 +139,8 @@ class Conclusions:
     ) -> list[Verdict]:
         """The verdicts of every hypothesis, on the primary scores or on those named."""
         chosen = primary_scores() if scores is None else tuple(scores)
+        # Differences "as good as none" are known of cosines and shares, not of nats.
+        rule.setdefault("margin", {n: MARGIN if SCORES[n].is_bounded else 0.0 for n in chosen})
         # All scores together: lines that share a control ask one question, whatever the score.
         found = decide(list(self.evidence(chosen)), gate=gate, **rule)
         alpha = rule.get("alpha", ALPHA)
@@ -227,7 +234,7 @@ class Conclusions:
         failed = self._failed(same, score)
         if failed is not None:
             return ControlEvidence("network", failed=failed)
-        if own not in self.parts.series:
+        if own not in self.parts.series and not self._chose(label, name):
             return ControlEvidence("network", self.parts.per_network(score, same, name))
         return ControlEvidence(
             "network",
@@ -236,6 +243,12 @@ class Conclusions:
                 OWN_BUDGET: self.parts.per_network(score, own, name),
             },
         )
+
+    def _chose(self, label: str, control: str) -> bool:
+        """Whether networks of a control were to have a budget of their own for a hypothesis."""
+        own = (part for part in self.parts.parts if part.network == control and part.budget)
+        searched = any("settings" in each.get("budget", {}) for each in self.described(label))
+        return searched or any(label in part.failures for part in own)
 
     def _failed(self, label: str, score: str) -> str | None:
         """Why a control has no numbers at all."""
@@ -260,8 +273,11 @@ class Conclusions:
         p = holm([line["p_value"] for line in found], count_undefined=True) if found else []
         for line, value in zip(found, p, strict=True):
             line["p_corrected"] = float(value)
-        for verdict in self.verdicts(chosen):
-            if verdict.control != OVERALL:
+        # Primary scores are one family, whatever else is looked at: as in `verdicts`.
+        first = self.verdicts() if set(chosen) & set(primary_scores()) else []
+        others = [name for name in chosen if name not in primary_scores()]
+        for verdict in [*first, *(self.verdicts(others) if others else [])]:
+            if verdict.control != OVERALL and verdict.score in chosen:
                 found.append(_with_control(verdict))
         return found
 
@@ -282,25 +298,9 @@ class Conclusions:
         The label contrast is held against zero, its null; other scores against the mean of the
         hypothesis's random control where that was measured, draw by draw.
         """
-        values = self.parts.by_draw(score, label, "head")
         control = str(Subject.parse(label).under("random"))
         measured = not SCORES[score].needs and score in self._scores_of(control)
-        # Draw by draw; a draw without its control has no difference.
-        change = values - self.parts.by_draw(score, control, "head") if measured else values
-        flat = change.reshape(len(change), -1)
-        p = np.array([float(paired_t(column).p) for column in flat.T])
-        corrected = benjamini_hochberg(p, count_undefined=True)
-        grid = [(i, j) for i in range(values.shape[1]) for j in range(values.shape[2])]
-        mean = np.array([_mean(column) for column in values.reshape(len(values), -1).T])
-        return [
-            {
-                "layer": layer, "head": head, "value": float(mean[at]),
-                "difference": _mean(flat[:, at]), "p_value": float(p[at]),
-                "p_corrected": float(corrected[at]),
-                "against": control if measured else "zero",
-            }
-            for at, (layer, head) in enumerate(grid)
-        ]  # fmt: skip
+        return head_map(self.parts, score, label, control if measured else None)
 
     # -- cost ------------------------------------------------------------------------------------
 
@@ -332,11 +332,6 @@ def _rate(facts: Sequence[Mapping[str, Any]]) -> float | None:
         if rate is not None:
             return float(rate)
     return None
-
-
-def _mean(values: Floats) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else math.nan
 
 
 def _with_control(verdict: Verdict) -> dict[str, Any]:

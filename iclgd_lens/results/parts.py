@@ -7,7 +7,8 @@ what a statistic counts: draws of the model, or networks of a control.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -162,18 +163,19 @@ class Parts:
         """A score of a label on the model itself: [draw realisation], NaN where one failed.
 
         Every draw of the model has its row, whether the label was measured on it or not; orders of
-        a draw are averaged. A mean with an undefined part is undefined: what failed is not
-        averaged away.
+        a draw are averaged. A mean with an undefined part, or without one of the draw's orders, is
+        undefined: what failed is not averaged away.
         """
         names = _names(label, beside)
         found = (
             {unit[0][0].unit: unit for unit in self.units(label)} if label in self.series else {}
         )
         last = max((index for _, index in found), default=0)
+        orders = Counter(part.unit for part in self.parts if part.network == TRAINED)
         return np.array(
             [
                 [
-                    self._strictly(score, found.get((draw, index), ()), names)
+                    self._strictly(score, found.get((draw, index), ()), names, orders[draw, index])
                     for index in range(last + 1)
                 ]
                 for draw in self.draws
@@ -184,8 +186,10 @@ class Parts:
         """A score of a label on the model itself by draw and query: [draw query].
 
         Realisations and orders of a draw are averaged; NaN where one has none. None where the score
-        is not one of each query, or draws were asked different ones.
+        is not one of each query, draws were asked different ones, or an order is missing.
         """
+        if score in SCORES and SCORES[score].per_draw:
+            return None
         names, found = _names(label, beside), dict[int, list[Floats]]()
         asked = {part.queries for part in self.parts if part.network == TRAINED}
         for part, measured in self.series.get(label, ()):
@@ -195,20 +199,35 @@ class Parts:
         lengths = {len(each) for draw in found.values() for each in draw}
         if len(lengths) != 1 or len(asked) != 1 or set(found) != set(self.draws):
             return None
+        if not np.isfinite(self.per_draw(score, label, beside)).all():
+            return None
         return np.stack([np.mean(found[draw], 0) for draw in self.draws])
 
     def per_network(self, score: str, label: str, control: str) -> Floats:
         """A score of a label in each network of a control: [network], NaN where one failed."""
-        networks = sorted({part.index for part in self.parts if part.network == control})
+        budget = Subject.parse(label).settings.get("budget", "")
+        parts = [part for part in self.parts if part.network == control]
+        networks = sorted({part.index for part in parts})
+        there = Counter(part.index for part in parts if part.budget == budget)
         units = self.units(label) if label in self.series else []
         found = {unit[0][0].index: unit for unit in units}
         return np.array(
-            [self._strictly(score, found.get(index, ()), (label,)) for index in networks]
+            [
+                self._strictly(score, found.get(index, ()), (label,), there[index])
+                for index in networks
+            ]
         )
 
     def _strictly(
-        self, score: str, unit: Sequence[tuple[Part, Measured]], labels: Sequence[str]
+        self,
+        score: str,
+        unit: Sequence[tuple[Part, Measured]],
+        labels: Sequence[str],
+        expected: int,
     ) -> float:
+        """The mean over so many parts; NaN where one is missing or undefined."""
+        if len(unit) < expected:
+            return float("nan")
         values = [self._of_part(score, part, measured, labels) for part, measured in unit]
         return float(np.mean(values)) if values else float("nan")
 
@@ -219,10 +238,25 @@ class Parts:
     def _of_part(self, score: str, part: Part, measured: Measured, labels: Sequence[str]) -> float:
         entry = SCORES[score] if score in SCORES else Score(score)
         if entry.fact is not None:
-            return statistic_of(entry, measured, part.gold)
+            return statistic_of(
+                entry, self._shared_facts(entry.fact, part, measured, labels), part.gold
+            )
         if score not in measured:
             return float("nan")
         return nanmean(self.per_query(score, part, measured[score], *labels))
+
+    def _shared_facts(
+        self, fact: str, part: Part, measured: Measured, labels: Sequence[str]
+    ) -> Measured:
+        """Facts with NaN at the queries at which others of the labels' families have none.
+
+        Label scores are left as they are: what lacks one has no number at all.
+        """
+        if fact not in measured or fact == LABEL_SCORES:
+            return measured
+        facts = measured[fact]
+        shared = self.common_layers.query_mask(fact, id(part), len(facts), *labels)
+        return {**measured, fact: np.where(shared[:, None], facts, np.float32(np.nan))}
 
     def per_query(self, score: str, part: Part, value: NDArray[np.float32], *labels: str) -> Floats:
         """A score of each query of a part, averaged over the layers that these labels share.
@@ -231,7 +265,8 @@ class Parts:
         """
         array = value.astype(np.float64)
         if array.ndim == 1:
-            return array
+            shared = self.common_layers.query_mask(score, id(part), len(array), *labels)
+            return np.where(shared, array, np.nan)
         shared = self.common_layers.queries(score, part, array.shape, *labels)
         array = np.where(shared, array, np.nan)
         return nanmean_over(array[:, self.common_layers.of(score, *labels)], 1)
@@ -289,13 +324,6 @@ def nanmean_over(array: Floats, axis: int) -> Floats:
     finite = np.isfinite(array)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(finite, array, 0.0).sum(axis) / finite.sum(axis))
-
-
-def concatenated(
-    series: Sequence[tuple[Part, Measured]], score: str
-) -> Iterator[NDArray[np.float32]]:
-    """A score's values in each part that has it."""
-    return (measured[score] for _, measured in series if score in measured)
 
 
 def parts_of(

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iclgd_lens.errors import LensError, nearest
+from iclgd_lens.verdicts.auc_error import auc_freedom, auc_step
 from iclgd_lens.verdicts.draws_and_queries import Compared, crossed
 from iclgd_lens.verdicts.resampling import resample_counts
 
@@ -182,23 +183,17 @@ class Measure:
         better: +1 where higher is better, -1 where lower is.
         steps: Smallest standard error over queries that is believed, given how many queries each
             label has: a measure at its best value shows no spread, however few were asked.
+        freedom: Degrees of freedom of its standard error over queries, given the same.
     """
 
     weighted: Weighted
     better: int = 1
     steps: Callable[[Floats], float] = lambda counts: 0.0
-
-
-def _auc_step(counts: Floats) -> float:
-    """Six tenths of a query of each label, over labels of which one follows from the others.
-
-    So three queries a label that are all right by chance (1 in 20) are not enough.
-    """
-    return 0.6 * float(np.sqrt(np.mean(counts**-2.0) / max(1, len(counts) - 1)))
+    freedom: Callable[[Floats], float] = lambda counts: float(counts.sum() - 1)
 
 
 MEASURES = {
-    "AUC": Measure(_auc, steps=_auc_step),
+    "AUC": Measure(_auc, steps=auc_step, freedom=auc_freedom),
     "calibrated_accuracy": Measure(_calibrated_accuracy, steps=lambda counts: 1 / counts.sum()),
     "calibrated_NLL": Measure(_calibrated_nll, better=-1),
     "accuracy": Measure(_accuracy, steps=lambda counts: 1 / counts.sum()),
@@ -277,9 +272,11 @@ def judged(measure: str, change: Floats, golds: Gold, *, confidence: float) -> C
         confidence: The interval's coverage.
     """
     labels, counts = np.unique(golds[:1], return_counts=True)
-    step = MEASURES[measure].steps(counts.astype(np.float64)) if len(labels) > 1 else 0.0
-    queries = golds.shape[1]
-    return crossed(change[:, 0], change[:, 1:], step=step, confidence=confidence, queries=queries)
+    used, sizes = MEASURES[measure], counts.astype(np.float64)
+    step, freedom = 0.0, float(golds.shape[1] - 1)
+    if len(labels) > 1:
+        step, freedom = used.steps(sizes), used.freedom(sizes)
+    return crossed(change[:, 0], change[:, 1:], step=step, confidence=confidence, freedom=freedom)
 
 
 # -- shapes --------------------------------------------------------------------------------------
@@ -297,7 +294,7 @@ def _by_draw(weighted: Weighted, scores: Floats, golds: Gold, weights: Floats) -
         return np.broadcast_to(once, (len(scores), len(weights)))
     return np.stack(
         [
-            weighted(each, gold, weights)
+            np.mean([weighted(order, gold, weights) for order in _orders(each)], 0)
             if gold.size and np.isfinite(each).all()
             else np.full(len(weights), np.nan)
             for each, gold in zip(scores, golds, strict=True)
@@ -305,23 +302,33 @@ def _by_draw(weighted: Weighted, scores: Floats, golds: Gold, weights: Floats) -
     )
 
 
+def _orders(scores: Floats) -> Floats:
+    """Label scores of one draw, [order query label]."""
+    return scores if scores.ndim == 3 else scores[None]
+
+
 def aligned(settings: list[ArrayLike], gold: ArrayLike) -> tuple[list[Floats], Gold]:
     """Settings as [draw query label] and gold labels as [draw query], the same draws for all.
+
+    Where a setting has orders, [draw order query label], all have that axis.
 
     Raises:
         LensError: They are of different queries or labels, or a gold label has no score.
     """
     arrays = [np.asarray(each, np.float64) for each in settings]
     golds = np.asarray(gold, np.int64)
-    if any(each.ndim not in (2, 3) or each.shape[-1] < 2 for each in arrays):
+    if any(each.ndim not in (2, 3, 4) or each.shape[-1] < 2 for each in arrays):
         shapes = ", ".join(str(each.shape) for each in arrays)
         raise LensError(f"label scores must be [query label] or [draw query label], not {shapes}")
-    draws = max([len(each) for each in arrays if each.ndim == 3] or [1])
+    draws = max([len(each) for each in arrays if each.ndim > 2] or [1])
+    if any(each.ndim == 4 for each in arrays):
+        arrays = [each[:, None] if each.ndim == 3 else each for each in arrays]
     draws = max(draws, len(golds)) if golds.ndim == 2 else draws
     try:
         golds = np.broadcast_to(golds, (draws, arrays[0].shape[-2]))
-        arrays = [np.broadcast_to(each, (draws, *each.shape[-2:])) for each in arrays]
-        arrays = [np.broadcast_to(each, (*golds.shape, arrays[0].shape[-1])) for each in arrays]
+        orders = max(each.shape[1:-2] for each in arrays)
+        whole = (draws, *orders, golds.shape[1], arrays[0].shape[-1])
+        arrays = [np.broadcast_to(each, whole) for each in arrays]
     except ValueError:
         shapes = ", ".join(str(np.shape(each)) for each in (*settings, gold))
         raise LensError(f"settings and gold labels are of different queries: {shapes}") from None

@@ -59,7 +59,7 @@ class Compared:
 
 
 def crossed(
-    by_draw: Floats, resampled: Floats, *, step: float, confidence: float, queries: int
+    by_draw: Floats, resampled: Floats, *, step: float, confidence: float, freedom: float
 ) -> Compared:
     """A mean over draws with a t interval over draws and queries; see the module.
 
@@ -68,12 +68,12 @@ def crossed(
         resampled: The same on resampled queries, [draw resample]; one sample serves all draws.
         step: Smallest standard error over queries that is believed.
         confidence: The interval's coverage.
-        queries: How many queries there are.
+        freedom: Degrees of freedom of the error over queries; one less than these are, or fewer.
     """
     means = resampled.mean(0)
     means = means[np.isfinite(means)]
     error = max(float(means.std(ddof=1)), step) if means.size > 1 else np.nan
-    return _over_both(by_draw, error, confidence, queries)
+    return _over_both(by_draw, error, confidence, freedom)
 
 
 def crossed_mean(values: Floats, *, confidence: float) -> Compared:
@@ -91,11 +91,13 @@ def crossed_mean(values: Floats, *, confidence: float) -> Compared:
     by_query = by_query[np.isfinite(by_query)]
     queries = len(by_query)
     error = float(by_query.std(ddof=1)) / queries**0.5 if queries > 1 else np.nan
-    return _over_both(by_draw, error, confidence, queries, most=float(max(len(by_draw) - 1, 1)))
+    return _over_both(
+        by_draw, error, confidence, float(queries - 1), most=float(max(len(by_draw) - 1, 1))
+    )
 
 
 def _over_both(
-    by_draw: Floats, over_queries: float, confidence: float, queries: int, most: float = np.inf
+    by_draw: Floats, over_queries: float, confidence: float, of_queries: float, most: float = np.inf
 ) -> Compared:
     """A mean over draws and its interval, from the standard error over queries.
 
@@ -103,17 +105,17 @@ def _over_both(
         by_draw: The value of each draw, [draw].
         over_queries: That standard error.
         confidence: The interval's coverage.
-        queries: How many queries there are.
+        of_queries: Its degrees of freedom.
         most: Degrees of freedom at most.
     """
     from scipy.stats import t
 
     draws, value = len(by_draw), float(np.mean(by_draw))
     over = OVER_BOTH if draws > 1 else OVER_QUERIES
-    if not np.isfinite(value) or queries < 2 or not np.isfinite(over_queries):
+    if not np.isfinite(value) or of_queries <= 0 or not np.isfinite(over_queries):
         return Compared(value, np.nan, np.nan, np.nan, over)
     squares = [over_queries**2]
-    freedom = [queries - 1]
+    freedom = [of_queries]
     if draws > 1:
         squares.append(float(np.var(by_draw, ddof=1)) / draws)
         freedom.append(draws - 1)

@@ -74,7 +74,7 @@ class Gate:
         """Ask the gate's questions of label scores.
 
         Args:
-            zs: Label scores without demonstrations, [query label] or [draw query label], in nats.
+            zs: Label scores in ZS, in nats: [query label], or after [draw] or [draw order].
             icl: With demonstrations, the same; the last axes are equal.
             gold: Label ids, [query] or [draw query].
             icl_shuffled: With the same demonstrations under shuffled labels; None if not measured.
@@ -254,11 +254,10 @@ class Behaviour:
     @property
     def comes_nearer(self) -> Answer:
         """Whether it comes nearer to ICL; "no" where it moves away, or by next to nothing."""
-        if self.unchanged or self.kl_change.below:
-            return "no"
-        if not self.kl_change.above:
-            return "undecided"
-        return "yes" if self.kl_removed >= NEARER else "no"
+        if self.unchanged or not self.kl_change.above:
+            return "no" if self.unchanged or self.kl_change.below else "undecided"
+        most = self.kl_removed * self.kl_change.high / self.kl_change.value
+        return "yes" if self.kl_removed >= NEARER else "no" if most < NEARER else "undecided"
 
     @property
     def sentence(self) -> str:
@@ -330,16 +329,17 @@ def behaves(
     weights = query_weights(golds.shape[1], resamples, seed)
     settings = {_ZS: base, _ICL: target, hypothesis: ft}
     areas = {name: resampled(DECIDES, each, golds, weights) for name, each in settings.items()}
-    away, left = kl_from(target, base), kl_from(target, ft)  # [draw query]
+    both = kl_from(target, base), kl_from(target, ft)  # [draw query], orders averaged
+    away, left = (each.mean(1) if each.ndim == 3 else each for each in both)
     nearer = (away - left) @ (weights / weights.sum(1, keepdims=True)).T
-    queries = golds.shape[1]
+    freedom = float(golds.shape[1] - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         removed = float(1 - left.mean() / away.mean())
     return Behaviour(
         hypothesis,
         {name: float(area[:, 0].mean()) for name, area in areas.items()},
         judged(DECIDES, areas[hypothesis] - areas[_ZS], golds, confidence=confidence),
-        crossed(nearer[:, 0], nearer[:, 1:], step=0.0, confidence=confidence, queries=queries),
+        crossed(nearer[:, 0], nearer[:, 1:], step=0.0, confidence=confidence, freedom=freedom),
         removed,
         bool(np.isfinite(ft).all() and np.abs(ft - base).max(initial=0.0) <= UNCHANGED),
     )

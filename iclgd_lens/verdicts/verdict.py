@@ -8,12 +8,13 @@ random direction?"), and Holm's correction is over that family, failed tests inc
 - `no`: the control is better (corrected p < .05), or the two are shown to be equal within a margin,
   also where a difference is sure but smaller than that;
 - `undecided`: neither, or something failed, is undefined or is too little; it says how many draws
-  or networks would do. Also a `no` over less than nine tenths of the layers that the hypothesis
-  itself has, since a control lacks the score in the others;
+  or networks would do. Also a `yes` or `no` over less than nine tenths of the queries and layers
+  in which the hypothesis itself has the score, since a control lacks it in the others;
 - `not applicable`: no in-context learning, an update that has not learned, or a hypothesis that is
   no explanation.
 
-A hypothesis is `yes` on a score if it is `yes` against each control, and `no` if it is against any.
+A hypothesis is `yes` on a score if it is `yes` against each control, and `no` if it is against any
+after Bonferroni's correction over its controls: the surest of several is asked as often.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 from iclgd_lens.errors import VerdictError
-from iclgd_lens.phrases import layers_named, listed, number, plain
+from iclgd_lens.phrases import listed, number
+from iclgd_lens.verdicts.answer import NO_EXPLANATION, Answer, not_applicable, overall
+from iclgd_lens.verdicts.answer import OVERALL as OVERALL
+from iclgd_lens.verdicts.answer import Verdict as Verdict
 from iclgd_lens.verdicts.evidence import (
     MOST_UNREAD,
     Evidence,
@@ -34,73 +37,12 @@ from iclgd_lens.verdicts.evidence import (
     tests_against,
     would_do,
 )
-from iclgd_lens.verdicts.holm_correction import Corrected, Line, corrected, or_one
+from iclgd_lens.verdicts.holm_correction import Corrected, Line, corrected
 from iclgd_lens.verdicts.power import units_needed, units_to_equivalence
-
-Answer = Literal["yes", "no", "undecided", "not applicable"]
 
 ALPHA = 0.05
 MARGIN = 0.05
 """Differences smaller than this are as good as none, in a score's units."""
-OVERALL = "all controls"
-"""The control of a verdict over all of them."""
-NO_EXPLANATION = {
-    "fitted": "it was fitted to in-context learning's own passes, so that its score is no evidence",
-    "check": "it tells whether the instrument works, and explains nothing",
-    "control": "it is a control itself",
-}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One verdict.
-
-    Attributes:
-        hypothesis: The hypothesis's label.
-        score: On which score.
-        control: Against which control; `OVERALL` for all of them.
-        verdict: The answer.
-        p: Two-sided p-value of the test alone; NaN if there was none.
-        p_corrected: The same after Holm's correction within the question; the verdict rests on it.
-        interval: Of the difference in favour of the hypothesis (above zero: better); None if there
-            is none. Student's t over draws, or a prediction interval over networks.
-        why: In plain words, with the numbers.
-        robust: Lowest and highest of the rates around the chosen one at which the verdict is the
-            same, each over the layers that it and its controls have; None if no other rate was
-            tried.
-        needed: How many draws or networks would do, where that is known.
-        method: The test.
-        over_queries: Of the same difference from a control of each draw, the interval over draws
-            and queries: what other rows of the task would give. Verdicts are for the queries that
-            were asked, which all draws share. Of all controls the least; None where there is none.
-    """
-
-    hypothesis: str
-    score: str
-    control: str
-    verdict: Answer
-    p: float
-    p_corrected: float
-    interval: tuple[float, float] | None
-    why: str
-    robust: tuple[float, float] | None = None
-    needed: int | None = None
-    method: str = ""
-    over_queries: tuple[float, float] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `p` is the corrected one, which the verdict rests on."""
-        return {
-            "hypothesis": self.hypothesis,
-            "score": self.score,
-            "control": self.control,
-            "verdict": self.verdict,
-            "p": plain(self.p_corrected),
-            "interval": None if self.interval is None else list(self.interval),
-            "why": self.why,
-            "robust": None if self.robust is None else list(self.robust),
-            "over_queries": None if self.over_queries is None else list(self.over_queries),
-        }
 
 
 def decide(
@@ -164,12 +106,11 @@ class _Rule:
         for evidence, each, reason in zip(evidences, lines, reasons, strict=True):
             if reason is not None:
                 names = [one.line.control for one in each]
-                found.append(
-                    [_not_applicable(evidence, name, reason) for name in (*names, OVERALL)]
-                )
+                found.append([not_applicable(evidence, name, reason) for name in (*names, OVERALL)])
                 continue
             single = [self._verdict(evidence, one) for one in each]
-            found.append([*single, _overall(evidence, single)])
+            sure = [self._sure_no(one, len(each)) for one in each]
+            found.append([*single, overall(evidence, single, sure)])
         return found
 
     def _lines(self, evidence: Evidence) -> list[Line]:
@@ -222,12 +163,12 @@ class _Rule:
             needed = self._needed(tested, self.margin(evidence.score), one.family)
             numbers = facts(evidence, name, tested, test)
             why = f"Not told apart from {name}: {numbers}{would_do(needed, tested)}"
-        if answer == "no" and evidence.unread > MOST_UNREAD:
-            answer = "undecided"
+        if answer != "undecided" and evidence.unread > MOST_UNREAD:
             why = (
-                f"Cannot be a no: the means leave out {evidence.unread:.0%} of the layers in which "
-                f"{evidence.hypothesis} has the score. On the rest: {why}"
+                f"Cannot be a {answer}: the means leave out {evidence.unread:.0%} of the queries "
+                f"and layers in which {evidence.hypothesis} has the score. On the rest: {why}"
             )
+            answer = "undecided"
         known = math.isfinite(tested.low) and math.isfinite(tested.high)
         return Verdict(
             evidence.hypothesis, evidence.score, name, answer, tested.p,
@@ -235,6 +176,12 @@ class _Rule:
             (tested.low, tested.high) if known else None, why + ".", needed=needed,
             method=tested.method,
         )  # fmt: skip
+
+    def _sure_no(self, one: Corrected, controls: int) -> bool:
+        """Whether a line's `no` holds, being the surest of so many controls' (Bonferroni)."""
+        worse = math.isfinite(one.line.decisive.p) and one.line.decisive.high < 0
+        p = min(one.p if worse else 1.0, 1.0 if one.line.faults else one.equivalent)
+        return p * controls < self.alpha
 
     def _needed(self, tested: Tested, margin: float, family: int) -> int | None:
         """Units that would decide it either way, at the family's strictest level."""
@@ -245,58 +192,6 @@ class _Rule:
         equal = units_to_equivalence(tested.difference, tested.spread, margin, alpha=level)
         found = [each for each in (apart, equal) if each is not None]
         return max(min(found), tested.n + 1) if found else None
-
-
-# -- lines without a test, and all lines together -------------------------------------------------
-
-
-def _not_applicable(evidence: Evidence, control: str, reason: str) -> Verdict:
-    return Verdict(
-        evidence.hypothesis, evidence.score, control, "not applicable", math.nan, math.nan, None,
-        reason[:1].upper() + reason[1:].rstrip(".") + ".",
-    )  # fmt: skip
-
-
-def _overall(evidence: Evidence, single: Sequence[Verdict]) -> Verdict:
-    """`yes` against each control; `no` against any; else `undecided`."""
-    by_answer = {
-        answer: [each for each in single if each.verdict == answer]
-        for answer in ("yes", "no", "undecided")
-    }
-    answer: Answer = "yes" if single and len(by_answer["yes"]) == len(single) else "undecided"
-    if by_answer["no"]:
-        answer = "no"
-    stubborn = by_answer[answer]
-    closest = max(stubborn, key=lambda each: or_one(each.p_corrected), default=None)
-    name, score = evidence.hypothesis, evidence.score
-    controls = listed([each.control for each in stubborn])
-    if closest is None and evidence.unasked:
-        why = (
-            f"{listed(evidence.unasked)} {'has' if len(evidence.unasked) == 1 else 'have'} nothing "
-            f"to say on {score}, and no other control was asked for: by itself it shows nothing."
-        )
-    elif closest is None:
-        why = f"No control was asked for: a {score} by itself shows nothing."
-    elif answer == "yes":
-        why = f"On {score}, {name} is better than {controls}. Closest: {closest.why}"
-    elif answer == "no":
-        why = f"On {score}, {name} is no better than {controls}. {closest.why}"
-    else:
-        why = f"On {score}, {name} is not shown to be better than {controls}. {closest.why}"
-    silent = [name for name in evidence.unasked if name != "shuffled"]  # which it is made from
-    if silent and closest is not None:
-        why += f" {listed(silent)} {'has' if len(silent) == 1 else 'have'} nothing to say on it."
-    if evidence.left_out:
-        why += f" Means leave out {layers_named(evidence.left_out)}."
-    needs = [each.needed for each in by_answer["undecided"]]
-    needed = max((each for each in needs if each is not None), default=None)
-    return Verdict(
-        name, score, OVERALL, answer,
-        closest.p if closest else math.nan, closest.p_corrected if closest else math.nan,
-        closest.interval if closest else None, why,
-        needed=needed if answer == "undecided" and None not in needs else None,
-        method=closest.method if closest else "",
-    )  # fmt: skip
 
 
 # -- rates ---------------------------------------------------------------------------------------

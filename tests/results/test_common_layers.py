@@ -333,7 +333,7 @@ def test_a_no_needs_the_layers_that_the_hypothesis_has(layers: int, answer: str)
     assert said["random"].verdict == said[OVERALL].verdict == answer
     if answer == "undecided":
         assert said["random"].why.startswith(
-            "Cannot be a no: the means leave out 25% of the layers"
+            "Cannot be a no: the means leave out 25% of the queries and layers"
         )
     assert said[OVERALL].why.endswith(f"Means leave out layer {layers - 1}.")
 

@@ -1,0 +1,64 @@
+"""What of a search for budgets can be asked for; without torch, since plans are read without it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+
+from iclgd_lens.errors import LensError, nearest
+from iclgd_lens.protocol import LossOn
+from iclgd_lens.validation import check_arguments
+
+SEARCHED = ("grid", "epochs", "losses", "folds", "left_out")
+"""What of a search can be another than the default; see `choose_budget`."""
+
+
+def check_search(
+    asked: Mapping[str, Any], error: type[LensError] = LensError, where: str = ""
+) -> None:
+    """Refuse a search that cannot be.
+
+    Args:
+        asked: Parts of `SEARCHED` by name.
+        error: What is raised.
+        where: Set before the message.
+
+    Raises:
+        LensError: (the class `error`) There is no such part, or its value is of another type or out
+            of range.
+    """
+    for name in asked:
+        if name not in SEARCHED:
+            known = f"it has {', '.join(SEARCHED)}.{nearest(name, SEARCHED)}"
+            raise error(f"{where or 'budget '}has no {name!r}; {known}")
+    check_arguments(_types, asked, error, where or "budget: ")
+    for name, (fits, wanted) in _RANGES.items():
+        if name in asked and not fits(asked[name]):
+            raise error(f"{where or 'budget: '}{name} must be {wanted}, not {asked[name]!r}")
+
+
+def _types(
+    grid: Sequence[float],
+    epochs: Sequence[int],
+    losses: Sequence[str],
+    folds: int,
+    left_out: float,
+) -> None:
+    """Types of the parts, as `check_arguments` reads them."""
+
+
+def _each(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda values: len(values) > 0 and all(fits(value) for value in values)
+
+
+_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "grid": (_each(lambda rate: 0 < rate < math.inf), "one positive number or more"),
+    "epochs": (_each(lambda count: count >= 1), "one number of 1 or more, or several"),
+    "losses": (
+        _each(lambda tokens: tokens in get_args(LossOn)),
+        f"of {', '.join(get_args(LossOn))}, one or more",
+    ),
+    "folds": (lambda count: count >= 1, "1 or more"),
+    "left_out": (lambda share: 0 < share < 1, "between 0 and 1"),
+}
