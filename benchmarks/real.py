@@ -307,7 +307,9 @@ def _verdict(value: float, target: float) -> str:
 
 def main(
     file: Annotated[Path, typer.Argument(help="The model, one GGUF file.")],
-    data: Annotated[str, typer.Option(help="Folder of real rows.")] = str(SHARED / "data"),
+    data: Annotated[
+        str, typer.Option(help="Folder of real rows, or embedded.", show_default=False)
+    ] = str(SHARED / "data"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Turns of each pair.")] = 3,
     shots: Annotated[int, typer.Option()] = 16,
