@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from iclgd_lens.bench.plan import Plan
-from iclgd_lens.errors import LensError
+from iclgd_lens.errors import LensError, RowsError
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.tasks import (
     Rows,
@@ -31,6 +31,7 @@ class Draws:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.rows: dict[tuple[str, str, str], Rows | LensError] = {}
+        self._seeds: dict[tuple[str, str, frozenset[int]], int] = {}
 
     def facts(
         self, task: Task, data: str, seed: int, permutation: int, shots: int
@@ -44,6 +45,7 @@ class Draws:
             train = self._split(task, data, "train")
             validation = self._split(task, data, "validation")
             shown = self._drawn(train, seed, permutation, shots)
+            self._check_is_new(task, data, seed, shown)
             repeated = shown if plan.protocol.skip_repeated else ()
             every = draw_queries(validation, None, seed=plan.protocol.query_seed, exclude=repeated)
             asked = every[: plan.queries or len(every)]
@@ -53,6 +55,16 @@ class Draws:
         # The indices tell which query is which where seeds were measured on different ones.
         places = [row.index for row in asked]
         return facts | {"rows": rows, "query_rows": places}, len(asked), None
+
+    def _check_is_new(self, task: Task, data: str, seed: int, shown: tuple[Any, ...]) -> None:
+        """Refuse a draw that another seed has, too, in whatever order."""
+        place = (task.name, data, frozenset(row.index for row in shown))
+        first = self._seeds.setdefault(place, seed)
+        if shown and first != seed:
+            raise RowsError(
+                f"{task.name}: seed {seed} draws the same {len(shown)} demonstrations as seed "
+                f"{first}: a draw counted twice makes chance look sure."
+            )
 
     def other(self, task: Task, data: str, seed: int, shots: int) -> tuple[str, ...]:
         """The rows of the control "other_task", where the plan asks for it and has them."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from iclgd_lens.bench import drawn_rows
 from iclgd_lens.bench.cells import Cell, count_cells, list_cells, settings_of, shard
 from iclgd_lens.bench.plan import parse_plan
 from iclgd_lens.bench.run import resolved
@@ -221,6 +222,25 @@ def _one(model: Any, episode: Any) -> Any:
 
 def _other(model: Any, episode: Any) -> Any:
     return episode
+
+
+def test_a_draw_that_another_seed_has_is_not_counted_twice(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a task has hardly more rows than are shown."""
+    real = drawn_rows.draw_demonstrations
+
+    def few(rows: Any, shots: int, *, seed: int, **how: Any) -> Any:
+        found = real(rows, shots, seed=seed % 2, **how)
+        return found[::-1] if seed == 2 else found
+
+    monkeypatch.setattr(drawn_rows, "draw_demonstrations", few)
+    cells = list_cells(parse_plan(fields | {"tasks": ["sst2"], "seeds": [0, 1, 2], "twins": 0}))
+    lost = {cell.setting.seed: cell.setting.problem for cell in cells}
+    assert lost[0] is None
+    assert lost[1] is None
+    assert "seed 2 draws the same" in str(lost[2])
+    assert "as seed 0" in str(lost[2])
 
 
 def test_unreadable_rows_are_a_settings_problem_not_the_plans(fields: dict[str, Any]) -> None:
