@@ -114,7 +114,7 @@ class SearchSpec(Part):
     @model_validator(mode="after")
     def _can_be(self) -> SearchSpec:
         try:
-            check_search(self.asked(), where="search: ")
+            check_search(self.asked(), where="")
         except LensError as error:
             raise ValueError(str(error)) from None
         return self

@@ -15,27 +15,28 @@ SEARCHED = ("grid", "epochs", "losses", "folds", "left_out")
 
 
 def check_search(
-    asked: Mapping[str, Any], error: type[LensError] = LensError, where: str = ""
+    asked: Mapping[str, Any], error: type[LensError] = LensError, where: str = "budget"
 ) -> None:
     """Refuse a search that cannot be.
 
     Args:
         asked: Parts of `SEARCHED` by name.
         error: What is raised.
-        where: Set before the message.
+        where: What the search is called at the front of the message; "" for nothing.
 
     Raises:
         LensError: (the class `error`) There is no such part, or its value is of another type or out
             of range.
     """
+    prefix = f"{where}: " if where else ""
     for name in asked:
         if name not in SEARCHED:
             known = f"it has {', '.join(SEARCHED)}.{nearest(name, SEARCHED)}"
-            raise error(f"{where or 'budget '}has no {name!r}; {known}")
-    check_arguments(_types, asked, error, where or "budget: ")
+            raise error(f"{where or 'search'} has no {name!r}; {known}")
+    check_arguments(_types, asked, error, prefix)
     for name, (fits, wanted) in _RANGES.items():
         if name in asked and not fits(asked[name]):
-            raise error(f"{where or 'budget: '}{name} must be {wanted}, not {asked[name]!r}")
+            raise error(f"{prefix}{name} must be {wanted}, not {asked[name]!r}")
 
 
 def _types(
