@@ -130,8 +130,9 @@ def check_arguments(
 ) -> None:
     """Refuse a value whose type is plainly not the one that a function's signature names.
 
-    Looked at are annotations made of int, float, str, bool, None and lists of these; any other one
-    takes everything. What turns into a number by itself (NumPy's, a tensor of one) is a number.
+    Looked at are annotations made of int, float, str, bool, None and lists of these, or of a
+    mapping and None; any other one takes everything. What turns into a number by itself (NumPy's,
+    a tensor of one) is a number.
 
     Args:
         function: Whose arguments they are.
@@ -149,6 +150,8 @@ def check_arguments(
         annotation: Any = parameter.annotation
         text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
         allowed = [_kind(part) for part in text.strip("'\"").split(" | ")]
+        if _MAPPING in allowed and any(k not in (_MAPPING, _KINDS["None"]) for k in allowed):
+            continue  # beside other types the function says better what it wants
         if any(kind is None or kind[1](given[name]) for kind in allowed):
             continue
         wanted = " or ".join(kind[0] for kind in allowed if kind is not None)
@@ -175,11 +178,15 @@ _KINDS: Mapping[str, Kind] = {
     "None": ("None", lambda value: value is None),
 }
 _PLURALS = {"int": "integers", "float": "numbers", "str": "texts"}
+_MAPPING: Kind = ("a mapping", lambda value: hasattr(type(value), "keys"))
+_TABLE = re.compile(r"(?:[\w.]*\.)?(?:Mapping|dict)\[[^|]*\]")
 _LIST = re.compile(r"(?:[\w.]*\.)?(?:Iterable|Sequence|list)\[(int|float|str)\]")
 
 
 def _kind(annotation: str) -> Kind | None:
     """The kind of one part of an annotation; None for one that takes everything."""
+    if _TABLE.fullmatch(annotation):
+        return _MAPPING
     listed = _LIST.fullmatch(annotation)
     if listed is None:
         return _KINDS.get(annotation)

@@ -525,6 +525,8 @@ def test_what_cannot_be_compared_is_refused(
         ({"hypotheses": 3}, "this is 3"),
         ({"hypotheses": {3: "gd"}}, "this is 3"),
         ({"settings": {"gd": 3}}, "The settings of 'gd' are 3; give a mapping"),
+        ({"settings": 5}, "settings must be a mapping or None, not 5"),
+        ({"settings": {"gd": 5}}, "The settings of 'gd' are 5; give a mapping"),
         ({"settings": {"gd": {"epochs": "many"}}}, "gd: epochs must be an integer, not 'many'"),
         ({"settings": {"gd": {"lr": "abc"}}}, "gd: lr must be a number or None, not 'abc'"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from typer.testing import CliRunner
 
 import iclgd_lens as lens
+from iclgd_lens.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 HOOKS = ROOT / "docs/hooks"
@@ -100,6 +103,24 @@ def test_a_public_name_without_a_place_or_documentation_is_told() -> None:
     package["heads.HeadScores.top"].docstring = None
     bare = [text.split(" has ")[0] for text in reference.undocumented(package)]
     assert sorted(bare) == ["HeadScores.top", "compare"]
+
+
+def test_the_command_line_page_has_every_option_of_every_command() -> None:
+    page: str = hook("command_line").text()
+    runner = CliRunner()
+    commands = runner.invoke(app, ["--help"], terminal_width=200).output
+    sections = dict(part.split("\n", 1) for part in page.split("\n## iclgd ")[1:])
+    assert len(sections) > 10
+    assert all(f" {name} " in commands for name in sections)
+    for name, section in sections.items():
+        told = runner.invoke(app, [name, "--help"], terminal_width=200).output
+        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", told)) - {"--help"}
+        assert options == set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section)), name
+    assert "| `--queries N` | Queries. | 64; x>=1 |" in sections["compare"]
+    assert "| `-H, --hypothesis TEXT` | A name of" in sections["compare"]
+    assert "| gd, lcgd |" in sections["compare"]
+    assert "| `PLAN` | The plan, a YAML file. | required |" in sections["bench"]
+    assert "100 plus the number of failed cells" in sections["bench"]
 
 
 def test_a_notebook_is_shown_with_its_outputs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_anything_else_is_refused(seed: Any, message: str) -> None:
 def settings(
     whole: int = 1, number: float | None = None, word: str = "a", flag: bool = False,
     some: int | Iterable[int] | None = None, words: str | Sequence[str] = (),
-    odd: int = None, anything: dict[str, int] | None = None,  # type: ignore[assignment]  # noqa: RUF013
+    odd: int = None, anything: complex | None = None, table: dict[str, int] | None = None,  # type: ignore[assignment]  # noqa: RUF013
 ) -> None:  # fmt: skip
     """Only its signature is looked at."""
 
@@ -66,6 +67,8 @@ def settings(
         {"words": ("W_K", "b_K")},
         {"odd": None},  # its default, whatever its annotation says
         {"anything": "what nobody looks at"},
+        {"table": {"a": 1}},
+        {"table": MappingProxyType({})},
         {"unknown": 1},
     ],
 )
@@ -86,6 +89,8 @@ def test_values_of_the_named_type_are_taken(given: dict[str, Any]) -> None:
         ({"some": "all"}, "x: some must be an integer or a list of integers or None, not 'all'"),
         ({"some": [0, "a"]}, r"list of integers or None, not \[0, 'a'\]"),
         ({"words": 3}, "x: words must be a text or a list of texts, not 3"),
+        ({"table": 5}, "x: table must be a mapping or None, not 5"),
+        ({"table": [("a", 1)]}, "x: table must be a mapping or None"),
     ],
 )
 def test_values_of_plainly_another_type_are_refused(given: dict[str, Any], message: str) -> None:

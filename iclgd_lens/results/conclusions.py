@@ -198,13 +198,12 @@ class Conclusions:
         reason = reason or self.has_not_learned(label)
         if entry.needs and "shuffled" not in self.asked and score not in self._scores_of(label):
             reason = f"{score} was not measured: it needs wrong labels (the control shuffled)"
-        if entry.own_queries:
-            reason = f"{score} is over queries of each subject's own, which are no comparison"
+        own = f"{score} is over queries of each subject's own, which are no comparison"
         asked, layers = self._asked(score), self.parts.common_layers
         return Evidence(
             label, score, self.parts.per_draw(score, label)[:, 0],
             dict(self._controls(label, score)), entry.better, self._kind(label), reason,
-            _rate(self.described(label)), rates or {}, asked,
+            own if entry.own_queries else None, _rate(self.described(label)), rates or {}, asked,
             tuple(name for name in self._rivals if name not in asked),
             tuple(layers.left_out(score, label)), layers.unread(score, label),
         )  # fmt: skip

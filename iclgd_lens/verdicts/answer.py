@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from iclgd_lens.phrases import layers_named, listed, plain
+from iclgd_lens.phrases import listed, plain
 from iclgd_lens.verdicts.evidence import Evidence
 from iclgd_lens.verdicts.holm_correction import or_one
 
@@ -125,9 +125,8 @@ def overall(evidence: Evidence, single: Sequence[Verdict], sure: Sequence[bool])
         why = f"On {score}, {name} is not shown to be better than {controls}. {closest.why}"
     silent = [name for name in evidence.unasked if name != "shuffled"]  # which it is made from
     if silent and closest is not None:
-        why += f" {listed(silent)} {'has' if len(silent) == 1 else 'have'} nothing to say on it."
-    if evidence.left_out:
-        why += f" Means leave out {layers_named(evidence.left_out)}."
+        verb = "has" if len(silent) == 1 else "have"
+        why += f" {listed(silent)} {verb} nothing to say on {score}."
     needs = [each.needed for each in by_answer["undecided"]]
     needed = max((each for each in needs if each is not None), default=None)
     return Verdict(

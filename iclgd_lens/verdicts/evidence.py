@@ -80,6 +80,7 @@ class Evidence:
         kind: The hypothesis's; only an "explanation" is given verdicts.
         inapplicable: Why there is nothing to give a verdict on (the gate, or an update that has not
             learned); None if there is.
+        incomparable: Why the values are no comparison, whatever the gate says; None if they are.
         rate: The learning rate behind `values`; None if there is none.
         rates: The same evidence at other rates, for the range over which the verdict holds.
         asked: Names of controls that bear on this score, besides those that `decide` is given: one
@@ -97,6 +98,7 @@ class Evidence:
     better: Literal["higher", "lower"] = "higher"
     kind: str = "explanation"
     inapplicable: str | None = None
+    incomparable: str | None = None
     rate: float | None = None
     rates: Mapping[float, Evidence] = field(default_factory=dict[float, "Evidence"])
     asked: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from iclgd_lens.errors import VerdictError
-from iclgd_lens.phrases import listed, number
+from iclgd_lens.phrases import layers_named, listed, number
 from iclgd_lens.verdicts.answer import NO_EXPLANATION, Answer, not_applicable, overall
 from iclgd_lens.verdicts.answer import OVERALL as OVERALL
 from iclgd_lens.verdicts.answer import Verdict as Verdict
@@ -60,7 +60,7 @@ def decide(
         alpha: Two-sided level, also one minus the intervals' coverage.
         margin: Of equivalence, in scores' units; one for all, or by score (others take `MARGIN`).
         gate: False gives verdicts also where evidence says that they do not apply, to measure how
-            often they are wrong there. What is no explanation stays without.
+            often they are wrong there. What is no explanation, or no comparison, stays without.
         asked: Names of controls that every hypothesis has to beat; one without evidence is held to
             be missing, not absent.
 
@@ -127,7 +127,7 @@ class _Rule:
     def _inapplicable(self, evidence: Evidence) -> str | None:
         if evidence.kind != "explanation":
             return NO_EXPLANATION.get(evidence.kind, f"its kind is {evidence.kind}")
-        return evidence.inapplicable if self.gate else None
+        return evidence.incomparable or (evidence.inapplicable if self.gate else None)
 
     def _verdict(self, evidence: Evidence, one: Corrected) -> Verdict:
         line, name = one.line, one.line.control
@@ -170,6 +170,8 @@ class _Rule:
             )
             answer = "undecided"
         known = math.isfinite(tested.low) and math.isfinite(tested.high)
+        if evidence.left_out:
+            why += f". Means leave out {layers_named(evidence.left_out)}"
         return Verdict(
             evidence.hypothesis, evidence.score, name, answer, tested.p,
             one.p if math.isfinite(tested.p) else math.nan,

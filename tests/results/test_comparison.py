@@ -393,7 +393,7 @@ def test_lines_that_share_a_control_are_corrected_over_all_scores() -> None:
     assert len(by_random) == 6
     assert all("corrected for 6 questions" in each.why for each in by_random)
     whys = {(v.hypothesis, v.score): v.why for v in said if v.control == "all controls"}
-    assert "gaussian has nothing to say on it." in whys["gd", "SimAOU_label"]
+    assert "gaussian has nothing to say on SimAOU_label." in whys["gd", "SimAOU_label"]
     assert "nothing to say" not in whys["gd", "SimAOU"]
 
 

@@ -176,6 +176,10 @@ def test_a_reason_makes_all_verdicts_not_applicable_and_is_told() -> None:
     assert {each.why for each in found} == {"No in-context learning is shown: AUC 0.51 in ICL."}
     off = decide([replace(GOOD, inapplicable=reason)], gate=False)
     assert {each.verdict for each in off} == {"yes"}
+    for gate in (True, False):
+        never = decide([replace(GOOD, incomparable="queries of its own")], gate=gate)
+        assert {each.verdict for each in never} == {"not applicable"}
+        assert {each.why for each in never} == {"Queries of its own."}
 
 
 def test_lower_scores_can_be_better() -> None:
