@@ -218,14 +218,15 @@ def compare(
         trajectory: Also read scores along the training of each hypothesis that has epochs, on the
             first draw and on the twins; see `Comparison.trajectory`. True reads them after the
             passes `building.PASSES`; a sequence names others.
-        other: Demonstrations for the control "other_task"; None draws those of the next task from
-            the same source.
+        other: Demonstrations for the control "other_task"; None draws those of the task that the
+            episode's own names as another one (`Task.other_task`), from the same source.
         seed: Seed of random controls, twins and the bootstrap; draw d uses seed + d.
         batch_size: Queries run together at most; None fits it to the prompt.
         pad_queries: Run queries of unequal length together: faster, equal but for rounding.
         tok2attn_queries: Tok2Attn is measured on the first so many queries (it is the one score
             whose cost grows with queries times demonstrations); its `n` says so.
-        collapse: Also measure `label_collapse`, for which the residual stream is kept.
+        collapse: Also measure `label_collapse`, for which the residual stream is kept. Other
+            networks are then asked every query: the score depends on how many there are.
         resamples: Bootstrap resamples, where there is one draw.
         confidence: Coverage of the intervals.
         zs: The ZS readout of these queries on this model, where it was read before (by
@@ -260,7 +261,7 @@ def compare(
     asked = split_controls(controls if isinstance(controls, str) else list(controls), rules)
     plan = Plan(
         host, draws, _rated(rules, lr), asked, mode, search, twins,
-        twin_queries, realisations, passes_of(trajectory),
+        None if collapse else twin_queries, realisations, passes_of(trajectory),
         None if other is None else with_foreign(draws[0], other), seed,
         Options(batch_size, pad_queries, tok2attn_queries, goes_on=True), progress or silent,
         CollapseJob if collapse else Job,

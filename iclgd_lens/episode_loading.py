@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,17 @@ from iclgd_lens.episode_writer import Writer
 from iclgd_lens.errors import EpisodeError, RowsError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
-from iclgd_lens.tasks import Data, Splits, Task, get_task, hash_rows, load_rows, load_splits
+from iclgd_lens.tasks import (
+    Data,
+    Rows,
+    Splits,
+    Task,
+    asked_elsewhere,
+    get_task,
+    hash_rows,
+    load_rows,
+    load_splits,
+)
 from iclgd_lens.validation import checks_types
 
 
@@ -96,6 +106,7 @@ def load_episodes(
         revision: Revision of the Hub's data set.
         auxiliary: Other tasks: as many demonstrations of each, drawn with the draw's seed from the
             same source, for hypotheses that need "auxiliary" demonstrations (`Hypothesis.needs`).
+            Rows whose text stands in this task's evaluation split are passed over.
 
     Raises:
         TaskError: A task is unknown or malformed.
@@ -122,7 +133,9 @@ def load_episodes(
     facts = _common_facts(writer, splits, permutation)
     episodes = tuple(_write(writer, draw, facts) for draw in drawn)
     if auxiliary:
-        episodes = tuple(_with_others(each, auxiliary, host, splits, data) for each in episodes)
+        asking = Asking(task, splits.validation)
+        source = splits.data if splits.data is not None else data
+        episodes = tuple(_with_others(each, auxiliary, host, source, asking) for each in episodes)
     for episode in episodes:
         episode.check(host)
     for sentence in dict.fromkeys(note for episode in episodes for note in episode.warnings):
@@ -147,15 +160,52 @@ def load_demonstrations(
     They need not fit the model's context together: an update reads them one by one.
     """
     _check_is_model(model)
-    task, protocol, host = get_task(task), get_protocol(protocol), as_host(model)
+    return _drawn_alone(
+        task, as_host(model), shots=shots, seed=seed, permutation=permutation, data=data,
+        protocol=get_protocol(protocol), revision=revision,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A task with the rows that it asks: beside these queries no other task may show them."""
+
+    task: Task
+    rows: Rows
+
+
+def demonstrations_beside(
+    asking: Asking, task: str | Path | Task, host: Host, *, shots: int, seed: int, data: Data,
+    protocol: Protocol,
+) -> Demonstrations:  # fmt: skip
+    """Draw demonstrations of one task beside the queries of another.
+
+    Rows whose text the other task asks are passed over (`tasks.overlaps`); what else is drawn is
+    what `load_demonstrations` draws.
+    """
+    return _drawn_alone(
+        task, host, shots=shots, seed=seed, data=data, protocol=protocol, asking=asking
+    )
+
+
+def _drawn_alone(
+    task: str | Path | Task, host: Host, *, shots: int, seed: int, data: Data, protocol: Protocol,
+    permutation: int = 0, revision: str | None = None, asking: Asking | None = None,
+) -> Demonstrations:  # fmt: skip
+    task = get_task(task)
     writer, source = Writer(host.tokenizer, task, protocol), _source(data, host)
     if isinstance(source, Splits):
         source = load_splits(task, source, strip=protocol.strip)
     else:
         train = load_rows(task, "train", source, revision, strip=protocol.strip)
         source = Splits(train, train, None)
+    exclude = (
+        frozenset[int]()
+        if asking is None
+        else asked_elsewhere(source.train, task, asking.rows, asking.task)
+    )
     rows, drawn = demonstrations_of(
-        source, protocol, shots=shots, seed=seed, permutation=permutation
+        source, protocol, shots=shots, seed=seed, permutation=permutation, exclude=exclude
     )
     return _demonstrations(writer, Draw(seed, rows, drawn, ()))
 
@@ -171,13 +221,12 @@ def _check_is_model(model: object) -> None:
 
 
 def _with_others(
-    episode: Episode, tasks: Sequence[str | Path | Task], host: Host, splits: Splits, data: Data
+    episode: Episode, tasks: Sequence[str | Path | Task], host: Host, source: Data, asking: Asking
 ) -> Episode:
     """The episode with demonstrations of other tasks, drawn with its seed."""
-    source = splits.data if splits.data is not None else data
     shown = tuple(
-        load_demonstrations(
-            task, host, shots=len(episode.demonstrations), seed=episode.provenance["seed"],
+        demonstrations_beside(
+            asking, task, host, shots=len(episode.demonstrations), seed=episode.provenance["seed"],
             data=source, protocol=episode.protocol,
         )
         for task in tasks

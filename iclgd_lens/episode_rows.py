@@ -5,7 +5,7 @@ Nothing here needs a model, so that what is wrong with rows is told before one i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,17 +91,25 @@ def check_draws(seed: int, draws: int) -> int:
 
 
 def demonstrations_of(
-    splits: Splits, protocol: Protocol, *, shots: int, seed: int, permutation: int = 0
+    splits: Splits,
+    protocol: Protocol,
+    *,
+    shots: int,
+    seed: int,
+    permutation: int = 0,
+    exclude: Collection[int] = (),
 ) -> tuple[tuple[Row, ...], tuple[int, ...]]:
     """Demonstrations in prompt order, and the indices that put them into the drawn order.
 
     None at all are a design of their own, in which there is no in-context learning.
     """
-    balanced = protocol.balanced
-    drawn = draw_demonstrations(splits.train, shots, seed=seed, balanced=balanced)
-    rows = draw_demonstrations(
-        splits.train, shots, seed=seed, permutation=permutation, balanced=balanced
-    )
+    drawn, rows = (
+        draw_demonstrations(
+            splits.train, shots, seed=seed, permutation=order, balanced=protocol.balanced,
+            exclude=exclude,
+        )
+        for order in (0, permutation)
+    )  # fmt: skip
     places = {row.index: place for place, row in enumerate(rows)}
     return rows, tuple(places[row.index] for row in drawn)
 

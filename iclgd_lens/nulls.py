@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from iclgd_lens.delta import ParameterDelta, matched_random
 from iclgd_lens.episode import FOREIGN, Demonstration, Demonstrations, Episode
-from iclgd_lens.episode_loading import load_demonstrations
+from iclgd_lens.episode_loading import Asking, demonstrations_beside
 from iclgd_lens.errors import ComparisonError, ControlError, UnsupportedModelError, nearest
 from iclgd_lens.host import Hook, Host, as_host, copied
 from iclgd_lens.host.untrained import Untrained, permute_entries, reinitialise
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention, Shift, hooks_of
 from iclgd_lens.measures import similarity
 from iclgd_lens.readout.reader import Readout
-from iclgd_lens.tasks import list_tasks
+from iclgd_lens.tasks import get_task, list_tasks, load_rows
 
 _APART = 10_007
 """Between the seeds of hook points."""
@@ -273,23 +273,25 @@ def random_update(intervention: Intervention, seed: int = 0) -> Intervention:
 
 
 def other_task(model: Any, episode: Episode, seed: int = 0) -> Episode:
-    """The episode with demonstrations of the next task, drawn from the same source.
+    """The episode with demonstrations of the task that its own names as another one.
 
-    The learning rate stays this task's: only the demonstrations are foreign.
+    They are drawn from the same source; rows that the episode's task asks are passed over. The
+    learning rate stays this task's: only the demonstrations are foreign.
 
     Raises:
-        ControlError: The episode was not drawn from a named task.
+        ControlError: The episode was not drawn from a task that ships, or its task names no other.
     """
-    facts, known = episode.provenance, list_tasks()
-    if "data" not in facts or facts["task"] not in known:
+    facts = episode.provenance
+    task = get_task(facts["task"]) if facts.get("task") in list_tasks() else None
+    if task is None or task.other_task is None or "data" not in facts:
         raise ControlError(
             "The control 'other_task' needs an episode of another task (in Python, other=): this "
-            "episode was not drawn from a task that ships."
+            "episode was not drawn from a task that ships and names another (`other_task`)."
         )
-    other = load_demonstrations(
-        known[(known.index(facts["task"]) + 1) % len(known)], model,
-        shots=len(episode.demonstrations), seed=facts["seed"], data=facts["data"],
-        protocol=episode.protocol,
+    asked = load_rows(task, "validation", facts["data"], strip=episode.protocol.strip)
+    other = demonstrations_beside(
+        Asking(task, asked), task.other_task, as_host(model), shots=len(episode.demonstrations),
+        seed=facts["seed"], data=facts["data"], protocol=episode.protocol,
     )  # fmt: skip
     return with_foreign(episode, other)
 

@@ -236,3 +236,15 @@ def test_a_sweep_measures_it_at_every_value_and_reads_zs_once(
     assert set(curve.index.get_level_values(0)) == {"ZS", "ICL", "lcgd"}
     assert curve["ZS", 0] == curve["ZS", 1]
     assert curve["ICL", 0] != curve["ICL", 1]
+
+
+def test_other_networks_are_asked_as_many_queries() -> None:
+    """The score's null is (C - 1) / (n - C): of fewer queries networks would read more."""
+    host, shown = checks.host(checks.kinds()[0], "gpt2"), checks.episode(queries=6)
+    options: dict[str, Any] = {
+        "controls": "untrained", "twins": 1, "twin_queries": 2, "tok2attn_queries": 0, **SMALL
+    }  # fmt: skip
+    rule = lens.get_hypothesis("gd")
+    for collapse, asked in ((False, 2), (True, 6)):
+        found = lens.compare(host, shown, {"gd": rule}, lr=0.1, collapse=collapse, **options)
+        assert [len(part.gold) for part in found.parts if part.network == "untrained"] == [asked]

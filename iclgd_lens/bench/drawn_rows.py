@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from iclgd_lens.bench.plan import Plan
@@ -10,6 +11,7 @@ from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.tasks import (
     Rows,
     Task,
+    asked_elsewhere,
     draw_demonstrations,
     draw_queries,
     get_task,
@@ -32,6 +34,7 @@ class Draws:
         self.plan = plan
         self.rows: dict[tuple[str, str, str], Rows | LensError] = {}
         self._seeds: dict[tuple[str, str, frozenset[int]], int] = {}
+        self._asked: dict[tuple[str, str, str], frozenset[int]] = {}
 
     def facts(
         self, task: Task, data: str, seed: int, permutation: int, shots: int
@@ -69,12 +72,12 @@ class Draws:
     def other(self, task: Task, data: str, seed: int, shots: int) -> tuple[str, ...]:
         """The rows of the control "other_task", where the plan asks for it and has them."""
         asked = {name for model in self.plan.models for name in self.plan.controls_of(model)}
-        known = list_tasks()
-        if "other_task" not in asked or task.name not in known:
+        name = task.other_task if task.name in list_tasks() else None
+        if "other_task" not in asked or name is None:
             return ()
-        other = get_task(known[(known.index(task.name) + 1) % len(known)])
+        other = get_task(name)
         try:
-            drawn = self._drawn(self._split(other, data, "train"), seed, 0, shots)
+            drawn = self._beside(task, other, data, seed, shots)
         except LensError as error:
             return (other.prompt_hash, str(error))
         return (other.prompt_hash, hash_rows(drawn))
@@ -92,19 +95,33 @@ class Draws:
         for other in self.plan.others(name) if needs_auxiliary(self.plan) else ():
             task = get_task(other)
             try:
-                rows = hash_rows(self._drawn(self._split(task, data, "train"), seed, 0, shots))
+                rows = hash_rows(self._beside(get_task(name), task, data, seed, shots))
             except LensError as error:
                 rows = str(error)
             found.append((task.name, task.prompt_hash, rows))
         return tuple(found)
 
-    def _drawn(self, train: Rows, seed: int, permutation: int, shots: int) -> tuple[Any, ...]:
+    def _beside(
+        self, asking: Task, other: Task, data: str, seed: int, shots: int
+    ) -> tuple[Any, ...]:
+        """Another task's demonstrations beside the queries of a task, none of which is shown."""
+        train = self._split(other, data, "train")
+        place = (asking.name, other.name, data)
+        if place not in self._asked:
+            asked = self._split(asking, data, "validation")
+            self._asked[place] = asked_elsewhere(train, other, asked, asking)
+        return self._drawn(train, seed, 0, shots, self._asked[place])
+
+    def _drawn(
+        self, train: Rows, seed: int, permutation: int, shots: int, exclude: Collection[int] = ()
+    ) -> tuple[Any, ...]:
         return draw_demonstrations(
             train,
             shots,
             seed=seed,
             permutation=permutation,
             balanced=self.plan.protocol.balanced,
+            exclude=exclude,
         )
 
     def _split(self, task: Task, data: str, split: Any) -> Rows:

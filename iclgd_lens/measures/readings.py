@@ -138,6 +138,34 @@ class Readings:
         """Which queries a setting answers with their gold label."""
         return similarity.label_prediction(readout.label_scores) == self.gold
 
+    # What an intervention leaves as it is, too, has no direction.
+
+    @cached_property
+    def same_outputs(self) -> Bool[Tensor, "query layer"]:
+        """Where ICL or FT changes no attention output."""
+        return self.frozen.same_outputs | self.still_outputs
+
+    @cached_property
+    def still_outputs(self) -> Bool[Tensor, "query layer"]:
+        """Where FT changes no attention output."""
+        return self._still(self.zs.attention_output, self.ft.attention_output)
+
+    @cached_property
+    def same_z(self) -> Bool[Tensor, "query layer head"]:
+        """Where ICL or FT changes no head's output."""
+        return self.frozen.same_z | self._still(self.zs.z, self.ft.z)
+
+    @cached_property
+    def same_scores(self) -> Bool[Tensor, "query layer head"]:
+        """Where ICL or FT changes no attention score between the query's own tokens."""
+        return self.frozen.same_scores | self._still(self.zs.scores, self.ft.scores)
+
+    def _still(self, zs: Tensor, ft: Tensor) -> Bool[Tensor, "query layer *head"]:
+        """Where FT is ZS: to the bit where both were read alike, else up to rounding."""
+        if self.ft.exact:
+            return (zs == ft).all(-1)
+        return similarity.unchanged(zs, ft, self.frozen.dtype)
+
     @property
     def false_to_true(self) -> Bool[Tensor, " query"]:
         """Queries with ZS wrong, ICL right and FT right (the f2t subset)."""
@@ -146,25 +174,25 @@ class Readings:
     @cached_property
     def by_layer(self) -> Float[Tensor, "query layer"]:
         """SimAOU of each layer."""
-        frozen = self.frozen
         return similarity.sim_aou(
             self.zs.attention_output, self.icl.attention_output, self.ft.attention_output,
-            normalize=frozen.normalize,
-        ).masked_fill(frozen.same_outputs, torch.nan)  # fmt: skip
+            normalize=self.frozen.normalize,
+        ).masked_fill(self.same_outputs, torch.nan)  # fmt: skip
 
     @cached_property
     def by_map(self) -> Float[Tensor, "query layer head"]:
         """SimAM of each head."""
         raw = self.protocol.sim_am == "raw"
         found = similarity.sim_am(self.zs.scores, self.icl.scores, self.ft.scores, raw=raw)
-        return found if raw else found.masked_fill(self.frozen.same_scores, torch.nan)
+        return found if raw else found.masked_fill(self.same_scores, torch.nan)
 
     @cached_property
     def change(self) -> Float[Tensor, "query layer d_model"]:
-        """FT's change of the attention output, in fp64."""
-        return label_effects.changes(
+        """FT's change of the attention output, in fp64; NaN where there is none."""
+        found = label_effects.changes(
             self.zs.attention_output, self.ft.attention_output, normalize=self.frozen.normalize
         )
+        return found.masked_fill(self.still_outputs[..., None], torch.nan)
 
     @cached_property
     def pairs(self) -> tuple[Readout, Readout, Readout, Readout] | None:
@@ -192,6 +220,10 @@ class Readings:
 
 def where_labels_matter(score: Tensor, parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     """`score`, NaN where labels change nothing, up to rounding, in ICL or in the changed model."""
+    return score.masked_fill(~labels_matter(parts, dtype), torch.nan)
+
+
+def labels_matter(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Where labels change something, beyond rounding, in ICL and in the changed model."""
     icl, wrong, ft, changed = parts
-    same = similarity.unchanged(wrong, icl, dtype) | similarity.unchanged(changed, ft, dtype)
-    return score.masked_fill(same, torch.nan)
+    return ~(similarity.unchanged(wrong, icl, dtype) | similarity.unchanged(changed, ft, dtype))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from iclgd_lens.measures import label_effects, similarity
 from iclgd_lens.measures.own_scores import own_score
-from iclgd_lens.measures.readings import Frozen, Readings, where_labels_matter
+from iclgd_lens.measures.readings import Frozen, Readings, labels_matter, where_labels_matter
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
 from iclgd_lens.scores import CHANGE_NORMS, KL_MOMENTS, LABEL_SCORES, RECOVERY_MOMENTS, SCORES
@@ -57,8 +57,11 @@ def facts(readings: Readings) -> dict[str, Tensor | None]:
 
 def change_norms(readings: Readings) -> Float[Tensor, "query 2"]:
     """How large ICL's change of the attention output is, and the hypothesis's."""
-    # Where ICL changes nothing its change has no direction, and the size 0.
-    both = (readings.frozen.change.nan_to_num(nan=0.0), readings.change)
+    # What changes nothing has no direction, and the size 0.
+    both = (
+        readings.frozen.change.nan_to_num(nan=0.0),
+        readings.change.masked_fill(readings.still_outputs[..., None], 0.0),
+    )
     return torch.stack([each.square().sum(-1).mean(-1).sqrt() for each in both], dim=-1)
 
 
@@ -92,7 +95,7 @@ def sim_aou_heads(readings: Readings) -> Tensor:
     found = similarity.sim_aou_heads(
         readings.zs.z, readings.icl.z, readings.ft.z, frozen.head_factor
     )
-    return found.masked_fill(frozen.same_z, torch.nan)
+    return found.masked_fill(readings.same_z, torch.nan)
 
 
 def sim_aou_label(readings: Readings) -> Tensor | None:
@@ -120,12 +123,15 @@ def sim_aou_label_centred(readings: Readings) -> Tensor | None:
         return None
     parts = [each.attention_output for each in readings.pairs]
     icl, wrong, ft, changed = parts
-    normalize = readings.frozen.normalize
-    effects = (
-        label_effects.changes(wrong, icl, normalize=normalize),
-        label_effects.changes(changed, ft, normalize=normalize),
+    still = ~labels_matter(parts, readings.frozen.dtype)[..., None]
+    one, other = (
+        label_effects.changes(before, after, normalize=readings.frozen.normalize)
+        for before, after in ((wrong, icl), (changed, ft))
     )
-    return where_labels_matter(label_effects.centred(*effects), parts, readings.frozen.dtype)
+    # What lacks an effect is in no mean.
+    return label_effects.centred(
+        one.masked_fill(still, torch.nan), other.masked_fill(still, torch.nan)
+    )
 
 
 def sim_aou_centred(readings: Readings) -> Tensor:
@@ -192,9 +198,12 @@ def sim_am_label_centred(readings: Readings) -> Tensor | None:
         return None
     parts = [each.scores for each in readings.pairs]
     icl, wrong, ft, changed = (each.double().flatten(1, 2) for each in parts)
-    groups = readings.frozen.lengths
-    by_head = label_effects.centred(icl - wrong, ft - changed, groups).view(parts[0].shape[:3])
-    return where_labels_matter(by_head, parts, readings.frozen.dtype).nanmean(-1)
+    still = ~labels_matter(parts, readings.frozen.dtype).flatten(1, 2)[..., None]
+    found = label_effects.centred(
+        (icl - wrong).masked_fill(still, torch.nan), (ft - changed).masked_fill(still, torch.nan),
+        readings.frozen.lengths,
+    )  # fmt: skip
+    return found.view(parts[0].shape[:3]).nanmean(-1)
 
 
 def tok2attn(readings: Readings) -> Tensor | None:

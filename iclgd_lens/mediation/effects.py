@@ -140,11 +140,17 @@ class Measuring:
         sizes, asked = (), ()
         if wanted.curves and len(self.episode.queries) > 1:
             sizes = set_sizes(self.shape[0] * self.shape[1])
-            asked = tuple(range(1, len(self.episode.queries), 2))
+            asked = self._every_other()
             ranked = heads[ICL].get(NECESSITY) if wanted.which is None else None
             ranked = heads[ICL][ESTIMATED[NECESSITY]] if ranked is None else ranked
             curves = self._curves(ranked, sizes, asked, wanted)
         return DrawEffects(heads, margins, curves, sizes, asked, self.failures)
+
+    def _every_other(self) -> tuple[int, ...]:
+        """Every other query of each gold label: both halves ask all labels, as far as they go."""
+        gold = self.episode.gold
+        by_label = sorted(range(len(gold)), key=lambda query: (gold[query], query))
+        return tuple(sorted(by_label[1::2]))
 
     def _all(self) -> list[tuple[int, int]]:
         return [(layer, head) for layer in range(self.shape[0]) for head in range(self.shape[1])]
@@ -224,8 +230,9 @@ class Measuring:
         self, ranked: Array, sizes: tuple[int, ...], asked: Sequence[int], wanted: Wanted
     ) -> dict[str, Array]:
         others = [query for query in range(len(ranked)) if query not in set(asked)]
-        effects = np.nan_to_num(ranked[others].astype(np.float64)).mean(0)
-        mask = first_heads(ranking_of(effects), sizes, self.shape).to(self.host.device)
+        gold = np.array([self.episode.queries[query].gold for query in others])
+        order = ranking_of(ranked[others], gold)
+        mask = first_heads(order, sizes, self.shape).to(self.host.device)
         sources = {ICL: self.own.icl, **self.changed}
         found = {label: np.zeros((len(asked), len(sizes)), np.float32) for label in sources}
         with frozen(self.host.model), torch.no_grad():

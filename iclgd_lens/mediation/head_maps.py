@@ -18,11 +18,12 @@ A prompt moves the margin towards some labels whatever the query says, most of a
 learned nothing. Queries are therefore weighted so that every gold label counts alike (`balanced`):
 over labels such a move adds up to nothing.
 
-With two or more draws an interval is Student's t over draws, with one a bootstrap over its queries.
-P-values are those of the largest |t| under sign flips (`resampling.max_t`) over queries, each
-averaged over the draws that share it, and then they speak of these demonstrations alone; from six
-draws on, which can give .05, the larger of that and the same over draws. Draws alone are not
-enough: they ask the same queries, and what happens to fit these fits them in every draw.
+With two or more draws an interval is Student's t over draws (of a ratio of means Fieller's), with
+one a bootstrap over its queries. P-values are those of the largest |t| under sign flips
+(`resampling.max_t`) over queries, each averaged over the draws that share it, and then they speak
+of these demonstrations alone; from six draws on, which can give .05, the larger of that and the
+same over draws. Draws alone are not enough: they ask the same queries, and what happens to fit
+these fits them in every draw.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from iclgd_lens.results.aggregates import Resampling
 from iclgd_lens.results.parts import nanmean_over
+from iclgd_lens.verdicts.ratio_intervals import ratio_t
 from iclgd_lens.verdicts.resampling import bootstrap_mean, bootstrap_ratio, max_t
 from iclgd_lens.verdicts.statistics import t_interval
 
@@ -126,10 +128,15 @@ def set_sizes(count: int) -> tuple[int, ...]:
     return tuple(sorted(size for size in found if size <= count))
 
 
-def ranking_of(effects: Floats) -> list[int]:
-    """Flat indices of heads by their effect, largest first; undefined ones last."""
-    flat = np.where(np.isfinite(effects), effects, -np.inf).ravel()
-    return np.argsort(-flat, kind="stable").tolist()
+def ranking_of(effects: ArrayLike, gold: NDArray[np.int64]) -> list[int]:
+    """Flat indices of heads by their mean effect, largest first; gold labels count alike.
+
+    Args:
+        effects: "query layer head"; where a head has none, it counts as nothing.
+        gold: Gold label id of each query.
+    """
+    means = np.nan_to_num(balanced(effects, gold)).mean(0).ravel()
+    return np.argsort(-means, kind="stable").tolist()
 
 
 FEWEST_DRAWS = 6
@@ -142,7 +149,7 @@ class HeadMap:
     """A number a head with its interval; [layer head] each.
 
     Attributes:
-        value: The mean over draws of each draw's mean (or ratio of means) over queries.
+        value: The mean over draws of each draw's mean over queries, or a ratio of such means.
         low: Lower bound of its interval.
         high: Upper bound.
         p: P-value of zero, corrected for the number of heads.
@@ -203,7 +210,7 @@ def ratio_map(
     numerators: Sequence[Floats], denominators: Sequence[Floats], defined: NDArray[np.bool_],
     how: Resampling,
 ) -> HeadMap:  # fmt: skip
-    """Ratio of mean effects of each head; the p-value is that of the numerator.
+    """Ratio of mean effects of each head, over draws and queries; the p-value is the numerator's.
 
     Args:
         numerators: Effects [query layer head] of each draw.
@@ -216,8 +223,7 @@ def ratio_map(
     bottoms = [np.where(k, b, np.nan) for k, b in zip(both, denominators, strict=True)]
     with np.errstate(invalid="ignore", divide="ignore"):
         if len(tops) > 1:
-            ratios = _means(tops) / _means(bottoms)
-            value, low, high = t_interval(ratios, confidence=how.confidence)
+            value, low, high = ratio_t(_means(tops), _means(bottoms), confidence=how.confidence)
         else:
             found = bootstrap_ratio(np.stack([tops[0], bottoms[0]], -1), _share, **how.as_dict())
             value, low, high = found.value, found.low, found.high
@@ -228,6 +234,18 @@ def ratio_map(
     total = n + undefined
     n = np.where(defined, n, 0)
     return HeadMap(value, low, high, p, n, total - n)
+
+
+def share_of_means(reached: Sequence[Floats] | Floats, gains: Sequence[float] | Floats) -> Floats:
+    """Mean over draws of what is reached, as a share of the mean of in-context learning's gain.
+
+    Args:
+        reached: "draw *size", in nats.
+        gains: "draw".
+    """
+    top = np.asarray(np.mean(np.asarray(reached, np.float64), axis=0))
+    bottom = float(np.mean(gains))
+    return top / bottom if bottom else np.full_like(top, np.nan)
 
 
 def _share(means: Floats) -> Floats:

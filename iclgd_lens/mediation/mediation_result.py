@@ -29,6 +29,7 @@ from iclgd_lens.mediation.head_maps import (
     jaccard,
     mean_map,
     ratio_map,
+    share_of_means,
     spearman,
     unit_of,
 )
@@ -173,15 +174,14 @@ class Mediation(ShownMediation):
         """
         if self._label(label) not in self.draws[0].curves:
             raise ComparisonError("Curves of sets of heads were not measured.")
-        by_draw: list[Any] = []
+        reached, gains = [], []
         for number, draw in enumerate(self.draws):
             asked = draw.curve_queries
             zs, icl = (self._margin(number, name, asked) for name in (ZS, ICL))
             gold = self.comparison.parts[number].gold[list(asked)]
-            reached = balanced(draw.curves[label], gold).mean(0) - zs
-            gain = icl - zs
-            by_draw.append(reached / gain if gain else np.full(len(reached), np.nan))
-        return Curve(label, self.draws[0].sizes, nanmean_over(np.stack(by_draw), 0))
+            reached.append(balanced(draw.curves[label], gold).mean(0) - zs)
+            gains.append(icl - zs)
+        return Curve(label, self.draws[0].sizes, share_of_means(reached, gains))
 
     def agreement(self, k: int = 10) -> pd.DataFrame:
         """Whether an update works through the heads that in-context learning works through.
@@ -210,11 +210,12 @@ class Mediation(ShownMediation):
         return pd.DataFrame(lines)
 
     def _gain(self, label: str) -> float:
-        by_draw: list[float] = []
-        for number in range(len(self.draws)):
-            zs, icl, own = (self._margin(number, name) for name in (ZS, ICL, label))
-            by_draw.append((own - zs) / (icl - zs) if icl != zs else float("nan"))
-        return float(np.nanmean(by_draw)) if np.isfinite(by_draw).any() else float("nan")
+        margins = [
+            [self._margin(number, name) for name in (ZS, ICL, label)]
+            for number in range(len(self.draws))
+        ]
+        zs, icl, own = np.transpose(margins)
+        return float(share_of_means(own - zs, icl - zs))
 
     # -- tables ----------------------------------------------------------------------------------
 

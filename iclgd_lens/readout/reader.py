@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -46,6 +46,8 @@ class Readout:
         demonstration_scores: Scores over the demonstrations' tokens, for the first queries; NaN
             where a sliding window hides one.
         queries: Query vectors as they enter the dot product, for the first queries.
+        exact: Whether it was read in the passes that ZS is read in, so that what an intervention
+            leaves as it is equals ZS to the bit; else it does up to rounding.
     """
 
     attention_output: Float[Tensor, "query layer d_model"]
@@ -54,6 +56,7 @@ class Readout:
     label_scores: Float[Tensor, "query label"]
     demonstration_scores: Float[Tensor, "first layer head token"] | None = None
     queries: Float[Tensor, "first layer head d_head"] | None = None
+    exact: bool = True
 
     @property
     def is_finite(self) -> bool:
@@ -105,6 +108,8 @@ class Reader:
         self._pad = pad_queries and self.host.can_pad
         self._prefix: Prefix | None = None
         self._told = False
+        self._halved = False
+        self._out_of_sight: list[int] = []
 
     def zs(self) -> Readout:
         """The frozen model, each query alone."""
@@ -112,11 +117,17 @@ class Reader:
 
     def icl(self) -> Readout:
         """The frozen model, demonstrations before each query."""
-        return self._read(Intervention(), self._demonstrations())
+        prefix = self._demonstrations()
+        found = self._read(Intervention(), prefix)
+        self._tell_windows(prefix)
+        return found
 
     def ftzs(self, intervention: Intervention) -> Readout:
         """The intervened model, each query alone."""
-        return self._read(intervention, intervention.prefix(self.host))
+        prefix = intervention.prefix(self.host)
+        found = self._read(intervention, prefix)
+        padded_alike = can_be_padded(intervention) or not self._pad
+        return replace(found, exact=prefix is None and padded_alike and not self._halved)
 
     def release(self) -> None:
         """Forget the demonstrations' keys and values, which otherwise live as long as the reader.
@@ -144,8 +155,9 @@ class Reader:
                     predicting.append(self._read_batch(taps, indices, prefix, intervention))
                     read += indices
                 if outcome.failed:
+                    self._halved = True
                     most.halve(indices)
-            self._tell_windows(taps, prefix)
+            self._out_of_sight = taps.out_of_sight
             order = self.host.tensor(read)[0].argsort()
             add_first_tokens(
                 self.host,
@@ -162,17 +174,17 @@ class Reader:
             taps.queries,
         )
 
-    def _tell_windows(self, taps: Taps, prefix: Prefix | None) -> None:
-        """Warn, once, where sliding windows hide what a prefix holds."""
+    def _tell_windows(self, prefix: Prefix | None) -> None:
+        """Warn, once, where sliding windows hide what the prefix just read holds."""
         head = int(self.episode.demonstrations.bos is not None)
-        layers = [layer for layer, count in enumerate(taps.out_of_sight) if count > head]
+        layers = [layer for layer, count in enumerate(self._out_of_sight) if count > head]
         if prefix is None or not layers or self._told:
             return
         self._told = True
         warnings.warn(
             f"Sliding windows hide demonstrations: in {len(layers)} of {self.host.n_layers} layers "
             f"of {self.host.name} (layer {layers[0]} first) queries see nothing of up to "
-            f"{max(taps.out_of_sight)} of the {prefix.length} tokens before them.",
+            f"{max(self._out_of_sight)} of the {prefix.length} tokens before them.",
             EpisodeWarning,
             stacklevel=4,
         )

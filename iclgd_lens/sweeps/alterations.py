@@ -62,6 +62,24 @@ def with_flips(episode: Episode, start: float) -> Episode:
     return _relabelled(episode, places, [1] * len(places))
 
 
+def with_early_flips(episode: Episode, end: float) -> Episode:
+    """Flip every label up to some place of the prompt: what comes later has the right ones.
+
+    Each label becomes the next one, the last the first. `with_flips` flips what comes later.
+
+    Args:
+        episode: The episode.
+        end: Share of the demonstrations that are flipped: 0 flips none, 1 all.
+
+    Raises:
+        EpisodeError: The share is not between 0 and 1.
+    """
+    if not 0 <= end <= 1:
+        raise EpisodeError(f"The share of flipped labels is {end}; it must be from 0 to 1.")
+    places = range(round(end * len(episode.demonstrations)))
+    return _relabelled(episode, places, [1] * len(places))
+
+
 def with_neutral_text(episode: Episode, tokens: int) -> Episode:
     """Put tokens that say nothing of the task before the first demonstration.
 
@@ -88,6 +106,8 @@ def with_neutral_text(episode: Episode, tokens: int) -> Episode:
 def in_order(episode: Episode, number: int, seed: int = 0) -> Episode:
     """Put the demonstrations into another order; 0 keeps the prompt's.
 
+    Which were drawn first stays known, so that every order leaves out the same for a budget.
+
     Args:
         episode: The episode.
         number: Which order.
@@ -100,6 +120,7 @@ def in_order(episode: Episode, number: int, seed: int = 0) -> Episode:
         raise EpisodeError(f"The order is {number}; it must be 0 or more.")
     if number == 0:
         return episode
-    examples = episode.demonstrations.examples
-    order = np.random.default_rng((seed, number)).permutation(len(examples)).tolist()
-    return episode.with_demonstrations([examples[i] for i in order], drawn=range(len(order)))
+    shown = episode.demonstrations
+    order = np.random.default_rng((seed, number)).permutation(len(shown)).tolist()
+    drawn = [order.index(place) for place in shown.drawn or range(len(order))]
+    return episode.with_demonstrations([shown.examples[i] for i in order], drawn)

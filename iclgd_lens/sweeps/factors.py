@@ -145,6 +145,11 @@ _TABLE = (
         "share before the flip", (0.0, 0.25, 0.5, 0.75, 1.0), alter=f"{_ALTERED}:with_flips",
     ),
     Factor(
+        "flip_until", "episode", "share of the demonstrations, from the first on, with flipped "
+        "labels", "share of flipped labels at the beginning", (0.0, 0.25, 0.5, 0.75, 1.0),
+        alter=f"{_ALTERED}:with_early_flips",
+    ),
+    Factor(
         "neutral_text", "episode", "tokens that say nothing, before the demonstrations",
         "neutral tokens", (0, 16, 64, 256), alter=f"{_ALTERED}:with_neutral_text",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from iclgd_lens.collapse import ResidualReader
@@ -117,13 +117,42 @@ def sweep(
     if chosen.kind == "episode":
         found = _along_episodes(model, episodes(model, shots), chosen, points, asked)
         return Sweep(chosen, tuple(found))
+    if chosen.kind == "draw":
+        counts = [int(value) for value in points]
+        # What the most demonstrations leave is asked at every point: fewer are among them.
+        most = episodes(model, max(counts))
+        drawn = [_asking(episodes(model, count), most) for count in counts]
+        return Sweep(chosen, tuple(_along_draws(model, drawn, chosen, points, asked)))
     measured: list[Point] = []
     for value in points:
         asked.tell(f"{factor} {value}")
-        own = model if chosen.kind == "draw" else _loaded(load, value)
-        drawn = episodes(own, int(value) if chosen.kind == "draw" else shots)
-        measured.append(Point(value, _compare(own, drawn, asked)))
+        own = _loaded(load, value)
+        measured.append(Point(value, _compare(own, episodes(own, shots), asked)))
     return Sweep(chosen, tuple(measured))
+
+
+_OF_QUERIES = ("queries_hash", "unknown_share", "common_queries")
+
+
+def _asking(episodes: Sequence[Episode], most: Sequence[Episode]) -> list[Episode]:
+    """The episodes with the queries of others, draw by draw."""
+    found: list[Episode] = []
+    for episode, other in zip(episodes, most, strict=True):
+        facts = {name: other.provenance[name] for name in _OF_QUERIES}
+        found.append(
+            replace(episode, queries=other.queries, provenance={**episode.provenance, **facts})
+        )
+    return found
+
+
+def _along_draws(
+    model: Any, drawn: Sequence[Sequence[Episode]], factor: Factor, values: Sequence[Any],
+    asked: _Asked,
+) -> Iterator[Point]:  # fmt: skip
+    """A comparison a value, of demonstrations drawn for it."""
+    for value, episodes in zip(values, drawn, strict=True):
+        asked.tell(f"{factor.name} {value}")
+        yield Point(value, _compare(model, episodes, asked))
 
 
 def _loaded(load: Callable[[str], Any] | None, name: Any) -> Any:

@@ -8,6 +8,7 @@ from iclgd_lens.tasks.draws import draw_demonstrations as draw_demonstrations
 from iclgd_lens.tasks.draws import draw_queries as draw_queries
 from iclgd_lens.tasks.draws import repeated_rows as repeated_rows
 from iclgd_lens.tasks.draws import shuffle_labels as shuffle_labels
+from iclgd_lens.tasks.overlaps import asked_elsewhere as asked_elsewhere
 from iclgd_lens.tasks.rows import Row as Row
 from iclgd_lens.tasks.rows import Rows as Rows
 from iclgd_lens.tasks.rows import Splits as Splits

@@ -7,7 +7,7 @@ that the paper's runs drew from the same split.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -20,7 +20,13 @@ PUBLISHED_QUERIES = 2000
 
 
 def draw_demonstrations(
-    rows: Rows, shots: int, *, seed: int, permutation: int = 0, balanced: bool = False
+    rows: Rows,
+    shots: int,
+    *,
+    seed: int,
+    permutation: int = 0,
+    balanced: bool = False,
+    exclude: Collection[int] = (),
 ) -> tuple[Row, ...]:
     """Draw demonstrations without replacement, in prompt order.
 
@@ -31,6 +37,7 @@ def draw_demonstrations(
         permutation: 0 keeps that order; p > 0 reorders the same rows, seeded by (seed, p).
         balanced: Draw `shots // n_labels` rows of each class instead, still the first ones;
             what remains goes, one each, to the classes that the shuffle shows first.
+        exclude: Rows that are passed over, by `Row.index`.
 
     Raises:
         RowsError: Fewer rows than shots (with `balanced`, in any class), or a negative number.
@@ -39,7 +46,7 @@ def draw_demonstrations(
     check_seed(permutation, "permutation", RowsError)
     if shots < 0:
         raise RowsError(f"shots must be 0 or more, not {shots}")
-    shuffled = _shuffled(rows, seed)
+    shuffled = [row for row in _shuffled(rows, seed) if row.index not in exclude]
     if shots > len(shuffled):
         raise RowsError(
             f"{shots} demonstrations were asked for, but {_name(rows)} has {len(shuffled)} rows"

@@ -132,6 +132,8 @@ class Task:
             user has to give one).
         seeds: Seeds of the published runs, by permutation 0, 1, 2.
         published: Reference scores; see `Published`. Read-only by convention.
+        other_task: The task whose demonstrations the control `other_task` shows: one of another
+            concept and other label words. None for none.
         description: One line on what is classified.
         citation: Where the data comes from, in short.
 
@@ -152,6 +154,7 @@ class Task:
     published: Mapping[str, Mapping[str, Annotated[float, Field(allow_inf_nan=False)]]] = field(
         default_factory=_no_published, hash=False
     )
+    other_task: _Name | None = None
     description: str = ""
     citation: str = ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from iclgd_lens.host.crafted import crafted_model
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.partial_oracle import partial_oracle
 from iclgd_lens.intervention import Intervention
-from iclgd_lens.mediation.head_maps import ESTIMATED
+from iclgd_lens.mediation.head_maps import ESTIMATED, ranking_of, share_of_means
 from iclgd_lens.mediation.mediation_result import Mediation
 from iclgd_lens.readout.reader import Reader
 from tests import checks, families
@@ -219,6 +220,35 @@ def test_grouped_queries_have_effects_of_their_own_and_share_a_key_value_head() 
 
 
 # -- curves, statistics, tables ------------------------------------------------------------------
+
+
+def test_labels_count_alike_in_the_ranking_of_heads() -> None:
+    """Nine queries of one label and three of the other: the head that both need comes first."""
+    gold = np.array([0] * 9 + [1] * 3)
+    effects = np.zeros((12, 1, 3))
+    effects[:, 0, 0] = 0.4  # whatever is asked
+    effects[:9, 0, 1], effects[9:, 0, 1] = 1.0, -1.0  # a move towards one label
+    effects[0, 0, 2] = np.nan
+    assert ranking_of(effects, gold) == [0, 1, 2]
+    assert effects[:, 0, 1].mean() > effects[:, 0, 0].mean()
+
+
+def test_the_curves_ask_half_of_each_labels_queries() -> None:
+    host = checks.host(checks.kinds()[0], "llama")
+    shown = checks.episode(queries=8)
+    turns = [replace(query, gold=place % 2) for place, query in enumerate(shown.queries)]
+    result = lens.mediate(
+        host, replace(shown, queries=tuple(turns)), (), controls=(), visibility=False, **OPTIONS
+    )
+    asked = [turns[query].gold for query in result.draws[0].curve_queries]
+    assert sorted(asked) == [0, 0, 1, 1]
+
+
+def test_shares_over_draws_are_of_means() -> None:
+    assert share_of_means([0.5, 0.4], [1.0, 0.1]) == pytest.approx(0.9 / 1.1)
+    found = share_of_means([[0.0, 1.0], [0.0, 3.0]], [1.0, 3.0])
+    assert found.tolist() == [0.0, 1.0]
+    assert np.isnan(share_of_means([0.5], [0.0]))
 
 
 @BY_KIND

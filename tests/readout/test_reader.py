@@ -30,7 +30,7 @@ needs_hooked = pytest.mark.skipif(
 
 
 def parts(readout: Readout) -> dict[str, Tensor]:
-    return {key: value for key, value in vars(readout).items() if value is not None}
+    return {key: value for key, value in vars(readout).items() if isinstance(value, Tensor)}
 
 
 def whole_prompt(model: Any, episode: Episode, index: int, shown: bool) -> tuple[Any, Tensor]:

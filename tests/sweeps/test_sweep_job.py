@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import iclgd_lens as lens
+from iclgd_lens.budget.held_out import make_folds
 from iclgd_lens.errors import ComparisonError, EpisodeError, HypothesisError, PlanError
 from iclgd_lens.host import Host
 from iclgd_lens.readout.reader import Reader
@@ -18,6 +19,7 @@ from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.sweeps import claims
 from iclgd_lens.sweeps.alterations import (
     in_order,
+    with_early_flips,
     with_flips,
     with_label_noise,
     with_neutral_text,
@@ -25,6 +27,7 @@ from iclgd_lens.sweeps.alterations import (
 from iclgd_lens.sweeps.claims import Claim, load_claim
 from iclgd_lens.sweeps.factors import FACTORS, get_factor
 from iclgd_lens.sweeps.sweep_result import Point, Sweep, where_equal
+from iclgd_lens.tasks import get_task, load_rows
 from tests import checks
 
 KIND = checks.kinds()[0]
@@ -76,6 +79,37 @@ def test_flips_begin_where_they_are_asked_to() -> None:
     assert golds(with_flips(shown, 0.0)) == [(gold + 1) % 3 for gold in before]
 
 
+def test_early_flips_are_the_other_half_of_late_ones() -> None:
+    shown = episode()
+    before = golds(shown)
+    flipped = [(gold + 1) % 3 for gold in before]
+    assert golds(with_early_flips(shown, 0.0)) == before
+    assert golds(with_early_flips(shown, 0.5)) == flipped[:3] + before[3:]
+    assert golds(with_early_flips(shown, 1.0)) == flipped
+    with pytest.raises(EpisodeError, match=r"share of flipped labels is 1\.5"):
+        with_early_flips(shown, 1.5)
+
+
+def test_every_number_of_demonstrations_is_asked_the_same_queries() -> None:
+    """Of one table, each point's own demonstrations would leave queries of its own."""
+    before, _, after = get_task("sst2").prompt.partition("{sentence}")
+    table = [
+        {"sentence": row.prompt.removeprefix(before).removesuffix(after), "label": row.label}
+        for row in load_rows("sst2", "train", "embedded").examples[:60]
+    ]
+    found = lens.sweep(
+        lens.load_model("embedded"), "sst2", "shots", [2, 8], hypotheses=["oracle"], controls=(),
+        queries=6, draws=2, data=table, tok2attn_queries=0,
+    )  # fmt: skip
+    episodes = [point.comparison.provenance["draws"] for point in found.points]
+    asked = [[each["queries_hash"] for each in own] for own in episodes]
+    assert asked[0] == asked[1]
+    rows = [[part.queries for part in point.comparison.parts] for point in found.points]
+    assert rows[0] == rows[1]
+    for own in episodes:
+        assert all(len(each["demonstration_rows"]) in (2, 8) for each in own)
+
+
 def test_neutral_text_makes_the_prompt_longer_and_nothing_else() -> None:
     shown = episode()
     longer = with_neutral_text(shown, 5)
@@ -90,6 +124,19 @@ def test_an_order_is_a_permutation_and_0_is_the_prompts() -> None:
     other = in_order(shown, 3).demonstrations.examples
     assert other != shown.demonstrations.examples
     assert sorted(other, key=str) == sorted(shown.demonstrations.examples, key=str)
+
+
+@pytest.mark.parametrize("drawn", [(), (2, 0, 5, 1, 4, 3)])
+def test_every_order_leaves_out_the_same_demonstrations(drawn: tuple[int, ...]) -> None:
+    """A budget is chosen on what was drawn, whatever order the prompt has it in."""
+    shown = episode()
+    first = shown.with_demonstrations(shown.demonstrations.examples, drawn or None)
+    by_order = [in_order(first, number).demonstrations for number in range(4)]
+    left_out = [[set(fold.left_out.examples) for fold in make_folds(each)] for each in by_order]
+    assert all(each == left_out[0] for each in left_out[1:])
+    in_drawn_order = [[each.examples[place] for place in each.drawn] for each in by_order[1:]]
+    assert all(each == in_drawn_order[0] for each in in_drawn_order)
+    assert len({each.examples for each in by_order}) == 4
 
 
 def test_values_out_of_range_are_refused() -> None:
