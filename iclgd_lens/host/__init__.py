@@ -8,5 +8,7 @@ from iclgd_lens.host.choose import as_host as as_host
 from iclgd_lens.host.guard import copied as copied
 from iclgd_lens.host.guard import frozen as frozen
 from iclgd_lens.host.guard import own_precision as own_precision
+from iclgd_lens.host.head_writes import head_values as head_values
+from iclgd_lens.host.head_writes import writes_add_up as writes_add_up
 from iclgd_lens.host.hooks import Hook as Hook
 from iclgd_lens.host.hooks import uncounted_hooks as uncounted_hooks

@@ -1,9 +1,11 @@
 r"""Ceiling: how high an update of the values could score, were it told the answers.
 
 The change of W_V under which each query, alone, leaves in every head what it leaves after the
-demonstrations; by the same ridge regression as `distilled`, but on the queries themselves. Nothing
-that changes these weights alone can be expected to do better on these queries, so a score is read
-as a share of this one. It has seen queries and in-context learning: never evidence of anything.
+demonstrations; by the same ridge regression as `distilled`, but on the queries themselves. A score
+is read as a share of this one. It has seen queries and in-context learning: never evidence of
+anything. It is the bound where there are at most as many equations as W_V has inputs (below); with
+more queries it is a least-squares fit, layer after layer, that another update of these weights can
+surpass.
 
     min_ΔW_V Σ_q |z_q(alone; ΔW_V) - z_q(after the demonstrations)|² + ridge |ΔW_V|²
 
@@ -33,7 +35,7 @@ NAME = "ceiling"
 
 @hypothesis(
     NAME,
-    description="fitted to the queries' own passes in context: an upper bound for value updates",
+    description="fitted to the queries' own passes in context: a mark for value updates",
     kind="fitted",
     needs=("demonstrations", "queries"),
     source="this package",

@@ -8,6 +8,9 @@ is a line to read scores by, never evidence.
 
     z_h <- z_h + mean_(i > 1) [z_h(x_i in the prompt) - z_h(x_i alone)]   at the readout token
 
+Where the readout token is that of a label word after the content, examples are read so, too: each
+content with that word after it, in the prompt up to it and alone.
+
 Limits: strength 0 is no change. The centred scores of one constant vector are undefined or near 0:
 it has nothing to say about what differs between queries.
 
@@ -24,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclgd_lens.contexts import Contexts
 from iclgd_lens.episode import Demonstrations, Episode, Tokens
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host, frozen
@@ -38,6 +42,7 @@ from iclgd_lens.tokens import continued
     description="every head's mean change on the demonstrations, added to every query",
     kind="fitted",
     source="the simplest member of the vector family (Todd et al. 2024)",
+    version="2",
 )
 def constant_shift(
     model: Any, demonstrations: Demonstrations | Episode, *, strength: float = 1.0
@@ -56,6 +61,22 @@ def constant_shift(
     host = as_host(model)
     if len(shown) < 2:
         raise HypothesisError(f"constant_shift needs at least 2 demonstrations, not {len(shown)}.")
+    if shown.protocol.readout == "last_prompt_token":
+        change = _at_content_ends(host, shown)
+    else:
+        contexts = Contexts(host, demonstrations, "constant_shift")
+        points = [host.z_hook(layer) for layer in range(host.n_layers)]
+        seen = contexts.after_others(points, loo="causal", labels=False)
+        alone = contexts.alone(points).values
+        change = torch.stack([seen.values[p] - alone[p][list(seen.places)] for p in points])
+    shift = strength * change.mean(1)
+    return Shift({host.z_hook(layer): vector for layer, vector in enumerate(shift)})
+
+
+def _at_content_ends(
+    host: Host, shown: Demonstrations
+) -> Float[Tensor, "layer example head d_head"]:
+    """Each head's change at the end of all contents but the first: one pass of the prompt."""
     head = () if shown.bos is None else (shown.bos,)
     ends: list[int] = []  # where each example's content ends in the prompt
     start = len(head)
@@ -69,9 +90,7 @@ def constant_shift(
         head_outputs(host, some)[:, range(len(some)), [len(ids) - 1 for ids in some]]
         for some in (contents[at : at + step] for at in range(0, len(contents), step))
     ]
-    change = together - torch.cat(alone, dim=1)  # layer example head d_head
-    shift = strength * change[:, 1:].mean(1)
-    return Shift({host.z_hook(layer): vector for layer, vector in enumerate(shift)})
+    return (together - torch.cat(alone, dim=1))[:, 1:]
 
 
 def head_outputs(

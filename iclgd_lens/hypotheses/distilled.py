@@ -49,6 +49,7 @@ NAME = "distilled"
     description="fitted so that each demonstration, alone, does what it does after the others",
     kind="fitted",
     source="IA2 (Mishra et al. 2026), on leave-one-out demonstrations",
+    chooses=("lr", "epochs", "loss_on"),  # none of which its closed form has
 )
 def distilled(
     model: Any,
@@ -72,7 +73,7 @@ def distilled(
         fit: "ridge" (values alone, closed form) or "sgd".
         ridge: Of "ridge": penalty relative to the inputs' mean square.
         mu: Of "sgd": weight of the attention outputs beside the language-model loss.
-        lr: Of "sgd": learning rate; None takes the task's published one.
+        lr: Of "sgd": learning rate, never searched for; None takes the task's published one.
         epochs: Of "sgd": passes over the demonstrations.
         batch_size: Of "sgd": sequences a step.
         loss_on: Of "sgd": "all" tokens or the "label" alone; None takes the protocol's.

@@ -263,6 +263,7 @@ class Gated:
     description="evolution strategies on all weights at LCGD's budget: a random direction",
     kind="control",
     source="Salimans et al. 2017; Malladi et al. 2023 (MeZO)",
+    version="2",
 )
 def evolution_weights(
     model: Any,
@@ -283,7 +284,8 @@ def evolution_weights(
         trials: Mirrored pairs; None for as many as cost what LCGD does (a pass back counts double).
         sigma: Spread of the trials, in weights.
         seed: Seed of the trials.
-        lr: Length of the step a unit of gradient; None takes the task's published one.
+        lr: Learning rate; the step is as long as those of GD's exact gradient in one pass would be,
+            one a demonstration. None takes the task's published one.
         weights: What is changed, e.g. ("W_K", "W_V"); None takes the protocol's.
         layers: Which layers are changed; None for all.
 
@@ -305,9 +307,11 @@ def evolution_weights(
 
     estimate = antithetic(fitness, like, pairs, sigma, seed)
     step = lr if lr is not None else shown.learning_rate or 1.0
-    delta = ParameterDelta({name: step * value for name, value in estimate.items()})
     size = sum(value.numel() for value in like.values())
     exact = gradients(gd_step, host, like, shown.sequences("label"))
+    # An estimate in so many dimensions is far longer than the gradient; a direction is what it has.
+    length = step * _norm(exact) / max(_norm(estimate), 1e-30)
+    delta = ParameterDelta({name: length * value for name, value in estimate.items()})
     delta.metadata = {
         "rule": "evolution_weights", "trials": pairs, "sigma": sigma, "seed": seed, "lr": step,
         "dimensions": size, "expected_cosine": math.sqrt(pairs / (pairs + size + 1)),
@@ -321,3 +325,7 @@ def _cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     dot = sum(float(a @ b) for a, b in pairs)
     norms = [sum(float(v[i] @ v[i]) for v in pairs) ** 0.5 for i in (0, 1)]
     return cast(float, dot / (norms[0] * norms[1])) if norms[0] * norms[1] > 0 else 0.0
+
+
+def _norm(values: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(float(value.double().square().sum()) for value in values.values()))

@@ -6,8 +6,9 @@ z̄ is a head's mean output over in-context passes of left-out demonstrations; S
 of the largest indirect effect (see `iclgd_lens.heads`): those whose mean output, put into prompts
 with shuffled labels, raises the right label most. v is added to the residual stream that leaves
 layer l*. Where `layer` is not given, it is the one at which demonstrations read alone are labelled
-best, each with a vector from the others. After the last layer no attention reads it, and SimAOU is
-undefined.
+best, each with the mean of the others' passes. (In those it stands among the examples, and heads
+are chosen with it: the choice of the layer is not free of its label.) After the last layer no
+attention reads it, and SimAOU is undefined.
 
 Limits: `strength=0` is nothing, to the bit. With all heads of one layer, the change of z̄ instead of
 z̄, and v added where attention's output is, this is that layer of `constant_shift`.
@@ -31,7 +32,7 @@ from iclgd_lens.contexts import LOO, Contexts, mean_of_others
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.heads import Head, indirect_effects
-from iclgd_lens.host import Host
+from iclgd_lens.host import Host, writes_add_up
 from iclgd_lens.hypotheses.injected_vectors import RowShift, best_layer
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.intervention import Intervention, Shift
@@ -69,7 +70,8 @@ def function_vector(
         seed: Of the shuffle.
 
     Raises:
-        HypothesisError: A setting is not allowed, or there are too few demonstrations.
+        HypothesisError: A setting is not allowed, there are too few demonstrations, or a norm or
+            factor stands between the model's heads and its residual stream (Gemma 2, Granite).
     """
     between(NAME, "heads", heads, 1)
     between(NAME, "trials", trials, 1)
@@ -78,6 +80,12 @@ def function_vector(
     host = contexts.host
     if layer is not None:
         between(NAME, "layer", layer, 0, host.n_layers - 1)
+    first = contexts.shown.examples[0].tokens if len(contexts.shown) else ()
+    if first and not writes_add_up(host, first):
+        raise HypothesisError(
+            f"{NAME}: attention outputs of {host.name} are normalised or scaled before they join "
+            "the residual stream: what its heads write there is not the sum of their outputs."
+        )
     points = [host.z_hook(each) for each in range(host.n_layers)]
     seen = contexts.after_others(points, loo=loo)
     chosen = indirect_effects(host, contexts.shown, trials=trials, seed=seed).top(heads)

@@ -9,7 +9,8 @@ place, X the demonstrations' inputs at the end of their contents in that layer:
 
 for values; other weights follow GD. γ = 1 takes the direction that demonstrations share most out of
 what is learned. X is taken once, on the unchanged model, and errors are those of the inputs as they
-are: to first order in γ' this is the published rule.
+are. The published rule transforms queries, too; here they are read as they come, so that this is
+its effect on what is learned alone.
 
 Limits: γ = 0 is GD to the bit. Where the columns of X are orthonormal it is GD with values at the
 rate η (1 - γ).

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclgd_lens.contexts import Contexts, label_losses
+from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 
@@ -74,8 +75,19 @@ def best_layer(
     Args:
         contexts: The demonstrations.
         layers: Which layers are tried.
-        change: The intervention at a layer; each row's must know nothing of that demonstration.
+        change: The intervention at a layer; each row's is an average over the other demonstrations'
+            passes, in which that one stands as an example.
+
+    Raises:
+        HypothesisError: Label words are predicted before the readout token, at which the change is
+            made: no layer moves them.
     """
+    if contexts.shown.protocol.readout != "last_prompt_token":
+        raise HypothesisError(
+            f"{contexts.rule}: what is done at the first label word, the readout token of this "
+            "protocol, moves no label word's probability, by which a layer would be chosen: give "
+            "`layer`."
+        )
     losses = {
         layer: float(label_losses(contexts.alone(change=change(layer)), contexts.gold).sum())
         for layer in layers

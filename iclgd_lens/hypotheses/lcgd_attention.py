@@ -13,6 +13,9 @@ its attention outside the demonstrations (on the BOS token, as a rule) has w = 1
 Limits: γ = 0 is LCGD to the bit. Where attention is uniform over tokens and demonstrations are
 equally long, every γ is LCGD. It stays layer-causal: attention of layer l needs blocks < l alone.
 
+The weights are in-context learning's own: the prompt of the demonstrations is read once, though no
+query. What it has above LCGD may come from that pass.
+
 Two weightings that know nothing of the prompt tell whether *which* demonstration matters:
 "recency", w = exp(-(K - i) / τ), and "permuted", the prompt's own w moved to other demonstrations.
 

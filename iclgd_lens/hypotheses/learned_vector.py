@@ -4,9 +4,9 @@ r"""Learned vector: one vector in the residual stream, trained on the demonstrat
     θ minimises Σ_i -log p(y_i | x_i; θ) by AdamW, demonstrations read alone, in training order
 
 Vectors that are read off in-context learning may be poor because of how they are read. This one is
-the best that its place allows, on the demonstrations: what one vector can do. The budget is small,
-one step a demonstration, as that of an update of one epoch; published are up to 1,000 steps at 1e-3
-from a random start, θ ~ U(-0.1, 0.1).
+trained for its place. The budget is small, one step a demonstration, as that of an update of one
+epoch, and each moves a coordinate by step_size at most: it is not the best that its place allows.
+Published are up to 1,000 steps at 1e-3 from a random start, θ ~ U(-0.1, 0.1).
 
 Limits: `strength=0`, or `steps=0` from a start of 0, is nothing, to the bit; the first step from
 there is step_size times the sign of the gradient.

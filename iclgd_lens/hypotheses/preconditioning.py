@@ -29,7 +29,7 @@ def value_moments(
         host: The model.
         shown: The demonstrations.
         loss_on: Which tokens of a demonstration the loss is of.
-        where: The positions of one demonstration: `predicting` or `content_end`.
+        where: The positions of one demonstration: such as `content_end`.
     """
     sites = {name: site for name, site in host.sites.items() if site.kind == "W_V"}
     sums: dict[str, Tensor] = {}
@@ -54,11 +54,6 @@ def value_moments(
                 host.run(tokens)
             counted += int(own.sum())
     return {name: total / counted for name, total in sums.items()}
-
-
-def predicting(sequence: TrainingSequence) -> list[int]:
-    """The positions from which the tokens of the loss are predicted."""
-    return [target - 1 for target in sequence.targets]
 
 
 def content_end(sequence: TrainingSequence) -> list[int]:

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import HookError
-from iclgd_lens.host import Host, Prefix, frozen
+from iclgd_lens.host import Host, Prefix, frozen, writes_add_up
 from iclgd_lens.measures.readings import Frozen
 from iclgd_lens.mediation.gradients import (
     Gradients,
     direct_effects,
     gradients,
-    writes_add_up,
 )
 from iclgd_lens.mediation.head_maps import (
     BLIND,

@@ -100,13 +100,6 @@ def last_token(host: Host, prefix: Prefix | None, episode: Episode, query: int) 
     return LastToken(tuple(asked.content)[-1], before, asked.gold)
 
 
-def head_values(
-    activation: Float[Tensor, "row pos *rest"], heads: int
-) -> Float[Tensor, "row pos head d_head"]:
-    """What passes at a z hook by head; some bridges hand heads over side by side."""
-    return activation.reshape(*activation.shape[:2], heads, -1)
-
-
 def repeated_gold(host: Host, gold: int, rows: int) -> Int[Tensor, " row"]:
     """One gold label for every row."""
     return torch.full((rows,), gold, dtype=torch.long, device=host.device)

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import LensError
-from iclgd_lens.host import Hook, Host, Prefix
+from iclgd_lens.host import Hook, Host, Prefix, head_values
 from iclgd_lens.intervention import hide
-from iclgd_lens.mediation.margins import LastToken, Margin, head_values, repeated_gold
+from iclgd_lens.mediation.margins import LastToken, Margin, repeated_gold
 from iclgd_lens.readout.batching import memory_limited
 
 TOKENS_AT_ONCE = 8192

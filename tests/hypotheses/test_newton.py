@@ -13,8 +13,7 @@ from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.gd_plus_plus import gd_plus_plus
 from iclgd_lens.hypotheses.lcgd import lcgd
-from iclgd_lens.hypotheses.newton import damped_inverse, newton
-from iclgd_lens.hypotheses.preconditioning import preconditioned
+from iclgd_lens.hypotheses.newton import inverse_moments, mixed_inputs, newton
 from iclgd_lens.worlds import linear_world
 from tests import checks
 from tests.hypotheses import oracles
@@ -37,6 +36,30 @@ def inputs(kind: str, family: str, tokens: tuple[int, ...], layer: int) -> np.nd
     return x.detach().double().numpy()
 
 
+def mixed(kind: str, family: str, tokens: tuple[int, ...], layer: int) -> np.ndarray:
+    """What each head mixes of W_V's inputs at every token, by the model's own pattern: h q i."""
+    model = checks.model(kind, family)
+    seen: list[torch.Tensor] = []
+    name = f"blocks.{layer}.attn.hook_pattern"
+    with torch.no_grad():
+        model.run_with_hooks(
+            torch.tensor([tokens]), fwd_hooks=[(name, lambda value, hook: seen.append(value))]
+        )
+    pattern = seen[0][0].detach().double().numpy()
+    return np.einsum("hqk,ki->hqi", pattern, inputs(kind, family, tokens, layer))
+
+
+def restated(u: np.ndarray, gradient: np.ndarray, damping: float) -> np.ndarray:
+    """(A / d + I)^-1 g with dense matrices, u "head token i", g "kv_head i d"."""
+    groups = len(u) // len(gradient)
+    found = []
+    for own, g in zip(u.reshape(len(gradient), groups, *u.shape[1:]), gradient, strict=True):
+        moment = sum(each.T @ each for each in own) / u.shape[1]
+        delta = damping * np.trace(moment) / len(moment)
+        found.append(np.linalg.inv(moment / delta + np.eye(len(moment))) @ g)
+    return np.stack(found)
+
+
 @CASES
 @pytest.mark.parametrize("causal", [True, False])
 def test_values_follow_the_gradient_divided_by_damped_moments(
@@ -50,11 +73,9 @@ def test_values_follow_the_gradient_divided_by_damped_moments(
         if not name.endswith("W_V"):
             assert torch.equal(found[name], plain[name])
             continue
-        x = inputs(kind, family, tokens, int(name.split(".")[1]))[:-1]  # all but the last predict
-        moment = x.T @ x / len(x)
-        delta = 0.3 * np.trace(moment) / len(moment)
-        matrix = np.linalg.inv(moment + delta * np.eye(len(moment))) * delta
-        checks.close(found[name], torch.tensor(matrix).float() @ plain[name], 1e-4)
+        u = mixed(kind, family, tokens, int(name.split(".")[1]))[:, :-1]  # all but the last predict
+        expected = restated(u, plain[name].double().numpy(), 0.3)
+        checks.close(found[name], torch.tensor(expected).float(), 1e-4)
 
 
 @CASES
@@ -66,28 +87,58 @@ def test_moments_are_means_over_what_the_loss_is_predicted_from(
     settings: dict[str, Any] = {"batch_size": 3, "layers": 0, "loss_on": loss_on}
     found = newton(checks.host(kind, family), episode, damping=0.2, **settings)
     plain = lcgd(checks.host(kind, family), episode, **settings)
-    x = np.concatenate(
+    u = np.concatenate(
         [
-            inputs(kind, family, tokens, 0)[(start - 1 if loss_on == "label" else 0) : -1]
+            mixed(kind, family, tokens, 0)[:, (start - 1 if loss_on == "label" else 0) : -1]
             for tokens, start in oracles.sequences(episode)
-        ]
+        ],
+        axis=1,
     )
-    moment = torch.tensor(x.T @ x / len(x))
-    expected = damped_inverse(moment, 0.2) @ plain["blocks.0.attn.W_V"]
-    checks.close(found["blocks.0.attn.W_V"], expected, 1e-4)
+    name = "blocks.0.attn.W_V"
+    expected = restated(u, plain[name].double().numpy(), 0.2)
+    checks.close(found[name], torch.tensor(expected).float(), 1e-4)
+
+
+@CASES
+def test_the_curvature_covers_the_gradient(kind: str, family: str) -> None:
+    """Of the label's loss, too: no part of LCGD's gradient lies where nothing was measured."""
+    host, episode = checks.host(kind, family), checks.episode(shots=2)
+    plain = lcgd(host, episode, loss_on="label", batch_size=2)
+    found, tokens = mixed_inputs(host, episode.demonstrations, "label")
+    assert tokens == 2
+    for name, rows in found.items():
+        for own, gradient in zip(rows.double(), plain[name].double(), strict=True):
+            assert len(own) < own.shape[1], "else the test says nothing"
+            basis = torch.linalg.qr(own.T)[0]
+            outside = gradient - basis @ (basis.T @ gradient)
+            assert float(outside.norm()) < 1e-5 * float(gradient.norm())
+        tiny = inverse_moments(rows, tokens, 1e-6)(plain[name])
+        assert float(tiny.norm()) < 1e-3 * float(plain[name].norm()), "all of it is scaled"
 
 
 def test_one_full_step_on_linear_regression_is_least_squares() -> None:
     draw = np.random.default_rng(0)
     x, y = draw.standard_normal((50, 4)) * [1, 2, 3, 4], draw.standard_normal((50, 3))
-    moment, damping = torch.tensor(x.T @ x / 50), 1e-6
-    step = preconditioned({"W": damped_inverse(moment, damping).double()})
-    gradient = torch.tensor(x.T @ (0 - y) / 50)
-    eta = 1 / (damping * float(moment.diagonal().mean()))
-    found = -eta * step("W", gradient, gradient, 1)
-    np.testing.assert_allclose(found.numpy(), np.linalg.lstsq(x, y, rcond=None)[0], atol=1e-5)
-    other = torch.ones(2)
-    assert step("b", other, other, 1) is other
+    damping = 1e-6
+    step = inverse_moments(torch.tensor(x)[None].float(), 50, damping)
+    gradient = torch.tensor(x.T @ (0 - y) / 50)[None]
+    eta = 1 / (damping * float(np.mean(np.diag(x.T @ x / 50))))
+    found = -eta * step(gradient)[0]
+    np.testing.assert_allclose(
+        found.numpy(), np.linalg.lstsq(x, y, rcond=None)[0], rtol=2e-2, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("count", [3, 8, 20])
+def test_many_rows_and_few_are_the_same_map(count: int) -> None:
+    """By the kernel of rows, and by dense moments once there are as many rows as inputs."""
+    draw = torch.Generator().manual_seed(0)
+    rows, gradient = (torch.randn(2, *shape, generator=draw) for shape in ((count, 8), (8, 4)))
+    found = inverse_moments(rows, 5, 0.3)(gradient)
+    expected = restated(rows.double().numpy() * (count / 5) ** 0.5, gradient.numpy(), 0.3)
+    checks.close(found, torch.tensor(expected).float(), 1e-5)
+    doubled = inverse_moments(torch.cat([rows, rows], dim=1), 10, 0.3)(gradient)
+    checks.close(doubled, found, 1e-5)
 
 
 @pytest.mark.skipif("hooked" not in checks.kinds(), reason="worlds need HookedTransformer")

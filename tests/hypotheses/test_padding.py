@@ -28,6 +28,10 @@ SMALL: dict[str, Any] = {"partial_oracle": {"heads": "0.1,2.3"}}
 PARTS = ("attention_output", "z", "scores", "label_scores")
 
 
+CHOOSE_A_LAYER = ("function_vector", "task_vector", "state_vector")
+"""By label words, which what is done at the first label word does not move."""
+
+
 def built(name: str, host: Any, episode: Any) -> Intervention:
     entry = ZOO.get(name)
     if entry is not None and entry.extra and importlib.util.find_spec(entry.extra) is None:
@@ -35,6 +39,8 @@ def built(name: str, host: Any, episode: Any) -> Intervention:
     settings = dict(entry.quick) if entry is not None else SMALL.get(name, {})
     if entry is not None and entry.auxiliary:
         settings["auxiliary"] = [OTHER_TASK.demonstrations]
+    if name in CHOOSE_A_LAYER and episode.protocol.readout == "first_label_word":
+        settings.setdefault("layer", 1)
     return list_hypotheses()[name].build(host, episode, **settings)
 
 

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from iclgd_lens.budget.training_rows import row_trainings
+from iclgd_lens.contexts import Contexts
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
+from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis, list_hypotheses
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.protocol import DEFAULT
 from iclgd_lens.readout.reader import Reader
 from tests import checks
 from tests.hypotheses.zoo import OTHERS, ZOO, Entry
@@ -83,7 +86,7 @@ def fingerprint(host: Host, intervention: Intervention) -> dict[str, Tensor]:
     return {
         field.name: value
         for field in dataclasses.fields(readout)
-        if (value := getattr(readout, field.name)) is not None
+        if isinstance(value := getattr(readout, field.name), Tensor)
     }
 
 
@@ -248,3 +251,51 @@ def test_a_registration_says_what_it_is(name: str) -> None:
         assert setting.annotation, f"{name}.{setting.name} has no type"
     if found.kind in ("explanation", "fitted"):
         assert found.source
+
+
+@pytest.mark.parametrize("name", ["function_vector", "task_vector", "state_vector"])
+def test_no_layer_is_chosen_where_no_label_word_can_move(name: str) -> None:
+    """At the first label word every layer would look alike, and the first would be taken."""
+    protocol = DEFAULT.replace(readout="first_label_word")
+    episode = checks.episode(protocol, shots=4)
+    host = checks.host(checks.kinds()[0], "llama")
+    build = list_hypotheses()[name].build
+    with pytest.raises(HypothesisError, match="moves no label word's probability"):
+        build(host, episode)
+    assert isinstance(build(host, episode, layer=1), Intervention)
+
+
+@pytest.mark.parametrize("readout", ["last_prompt_token", "first_label_word"])
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_the_constant_shift_is_measured_where_it_is_added(kind: str, readout: str) -> None:
+    host = checks.host(kind, "llama")
+    episode = checks.episode(DEFAULT.replace(readout=readout), shots=4)
+    shift: Any = list_hypotheses()["constant_shift"].build(host, episode)
+    contexts = Contexts(host, episode, "test")
+    points = [host.z_hook(layer) for layer in range(host.n_layers)]
+    alone, seen = contexts.alone(points), contexts.after_others(points, loo="causal")
+    for point in points:
+        change = seen.values[point] - alone.values[point][list(seen.places)]
+        checks.close(shift.vectors[point].flatten(), change.mean(0).flatten(), 1e-5)
+
+
+def test_a_vector_of_heads_needs_a_stream_that_they_write_to_as_they_are() -> None:
+    build = list_hypotheses()["function_vector"].build
+    for family, served in (("llama", True), ("gemma2", False), ("granite", False)):
+        host = checks.host("bridge", family)
+        if served:
+            assert isinstance(build(host, checks.episode(shots=3), heads=2, layer=1), Intervention)
+        else:
+            with pytest.raises(HypothesisError, match="normalised or scaled before they join"):
+                build(host, checks.episode(shots=3), heads=2, layer=1)
+
+
+def test_a_closed_form_searches_no_budget() -> None:
+    assert not list_hypotheses()["distilled"].takes_budget
+
+
+def test_evolution_of_all_weights_is_as_long_as_gd() -> None:
+    host, episode = checks.host(checks.kinds()[0], "llama"), checks.episode(shots=4)
+    found = list_hypotheses()["evolution_weights"].build(host, episode, lr=0.1, trials=2)
+    exact = list_hypotheses()["gd"].build(host, episode, lr=0.1, loss_on="label", batch_size=4)
+    assert found.norm() == pytest.approx(4 * exact.norm(), rel=1e-3)

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from iclgd_lens.host import Host, frozen
+from iclgd_lens.host import Host, frozen, writes_add_up
 from iclgd_lens.mediation.gradients import (
     direct_effects,
     gradients,
-    writes_add_up,
 )
 from iclgd_lens.mediation.margins import Margin, shared_prefix
 from iclgd_lens.readout.reader import Reader
