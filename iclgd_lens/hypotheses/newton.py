@@ -2,7 +2,8 @@ r"""Newton: values learn along directions scaled by how much the demonstrations 
 
 With the attention pattern as it is, what a head mixes at a token is linear in W_V: u W_V, with
 u = Σ_t A_t x_t the pattern's mean of the layer's inputs. So learning W_V is regression on u, and
-second-order learning takes the gradient times the inverse second moments of u (K-FAC's input side):
+second-order learning takes the gradient times the inverse second moments of u (the input side of
+Kronecker-factored curvature, K-FAC):
 
     ΔW_V <- ΔW_V - η (A / δ + I)⁻¹ g = -(η δ) (A + δ I)⁻¹ g,   δ = damping · (mean eigenvalue of A)
 

@@ -245,7 +245,7 @@ def share_of_means(reached: Sequence[Floats] | Floats, gains: Sequence[float] | 
     """
     top = np.asarray(np.mean(np.asarray(reached, np.float64), axis=0))
     bottom = float(np.mean(gains))
-    return top / bottom if bottom else np.full_like(top, np.nan)
+    return np.asarray(top / bottom) if bottom else np.full_like(top, np.nan)
 
 
 def _share(means: Floats) -> Floats:
