@@ -32,7 +32,7 @@ from iclgd_lens.contexts import LOO, Contexts, mean_of_others
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.heads import Head, indirect_effects
-from iclgd_lens.host import Host, writes_add_up
+from iclgd_lens.host import Host, frozen, writes_add_up
 from iclgd_lens.hypotheses.injected_vectors import RowShift, best_layer
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.intervention import Intervention, Shift
@@ -81,7 +81,9 @@ def function_vector(
     if layer is not None:
         between(NAME, "layer", layer, 0, host.n_layers - 1)
     first = contexts.shown.examples[0].tokens if len(contexts.shown) else ()
-    if first and not writes_add_up(host, first):
+    with frozen(host.model):
+        served = not first or writes_add_up(host, first)
+    if not served:
         raise HypothesisError(
             f"{NAME}: attention outputs of {host.name} are normalised or scaled before they join "
             "the residual stream: what its heads write there is not the sum of their outputs."

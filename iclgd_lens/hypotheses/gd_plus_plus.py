@@ -21,16 +21,18 @@ Source: von Oswald et al. 2023, section on GD++ and its appendix.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
-from iclgd_lens.host import as_host
-from iclgd_lens.hypotheses.common import shown_of
+from iclgd_lens.host import Hook, Host, LinearSite, as_host, frozen
+from iclgd_lens.hypotheses.common import padded, shown_of
 from iclgd_lens.hypotheses.gd import gd_step
-from iclgd_lens.hypotheses.preconditioning import content_end, preconditioned, value_moments
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.training.sgd import train
 
@@ -75,10 +77,14 @@ def gd_plus_plus(
     between(NAME, "gamma", gamma, 0, 1)
     matrices: dict[str, torch.Tensor] = {}
     if gamma:
-        for name, moment in value_moments(host, shown, loss_on, content_end).items():
+        for name, moment in value_moments(host, shown, loss_on).items():
             unit = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
             largest = torch.linalg.eigvalsh(moment)[-1].clamp(min=1e-30)
             matrices[name] = (unit - gamma / largest * moment).float()
+
+    def transform(name: str, gradient: Tensor, change: Tensor, count: int) -> Tensor:
+        return matrices[name] @ gradient if name in matrices else gradient
+
     with host.laid_out():
         delta = train(
             gd_step,
@@ -91,7 +97,44 @@ def gd_plus_plus(
             loss_on=loss_on,
             weights=weights,
             layers=layers,
-            transform=preconditioned(matrices) if matrices else None,
+            transform=transform if matrices else None,
         )
     delta.metadata |= {"gamma": gamma}
     return delta
+
+
+def value_moments(
+    host: Host, shown: Demonstrations, loss_on: str | None
+) -> dict[str, Float[Tensor, "d_in d_in"]]:
+    """Mean of x xᵀ over the ends of contents, where a query is read; x enters W_V, by its name.
+
+    In fp64. Each demonstration is run once, some of them together; the model stays as it is.
+
+    Args:
+        host: The model.
+        shown: The demonstrations.
+        loss_on: Which tokens of a demonstration the loss is of.
+    """
+    sites = {name: site for name, site in host.sites.items() if site.kind == "W_V"}
+    sums: dict[str, Tensor] = {}
+    counted = 0
+    shown.check_vocabulary(host)
+
+    def keep(site: LinearSite, own: Bool[Tensor, "row pos"], activation: Tensor, hook: Any) -> None:
+        x = site.read(activation)[own].double()
+        moment = x.T @ x
+        sums[site.weight] = sums[site.weight] + moment if site.weight in sums else moment
+
+    sequences = shown.sequences(loss_on)
+    with frozen(host.model), torch.no_grad():
+        for places, tokens in padded(host, [tuple(each.tokens) for each in sequences]):
+            own = torch.zeros_like(tokens, dtype=torch.bool)
+            for row, place in enumerate(places):
+                own[row, sequences[place].label_start - 1] = True
+            hooks: list[Hook] = [
+                (site.input_hook, partial(keep, site, own)) for site in sites.values()
+            ]
+            with host.hooked(hooks):
+                host.run(tokens)
+            counted += int(own.sum())
+    return {name: total / counted for name, total in sums.items()}

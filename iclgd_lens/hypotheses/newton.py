@@ -35,6 +35,7 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.demonstrations import Demonstrations
 from iclgd_lens.episode import Episode
+from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, LinearSite, as_host, frozen
 from iclgd_lens.hypotheses.common import padded, shown_of
 from iclgd_lens.hypotheses.gd import gd_step
@@ -123,6 +124,9 @@ def mixed_inputs(
         shown: The demonstrations.
         loss_on: Which tokens of a demonstration the loss is of.
 
+    Raises:
+        HypothesisError: The model does not show its attention pattern.
+
     Returns:
         Rows in fp32 by W_V's name, those of all query heads that share a value head; where they
         are many, d_in others with the same second moments. And the number of tokens.
@@ -158,6 +162,8 @@ def mixed_inputs(
                 hooks.append((pattern, partial(mix, site, own)))
             with host.hooked(hooks):
                 host.run(tokens)
+    if len(found) < len(sites):  # some bridges have the hook point and never run it
+        raise HypothesisError(f"{NAME} needs the attention pattern, which {host.name} hides.")
     return found, sum(len(each.targets) for each in sequences)
 
 

@@ -121,7 +121,10 @@ def sweep(
         counts = [int(value) for value in points]
         # What the most demonstrations leave is asked at every point: fewer are among them.
         most = episodes(model, max(counts))
-        drawn = [_asking(episodes(model, count), most) for count in counts]
+        drawn = [
+            most if count == max(counts) else _asking(episodes(model, count), most)
+            for count in counts
+        ]
         return Sweep(chosen, tuple(_along_draws(model, drawn, chosen, points, asked)))
     measured: list[Point] = []
     for value in points:

@@ -129,6 +129,19 @@ def test_one_full_step_on_linear_regression_is_least_squares() -> None:
     )
 
 
+def test_a_pattern_that_never_passes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the gradient would go unscaled, and LCGD would be called Newton."""
+    host = checks.host(checks.kinds()[0], "llama")
+    hooked = type(host).hooked
+
+    def without(self: Any, hooks: Any, **options: Any) -> Any:
+        return hooked(self, [each for each in hooks if "pattern" not in each[0]], **options)
+
+    monkeypatch.setattr(type(host), "hooked", without)
+    with pytest.raises(HypothesisError, match="newton needs the attention pattern"):
+        newton(host, checks.episode(shots=2))
+
+
 @pytest.mark.parametrize("count", [3, 8, 20])
 def test_many_rows_and_few_are_the_same_map(count: int) -> None:
     """By the kernel of rows, and by dense moments once there are as many rows as inputs."""
