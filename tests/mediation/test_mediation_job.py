@@ -21,9 +21,11 @@ from iclgd_lens.host.crafted import crafted_model
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.partial_oracle import partial_oracle
 from iclgd_lens.intervention import Intervention
-from iclgd_lens.mediation.head_maps import ESTIMATED, ranking_of, share_of_means
+from iclgd_lens.mediation.head_maps import ESTIMATED, ranking_of, ratio_map, share_of_means
 from iclgd_lens.mediation.mediation_result import Mediation
 from iclgd_lens.readout.reader import Reader
+from iclgd_lens.results.aggregates import Resampling
+from iclgd_lens.verdicts.ratio_intervals import ratio_t
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
@@ -242,6 +244,17 @@ def test_the_curves_ask_half_of_each_labels_queries() -> None:
     )
     asked = [turns[query].gold for query in result.draws[0].curve_queries]
     assert sorted(asked) == [0, 0, 1, 1]
+
+
+def test_a_substitution_over_draws_is_a_ratio_of_means() -> None:
+    """One draw in which the head is hardly needed does not rule the value."""
+    needed = np.array([1.2, 1.0, 0.9, 1.1, 0.12, 1.3])
+    kept = np.array([0.5, 0.4, 0.4, 0.5, 0.4, 0.6])
+    tops, bottoms = ([np.full((4, 1, 1), each) for each in per_draw] for per_draw in (kept, needed))
+    found = ratio_map(tops, bottoms, np.array([[True]]), Resampling(0.95, 10, 0))
+    ratio, low, high = (float(each) for each in ratio_t(kept, needed))
+    assert found.value.item() == pytest.approx(kept.sum() / needed.sum()) == pytest.approx(ratio)
+    assert [found.low.item(), found.high.item()] == pytest.approx([low, high])
 
 
 def test_shares_over_draws_are_of_means() -> None:

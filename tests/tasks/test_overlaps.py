@@ -75,7 +75,10 @@ def test_another_task_is_one_of_another_concept() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Every row that Subj's train split has is a query of MR but for the last twelve."""
-    subjective = [f"words of row {i} are many" for i in range(40)]
+    before, _, after = get_task("subj").prompt.partition("{text}")
+    known = load_rows("subj", "train", "embedded").examples  # in words that the model reads
+    subjective = [row.prompt.removeprefix(before).removesuffix(after) for row in known[:40]]
+    assert len(set(subjective)) == 40
     write(tmp_path / "subj/train.jsonl", subjective)
     write(tmp_path / "mr/train.jsonl", [f"training row {i}" for i in range(40)])
     write(tmp_path / "mr/validation.jsonl", [each.upper() + " !" for each in subjective[:28]])
@@ -95,16 +98,20 @@ def test_no_auxiliary_demonstration_is_a_query(folder: Path) -> None:
     draws = lens.load_episodes(
         "mr", model, draws=3, shots=4, queries=8, data=data, auxiliary=["subj"]
     )
-    text = model.tokenizer.decode
+    every = lens.load_demonstrations("subj", model, shots=40, data=data)
+    written = [every.examples[place].content for place in every.drawn]
+    rows = draw_demonstrations(load_rows("subj", "train", data), 40, seed=0, balanced=True)
+    asked = {content for content, row in zip(written, rows, strict=True) if row.index < 28}
+    assert len(asked) == 28
+    assert len(set(written)) == 40
     for draw in draws:
         for shown in (draw.auxiliary[0], other_task(model, draw).demonstrations):
-            written = [text(list(example.content)) for example in shown.examples]
-            assert len(written) == 4
-            numbers = {int(part) for line in written for part in line.split() if part.isdigit()}
-            assert numbers <= set(range(28, 40))
+            contents = {example.content for example in shown.examples}
+            assert len(contents) == 4
+            assert contents <= set(written) - asked
     alone = lens.load_demonstrations("subj", model, shots=4, seed=0, data=data)
-    asked = lens.load_episodes("subj", model, shots=4, queries=8, data=data)[0].demonstrations
-    assert alone.examples == asked.examples, "what nobody asks beside it is drawn as ever"
+    own = lens.load_episodes("subj", model, shots=4, queries=8, data=data)[0].demonstrations
+    assert alone.examples == own.examples, "what nobody asks beside it is drawn as ever"
     assert alone.examples != draws[0].auxiliary[0].examples
 
 
