@@ -25,7 +25,7 @@ def forward(
     with frozen(host.model), torch.no_grad():
         prefix = None
         if icl:
-            prefix = host.run(host.tensor(episode.demonstrations.prompt()), keep=True).prefix
+            prefix = host.prefix(host.tensor(episode.demonstrations.prompt()))
         queries = [(*head, *query.content) for query in episode.queries]
         for indices in batches(
             [len(query) for query in queries],

@@ -221,9 +221,7 @@ class Contexts:
     def _prefix(self, tokens: Tokens, before: Prefix | None) -> Prefix:
         """Keys and values of some tokens, on a model that is frozen."""
         with torch.no_grad():
-            prefix = self.host.run(self.host.tensor(tokens), before, keep=True).prefix
-        assert prefix is not None
-        return prefix
+            return self.host.prefix(self.host.tensor(tokens), before)
 
     def _masked(self, names: tuple[str, ...], attention: bool) -> Seen:
         prefix, own = self.prompt(), spans(self.shown)
@@ -292,7 +290,7 @@ class Contexts:
         places = torch.zeros_like(length)
         batch = Batch(places, length, length - 1, True, tokens, length - 1 - len(after))
         with torch.no_grad(), host.hooked(recorder.hooks(host, batch)):
-            host.run(tokens, prefix.expand(1))
+            host.run(tokens, prefix.expand(1), at=-1)
 
     def _read(
         self, recorder: Recorder, places: Iterable[int], shown: Demonstrations | None = None

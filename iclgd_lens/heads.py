@@ -101,7 +101,7 @@ def induction_scores(
         for layer in range(host.n_layers)
     ]
     with frozen(host.model), torch.no_grad(), host.hooked(hooks):
-        host.run(rows)
+        host.run(rows, at=-1)
     return HeadScores("induction", values)
 
 
@@ -173,9 +173,7 @@ def _effects(
     found: list[Tensor] = []
     with frozen(host.model), torch.no_grad():
         if len(content) > 1:
-            before = host.run(host.tensor(content[:-1]), prefix, keep=True).prefix
-            assert before is not None
-            prefix = before
+            prefix = host.prefix(host.tensor(content[:-1]), prefix)
         step = max(1, TOKENS_AT_ONCE // (prefix.length + 1))
         for start in range(0, len(own), step):
             rows = own[start : start + step]

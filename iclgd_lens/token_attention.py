@@ -104,7 +104,7 @@ def _pattern(
         for layer in range(host.n_layers)
     ]
     with host.hooked(hooks_of(change, host, batch), forced=False), host.hooked(hooks):
-        host.run(rows, prefix)
+        host.run(rows, prefix, at=-1)
     # Layers whose window is shorter hand on fewer keys: the last ones.
     longest = max(len(each) for each in found)
     padded = [torch.nn.functional.pad(each, (longest - len(each), 0)) for each in found]

@@ -8,7 +8,7 @@ d_head", attention scores "batch head query key".
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError, nearest
 from iclgd_lens.host.condition import refuse_condition
-from iclgd_lens.host.hooks import Firings, Hook, attached, receiver
+from iclgd_lens.host.hook_names import HookNames
+from iclgd_lens.host.hooks import Firings, Hook, attached, receiver, without_reread
+from iclgd_lens.host.last_mlp import At, last_mlp_at, tokens_at
 from iclgd_lens.host.sites_and_passes import LinearSite as LinearSite
 from iclgd_lens.host.sites_and_passes import Prefix as Prefix
 from iclgd_lens.host.sites_and_passes import Run as Run
-from iclgd_lens.host.sites_and_passes import WholePrefix
+from iclgd_lens.host.sites_and_passes import WholePrefix, read_again
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,7 +34,7 @@ Attention = Literal["softmax", "linear"]
 """What a model makes of its masked scores: their softmax, or the scores themselves."""
 
 
-class Host(ABC):
+class Host(HookNames):
     """A HookedTransformer (TransformerLens 3) or TransformerBridge (3 and 4), behind one interface.
 
     Args:
@@ -50,6 +52,7 @@ class Host(ABC):
         d_vocab: Tokens.
         n_ctx: Positions.
         cfg: The model's configuration.
+        cuts_last_mlp: Whether its last MLP can run at some tokens alone; see `last_mlp`.
         unembedded: Sequences unembedded so far, for who counts what a build costs.
         charged: What is counted beside, of passes that were shared; see `cost.sharing`.
         memory: Where passes that several builds share are kept; see `cost.sharing`.
@@ -82,6 +85,7 @@ class Host(ABC):
         self.n_key_value_heads = int(getattr(self.cfg, "n_key_value_heads", None) or self.n_heads)
         self.unembedded, self.charged = 0, (0, 0, 0, 0)  # so far, for who counts what a build costs
         self.memory: dict[Any, Any] | None = None  # see `cost.sharing`
+        self.cuts_last_mlp = False  # until the model was asked whether it can
         self._reread = 0  # tokens at the beginning of a running pass that its caller did not give
         self._points: dict[str, Any] = dict(cast(Any, model).hook_dict)
         self._sites = {site.weight: site for site in self._list_sites()}
@@ -120,42 +124,6 @@ class Host(ABC):
         """The token embedding matrix."""
 
     # -- hook points ---------------------------------------------------------------------------
-
-    def attention_output_hook(self, layer: int) -> str:
-        """Name of the hook where the attention block's output joins the residual stream."""
-        return f"blocks.{layer}.hook_attn_out"
-
-    def z_hook(self, layer: int) -> str:
-        """Name of the hook where each head's mixed values pass: "batch pos head d_head"."""
-        return f"blocks.{layer}.attn.hook_z"
-
-    def block_input_hook(self, layer: int) -> str:
-        """Name of the hook where the residual stream enters block `layer`."""
-        return f"blocks.{layer}.hook_resid_pre"
-
-    def block_output_hook(self, layer: int) -> str:
-        """Name of the hook where the residual stream leaves block `layer`."""
-        return f"blocks.{layer}.hook_resid_post"
-
-    def mlp_output_hook(self, layer: int) -> str:
-        """Name of the hook where the MLP's output joins the residual stream."""
-        return f"blocks.{layer}.hook_mlp_out"
-
-    @abstractmethod
-    def score_hook(self, layer: int) -> str:
-        """Name of the hook where masked scores pass and what is returned enters the softmax.
-
-        Raises:
-            HookError: This model's scores can be read (`score_hooks`), but not changed.
-        """
-
-    @abstractmethod
-    def query_key_hook(self, layer: int, letter: str) -> str:
-        """Name of the hook where queries ("q") or keys ("k") pass as they enter the dot product.
-
-        Raises:
-            HookError: This model does not expose them.
-        """
 
     @abstractmethod
     def score_hooks(
@@ -204,18 +172,10 @@ class Host(ABC):
         """Hooks that see the tokens a pass was given, also where it reads others before them."""
         if self.can_pad:
             return hooks
-        return [(name, partial(self._without_reread, name, function)) for name, function in hooks]
-
-    def _without_reread(
-        self, name: str, function: Callable[..., Tensor | None], activation: Tensor, hook: Any
-    ) -> Tensor | None:
-        skipped = self._reread
-        if not skipped:
-            return function(activation, hook=hook)
-        axis = 2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
-        before, given = activation.tensor_split([skipped], axis)
-        changed = function(given, hook=hook)
-        return None if changed is None else torch.cat([before, changed], axis)
+        return [
+            (name, partial(without_reread, lambda: self._reread, name, function))
+            for name, function in hooks
+        ]
 
     def has_hook_point(self, name: str) -> bool:
         """Whether the model has a HookPoint of that name."""
@@ -294,27 +254,12 @@ class Host(ABC):
         """
         return not self.depends_on_length
 
-    def _run_whole(
-        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool
-    ) -> Run:
-        """`run` where positions depend on the length: a prefix is read again with what follows."""
-        if prefix is not None and not isinstance(prefix, WholePrefix):
-            raise UnsupportedModelError(
-                f"The positions of {self.name} depend on the length of the whole sequence, so keys "
-                "and values cannot be placed before a query; interventions that do are not served."
-            )
-        before = None if prefix is None else prefix.expand(len(tokens)).tokens
-        read = tokens if before is None else torch.cat([before, tokens], dim=1)
-        self._reread = 0 if prefix is None else prefix.length
-        try:
-            residual = self.run(read).residual[:, -tokens.shape[1] :]
-        finally:
-            self._reread = 0
-        return Run(residual, WholePrefix(read) if keep else None)
-
-    @abstractmethod
     def run(
-        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        prefix: Prefix | None = None,
+        keep: bool = False,
+        at: At | None = None,
     ) -> Run:
         """Run the blocks on `tokens`, after `prefix` if given; the unembedding is not run.
 
@@ -323,7 +268,38 @@ class Host(ABC):
             prefix: Keys and values already read, expanded to the batch. Where positions depend on
                 the length, its tokens are read again; hooks see the given tokens alone.
             keep: Whether to return the keys and values of prefix and tokens together.
+            at: The token of each row whose residual stream is returned, or one position for all;
+                None for every token. The last block's MLP then runs at these alone, where no hook
+                looks at what it gives.
         """
+        if self.depends_on_length and (keep or prefix is not None):
+            return self._run_whole(tokens, prefix, keep, at)
+        with last_mlp_at(self, tokens.shape, at):
+            run = self._run(tokens, prefix, keep)
+        return run if at is None else Run(tokens_at(run.residual, at), run.prefix)
+
+    def prefix(self, tokens: Int[Tensor, "batch pos"], before: Prefix | None = None) -> Prefix:
+        """Keys and values of `before`, if given, and `tokens`, to be read before others."""
+        prefix = self.run(tokens, before, keep=True, at=-1).prefix
+        assert prefix is not None
+        return prefix
+
+    @abstractmethod
+    def _run(self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool) -> Run:
+        """`run` at every token."""
+
+    def _run_whole(
+        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool, at: At | None
+    ) -> Run:
+        """`run` where positions depend on the length: a prefix is read again with what follows."""
+        read = read_again(self.name, prefix, tokens)
+        self._reread = read.shape[1] - tokens.shape[1]
+        try:
+            residual = self._run(read, None, False).residual[:, -tokens.shape[1] :]
+        finally:
+            self._reread = 0
+        residual = residual if at is None else tokens_at(residual, at)
+        return Run(residual, WholePrefix(read) if keep else None)
 
     @abstractmethod
     def final_norm(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:

@@ -189,12 +189,7 @@ class BridgeHost(Host):
         """See `Host.depends_on_length`."""
         return depends_on_length(self._causal_lm.config)
 
-    def run(
-        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False
-    ) -> Run:
-        """See `Host.run`."""
-        if self.depends_on_length and (keep or prefix is not None):
-            return self._run_whole(tokens, prefix, keep)
+    def _run(self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool) -> Run:
         residuals: list[Tensor] = []
         last = self.block_output_hook(self.n_layers - 1)
         cache = None

@@ -213,12 +213,7 @@ class HookedHost(Host):
         """See `Host.depends_on_length`."""
         return bool(getattr(self.cfg, "use_dynamic_ntk_rope", False))
 
-    def run(
-        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None = None, keep: bool = False
-    ) -> Run:
-        """See `Host.run`."""
-        if self.depends_on_length and (keep or prefix is not None):
-            return self._run_whole(tokens, prefix, keep)
+    def _run(self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool) -> Run:
         cache = self._cache(tokens.shape[0], prefix, keep) if keep or prefix is not None else None
         # An explicit mask: TransformerLens would derive one that hides tokens equal to padding.
         mask = torch.ones_like(tokens, dtype=torch.int)

@@ -81,6 +81,19 @@ def _detach(
         point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
 
 
+def without_reread(
+    reread: Callable[[], int], name: str, function: HookFunction, activation: Tensor, hook: Any
+) -> Tensor | None:
+    """Call `function` on what its caller gave, where a pass reads `reread()` tokens before it."""
+    skipped = reread()
+    if not skipped:
+        return function(activation, hook=hook)
+    axis = 2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
+    before, given = activation.tensor_split([skipped], axis)
+    changed = function(given, hook=hook)
+    return None if changed is None else torch.cat([before, changed], axis)
+
+
 @contextlib.contextmanager
 def uncounted_hooks(host: Any, hooks: Sequence[Hook]) -> Generator[None, None, None]:
     """Attach hooks that only watch: nothing is said where one of them never fires."""

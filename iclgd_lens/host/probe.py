@@ -70,6 +70,7 @@ def _check(host: Host) -> None:
         logits = host.logits(residual)
         prefix = host.run(tokens[:, :_SHARED], keep=True).prefix
         rest = host.run(tokens[:, _SHARED:], prefix).residual
+        host.cuts_last_mlp = _cuts_last_mlp(host, tokens, residual)
     if not agree(residual[:, :-1], other[:, :-1], host.dtype):
         raise UnsupportedModelError(
             f"Changing the last token of {host.name} changes earlier positions: it does not attend "
@@ -85,6 +86,19 @@ def _check(host: Host) -> None:
             f"{host.name}'s logits are not its final norm and unembedding applied to the last "
             "block's output; this architecture is not served."
         )
+
+
+def _cuts_last_mlp(host: Host, tokens: Tensor, residual: Tensor) -> bool:
+    """Whether the model runs with its last MLP at one token alone, and gives the same there."""
+    host.cuts_last_mlp = True
+    try:
+        cut = host.run(tokens, at=_SHARED).residual
+    except RuntimeError as error:
+        # A block that adds to the MLP's output in place (Falcon's) needs it at every token.
+        if "shape" not in str(error) and "size" not in str(error):
+            raise
+        return False
+    return agree(cut, residual[:, [_SHARED]], host.dtype)
 
 
 def _keep(seen: dict[str, Tensor], name: str, activation: Tensor, hook: Any) -> None:

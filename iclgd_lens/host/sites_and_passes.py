@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -162,12 +163,31 @@ class WholePrefix(Prefix):
         return WholePrefix(self.tokens[:, :length])
 
 
+def read_again(
+    name: str, prefix: Prefix | None, tokens: Int[Tensor, "batch pos"]
+) -> Int[Tensor, "batch read"]:
+    """Tokens of a pass of the model `name` whose positions depend on the whole length.
+
+    Raises:
+        UnsupportedModelError: The prefix has keys and values, and not only tokens.
+    """
+    if prefix is None:
+        return tokens
+    if not isinstance(prefix, WholePrefix):
+        raise UnsupportedModelError(
+            f"The positions of {name} depend on the length of the whole sequence, so keys "
+            "and values cannot be placed before a query; interventions that do are not served."
+        )
+    return torch.cat([prefix.expand(len(tokens)).tokens, tokens], dim=1)
+
+
 @dataclass(frozen=True)
 class Run:
     """What one forward pass gives.
 
     Attributes:
-        residual: Residual stream after the last block, before the final norm: "batch pos d_model".
+        residual: Residual stream after the last block, before the final norm: "batch pos d_model";
+            pos is 1 where one token of each row was asked for.
         prefix: Keys and values of everything read, where asked for.
     """
 

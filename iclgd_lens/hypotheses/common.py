@@ -173,7 +173,7 @@ def at_ends(
                 (name, partial(_keep, kept, wanted)) for name, kept in found.items()
             ]
             with host.hooked(hooks):
-                host.run(tokens)
+                host.run(tokens, at=-1)
             order += places
         back = host.tensor(order)[0].argsort()
         return {name: torch.cat(kept)[back] for name, kept in found.items()}

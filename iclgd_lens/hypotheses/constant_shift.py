@@ -108,5 +108,5 @@ def head_outputs(
 
     hooks = [(host.z_hook(layer), partial(keep, layer)) for layer in range(host.n_layers)]
     with frozen(host.model), torch.no_grad(), host.hooked(hooks):
-        host.run(host.tensor(continued(sequences)))
+        host.run(host.tensor(continued(sequences)), at=-1)
     return torch.stack([found[layer] for layer in range(host.n_layers)])

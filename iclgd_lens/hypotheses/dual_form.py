@@ -122,8 +122,8 @@ def read_memory(
         host.score_hooks(score),
         host.hooked([(name, partial(_check_sinks, host, rule)) for name in patterns]),
     ):
-        prefix = host.run(tokens, keep=True).prefix
-    if prefix is None or len(factors) < host.n_layers:
+        prefix = host.prefix(tokens)
+    if len(factors) < host.n_layers:
         raise HookError(
             f"This {host.kind} of {host.name} does not expose queries and keys as they enter the "
             f"dot product, which {rule} reads."

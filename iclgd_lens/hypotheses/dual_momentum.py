@@ -64,8 +64,7 @@ def dual_momentum(
     if not len(shown):
         raise HypothesisError(f"{NAME} needs at least 1 demonstration.")
     with frozen(host.model), torch.no_grad():
-        prefix = host.run(host.tensor(shown.prompt()), keep=True).prefix
-    assert prefix is not None
+        prefix = host.prefix(host.tensor(shown.prompt()))
     vectors: dict[str, Tensor] = {}
     for layer in range(host.n_layers):
         values = by_head(host, values_of(prefix, layer)[0])

@@ -73,7 +73,7 @@ def implicit_patch(model: Any, episode: Episode) -> Intervention:
     patch = ImplicitPatch(blocks, len(episode.queries), host)
     prompt = episode.demonstrations.prompt()
     with frozen(host.model), torch.no_grad():
-        prefix = host.run(host.tensor(prompt), keep=True).prefix if prompt else None
+        prefix = host.prefix(host.tensor(prompt)) if prompt else None
         for indices in _groups(episode, len(prompt)):
             _fit(host, episode, patch, indices, prefix)
     return patch

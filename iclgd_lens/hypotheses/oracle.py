@@ -40,5 +40,4 @@ def oracle(model: Any, demonstrations: Demonstrations | Episode) -> Intervention
     if not tokens:
         return Intervention()
     with frozen(host.model), torch.no_grad():
-        prefix = host.run(host.tensor(tokens), keep=True).prefix
-    return Intervention() if prefix is None else Injection(prefix)
+        return Injection(host.prefix(host.tensor(tokens)))

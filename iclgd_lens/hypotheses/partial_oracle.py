@@ -77,8 +77,7 @@ def partial_oracle(
         raise HypothesisError(f"{NAME} needs at least 1 demonstration.")
     seeing = _heads(host, shown, heads, top, seed)
     with frozen(host.model), torch.no_grad():
-        prefix = host.run(host.tensor(shown.prompt()), keep=True).prefix
-    assert prefix is not None
+        prefix = host.prefix(host.tensor(shown.prompt()))
     if bool(seeing.all()):
         return Injection(prefix)
     return PartialInjection(host, prefix, seeing, int(shown.bos is not None))

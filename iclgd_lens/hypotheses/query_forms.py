@@ -91,8 +91,7 @@ def zero_shot(host: Host, batch: Batch) -> list[Own]:
         hooks.append((host.query_key_hook(layer, "k"), partial(whole, layer)))
         hooks.append((host.z_hook(layer), partial(at_readout, z, layer)))
     with frozen(host.model), torch.no_grad(), host.hooked(hooks):
-        prefix = host.run(tokens, keep=True).prefix
-    assert prefix is not None
+        prefix = host.prefix(tokens)
     places = torch.arange(tokens.shape[1], device=tokens.device)
     last = tokens.shape[1] - 1 if batch.readout is None else batch.readout[:, None]
     seen = (places <= last).expand(tokens.shape)

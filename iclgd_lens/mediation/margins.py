@@ -88,7 +88,7 @@ class LastToken:
 
 def shared_prefix(host: Host, tokens: tuple[int, ...]) -> Prefix | None:
     """Keys and values of what stands before every query; None where nothing does."""
-    return host.run(host.tensor(tokens), keep=True).prefix if tokens else None
+    return host.prefix(host.tensor(tokens)) if tokens else None
 
 
 def last_token(host: Host, prefix: Prefix | None, episode: Episode, query: int) -> LastToken:
@@ -96,7 +96,7 @@ def last_token(host: Host, prefix: Prefix | None, episode: Episode, query: int) 
     asked = episode.queries[query]
     before = prefix
     if len(asked.content) > 1:
-        before = host.run(host.tensor(asked.content[:-1]), prefix, keep=True).prefix
+        before = host.prefix(host.tensor(asked.content[:-1]), prefix)
     return LastToken(tuple(asked.content)[-1], before, asked.gold)
 
 

@@ -176,6 +176,6 @@ def visible_margins(
         ]
         tokens = host.tensor([asked.content] * len(part))
         with host.hooked(hooks):
-            residual = host.run(tokens, prefix.expand(len(part))).residual[:, -1]
+            residual = host.run(tokens, prefix.expand(len(part)), at=-1).residual[:, 0]
         found.append(margin(residual, repeated_gold(host, asked.gold, len(part))))
     return torch.cat(found)

@@ -108,6 +108,6 @@ def later_anew(
             tokens=tokens,
         )
         with host.hooked(hooks_of(intervention, host, again)):
-            residual = host.run(tokens, shared).residual[:, -1]
+            residual = host.run(tokens, shared, at=-1).residual[:, 0]
         total += host.logits(residual).float().log_softmax(-1)[:, label[end]]
     return total

@@ -140,7 +140,7 @@ class Reader:
         prompt = self.episode.demonstrations.prompt()
         if self._prefix is None and prompt:
             with frozen(self.host.model), torch.no_grad():
-                self._prefix = self.host.run(self.host.tensor(prompt), keep=True).prefix
+                self._prefix = self.host.prefix(self.host.tensor(prompt))
         return self._prefix
 
     def _read(self, intervention: Intervention, prefix: Prefix | None) -> Readout:
@@ -260,7 +260,7 @@ class Reader:
             taps.attached(want_queries=bool(self.first)),
             taps.reading(indices, head, [len(ids) for ids in own]),
         ):
-            run = host.run(tokens, shared, keep=long_labels and host.can_pad)
+            run = host.run(tokens, shared, keep=long_labels and host.can_pad, at=places)
         for label, ids in enumerate(episode.label_tokens):
             later: Tensor | float = 0.0
             if len(ids) > 1 and not host.can_pad:
@@ -271,7 +271,7 @@ class Reader:
                     host, ids, run.prefix, start + places + 1, batch.queries, intervention
                 )
             taps.label_scores[indices, label] = later
-        return run.residual[torch.arange(len(indices), device=host.device), places]
+        return run.residual[:, 0]
 
     def training_keys(
         self, intervention: Intervention
@@ -304,7 +304,7 @@ class Reader:
                         self.host.hooked(hooks_of(intervention, self.host, batch)),
                         self.host.query_key_hooks(None, keep),
                     ):
-                        self.host.run(tokens)
+                        self.host.run(tokens, at=-1)
         except HookError:
             return None
         # Some bridges have the hook and never run it.

@@ -318,7 +318,8 @@ def test_training_mode_and_dropout_change_no_number(kind: str) -> None:
         assert all(torch.equal(one[name], other[name]) for name in other)
     loud, calm = Reader(model, EPISODE).icl(), Reader(quiet, EPISODE).icl()
     assert torch.equal(loud.attention_output, calm.attention_output)
-    assert torch.equal(loud.label_scores, calm.label_scores)
+    # Hooks of the user's see the last MLP at every token; without them it runs at one.
+    checks.close(loud.label_scores, calm.label_scores, 1e-6)
 
 
 @functools.cache

@@ -58,7 +58,7 @@ def test_scores_are_weights_and_a_shared_prefix_is_read_alike() -> None:
             seen[f"blocks.1.attn.hook_{name}"] for name in ("attn_scores", "pattern")
         )
         assert torch.equal(pattern, torch.where(scores.isinf(), 0.0, scores))
-        prefix = host.run(tokens[:, :4], keep=True).prefix
+        prefix = host.prefix(tokens[:, :4])
         rest = host.run(tokens[:, 4:], prefix).residual
     checks.close(rest, whole[:, 4:], 1e-5)
 

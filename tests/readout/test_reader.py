@@ -408,7 +408,7 @@ def test_a_foreign_prefix_gives_no_scores_over_these_demonstrations(kind: str) -
 def test_a_prefix_that_leaves_no_room_is_refused(kind: str) -> None:
     host, episode = checks.host(kind, "llama"), checks.episode()
     with torch.no_grad():
-        prefix = host.run(families.tokens(families.N_CTX - 2), keep=True).prefix
+        prefix = host.prefix(families.tokens(families.N_CTX - 2))
     with pytest.raises(EpisodeError, match=r"A prefix of 126 tokens and a query .* reads; nothing"):
         Reader(host, episode).ftzs(Injection(prefix))
 
