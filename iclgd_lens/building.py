@@ -20,7 +20,7 @@ from iclgd_lens.errors import DivergedError, HypothesisError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.intervention import Batch, Intervention, hooks_of
-from iclgd_lens.raised import is_out_of_memory, raised, warn_of_failure
+from iclgd_lens.raised import raised, warn_of_failure
 from iclgd_lens.rules import Options, Rule
 from iclgd_lens.subjects import Subject
 from iclgd_lens.training.sgd import learning_rate
@@ -70,19 +70,17 @@ class Builder:
                 raise HypothesisError(
                     f"{rule.name} returned a {type(found).__name__}, not an Intervention."
                 )
-            hooks_of(found, self.host, self._first_query()) if self.options.forgiving else None
-        except (DivergedError, MemoryError) as error:
-            if isinstance(error, MemoryError):
-                raise
+            if self.options.on_error == "record_builds":  # what its hooks raise belongs to it, too
+                hooks_of(found, self.host, self._first_query())
+        except DivergedError as error:
             self.failures[label] = str(error)
             found = None
         except Exception as error:  # a user's function may fail in any way
-            forgiven = self.options.forgiving and not is_out_of_memory(error)
-            if not forgiven and not self.options.survives(error):
+            if not self.options.records(error, building=True):
                 raise
             self.failures[label] = raised(rule.name, error)
             found = None
-            if not forgiven:  # a benchmark tells of it with its cell
+            if self.options.on_error != "record_builds":  # a benchmark tells of it with its cell
                 warn_of_failure(self.failures[label])
         if episode is self.episode:
             self._describe(rule, value, found, ledger)

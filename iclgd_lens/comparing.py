@@ -263,7 +263,7 @@ def compare(
         host, draws, _rated(rules, lr), asked, mode, search, twins,
         None if collapse else twin_queries, realisations, passes_of(trajectory),
         None if other is None else with_foreign(draws[0], other), seed,
-        Options(batch_size, pad_queries, tok2attn_queries, goes_on=True), progress or silent,
+        Options(batch_size, pad_queries, tok2attn_queries, "record_theirs"), progress or silent,
         CollapseJob if collapse else Job,
     )  # fmt: skip
     readouts = {} if zs is None else {reading_key(draws[0]): zs}

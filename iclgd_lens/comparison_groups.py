@@ -47,8 +47,9 @@ of several networks does, one by one and together."""
 REALISATIONS = 20
 """Of random controls where there is one draw alone, so that they have a spread of their own."""
 
-_REALISATIONS_APART = 1_000_003
-"""Between the seeds of a draw's random controls: no draw meets another's."""
+_REALISATIONS_APART = 2_000_029
+"""Offset between the seeds of a draw's realisations: none shares a seed with another's, nor with its
+wrong labels."""
 Chosen = list[tuple[Mapping[str, Any], Mapping[str, Any]]]
 """Each rule's settings and facts on one draw."""
 
@@ -117,7 +118,7 @@ def _built(plan: Plan, order: _Order, beside: int) -> Chain[tuple[Rule, Pair]]:
         try:
             rule = yield from budgeted(rule, job.host, job.episode, beside=beside, **plan.search)
         except Exception as error:  # a user's function may fail in any way
-            if not plan.options.survives(error):
+            if not plan.options.records(error):
                 raise
             told = raised(f"{rule.name}, while its budget was chosen,", error)
             rule = replace(rule, facts={**rule.facts, "budget": {"problem": told}})
@@ -188,13 +189,13 @@ def _realisations(plan: Plan, job: Job, draw: int) -> list[Part]:
     repeated = [control for control in plan.controls["rule"] if control.acts_on == "update"]
     count = plan.realisations or (1 if len(plan.draws) > 1 else REALISATIONS)
     found: list[Part] = []
-    built = dict(job.built)
+    built = [(plan.rules[name], pair) for name, pair in job.built.items()]
     for index in range(1, count if repeated else 1):
         again = plan.job(plan.host, job.episode, plan.options, wrong=job.wrong, frozen=job.frozen)
-        for name, pair in built.items():
+        for rule, pair in built:
             for control in repeated:
                 seed = plan.seed + draw + _REALISATIONS_APART * index
-                again.measure_update_control(control, name, pair, seed)
+                again.run_control(control, rule, pair, seed=seed)
         found.append(dataclasses.replace(_part(again, draw), index=index))
     return found
 

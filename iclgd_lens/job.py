@@ -13,9 +13,10 @@ from einops import einsum, repeat
 from torch import Tensor
 
 from iclgd_lens.building import PASSES, Builder, Pair, along
+from iclgd_lens.controlled import controlled
 from iclgd_lens.controls import Control
 from iclgd_lens.episode import Episode
-from iclgd_lens.errors import ComparisonError, ControlError
+from iclgd_lens.errors import ComparisonError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.intervention import Injection, Intervention
@@ -29,8 +30,6 @@ from iclgd_lens.scores import CHANGE_NORMS, KL_MOMENTS, LABEL_SCORES, RECOVERY_M
 from iclgd_lens.subjects import Subject
 
 Values = dict[str, dict[str, Tensor]]
-_APART = 1_000_003
-"""Between the seeds of random updates in place of right and of wrong demonstrations'."""
 
 
 class Job:
@@ -154,19 +153,33 @@ class Job:
             with self.going_on(rule.name):
                 changed_by_wrong = self.measure(rule.name, right, wrong)
         for control in controls:
-            label = str(Subject(rule.name, control.name))
-            if control.acts_on == "update":
-                self.measure_update_control(control, rule.name, (right, wrong), seed)
-            elif control.acts_on == "demonstrations":
-                with self.going_on(label):
-                    if control.name == "shuffled" and self.wrong is not None:
-                        changed, readout = wrong, changed_by_wrong
-                    else:
-                        self.tell(f"{label}: building the update, then each query alone")
-                        changed = self._from_other_demonstrations(rule, control, label, seed, other)
-                        readout = None
-                    if changed is not None or label in self.failures:
-                        self.measure(label, changed, readout=readout)
+            self.run_control(
+                control, rule, (right, wrong), seed=seed, other=other,
+                changed_by_wrong=changed_by_wrong,
+            )  # fmt: skip
+
+    def run_control(
+        self, control: Control, rule: Rule, pair: Pair, *, seed: int = 0,
+        other: Episode | None = None, changed_by_wrong: Readout | None = None,
+    ) -> None:  # fmt: skip
+        """Measure what a control puts in place of a rule's interventions; see `controlled`.
+
+        Args:
+            control: It acts on the update or on the demonstrations.
+            rule: The hypothesis.
+            pair: Its interventions from right and from wrong labels.
+            seed: Of the control.
+            other: Demonstrations for the control "other_task"; None draws them.
+            changed_by_wrong: What the intervention from wrong labels leaves, where it was read.
+        """
+        label = str(Subject(rule.name, control.name))
+        with self.going_on(label):
+            made = controlled(
+                self.builder, control, rule, pair, seed=seed, other=other, tell=self.tell
+            )
+            if made is not None:
+                readout = changed_by_wrong if made[0] is pair[1] else None
+                self.measure(label, *made, readout=readout)
 
     def run_alone(self, control: Control, *, seed: int = 0) -> None:
         """Measure a control that belongs to no hypothesis."""
@@ -188,7 +201,7 @@ class Job:
         try:
             yield
         except Exception as error:  # a user's function may fail in any way
-            if not self.options.survives(error):
+            if not self.options.records(error):
                 raise
             self.failures[label] = raised(label, error)
             self.values.setdefault(label, self.undefined())
@@ -223,34 +236,9 @@ class Job:
         return changed
 
     def _scores(self, readings: Readings) -> dict[str, Tensor]:
-        return measured(readings, self.failures if self.options.goes_on else None)
-
-    def measure_update_control(
-        self, control: Control, name: str, pair: tuple[Intervention | None, ...], seed: int
-    ) -> None:
-        """Measure what a control puts in place of a rule's updates.
-
-        Args:
-            control: It acts on the update.
-            name: The rule's name.
-            pair: The rule's interventions from right and from wrong demonstrations.
-            seed: Of the control.
-        """
-        label = str(Subject(name, control.name))
-        right, wrong = pair
-        if right is None:
-            return
-        replace = resolve(control.function)
-        with self.going_on(label):
-            try:
-                first = replace(right, seed)
-                second = None if wrong is None else replace(wrong, seed + _APART)
-            except ControlError as error:
-                self.failures[label] = str(error)
-                self.values[label] = self.undefined()
-                return
-            returned_by(control, first)
-            self.measure(label, first, None if wrong is None else returned_by(control, second))
+        return measured(
+            readings, self.failures if self.options.on_error == "record_theirs" else None
+        )
 
     def follow(self, rule: Rule, passes: Sequence[int] = PASSES) -> None:
         """Score a rule along its training, after each number of passes over the demonstrations.
@@ -267,17 +255,6 @@ class Job:
                     found[label] = self._scores(Readings(self.frozen, changed))
                 for label, values in found.items():
                     self.trajectory.setdefault(label, {})[count] = values
-
-    def _from_other_demonstrations(
-        self, rule: Rule, control: Control, label: str, seed: int, other: Episode | None
-    ) -> Intervention | None:
-        if isinstance(rule.value, Intervention):
-            return None
-        if control.name == "other_task" and other is not None:
-            return self.builder.build(rule, other, label)
-        made = resolve(control.function)(self.host, self.episode, seed)
-        episode: Episode = returned_by(control, made)
-        return self.builder.build(rule, episode, label)
 
     def _measure_directions(self, control: Control, seed: int) -> None:
         """Score random directions in place of an intervention's change."""
@@ -316,9 +293,7 @@ class Job:
         shapes = {"query": (n,), "layer": (n, layers), "head": (n, layers)}
         found: dict[str, Tensor] = {}
         for name, score in SCORES.items():
-            if not score.function or (score.needs and self.wrong is None):
-                continue
-            if name.startswith("Tok2Attn"):
+            if not score.function or (score.needs and self.wrong is None) or score.first_queries:
                 continue
             found[name] = _nan(*shapes[score.level])
             if score.by_head is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from iclgd_lens.controls import CONTROLS, Control
 from iclgd_lens.episode import Episode
@@ -16,6 +16,10 @@ from iclgd_lens.raised import FailureWarning, is_out_of_memory
 from iclgd_lens.subjects import check_name
 
 Progress = Callable[[str], None]
+OnError = Literal["raise", "record_theirs", "record_builds"]
+"""What is recorded as a failure: nothing; what a hypothesis, a control or a score of somebody's own
+raises, while this package's errors (a wrong setting, say) stay errors; or whatever is raised while
+a hypothesis is built."""
 HypothesisLike = str | Hypothesis | Intervention | Callable[..., Intervention]
 
 
@@ -44,21 +48,27 @@ class Options:
         batch_size: Queries run together at most; None fits it to the prompt.
         pad_queries: Run queries of unequal length together.
         tok2attn_queries: On how many queries Tok2Attn is measured.
-        forgiving: Record whatever a hypothesis raises as its failure, and go on.
-        goes_on: Record what a hypothesis, a control or a score of somebody's own raises as its
-            failure, and go on; this package's errors (a wrong setting, say) stay errors.
+        on_error: What is recorded as a failure, so that the rest is measured all the same; see
+            `OnError`.
     """
 
     batch_size: int | None = None
     pad_queries: bool = True
     tok2attn_queries: int = 32
-    forgiving: bool = False
-    goes_on: bool = False
+    on_error: OnError = "raise"
 
-    def survives(self, error: Exception) -> bool:
-        """Whether an error is recorded as a failure, so that the rest is measured all the same."""
-        own = isinstance(error, (LensError, FailureWarning))
-        return self.goes_on and not own and not is_out_of_memory(error)
+    def records(self, error: Exception, *, building: bool = False) -> bool:
+        """Whether an error is recorded as a failure.
+
+        Args:
+            error: What was raised.
+            building: Whether a hypothesis raised it while it was built.
+        """
+        if is_out_of_memory(error):
+            return False  # another machine may do better
+        if self.on_error == "record_theirs":
+            return not isinstance(error, (LensError, FailureWarning))
+        return self.on_error == "record_builds" and building
 
 
 def resolve_rules(

@@ -62,6 +62,7 @@ class Score(Entry):
         statistic: Maps mean facts to the value (a ratio of means), or, of label scores, label
             scores and gold labels to the value.
         per_draw: One value a draw of demonstrations, the same for each of its queries.
+        first_queries: Measured on the first queries alone (`Options.tok2attn_queries`).
         own_queries: Each subject has queries of its own (those that it sets right, say), so that no
             two of them can be held against one another.
         asked: "module:function" of a score that is measured only where it is asked for, and so in
@@ -83,6 +84,7 @@ class Score(Entry):
     fact: str | None = None
     statistic: Callable[..., Any] | str | None = None
     per_draw: bool = False
+    first_queries: bool = False
     own_queries: bool = False
     asked: str = ""
     source: str = ""
@@ -255,7 +257,7 @@ _BUILT_IN = (
         "Tok2Attn", f"{_READ}:tok2attn",
         "Kendall's tau of in-context attention to the demonstrations' tokens with the changed "
         "model's attention to the same tokens as training text",
-        "head", f"{_READ}:tok2attn_heads", source=_DAI,
+        "head", f"{_READ}:tok2attn_heads", first_queries=True, source=_DAI,
     ),
     Score(
         "label_effect", f"{_READ}:label_effect",

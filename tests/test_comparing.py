@@ -26,6 +26,7 @@ from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.measures import similarity
+from iclgd_lens.nulls import matched_random
 from iclgd_lens.protocol import REFERENCE
 from iclgd_lens.readout.reader import Reader
 from iclgd_lens.rules import resolve_rules
@@ -239,6 +240,27 @@ def test_no_two_realisations_of_any_draws_are_the_same_directions(
     own = [part.values["random[gd]"]["SimAOU"] for part in found.parts]
     assert len(own) == 9
     assert len({each.tobytes() for each in own}) == 9
+
+
+def test_no_realisation_shares_a_seed_with_anothers_wrong_labels() -> None:
+    """Else one's directions from wrong labels would be the next one's from right labels."""
+    seeds: list[int] = []
+
+    def noted(delta: Any, seed: int) -> Any:
+        seeds.append(seed)
+        return matched_random(delta, seed)
+
+    lens.control("noted", acts_on="update")(noted)
+    try:
+        compare(
+            checks.host(checks.kinds()[0], "llama"), [episode(), episode(seed=5)], ["gd"],
+            controls=["noted", "shuffled"], realisations=4, lr=0.1, resamples=5,
+            tok2attn_queries=0,
+        )  # fmt: skip
+    finally:
+        CONTROLS._entries.pop("noted")  # pyright: ignore[reportPrivateUsage]
+    assert len(seeds) == 2 * 4 * 2
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_controls_use_their_own_demonstrations(everything: Any) -> None:

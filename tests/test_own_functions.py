@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -139,6 +140,35 @@ def test_a_control_that_raises_is_its_own_failure_alone(acts_on: Any) -> None:
     assert re.fullmatch(rf".*raised RuntimeError: no control {HERE}", result.failures[label])
     assert result.tensor("SimAOU", label).isnan().all()
     assert result.tensor("SimAOU", "gd@shuffled").isfinite().all()
+
+
+def test_mediation_goes_on_without_a_hypothesis_or_control_that_raises() -> None:
+    def trouble(*arguments: Any) -> Any:
+        raise RuntimeError("no control")
+
+    def nothing(*arguments: Any) -> Any:
+        return None
+
+    lens.control("trouble", acts_on="update")(trouble)
+    lens.control("nothing", acts_on="demonstrations")(nothing)
+    host = checks.host(checks.kinds()[0], "gpt2")
+    options: dict[str, Any] = {"budget": "published", "name_heads": False, "resamples": 20}
+    with pytest.warns(FailureWarning):
+        result = lens.mediate(
+            host, checks.episode(queries=4), {"gd": "gd", "raises": raises},
+            controls=("trouble",), **options,
+        )  # fmt: skip
+    assert {"raises", "trouble[gd]"} <= set(result.failures)
+    assert np.isfinite(result.map("kept", "gd").value).any()
+    with pytest.raises(ControlError, match="must return an Episode"):
+        lens.mediate(host, checks.episode(queries=4), ["gd"], controls=("nothing",), **options)
+
+
+def test_a_score_whose_name_begins_like_another_is_undefined_where_a_build_failed() -> None:
+    lens.score("Tok2AttnMine", level="query")(lambda readings: readings.ft.scores[:, 0, 0, 0])
+    with pytest.warns(FailureWarning):
+        result = compared(checks.host(checks.kinds()[0], "gpt2"), {"raises": raises, "gd": "gd"})
+    assert result.tensor("Tok2AttnMine", "raises").isnan().all()
 
 
 @pytest.mark.parametrize("level", ["query", "layer", "head"])

@@ -277,7 +277,7 @@ class Session:
         """What measures on a setting, with its network's own readouts read or found."""
         host = self.host(setting)
         wrong = shuffled_labels(episode, self.plan.control_seed + setting.seed)
-        options = Options(tok2attn_queries=self.plan.tok2attn_queries, forgiving=True)
+        options = Options(tok2attn_queries=self.plan.tok2attn_queries, on_error="record_builds")
         zs = self._zs
         key = reading_key(episode)
         shared = zs[2] if zs is not None and zs[:2] == (key, str(setting.reading[2:4])) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ from iclgd_lens.mediation.head_maps import (
 )
 from iclgd_lens.mediation.margins import LastToken, Margin, last_token, shared_prefix
 from iclgd_lens.mediation.patching import (
+    TOKENS_AT_ONCE,
     Patches,
     first_heads,
     patched_margins,
@@ -59,13 +61,11 @@ class Wanted:
         visibility: Whether one head alone is shown the demonstrations.
         curves: Whether sets of heads are put in.
         which: Heads whose effects are measured exactly; None for all.
-        tokens_at_once: Tokens of a pass at most.
     """
 
     visibility: bool
     curves: bool
     which: Sequence[tuple[int, int]] | None
-    tokens_at_once: int
 
 
 class Measuring:
@@ -76,11 +76,18 @@ class Measuring:
         episode: Demonstrations and queries, read at the last prompt token.
         frozen_readouts: What the network itself leaves.
         changed: What each hypothesis or control leaves, by label.
+        tokens_at_once: Tokens of a pass at most; of a differentiated one a quarter.
     """
 
     def __init__(
-        self, host: Host, episode: Episode, frozen_readouts: Frozen, changed: Mapping[str, Readout]
+        self,
+        host: Host,
+        episode: Episode,
+        frozen_readouts: Frozen,
+        changed: Mapping[str, Readout],
+        tokens_at_once: int = TOKENS_AT_ONCE,
     ) -> None:
+        self.tokens_at_once = tokens_at_once
         self.host, self.episode = host, episode
         self.own, self.changed = frozen_readouts, changed
         self.margin = Margin(host, episode)
@@ -94,13 +101,15 @@ class Measuring:
 
     # -- attribution and direct effects ----------------------------------------------------------
 
+    @cached_property
     def attributed(self) -> tuple[dict[str, dict[str, Array]], dict[str, Array]]:
         """Attribution and direct effects of all heads, and the label margins of ZS and ICL."""
         own = self.own
         change = own.icl.z - own.zs.z
         with frozen(self.host.model):
-            zs = gradients(self.host, self.margin, self.episode, self._alone)
-            icl = gradients(self.host, self.margin, self.episode, self._shown)
+            most = self.tokens_at_once // 4
+            zs = gradients(self.host, self.margin, self.episode, self._alone, most)
+            icl = gradients(self.host, self.margin, self.episode, self._shown, most)
             direct = self._direct(change, icl)
         found = {
             ICL: {
@@ -129,7 +138,7 @@ class Measuring:
 
     def measure(self, wanted: Wanted) -> DrawEffects:
         """Everything that is wanted of this draw."""
-        heads, margins = self.attributed()
+        heads, margins = self.attributed
         which = self._all() if wanted.which is None else list(wanted.which)
         exact = self._exact(which, wanted)
         for label, effects in exact.heads.items():
@@ -142,7 +151,7 @@ class Measuring:
             asked = self._every_other()
             ranked = heads[ICL].get(NECESSITY) if wanted.which is None else None
             ranked = heads[ICL][ESTIMATED[NECESSITY]] if ranked is None else ranked
-            curves = self._curves(ranked, sizes, asked, wanted)
+            curves = self._curves(ranked, sizes, asked)
         return DrawEffects(heads, margins, curves, sizes, asked, self.failures)
 
     def _every_other(self) -> tuple[int, ...]:
@@ -162,9 +171,9 @@ class Measuring:
         rows, columns = (list(part) for part in zip(*which, strict=True))
         with frozen(self.host.model), torch.no_grad():
             for query in range(n):
-                alone = self._margins(query, self._alone, mask, [self.own.icl], wanted)
+                alone = self._margins(query, self._alone, mask, [self.own.icl])
                 shown = self._margins(
-                    query, self._shown, mask, [self.own.zs, *self.changed.values()], wanted
+                    query, self._shown, mask, [self.own.zs, *self.changed.values()]
                 )
                 base_zs, base_icl = float(alone[0]), float(shown[0])
                 by_source = shown[1:].view(-1, len(which))
@@ -174,7 +183,7 @@ class Measuring:
                 for label, kept in zip(self.changed, by_source[1:], strict=True):
                     found.put(label, KEPT, query, rows, columns, kept - gone)
                 if wanted.visibility:
-                    self._see(found, query, which, rows, columns, wanted)
+                    self._see(found, query, which, rows, columns)
             for label, ft in self.changed.items():
                 found.margins[label] = _cpu(self._of_readout(ft))
         for effects in found.heads.values():
@@ -184,7 +193,7 @@ class Measuring:
 
     def _margins(
         self, query: int, prefix: Prefix | None, mask: Bool[Tensor, "patch layer head"],
-        sources: Sequence[Readout], wanted: Wanted,
+        sources: Sequence[Readout],
     ) -> Float[Tensor, " row"]:  # fmt: skip
         """The query as it is, then with each row's heads from each source."""
         at = self._at(query, prefix)
@@ -194,21 +203,21 @@ class Measuring:
         patches = Patches(
             torch.cat([none, *[mask] * len(sources)]), torch.cat([each[:1], each]), values
         )
-        return patched_margins(self.host, self.margin, at, patches, wanted.tokens_at_once)
+        return patched_margins(self.host, self.margin, at, patches, self.tokens_at_once)
 
     def _at(self, query: int, prefix: Prefix | None) -> LastToken:
         return last_token(self.host, prefix, self.episode, query)
 
     def _see(
         self, found: _Exact, query: int, which: list[tuple[int, int]], rows: list[int],
-        columns: list[int], wanted: Wanted,
+        columns: list[int],
     ) -> None:  # fmt: skip
         if self._shown is None or VISIBILITY in self.failures:
             return
         try:
             margins = visible_margins(
                 self.host, self.margin, self.episode, self._shown, query, which,
-                wanted.tokens_at_once,
+                self.tokens_at_once,
             )  # fmt: skip
         except HookError as error:
             self.failures[VISIBILITY] = str(error)
@@ -226,7 +235,7 @@ class Measuring:
         return torch.full_like(found, torch.nan) if long else found
 
     def _curves(
-        self, ranked: Array, sizes: tuple[int, ...], asked: Sequence[int], wanted: Wanted
+        self, ranked: Array, sizes: tuple[int, ...], asked: Sequence[int]
     ) -> dict[str, Array]:
         others = [query for query in range(len(ranked)) if query not in set(asked)]
         gold = np.array([self.episode.queries[query].gold for query in others])
@@ -236,7 +245,7 @@ class Measuring:
         found = {label: np.zeros((len(asked), len(sizes)), np.float32) for label in sources}
         with frozen(self.host.model), torch.no_grad():
             for row, query in enumerate(asked):
-                margins = self._margins(query, self._alone, mask, [*sources.values()], wanted)
+                margins = self._margins(query, self._alone, mask, [*sources.values()])
                 by_source = margins[1:].view(len(sources), len(sizes))
                 for label, value in zip(sources, by_source, strict=True):
                     found[label][row] = _cpu(value)

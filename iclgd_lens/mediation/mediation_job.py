@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from iclgd_lens.budget.budget import BudgetMode, with_budget, with_settings_of
+from iclgd_lens.building import Pair
 from iclgd_lens.comparing import as_draws, budget_mode, check_draws, provenance
+from iclgd_lens.controlled import controlled
 from iclgd_lens.controls import Control
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError, LensError
@@ -141,11 +143,11 @@ def mediate(
                 host, episode, rules, asked, seed + number, mode == "matched", search, said
             )
             job, changed = _read(plan)
-            measuring = Measuring(host, episode, job.frozen, changed)
+            measuring = Measuring(host, episode, job.frozen, changed, tokens_at_once)
             if not all_heads and which is None:
                 which = _verified(measuring, seed)
             said("heads: exact interventions")
-            wanted = Wanted(visibility, curves, which, tokens_at_once)
+            wanted = Wanted(visibility, curves, which)
             found.append(measuring.measure(wanted))
             parts.append(_part(job, number))
         named = _named(host, draws[0], seed, tell) if name_heads else {}
@@ -205,47 +207,40 @@ def _read(plan: _Draw) -> tuple[Job, dict[str, Readout]]:
     """Read the model itself, then every hypothesis and control; score them on the way."""
     contrasted = any(control.name == "shuffled" for control in plan.controls["rule"])
     wrong = shuffled_labels(plan.episode, plan.seed) if contrasted else None
-    options = Options(tok2attn_queries=0)
+    options = Options(tok2attn_queries=0, on_error="record_theirs")
     job = Job(plan.host, plan.episode, options, wrong=wrong, tell=plan.tell)
     job.measure_settings()
     changed: dict[str, Readout] = {}
-    for label, right, other in _built(plan, job):
+
+    def read(label: str, right: Intervention | None, wrong: Intervention | None) -> None:
         if right is None:
-            job.values[label] = job.undefined()
-            continue
+            job.measure(label, None)
+            return
         plan.tell(f"{label}: each query alone")
         readout = job.reader.ftzs(right)
-        job.measure(label, right, other, readout=readout)
+        job.measure(label, right, wrong, readout=readout)
         if readout.is_finite:
             changed[label] = readout
-    return job, changed
 
-
-def _built(plan: _Draw, job: Job) -> Iterator[tuple[str, Intervention | None, Intervention | None]]:
-    """Interventions by label: each hypothesis, then its controls; then controls of their own."""
-    builder, seed = job.builder, plan.seed
     for rule in plan.rules.values():
         plan.tell(f"{rule.name}: building the update")
-        own = with_budget(rule, plan.host, plan.episode, **plan.search) if plan.matched else rule
-        right, wrong = builder.pair(own)
-        yield rule.name, right, wrong
+        pair: Pair = (None, None)
+        with job.going_on(rule.name):
+            if plan.matched:
+                rule = with_budget(rule, plan.host, plan.episode, **plan.search)
+            pair = job.builder.pair(rule)
+            read(rule.name, *pair)
         for control in plan.controls["rule"]:
             label = str(Subject(rule.name, control.name))
-            made: Intervention | None = None
-            if control.acts_on == "update" and right is not None:
-                try:
-                    made = resolve(control.function)(right, seed)
-                except ControlError as error:
-                    builder.failures[label] = str(error)
-            elif control.name == "shuffled" and job.wrong is not None:
-                made = wrong
-            elif control.acts_on == "demonstrations":
-                other = resolve(control.function)(plan.host, plan.episode, seed)
-                made = builder.build(own, other, label)
-            yield label, made, None
+            with job.going_on(label):
+                made = controlled(job.builder, control, rule, pair, seed=plan.seed, tell=plan.tell)
+                if made is not None:
+                    read(label, *made)
     for control in plan.controls["alone"]:
-        rule = Rule(control.name, Hypothesis(control.name, resolve(control.function)))
-        yield control.name, builder.build(rule, plan.episode, control.name), None
+        with job.going_on(control.name):
+            rule = Rule(control.name, Hypothesis(control.name, resolve(control.function)))
+            read(control.name, job.builder.build(rule, plan.episode, control.name), None)
+    return job, changed
 
 
 def _part(job: Job, draw: int) -> Part:
@@ -262,7 +257,7 @@ def _part(job: Job, draw: int) -> Part:
 
 
 def _verified(measuring: Measuring, seed: int) -> tuple[tuple[int, int], ...]:
-    found, _ = measuring.attributed()
+    found, _ = measuring.attributed
     return _chosen(found[ICL][ESTIMATED[NECESSITY]].astype(np.float64), seed)
 
 

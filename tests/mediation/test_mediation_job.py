@@ -21,6 +21,8 @@ from iclgd_lens.host.crafted import crafted_model
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.partial_oracle import partial_oracle
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.measures.readings import Frozen
+from iclgd_lens.mediation.effects import Measuring, Wanted
 from iclgd_lens.mediation.head_maps import ESTIMATED, ranking_of, ratio_map, share_of_means
 from iclgd_lens.mediation.mediation_result import Mediation
 from iclgd_lens.readout.reader import Reader
@@ -397,6 +399,32 @@ def test_where_not_all_heads_are_exact_attribution_is_left_and_said_so() -> None
     assert {tuple(at) for at in np.argwhere(exact)} == set(result.exact or ())
     assert np.isfinite(result.map(ESTIMATED["necessity"]).value).all()
     assert result.curve().value[-1] == pytest.approx(1, abs=1e-3)
+
+
+def test_no_pass_holds_more_tokens_than_asked_and_a_differentiated_one_a_quarter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = checks.host(checks.kinds()[0], "llama")
+    sizes: dict[bool, set[int]] = {True: set(), False: set()}
+    run = type(host).run
+
+    def counting(self: Host, tokens: Tensor, prefix: Any = None, *rest: Any, **named: Any) -> Any:
+        shared = 0 if prefix is None else prefix.length
+        if len(tokens) > 1:  # one row always runs
+            sizes[torch.is_grad_enabled()].add(tokens.shape[0] * (shared + tokens.shape[1]))
+        return run(self, tokens, prefix, *rest, **named)
+
+    shown = episode()
+    readouts = Reader(host, shown)
+    frozen_readouts = Frozen.read(host, shown, readouts.zs(), readouts.icl(), None)
+    monkeypatch.setattr(type(host), "run", counting)
+    most = 4 * (len(shown.demonstrations.prompt()) + 12)
+    Measuring(host, shown, frozen_readouts, {}, most).measure(Wanted(True, True, None))
+    assert 1 < max(sizes[False]) <= most
+    assert not sizes[True] or max(sizes[True]) <= most // 4
+    sizes[True].clear()
+    assert Measuring(host, shown, frozen_readouts, {}, 16 * most).attributed
+    assert most // 4 < max(sizes[True]) <= 4 * most
 
 
 # -- what is refused, what is untouched ------------------------------------------------------------
