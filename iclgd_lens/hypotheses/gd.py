@@ -33,7 +33,11 @@ def gd_step(
     host: Host, delta: Mapping[str, Tensor], sequence: TrainingSequence, learn: Learn
 ) -> Tensor:
     """Run one sequence and hand on every weight's gradient of the model's own loss."""
-    residual = host.run(sequence.rows(host)).residual
+    rows, targets = sequence.places
+    at: Tensor | None = None
+    if rows == list(range(len(rows))):  # one target a row: only the token before it is read
+        at = host.tensor(targets)[0] - 1
+    residual = host.run(sequence.rows(host), at=at).residual
     loss = sequence_loss(host, residual, sequence)
     backward(loss, delta, learn)
     return loss.detach()

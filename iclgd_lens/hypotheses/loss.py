@@ -23,11 +23,13 @@ def sequence_loss(
 
     The residual may be any block's, or several blocks' together: final norm and unembedding are
     shared (the logit lens). Computed in fp32 whatever the model's dtype. Only predicting positions
-    are unembedded.
+    are unembedded. Where each row has one target, the residual may hold the token before it alone.
     """
     host.unembedded += len(residual)
     wanted = sequence.wanted  # of every row, once for each block whose residual is given
-    if sequence.others:
+    if residual.shape[1] == 1:
+        predicting = residual
+    elif sequence.others:
         rows, places = sequence.places
         by_block = residual.unflatten(0, (-1, len(sequence.counts)))
         predicting = by_block[:, rows, [place - 1 for place in places]]
