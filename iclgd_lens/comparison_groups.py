@@ -48,8 +48,8 @@ REALISATIONS = 20
 """Of random controls where there is one draw alone, so that they have a spread of their own."""
 
 _REALISATIONS_APART = 2_000_029
-"""Offset between the seeds of a draw's realisations: none shares a seed with another's, nor with its
-wrong labels."""
+"""Offset between the seeds of a draw's realisations: none shares a seed with another's, or with
+its wrong labels."""
 Chosen = list[tuple[Mapping[str, Any], Mapping[str, Any]]]
 """Each rule's settings and facts on one draw."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
+from iclgd_lens.host.checkpoint import ModelWarning
 from iclgd_lens.host.families import family_of
 from iclgd_lens.host.guard import laid_out
 from iclgd_lens.host.hooks import receiver
 from iclgd_lens.host.probe import check_model
 
+_GAINLESS = ("LNPre", "RMSPre")
 _SWITCHES = {
     "use_attn_in": "set_use_attn_in(False)",
     "use_split_qkv_input": "set_use_split_qkv_input(False)",
@@ -298,13 +301,22 @@ def _attribute(module: Any, kind: str) -> Any:
 
 def _refuse(cfg: Any) -> None:
     """Raise `UnsupportedModelError` for what the configuration alone rules out."""
-    if cfg.normalization_type in ("LNPre", "RMSPre"):
+    norm, pretrained = cfg.normalization_type, getattr(cfg, "original_architecture", None)
+    if norm in _GAINLESS and pretrained is not None:
         raise UnsupportedModelError(
-            "This model's LayerNorm is folded into its weights, so gradient descent on it is a "
-            "different gradient descent. Load it with HookedTransformer."
+            f"The norms of this {pretrained} are folded into its weights ({norm}), so gradient "
+            "descent on it is a different gradient descent. Load it with HookedTransformer."
             "from_pretrained_no_processing(...), or with iclgd_lens.load_model(...)."
         )
-    if cfg.normalization_type not in ("LN", "RMS", None):
+    if norm in _GAINLESS:
+        warnings.warn(
+            f"This model's norms have no gain ({norm}). If it was trained so, all is well; if "
+            "they were folded into its weights afterwards (process_weights_), gradient descent "
+            "on it is not that of the model as it was trained.",
+            ModelWarning,
+            stacklevel=5,
+        )
+    elif norm not in ("LN", "RMS", None):
         raise UnsupportedModelError(f"Normalisation {cfg.normalization_type!r} is not served.")
     if getattr(cfg, "attention_dir", "causal") != "causal":
         raise UnsupportedModelError(
@@ -332,5 +344,5 @@ def _refuse(cfg: Any) -> None:
 
 def _gained(norm: Any, dtype: torch.dtype, value: Tensor) -> Tensor:
     """What a norm makes of its normalised input."""
-    value = value.to(dtype) * norm.w
+    value = value.to(dtype) * getattr(norm, "w", 1)
     return value + norm.b if hasattr(norm, "b") else value

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iclgd_lens.display_names import label as shown_label
-from iclgd_lens.mediation.head_maps import ICL, KEPT, NECESSITY, unit_of
+from iclgd_lens.mediation.head_maps import ICL, KEPT, NECESSITY, SIGNIFICANT, unit_of
 from iclgd_lens.subjects import Subject
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-SIGNIFICANT = 0.05
 _UNITS = {"substitution": "share of necessity"}
 
 
@@ -60,12 +59,12 @@ class ShownMediation:
     def _work(self) -> Iterator[str]:
         """Which heads in-context learning needs."""
         needed = self._own.map(NECESSITY)
-        sure = needed.p <= SIGNIFICANT
+        necessary, hindering = needed.above, needed.below
         size, units = needed.value.size, unit_of(len(self._own.draws))
         yield (
-            f"{int((sure & (needed.value > 0)).sum())} of {size} heads are necessary and "
-            f"{int((sure & (needed.value < 0)).sum())} hinder (corrected p <= {SIGNIFICANT} over "
-            f"{units})."
+            f"{int(necessary.sum())} of {size} heads are necessary and {int(hindering.sum())} "
+            f"hinder (corrected p <= {SIGNIFICANT} over {units}, and an interval that leaves out "
+            "zero)."
         )
         if np.isfinite(needed.value).any():
             layer, head = divmod(int(np.nanargmax(needed.value)), needed.value.shape[1])
@@ -98,8 +97,7 @@ class ShownMediation:
         """What is kept of the summed effects of necessary heads; None where there are none."""
         needed = self._own.map(NECESSITY)
         kept = self._own.map(KEPT, label).value
-        with np.errstate(invalid="ignore"):
-            necessary = np.isfinite(kept) & (needed.p <= SIGNIFICANT) & (needed.value > 0)
+        necessary = np.isfinite(kept) & needed.above
         if not necessary.any():
             return None
         return float(kept[necessary].sum() / needed.value[necessary].sum())
@@ -114,13 +112,11 @@ class ShownMediation:
         """What `figures.head_maps` takes to draw an effect."""
         found = self._own.map(effect, label)
         unit = _UNITS.get(effect, "nats of label margin")
-        with np.errstate(invalid="ignore"):
-            marks = found.p <= SIGNIFICANT
         known = np.abs(found.value[np.isfinite(found.value)])
         return {
             "panels": {"": found.value}, "score": unit,
             "title": f"{effect.replace('_', ' by ')} of each head, {shown_label(label)}",
-            "intervals": {"": (found.low, found.high)}, "shown": marks,
+            "intervals": {"": (found.low, found.high)}, "shown": found.above | found.below,
             # A share of a small effect may be huge: the scale ends where a substitute does twice
             # the work.
             "reach": min(2.0, float(known.max())) if effect in _UNITS and known.size else None,

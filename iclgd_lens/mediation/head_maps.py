@@ -139,6 +139,8 @@ def ranking_of(effects: ArrayLike, gold: NDArray[np.int64]) -> list[int]:
     return np.argsort(-means, kind="stable").tolist()
 
 
+SIGNIFICANT = 0.05
+"""Corrected p-values up to which an effect counts as shown."""
 FEWEST_DRAWS = 6
 """Draws from which sign flips over draws can give .05."""
 OVER_DRAWS, OVER_QUERIES = "draws and queries", "queries of these demonstrations"
@@ -163,6 +165,21 @@ class HeadMap:
     p: Floats
     n: NDArray[np.int64]
     undefined: NDArray[np.int64]
+
+    @property
+    def above(self) -> NDArray[np.bool_]:
+        """Where it is shown to be more than zero: by its corrected p, and by its interval.
+
+        The two need not agree: with few draws p is over queries, the interval over draws.
+        """
+        with np.errstate(invalid="ignore"):
+            return (self.p <= SIGNIFICANT) & (self.low > 0)
+
+    @property
+    def below(self) -> NDArray[np.bool_]:
+        """Where it is shown to be less than zero."""
+        with np.errstate(invalid="ignore"):
+            return (self.p <= SIGNIFICANT) & (self.high < 0)
 
 
 def unit_of(draws: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from iclgd_lens.collapse import ResidualReader
@@ -14,12 +15,13 @@ from iclgd_lens.errors import ComparisonError
 from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.job import reading_key
+from iclgd_lens.protocol import DEFAULT, Protocol
 from iclgd_lens.readout.reader import Reader, Readout
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.rules import HypothesisLike, Progress, silent
 from iclgd_lens.sweeps.factors import Factor, get_factor
 from iclgd_lens.sweeps.sweep_result import Point, Sweep
-from iclgd_lens.tasks import Data
+from iclgd_lens.tasks import Data, Task
 from iclgd_lens.validation import checks_types
 
 CONTROLS = ("random", "shuffled")
@@ -38,7 +40,7 @@ class _Asked:
 @checks_types(ComparisonError)
 def sweep(
     model: Any,
-    task: str | Episode | Sequence[Episode],
+    task: str | Path | Task | Episode | Sequence[Episode],
     factor: str,
     values: Sequence[Any] | None = None,
     *,
@@ -51,7 +53,8 @@ def sweep(
     draws: int = 2,
     seed: int = 0,
     data: Data = None,
-    auxiliary: Sequence[str] = (),
+    protocol: Protocol | str = DEFAULT,
+    auxiliary: Sequence[str | Path | Task] = (),
     load: Callable[[str], Any] | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -60,8 +63,8 @@ def sweep(
 
     Args:
         model: A model or its host; of the factor "model", a sequence of names for `load`.
-        task: A task, or episodes; those of the factors "shots" and "model" are drawn, so they take
-            a task.
+        task: A task's name, its YAML file or a `Task`; or episodes. Those of the factors "shots"
+            and "model" are drawn, so they take a task.
         factor: A name of `FACTORS`.
         values: Its values; None for the usual ones.
         hypotheses: Registered names. A factor of the rule is a setting that each of them takes.
@@ -73,6 +76,7 @@ def sweep(
         draws: Draws of demonstrations.
         seed: Of the first draw and of controls.
         data: Where rows come from.
+        protocol: How a task's rows are written and read; see `load_episodes`.
         auxiliary: Other tasks, for hypotheses that read their demonstrations.
         load: Loads a model by name, for the factor "model".
         progress: Called with a short text at each stage.
@@ -101,13 +105,13 @@ def sweep(
     )  # fmt: skip
 
     def episodes(host: Any, count: int) -> Sequence[Episode]:
-        if isinstance(task, str):
+        if isinstance(task, (str, Path, Task)):
             return load_episodes(
                 task, host, draws=draws, seed=seed, shots=count, queries=queries, data=data,
-                auxiliary=auxiliary,
+                protocol=protocol, auxiliary=auxiliary,
             )  # fmt: skip
         if chosen.kind in ("draw", "model"):
-            raise ComparisonError(f"{factor} draws demonstrations anew: give a task, no episode.")
+            raise ComparisonError(f"{factor} draws demonstrations anew: give a task, no episodes.")
         return as_draws(task)
 
     if chosen.kind == "rule":

@@ -12,6 +12,8 @@ import transformers
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.host.bridge import BridgeHost
+from iclgd_lens.host.checkpoint import ModelWarning
+from iclgd_lens.hypotheses.gd import gd
 from tests import checks, families
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
@@ -97,7 +99,31 @@ def test_encoders_are_refused_by_name(name: str) -> None:
 def test_a_folded_hooked_transformer_is_refused(family: str) -> None:
     model = checks.fresh("hooked", family)
     model.process_weights_()
-    refused(model, r"LayerNorm is folded into .*from_pretrained_no_processing")
+    refused(model, r"norms of this .* are folded into .*from_pretrained_no_processing")
+
+
+@needs_hooked
+@pytest.mark.parametrize("norm", ["LNPre", "RMSPre"])
+def test_a_model_built_without_gains_is_measured_with_a_warning(norm: str) -> None:
+    """Toy models are often built and trained so; nothing was folded."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    config = HookedTransformerConfig(
+        n_layers=2, d_model=32, n_ctx=64, d_head=8, n_heads=4, d_mlp=48, act_fn="gelu",
+        d_vocab=families.VOCAB_SIZE, normalization_type=norm, seed=0,
+    )  # fmt: skip
+    model = HookedTransformer(config)
+    with pytest.warns(ModelWarning, match=f"norms have no gain .{norm}"):
+        host = Host(model)
+    shown = checks.episode(shots=1, queries=1)
+    delta = gd(host, shown, lr=0.1, loss_on="all")
+    (sequence,) = shown.demonstrations.sequences("all")
+    loss = checks.mean_loss(model, sequence.tokens, sequence.targets)
+    for name in (each for each in delta if ".W_" in each):  # the softmax takes b_K from scores
+        value = delta[name]
+        (gradient,) = torch.autograd.grad(loss, checks.real(model, name), retain_graph=True)
+        along = torch.cosine_similarity(value.flatten(), -gradient.flatten(), dim=0)
+        assert along > 1 - 1e-5, name
 
 
 @needs_hooked

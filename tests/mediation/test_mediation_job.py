@@ -338,11 +338,11 @@ def test_what_is_said_follows_the_gate(closed: bool, monkeypatch: pytest.MonkeyP
     result = mediated(checks.kinds()[0])
     gate = result.comparison.gate()
     monkeypatch.setattr(type(gate), "learns", property(lambda self: not closed))
-    value = np.array([[3.0, -2.0, 1.0, 0.5]])
-    p = np.array([[0.01, 0.01, 0.2, np.nan]])
+    value = np.array([[3.0, -2.0, 1.0, 0.5, 0.6]])  # the last one's interval holds zero
+    p = np.array([[0.01, 0.01, 0.2, np.nan, 0.01]])
     found = result.map("necessity")
-    fake = type(found)(value, value - 1, value + 1, p, found.n[:1], found.undefined[:1])
-    kept = type(found)(value / 2, value, value, p, found.n[:1], found.undefined[:1])
+    fake = type(found)(value, value - 1, value + 1, p, np.ones((1, 5), int), np.zeros((1, 5), int))
+    kept = type(found)(value / 2, value, value, p, np.ones((1, 5), int), np.zeros((1, 5), int))
     maps = {"necessity": fake, "kept": kept}
     monkeypatch.setattr(type(result), "map", lambda self, effect, label="ICL": maps[effect])
     said = display.ShownMediation.sentence(result)
@@ -350,7 +350,7 @@ def test_what_is_said_follows_the_gate(closed: bool, monkeypatch: pytest.MonkeyP
         assert "necessary" not in said.split("verified")[0]
         assert "not called in-context learning" in said
     else:
-        assert "1 of 4 heads are necessary and 1 hinder" in said
+        assert "1 of 5 heads are necessary and 1 hinder" in said
         assert "over queries of these demonstrations" in said
         assert "keeps 50% of the sum of their effects (LCGD" in said
 

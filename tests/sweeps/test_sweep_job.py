@@ -382,6 +382,12 @@ def test_shots_and_models_are_comparisons_of_their_own() -> None:
     assert [
         point.comparison.provenance["episode"]["shots"] for point in found.points
     ] == [2, 4]  # fmt: skip
+    protocol = lens.DEFAULT.replace(separator=lens.EOS)
+    (point,) = lens.sweep(
+        model, get_task("sst2"), "shots", [2], draws=1, protocol=protocol, **options, **SMALL
+    ).points  # fmt: skip
+    assert point.comparison.provenance["episode"]["shots"] == 2
+    assert point.comparison.provenance["protocol"]["separator"] == lens.EOS
     loaded: list[str] = []
 
     def load(name: str) -> Any:
