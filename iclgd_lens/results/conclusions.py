@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iclgd_lens.controls import CONTROLS, Control
+from iclgd_lens.phrases import count, number
 from iclgd_lens.results.head_maps import head_map
 from iclgd_lens.results.other_queries import over_queries, told_of_queries
 from iclgd_lens.results.parts import Floats, Part, Parts
@@ -96,20 +97,14 @@ class Conclusions:
 
     def behaviour(self) -> list[Behaviour]:
         """What each hypothesis does to the answers."""
-        zs, icl = self._label_scores("ZS"), self._label_scores("ICL")
-        if zs is None or icl is None:
-            return []
-        found: list[Behaviour] = []
-        for label in self.parts.hypotheses:
-            changed = self._label_scores(label)
-            if changed is not None:
-                found.append(
-                    behaves(
-                        label, changed, zs, icl, self._gold(), confidence=1 - ALPHA,
-                        seed=self.seed,
-                    )
-                )  # fmt: skip
-        return found
+        found = (self._behaves(label) for label in self.parts.hypotheses)
+        return [each for each in found if each is not None]
+
+    def _behaves(self, label: str) -> Behaviour | None:
+        zs, icl, changed = (self._label_scores(name) for name in ("ZS", "ICL", label))
+        if zs is None or icl is None or changed is None:
+            return None
+        return behaves(label, changed, zs, icl, self._gold(), confidence=1 - ALPHA, seed=self.seed)
 
     def described(self, label: str) -> list[Mapping[str, Any]]:
         """What is known of a rule in each draw: settings, budget, cost, kind."""
@@ -127,9 +122,17 @@ class Conclusions:
         better = sum(bool(budget.get("improves")) for budget in budgets)
         if 2 * better > len(budgets):
             return None
+        told = (
+            f"{label} has not learned: on left-out demonstrations its best budget improves on the "
+            f"unchanged model in {better} of {count(len(budgets), 'draw')}"
+        )
+        found = self._behaves(label)
+        if found is None or found.classifies_better != "yes":
+            return told
+        auc = found.auc
         return (
-            f"{label} has not learned: its best budget improves on the unchanged model in {better} "
-            f"of {len(budgets)} draw{'s' if len(budgets) > 1 else ''}"
+            f"{told}. Yet it classifies the queries better than ZS (AUC {number(auc[label])}, ZS "
+            f"{number(auc['ZS'])}): left-out demonstrations were too few to judge it"
         )
 
     # -- verdicts --------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ Floats = NDArray[np.float64]
 DECIDES = "AUC"
 SOLVED = 0.99
 """AUC of ZS from which there is nothing left to learn."""
+SMALL_GAIN = 0.05
+"""Gain of AUC below which demonstrations add next to nothing."""
 UNCHANGED = 1e-4
 """Nats by which label scores may differ where an update is said to do nothing."""
 NEARER = 0.05
@@ -172,8 +174,10 @@ class Gate:
         if change.below:
             return f"Demonstrations make the answers worse: {self._of(_LEARNS)}."
         if self.settings[_ZS][DECIDES].value >= SOLVED:
-            return f"ZS solves the task already, there is nothing to learn: {self._of(_LEARNS)}."
-        return f"No in-context learning is shown: {self._of(_LEARNS)}."
+            return f"ZS answers these queries already, so no gain can show: {self._of(_LEARNS)}."
+        if change.high < SMALL_GAIN:
+            return f"There is next to no in-context learning: {self._of(_LEARNS)}."
+        return f"No in-context learning is shown, nor ruled out: {self._of(_LEARNS)}."
 
     @property
     def _about_labels(self) -> str:

@@ -74,7 +74,7 @@ def test_the_other_way_round_is_said() -> None:
 def test_what_zs_solves_leaves_nothing_to_learn() -> None:
     zs, icl, _ = settings(30.0, 30.0, 0.0)
     gate = Gate.of(zs, icl, GOLD, resamples=200)
-    assert str(gate.reason).startswith("ZS solves the task already")
+    assert str(gate.reason).startswith("ZS answers these queries already")
 
 
 @pytest.mark.parametrize("draws", [1, 5])
@@ -210,3 +210,17 @@ def test_what_is_shown_is_what_is_measured() -> None:
     )
     assert found.kl_removed == pytest.approx(1.0)
     assert "queries of one draw" in found.sentence
+
+
+def test_a_gain_that_is_not_shown_is_ruled_out_only_where_it_is() -> None:
+    zs, icl, _ = settings(0.5, 0.5, 0.0, draws=2)
+    assert str(Gate.of(zs, icl, GOLD, resamples=200).reason).startswith(
+        "No in-context learning is shown, nor ruled out"
+    )
+    gold = np.arange(200) % 2
+    generator = np.random.default_rng(0)
+    zs = generator.normal(size=(200, 2)) + 3 * np.eye(2)[gold]
+    same = zs + 1e-3 * generator.normal(size=(9, 200, 2))
+    assert str(Gate.of(zs, same, gold, resamples=200).reason).startswith(
+        "There is next to no in-context learning"
+    )
