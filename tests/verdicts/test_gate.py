@@ -219,7 +219,7 @@ def test_a_gain_that_is_not_shown_is_ruled_out_only_where_it_is() -> None:
     )
     gold = np.arange(200) % 2
     generator = np.random.default_rng(0)
-    zs = generator.normal(size=(200, 2)) + 3 * np.eye(2)[gold]
+    zs = generator.normal(size=(200, 2)) + 1.5 * np.eye(2)[gold]
     same = zs + 1e-3 * generator.normal(size=(9, 200, 2))
     assert str(Gate.of(zs, same, gold, resamples=200).reason).startswith(
         "There is next to no in-context learning"
