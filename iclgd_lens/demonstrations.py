@@ -161,6 +161,14 @@ class Demonstrations:
             start += len(example.tokens) + len(self.separator)
         return tuple(positions)
 
+    def prompt_parts(self) -> tuple[str, ...]:
+        """What each token of `prompt()` is: "bos", "content", "label" or "separator"."""
+        parts = ["bos"] * len(self._head)
+        for example in self.examples:
+            parts += ["content"] * len(example.content) + ["label"] * len(example.label)
+            parts += ["separator"] * len(self.separator)
+        return tuple(parts)
+
     def check_vocabulary(self, host: Host) -> None:
         """Raise `EpisodeError` if a token of the prompt is not one of `host`'s."""
         check_vocabulary(host, self.prompt())

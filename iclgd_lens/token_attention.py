@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,8 +26,9 @@ def readout_attention(
     interventions: Mapping[str, Intervention] | None = None,
     *,
     query: int = 0,
+    by_head: bool = False,
 ) -> pd.DataFrame:
-    """Return the attention of one query's readout token over tokens, mean over layers and heads.
+    """Return the attention of one query's readout token over tokens.
 
     Args:
         model: A HookedTransformer, TransformerBridge or host; it is not changed.
@@ -34,11 +36,13 @@ def readout_attention(
         interventions: What is read beside ZS and ICL, by the name that the table has for it:
             updates, for example.
         query: Which of the episode's queries.
+        by_head: Every head's attention in place of the mean over layers and heads.
 
     Returns:
-        One line a setting and token that it sees: columns setting ("ZS", "ICL", or a name),
-        position (of the token in the prompt with demonstrations), token (its text), weight.
-        `figures.attention` draws it.
+        One line per setting and token that it sees: columns setting ("ZS", "ICL", or a name),
+        position (of the token in the prompt with demonstrations), token (its text), part ("bos",
+        "content", "label" or "separator" of the demonstrations, or "query"), weight; with `by_head`
+        also layer and head. `figures.attention` draws the mean.
 
     Raises:
         EpisodeError: The episode has no such query.
@@ -57,22 +61,27 @@ def readout_attention(
     settings += [(name, alone, each) for name, each in (interventions or {}).items()]
     whole = (*prompt, *own)
     text = [_text(host, token) for token in whole]
-    lines: list[dict[str, Any]] = []
+    parts = [*episode.demonstrations.prompt_parts(), *["query"] * len(own)]
+    frames: list[pd.DataFrame] = []
     with frozen(host.model), torch.no_grad():
         for name, tokens, change in settings:
             prefix = change.prefix(host)
             if prefix is not None and bos is not None:
                 tokens = tokens[1:]  # a prefix begins with it
-            weights = _pattern(host, tokens, len(own), query, prefix, change)
-            lines += [
-                {"setting": name, "position": at, "token": text[at], "weight": float(weight)}
-                for at, weight in zip(
-                    _positions(len(tokens), len(weights), len(prompt), len(own)),
-                    weights, strict=True,
-                )
-                if at is not None
-            ]  # fmt: skip
-    return pd.DataFrame(lines, columns=["setting", "position", "token", "weight"])
+            weights = _pattern(host, tokens, query, prefix, change)
+            seen = _positions(len(tokens), weights.shape[-1], len(prompt), len(own))
+            here = [key for key, at in enumerate(seen) if at is not None]
+            at = [place for place in seen if place is not None]
+            weights = (weights if by_head else weights.mean((0, 1), keepdim=True))[..., here]
+            layer, head, key = np.indices(weights.shape).reshape(3, -1)
+            columns: dict[str, Any] = {"layer": layer, "head": head} if by_head else {}
+            columns |= {
+                "position": np.take(at, key), "token": np.take([text[each] for each in at], key),
+                "part": np.take([parts[each] for each in at], key),
+                "weight": weights.flatten().double().cpu().numpy(),
+            }  # fmt: skip
+            frames.append(pd.DataFrame({"setting": name, **columns}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _positions(tokens: int, keys: int, prompt: int, own: int) -> list[int | None]:
@@ -89,10 +98,9 @@ def _positions(tokens: int, keys: int, prompt: int, own: int) -> list[int | None
 
 
 def _pattern(
-    host: Host, tokens: tuple[int, ...], own: int, query: int, prefix: Prefix | None,
-    change: Intervention,
-) -> Float[Tensor, " key"]:  # fmt: skip
-    """Attention of the last token, mean over layers and heads."""
+    host: Host, tokens: tuple[int, ...], query: int, prefix: Prefix | None, change: Intervention
+) -> Float[Tensor, "layer head key"]:
+    """Attention of the last token."""
     rows = host.tensor(tokens)
     place = torch.tensor([len(tokens) - 1], device=host.device)
     batch = Batch(
@@ -106,13 +114,13 @@ def _pattern(
     with host.hooked(hooks_of(change, host, batch), forced=False), host.hooked(hooks):
         host.run(rows, prefix, at=-1)
     # Layers whose window is shorter hand on fewer keys: the last ones.
-    longest = max(len(each) for each in found)
-    padded = [torch.nn.functional.pad(each, (longest - len(each), 0)) for each in found]
-    return torch.stack(padded).mean(0)
+    longest = max(each.shape[-1] for each in found)
+    padded = [torch.nn.functional.pad(each, (longest - each.shape[-1], 0)) for each in found]
+    return torch.stack(padded)
 
 
 def _keep(found: list[Tensor], pattern: Tensor, hook: Any) -> None:
-    found.append(pattern[0, :, -1].float().mean(0))
+    found.append(pattern[0, :, -1].float())
 
 
 def _text(host: Host, token: int) -> str:

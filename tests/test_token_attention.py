@@ -59,6 +59,27 @@ def test_each_setting_adds_up_to_one_and_stands_at_its_place(case: tuple[Any, An
     assert abs(by["gd"] - by["ZS"]).max() > 1e-4
 
 
+def test_heads_average_to_the_whole_and_parts_are_the_prompts(case: tuple[Any, Any]) -> None:
+    model, episode = case
+    built = {"gd": get_hypothesis("gd").build(model, episode, lr=0.1)}
+    whole = lens.readout_attention(model, episode, built, query=2)
+    heads = lens.readout_attention(model, episode, built, query=2, by_head=True)
+    host = as_host(model)
+    assert len(heads) == host.n_layers * host.n_heads * len(whole)
+    means = heads.groupby(["setting", "position"], sort=False)["weight"].mean()
+    assert means.to_numpy() == pytest.approx(whole["weight"].to_numpy(), abs=1e-6)
+    sums = heads.groupby(["setting", "layer", "head"])["weight"].sum()
+    assert sums.to_numpy() == pytest.approx(1, abs=1e-5)
+    icl = whole[whole["setting"] == "ICL"]
+    shown = episode.demonstrations
+    assert icl[icl["part"] == "label"]["token"].tolist() == [
+        host.tokenizer.decode([token]) for example in shown.examples for token in example.label
+    ]
+    assert (icl["part"] == "query").sum() == len(episode.readout_tokens(episode.queries[2]))
+    assert (icl["part"] == "bos").sum() == int(shown.bos is not None)
+    assert (icl["part"] == "separator").sum() == len(shown) * len(shown.separator)
+
+
 def test_a_query_that_is_not_there_is_named(case: tuple[Any, Any]) -> None:
     with pytest.raises(lens.LensError, match="no query 3"):
         lens.readout_attention(*case, query=3)
