@@ -1,12 +1,12 @@
 """Plotly figures from arrays and tidy tables: one builder for results, report and demo.
 
     places     by layer and head: heat maps with marks for what survives correction, layer profiles
-    paths      along training and learning rate: trajectory, score and accuracy against the rate
+    paths      along training, the learning rate or a factor: scores, accuracy, controls
     evidence   against controls: means, paired differences, a control's draws with what was observed
     causal     curves of sets of heads, an update's effects beside those of ICL
-    along      scores with their controls along a factor
     behaviour  accuracy and AUC, norms of changes, attention of the readout token over tokens
     static     SVG, PNG and PDF files through kaleido (the extra `figures`)
+    style      what all figures share: colours, marks, axes, and how a builder makes a figure
 
 A builder takes arrays or a data frame and returns a `plotly.graph_objects.Figure`; its `.spec`
 returns the same as plain values, without loading Plotly. Builders know nothing of models and change

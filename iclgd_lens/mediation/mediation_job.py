@@ -80,7 +80,7 @@ def mediate(
     """Measure which heads do in-context learning's work, and whether an update does it there.
 
     Effects are on the label margin, the gold label's logit minus the mean of the others', in nats,
-    at the last token of a query's content: see `mediation.effects.MEANINGS`. The model is never
+    at the last token of a query's content: see `mediation.head_maps.MEANINGS`. The model is never
     changed.
 
     Cost, beside reading ZS, ICL and each hypothesis: L x H last-token passes a query for each of
