@@ -139,8 +139,6 @@ class Plan(Part):
     @field_validator("lr", mode="before")
     @classmethod
     def _rate(cls, value: Any) -> Any:
-        if value == "demonstrations":  # what the choice was called before it chose more than rates
-            return MATCHED
         if isinstance(value, str) and value not in (PUBLISHED, MATCHED):
             try:
                 return float(value)  # YAML 1.1 reads 5e-4 as text

@@ -179,9 +179,8 @@ def calibrated(gate: Gate) -> str:
 
 def trajectory(comparison: Comparison) -> pd.DataFrame | None:
     """Scores along the training, where this comparison has any."""
-    read = getattr(comparison, "trajectory", None)
-    frame: pd.DataFrame | None = None if read is None else read((*ALONG, "KL_removed"))
-    return None if frame is None or frame.empty else frame
+    frame = comparison.trajectory((*ALONG, "KL_removed"))
+    return None if frame.empty else frame
 
 
 def trajectory_lines(comparison: Comparison) -> list[str]:

@@ -28,7 +28,6 @@ from iclgd_lens.figures.paths import rate_curve as rate_curve
 from iclgd_lens.figures.paths import trajectory as trajectory
 from iclgd_lens.figures.places import head_maps as head_maps
 from iclgd_lens.figures.places import heatmap as heatmap
-from iclgd_lens.figures.places import heatmap_traces as heatmap_traces
 from iclgd_lens.figures.places import layer_profiles as layer_profiles
 from iclgd_lens.figures.static import write_static as write_static
 from iclgd_lens.figures.style import COLOURS as COLOURS

@@ -222,41 +222,6 @@ def _stepwise(
     return np.where(known, found, np.nan)
 
 
-@dataclass(frozen=True)
-class McNemar:
-    """Two classifiers on the same queries: where only one of them is right."""
-
-    only_first: int
-    only_second: int
-    p: float
-    """Exact, two-sided: 1 where they are never told apart."""
-    undefined: int
-    """Queries that one of them did not answer."""
-
-
-def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """Exact McNemar test of two accuracies on the same queries.
-
-    Args:
-        first: [query], 1 where right, 0 where wrong, NaN where there is no answer.
-        second: The same of the other.
-
-    Raises:
-        LensError: They are of different length.
-    """
-    from scipy.stats import binomtest
-
-    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise LensError(f"need two answers a query, but got shapes {a.shape} and {b.shape}")
-    defined = np.isfinite(a) & np.isfinite(b)
-    only_first = int(((a > 0.5) & (b < 0.5) & defined).sum())
-    only_second = int(((b > 0.5) & (a < 0.5) & defined).sum())
-    apart = only_first + only_second
-    p = float(binomtest(only_first, apart).pvalue) if apart else 1.0
-    return McNemar(only_first, only_second, p, int((~defined).sum()))
-
-
 # -- parts of the tests --------------------------------------------------------------------------
 
 

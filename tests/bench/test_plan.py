@@ -217,7 +217,6 @@ def test_yaml_learning_rates_without_a_dot(tmp_path: Path) -> None:
     path.write_text("tasks: [sst2]\nhypotheses: [gd]\nlr: 5e-4\n", encoding="utf-8")
     plan = load_plan(path)
     assert (plan.lr, plan.name) == (5e-4, "rates")
-    assert parse_plan(LEAST | {"lr": "demonstrations"}).lr == "matched"
 
 
 def test_draws_pair_published_orders_with_published_seeds() -> None:
