@@ -21,6 +21,7 @@ from iclgd_lens.collapse import CollapseJob
 from iclgd_lens.comparison_groups import Plan, groups_of, measure_draws, measure_networks
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.cost import sharing
+from iclgd_lens.defaults import HYPOTHESES, TWIN_QUERIES, TWINS
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.host import Host, as_host, own_precision
@@ -154,17 +155,12 @@ def provenance(host: Host, draws: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
-TWINS = 8
-TWIN_QUERIES = 16
-"""Queries that another network is asked: its spread is between networks, not between queries."""
-
-
 @checks_types(ComparisonError)
 @own_precision()
 def compare(
     model: Any,
     episodes: Episode | Sequence[Episode],
-    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = ("gd", "lcgd"),
+    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = HYPOTHESES,
     *,
     controls: str | Iterable[str] = DEFAULT_CONTROLS,
     lr: float | None = None,

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from iclgd_lens import defaults
 from iclgd_lens.embedded import rows_source
 from iclgd_lens.errors import EpisodeError, RowsError
 from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
@@ -137,8 +138,8 @@ def check_rows(
     data: Data = None,
     *,
     model: str | Path | None = None,
-    shots: int = 16,
-    queries: int | None = 64,
+    shots: int = defaults.SHOTS,
+    queries: int | None = defaults.QUERIES,
     seed: int = 0,
     draws: int = 1,
     permutation: int = 0,

@@ -275,7 +275,7 @@ class GgufCheckpoint(Checkpoint):
             from gguf import GGUFReader
         except ImportError as error:
             raise ModelError(
-                "reading a GGUF file needs the package gguf: pip install 'iclgd-lens[gguf]'"
+                "reading a GGUF file needs the package gguf: pip install 'iclgd_lens[gguf]'"
             ) from error
         try:
             return GGUFReader(self.location)

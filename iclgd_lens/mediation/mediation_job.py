@@ -12,6 +12,7 @@ import numpy as np
 from iclgd_lens.budget.budget import BudgetMode, with_budget, with_settings_of
 from iclgd_lens.comparing import as_draws, budget_mode, check_draws, provenance
 from iclgd_lens.controls import Control
+from iclgd_lens.defaults import HYPOTHESES
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError, LensError
 from iclgd_lens.heads import indirect_effects, induction_scores
@@ -61,7 +62,7 @@ CONTROLS = ("random", "shuffled")
 def mediate(
     model: Any,
     episodes: Episode | Sequence[Episode],
-    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = ("gd", "lcgd"),
+    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = HYPOTHESES,
     *,
     controls: str | Iterable[str] = CONTROLS,
     exact: bool | None = None,

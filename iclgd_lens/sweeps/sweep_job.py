@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from iclgd_lens import defaults
 from iclgd_lens.collapse import ResidualReader
 from iclgd_lens.comparing import as_draws, compare
 from iclgd_lens.episode import Episode
@@ -42,13 +43,13 @@ def sweep(
     factor: str,
     values: Sequence[Any] | None = None,
     *,
-    hypotheses: str | Sequence[str] = ("gd", "lcgd"),
+    hypotheses: str | Sequence[str] = defaults.HYPOTHESES,
     controls: str | Sequence[str] = CONTROLS,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     lr: float | None = None,
-    shots: int = 16,
-    queries: int = 32,
-    draws: int = 2,
+    shots: int = defaults.SHOTS,
+    queries: int = defaults.SWEEP_QUERIES,
+    draws: int = defaults.SWEEP_DRAWS,
     seed: int = 0,
     data: Data = None,
     auxiliary: Sequence[str] = (),

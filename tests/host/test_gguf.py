@@ -219,5 +219,5 @@ def test_a_missing_package_is_named(
         return original_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ModelError, match=r"pip install 'iclgd-lens\[gguf\]'"):
+    with pytest.raises(ModelError, match=r"pip install 'iclgd_lens\[gguf\]'"):
         load_model(plain[0], device="cpu")
