@@ -209,8 +209,8 @@ def compare(
             with a search of your own: grid, epochs, losses, folds, left_out of `choose_budget`.
         twins: Networks of each control that is another network (untrained twins, say).
         twin_queries: Queries that each of these is asked at most; None for all.
-        realisations: Random updates in place of each update; None for one a draw, or 20 where there
-            is one draw alone, so that they have a spread of their own.
+        realisations: Random updates in place of each update; None for one per draw, or 20 where
+            there is only one draw, so that they have a spread of their own.
         trajectory: Also read scores along the training of each hypothesis that has epochs, on the
             first draw and on the twins; see `Comparison.trajectory`. True reads them after the
             passes `building.PASSES`; a sequence names others.

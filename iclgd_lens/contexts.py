@@ -323,6 +323,6 @@ def mean_of_others(values: Float[Tensor, "context *rest"]) -> Float[Tensor, "con
 
 
 def label_losses(seen: Seen, gold: Sequence[int]) -> Float[Tensor, " context"]:
-    """Negative log-likelihood of each content's own label word, in nats a token."""
+    """Negative log-likelihood of each content's own label word, in nats per token."""
     own = torch.tensor([gold[place] for place in seen.places], device=seen.label_scores.device)
     return -seen.label_scores.gather(1, own[:, None])[:, 0]

@@ -152,7 +152,7 @@ def check_rows(
         task: A task's name, a YAML file, or a `Task`.
         data: See `load_episode`; None takes the rows that are the default for `model`.
         model: The name or folder of the model that is going to read them.
-        shots: Demonstrations a draw.
+        shots: Demonstrations per draw.
         queries: Evaluation rows; None for all, at most 2,000.
         seed: Seed of the first draw.
         draws: How many draws.

@@ -40,7 +40,7 @@ Head = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class HeadScores:
-    """One number a head.
+    """One number per head.
 
     Attributes:
         name: What was measured.

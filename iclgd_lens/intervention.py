@@ -74,7 +74,7 @@ class Batch:
     ) -> Float[Tensor, "row pos *rest"]:
         """Return `activation` with `change` added at each row's readout token.
 
-        `change` is one for all rows, or one a row. Where the pass holds no readout token,
+        `change` is one for all rows, or one per row. Where the pass holds no readout token,
         `activation` itself is returned.
         """
         if not self.reads:
@@ -86,7 +86,7 @@ class Batch:
     ) -> Float[Tensor, "row pos *rest"]:
         """Return `activation` with `value` in place of what passes at each readout token.
 
-        `value` is one for all rows, or one a row. Where the pass holds no readout token,
+        `value` is one for all rows, or one per row. Where the pass holds no readout token,
         `activation` itself is returned.
         """
         if not self.reads:
@@ -196,13 +196,13 @@ class Patch(Intervention):
         self.per_query = per_query
 
     def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        """One hook a value.
+        """One hook per value.
 
         Raises:
-            DeltaError: The values are one a query, and the rows are not known to be queries.
+            DeltaError: The values are one per query, and the rows are not known to be queries.
         """
         if self.per_query and batch.reads and batch.queries is None:
-            raise DeltaError("This patch holds one value a query; it can be applied to no others.")
+            raise DeltaError("This patch holds one value per query and applies to no others.")
         return [
             (name, partial(_patch, batch, self._of(batch, value.to(host.device))))
             for name, value in self.values.items()

@@ -127,7 +127,7 @@ def _check_is_name(given: object) -> None:
     name = getattr(given, "name", None) or getattr(given, "__name__", None)
     shown = f"a {type(given).__name__}, {name}" if name else reprlib.repr(given)
     raise HypothesisError(
-        f"hypotheses are given by registered names, such as {str(name or 'gd')!r}, or as a mapping "
+        f"Hypotheses are given by registered names, such as {str(name or 'gd')!r}, or as a mapping "
         f"from a name to a hypothesis or function; this is {shown}."
     )
 

@@ -36,7 +36,7 @@ def readout_attention(
         query: Which of the episode's queries.
 
     Returns:
-        One line a setting and token that it sees: columns setting ("ZS", "ICL", or a name),
+        One line per setting and token that it sees: columns setting ("ZS", "ICL", or a name),
         position (of the token in the prompt with demonstrations), token (its text), weight.
         `figures.attention` draws it.
 

@@ -59,8 +59,8 @@ class Plan(Part):
         twins: Networks of each control that is another network.
         twin_queries: Queries that each of them is asked at most; None for all.
         tok2attn_queries: Queries on which Tok2Attn is measured.
-        worlds: Whether the instrument is also read on models whose answer is known, once a run.
-        studies: What is looked at once a model and task for the page's figures; None for nothing.
+        worlds: Whether the instrument is also read on models whose answer is known, once per run.
+        studies: What is looked at once per model and task for the page's figures; None for nothing.
         resamples: Bootstrap resamples of intervals over queries.
         control_seed: Seed of random controls and untrained copies.
     """

@@ -41,7 +41,7 @@ class Tried:
 
     Attributes:
         settings: lr, epochs, loss_on: those that the hypothesis takes.
-        loss: Label negative log-likelihood of the left-out demonstrations, in nats a label word,
+        loss: Label negative log-likelihood of the left-out demonstrations, in nats per label word,
             mean over folds; infinite where training diverged.
     """
 
@@ -59,7 +59,7 @@ class Budget:
 
     Attributes:
         settings: lr, epochs, loss_on: those that the hypothesis takes.
-        loss: Its label negative log-likelihood of left-out demonstrations, in nats a label word.
+        loss: Its label negative log-likelihood of left-out demonstrations, in nats per label word.
         zs_loss: That of the unchanged model.
         improves: Whether it is better than the unchanged model by more than two standard errors
             over left-out demonstrations.
@@ -88,7 +88,7 @@ class Budget:
         """How it was chosen, and whether it learns anything."""
         chosen = ", ".join(f"{key} {_short(value)}" for key, value in self.settings.items())
         verdict = (
-            f"{self.loss:.2f} nats a label word on {self.left_out} left-out demonstrations, "
+            f"{self.loss:.2f} nats per label word on {self.left_out} left-out demonstrations, "
             f"{self.zs_loss:.2f} without an update"
         )
         edge = "; the best rate lies on the edge of the widest grid" if self.edge else ""

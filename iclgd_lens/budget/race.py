@@ -37,7 +37,7 @@ GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 LOWEST, HIGHEST = 1e-6, 100.0
 """Rates beyond which the grid is not widened."""
 SOLVED = 0.1
-"""Nats a label word below which no more training is tried: there is next to nothing to gain."""
+"""Nats per label word below which no more training is tried: there is next to nothing to gain."""
 GO_ON = (4, 2, 1)
 """Trainings that go on after the first, second, ... stage; one after later ones."""
 EARLY = 4
@@ -45,7 +45,7 @@ EARLY = 4
 FORGETS = 0.5
 """Nats above the best so far at which all that are left have begun to forget."""
 GAIN = 0.05
-"""Nats a label word that a late stage has to gain, or the search ends."""
+"""Nats per label word that a late stage has to gain, or the search ends."""
 _WIDER = 10**0.5
 
 _Arm = tuple["float | None", "str | None"]

@@ -70,7 +70,7 @@ def lane_of(
     weights: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
 ) -> Lane:
-    """Rows at several rates, of each set of demonstrations one a rate; see `row_trainings`."""
+    """Rows at several rates: for each set of demonstrations one per rate; see `row_trainings`."""
     sets = [shown] if isinstance(shown, Demonstrations) else list(shown)
     names = trained_names(host, sets[0].protocol.trained if weights is None else weights, layers)
     steps = zip(*(each.sequences(loss_on) for each in sets), strict=True)

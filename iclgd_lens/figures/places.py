@@ -193,7 +193,7 @@ def _marks(array: Floats, shown: ArrayLike) -> Spec:
 
 @builder
 def layer_profiles(frame: pd.DataFrame, *, title: str = "", score: str = "") -> Spec:
-    """A score by layer: a line a hypothesis with its interval as a band; controls dashed.
+    """A score by layer: a line per hypothesis with its interval as a band; controls dashed.
 
     Args:
         frame: Lines of `Comparison.frame()` for one score, with a layer and without a head:
@@ -268,7 +268,7 @@ def _defined_runs(low: Floats, high: Floats) -> list[list[int]]:
 def _matrix(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or 0 in array.shape:
-        raise LensError(f"a heatmap needs [layer head], but got an array of shape {array.shape}")
+        raise LensError(f"A heatmap needs [layer head], but got an array of shape {array.shape}")
     return array
 
 

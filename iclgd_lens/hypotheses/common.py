@@ -74,7 +74,7 @@ def folds(
 def label_losses(
     host: Host, shown: Demonstrations, intervention: Intervention
 ) -> Float[Tensor, " demonstration"]:
-    """Negative log-likelihood of each demonstration's label word, in nats a token, read alone."""
+    """Negative log-likelihood of each demonstration's label word, in nats per token, read alone."""
     head = () if shown.bos is None else (shown.bos,)
     rows = [head + example.tokens for example in shown.examples]
     labels = [len(example.label) for example in shown.examples]

@@ -187,7 +187,7 @@ class _Rule:
         target = wanted[list(layers)]
         now = torch.stack([self.now.pop(layer) for layer in layers])
         gap = ((now - target).square().sum(-1) / target.square().sum(-1)).sum()
-        # The loop divides by the predicted tokens; the distance is one a demonstration.
+        # The loop divides by the predicted tokens; the distance is one per demonstration.
         loss = self.mu * len(sequence.targets) * gap
         if self.mu < 1:
             loss = loss + (1 - self.mu) * sequence_loss(host, residual, sequence)

@@ -1,6 +1,6 @@
 r"""LCGD with rates learned from the demonstrations: each layer learns as fast as it helps.
 
-Meta-SGD (Li et al. 2017) on rates α_l, one a layer (or a layer and weight), which start at the
+Meta-SGD (Li et al. 2017) on rates α_l, one per layer (or per layer and weight), which start at the
 learning rate. The demonstrations are cut into folds; for fold f, learn from the rest in one batch
 step and ask the left-out ones:
 
@@ -208,7 +208,7 @@ def lcgd_initial(
     Args:
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: What to learn from.
-        auxiliary: Demonstrations of other tasks, one entry a task; none takes the episode's own.
+        auxiliary: Demonstrations of other tasks, one entry per task; none takes the episode's own.
             Needed unless steps is 0.
         steps: Steps on the start; 0 is LCGD.
         rate: How far a step goes towards the mean of what the other tasks learn, at most 1.

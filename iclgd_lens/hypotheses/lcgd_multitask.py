@@ -243,7 +243,7 @@ def lcgd_shared(
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: What to learn from.
         part: "specific" or "shared".
-        auxiliary: Demonstrations of other tasks, one entry a task; none takes the episode's own.
+        auxiliary: Demonstrations of other tasks, one entry per task; none takes the episode's own.
         lr: Learning rate, of every task; None takes this task's published one.
         epochs: Passes over the demonstrations.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.

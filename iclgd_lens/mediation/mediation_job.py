@@ -84,7 +84,7 @@ def mediate(
     at the last token of a query's content: see `mediation.head_maps.MEANINGS`. The model is never
     changed.
 
-    Cost, beside reading ZS, ICL and each hypothesis: L x H last-token passes a query for each of
+    Cost, beside reading ZS, ICL and each hypothesis: L x H last-token passes per query for each of
     sufficiency and necessity, and for each hypothesis and control; L x H passes of a whole query
     for visibility; two differentiated passes. Memory: no pass holds more than `tokens_at_once`
     tokens (a quarter, where it is differentiated), prompts counted for each row.

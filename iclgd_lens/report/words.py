@@ -42,7 +42,7 @@ class Finding:
 
 
 def questions(view: View, model: str, name: str, score: str) -> dict[str, list[Contrast]]:
-    """The verdicts on a hypothesis, one a control, by task."""
+    """The verdicts on a hypothesis, one per control, by task."""
     found: dict[str, list[Contrast]] = {}
     for each in view.verdicts:
         if (each.model, each.a, each.score) == (model, name, score):

@@ -9,8 +9,8 @@ has to beat: its own controls, and the controls that belong to no hypothesis.
    of the family has there.
 3. A mean of any of them is over these. Layers that are left out are told (`left_out`).
 
-A score that is one number a query (or follows from such facts) counts at the queries at which each
-of the family that was measured there has it, and nowhere where those are less than half.
+A score that is one number per query (or follows from such facts) counts at the queries at which
+each of the family that was measured there has it, and nowhere where those are less than half.
 
 A score of which each subject has queries of its own (`Score.own_queries`) is no comparison, and is
 read wherever a subject has it. Other hypotheses take nothing away, so that a number does not depend

@@ -69,7 +69,7 @@ def sweep(
         controls: Measured at every point.
         settings: Settings by hypothesis name.
         lr: Learning rate of every hypothesis that takes one; None chooses a budget at every point.
-        shots: Demonstrations a draw, where a task is given.
+        shots: Demonstrations per draw, where a task is given.
         queries: Evaluation rows.
         draws: Draws of demonstrations.
         seed: Of the first draw and of controls.

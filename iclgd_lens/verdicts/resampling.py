@@ -55,10 +55,10 @@ def bootstrap_mean(
     """Mean over queries of `values` ("query *rest"), with a two-sided percentile interval.
 
     Args:
-        values: one number a query and column; not finite where undefined.
-        confidence: the interval's coverage, between 0 and 1.
-        resamples: how many times queries are drawn with replacement.
-        seed: the same seed gives the same bytes. Global random state is neither read nor changed.
+        values: One number per query and column; not finite where undefined.
+        confidence: The interval's coverage, between 0 and 1.
+        resamples: How many times queries are drawn with replacement.
+        seed: The same seed gives the same bytes. Global random state is neither read nor changed.
 
     Raises:
         LensError: `values` is a scalar, or a setting is out of range.
@@ -82,11 +82,11 @@ def bootstrap_ratio(
     Args:
         moments: "query *rest moment". A query is undefined in a column where any of its moments
             is not finite.
-        statistic: maps mean moments "*batch moment" to "*batch". Resamples for which it is not
+        statistic: Maps mean moments "*batch moment" to "*batch". Resamples for which it is not
             finite are left out of the interval.
-        confidence: the interval's coverage, between 0 and 1.
-        resamples: how many times queries are drawn with replacement.
-        seed: the same seed gives the same bytes. Global random state is neither read nor changed.
+        confidence: The interval's coverage, between 0 and 1.
+        resamples: How many times queries are drawn with replacement.
+        seed: The same seed gives the same bytes. Global random state is neither read nor changed.
 
     Raises:
         LensError: `moments` has fewer than two axes, or a setting is out of range.
@@ -102,7 +102,7 @@ def _only(means: Floats) -> Floats:
 def _as_float(values: ArrayLike, *, axes: int, shape: str) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim < axes:
-        raise LensError(f"need an array of shape ({shape}), but got shape {array.shape}")
+        raise LensError(f"Need an array of shape ({shape}), but got shape {array.shape}")
     return array
 
 
@@ -203,7 +203,7 @@ def sign_flip(
         exact_below: With fewer units than this every pattern is tried instead.
 
     Returns:
-        One p-value a column; NaN where fewer than two units are defined.
+        One p-value per column; NaN where fewer than two units are defined.
     """
     array = np.asarray(differences, np.float64)
     units, columns = array.shape

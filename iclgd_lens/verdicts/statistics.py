@@ -91,7 +91,7 @@ def prediction_t(
     """
     array, rest = _by_unit(population, confidence)
     if np.shape(value) != rest:
-        raise LensError(f"values of shape {np.shape(value)} have a population of others, {rest}")
+        raise LensError(f"Values of shape {np.shape(value)} have a population of others, {rest}")
     x = np.asarray(value, np.float64).reshape(-1)
     mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -161,7 +161,7 @@ def equivalence(
     from scipy.stats import t
 
     if not margin >= 0:
-        raise LensError(f"a margin of equivalence must not be negative, but is {margin}")
+        raise LensError(f"A margin of equivalence must not be negative, but is {margin}")
     array, rest = _by_unit(differences, 0.95)
     mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -229,7 +229,7 @@ def _by_unit(values: ArrayLike, confidence: float) -> tuple[Floats, tuple[int, .
     """Values as "unit column", and the shape that the columns had."""
     array = np.asarray(values, np.float64)
     if array.ndim < 1:
-        raise LensError("need one value a unit, but got a single number")
+        raise LensError("Need one value per unit, but got a single number")
     if not 0 < confidence < 1:
         raise LensError(f"confidence must lie between 0 and 1 (such as 0.95), but is {confidence}")
     rest = array.shape[1:]

@@ -325,7 +325,7 @@ def test_a_model_that_nobody_knows_costs_no_rows(
         raise AssertionError("rows were read")
 
     monkeypatch.setattr("iclgd_lens.episode_rows.check_rows", read)
-    for name, told in (("embeded", "Did you mean 'embedded'?"), ("./nowhere", "no model folder")):
+    for name, told in (("embeded", "Did you mean 'embedded'?"), ("./nowhere", "No model folder")):
         assert run(["compare", "-m", name]) == 2
         assert told in words(capsys)[1]
     with pytest.raises(AssertionError, match="rows were read"):  # only the Hub knows
