@@ -170,7 +170,7 @@ class Contexts:
     def whole(self, names: Iterable[str] = ()) -> Seen:
         """Each demonstration with its label word, by itself; read at its last token.
 
-        Label scores are those of a label word after the label word: nobody wants them.
+        Its label scores mean nothing: they are read where the label word already stands.
 
         Raises:
             HypothesisError: There is no demonstration.

@@ -30,7 +30,8 @@ from iclgd_lens.subjects import Subject
 
 Values = dict[str, dict[str, Tensor]]
 _APART = 1_000_003
-"""Between the seeds of random updates in place of right and of wrong demonstrations'."""
+"""Between the seeds of two random updates: in place of the demonstrations' update, and of that of
+wrong demonstrations."""
 
 
 class Job:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 DAMAGED = "damaged file: "
-"""How the reason begins for which a cell whose file is damaged has no scores."""
+"""How the reason begins that is given for a cell without scores, where its file is damaged."""
 
 
 def load_run(where: str | os.PathLike[str]) -> Run:
