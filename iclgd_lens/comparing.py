@@ -109,7 +109,7 @@ def _without_order(shown: Demonstrations) -> list[tuple[Any, ...]]:
 def budget_mode(
     asked: BudgetMode | Mapping[str, Any] | None, draws: Sequence[Episode]
 ) -> tuple[BudgetMode, dict[str, Any]]:
-    """How budgets are found, and what of their search is another than the default.
+    """How budgets are found, and where their search differs from the default.
 
     Where nothing is asked: published under the reference protocol, else matched.
 

@@ -77,7 +77,7 @@ class Plan:
     twin_queries: int | None
     realisations: int | None
     passes: tuple[int, ...]
-    """After which scores are read along the training; none where nobody asked."""
+    """After which scores are read along the training; none where none were asked for."""
     other: Episode | None
     seed: int
     options: Options

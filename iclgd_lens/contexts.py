@@ -243,7 +243,7 @@ class Contexts:
         """Each demonstration's place, the prefix without it, and where the others stand in that.
 
         For "exact" and "causal", which differ from one demonstration to the next in their prefix.
-        Where work is shared (`cost.sharing`), small ones are kept for who asks next.
+        Where work is shared (`cost.sharing`), small ones are kept for the next caller.
 
         Args:
             loo: "exact" or "causal".

@@ -28,7 +28,7 @@ FORMAT = "iclgd_lens.ParameterDelta/2"
 class ParameterDelta(Intervention):
     """What an update adds to a model's weights, by TransformerLens weight name.
 
-    Attention weights are [head, d_in, d_out], biases [head, d_head], one slice a key/value head.
+    Attention weights are [head, d_in, d_out], biases [head, d_head], one slice per key/value head.
     All tensors are fp32, whatever the model's dtype. Deltas of one model form a vector space:
     `a + b`, `a - b`, `2 * a`, `-a`.
 

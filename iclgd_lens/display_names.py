@@ -66,7 +66,7 @@ def control_label(name: str) -> str:
 
 
 def meaning(name: str, descriptions: Mapping[str, str]) -> str:
-    """What a name in results stands for, in a sentence; empty where nobody says.
+    """What a name in results stands for, in a sentence; empty where that is not known.
 
     Args:
         name: The name.

@@ -31,18 +31,18 @@ class Batch:
 
     Queries of unequal length share a pass, the shorter ones continued at their end, so the last
     position of a row need not be its own: an intervention that acts at the readout token asks this
-    object where that is. `Batch()` stands for rows that nobody has counted, each of them whole:
+    object where that is. `Batch()` stands for rows that have not been counted, each of them whole:
     its readout token is the last position.
 
     Attributes:
         queries: Index of each row's query in the episode; -1 for a row that is none of them (a
-            demonstration read alone). None where nobody knows.
+            demonstration read alone). None where that is not known.
         lengths: Tokens of each row in this pass, without what continues it. None: all of them.
         readout: Position of each row's readout token in this pass. None: the last.
         reads: Whether the readout tokens are in this pass. They are not where it only continues
             rows that were read before (the later tokens of a label word).
         tokens: The rows' tokens, continued ones included, for interventions that read the
-            unchanged model first. None where nobody hands them over.
+            unchanged model first. None where they are not handed over.
         predicting: Position of each row's token whose next token is the prediction; another than
             the readout token where a label word was appended. None: the readout token.
     """
@@ -107,7 +107,7 @@ class Batch:
 
 
 UNCOUNTED = Batch()
-"""Rows that nobody has counted, each of them whole."""
+"""Rows that have not been counted, each of them whole."""
 
 
 class Intervention:

@@ -191,4 +191,4 @@ def returned_by(control: Control, found: Any) -> Any:
 
 
 def silent(stage: str) -> None:
-    """A `Progress` that tells nobody."""
+    """A `Progress` that says nothing."""

@@ -89,7 +89,7 @@ class Score(Entry):
 
     @property
     def is_bounded(self) -> bool:
-        """Whether it is a cosine or a share, of which a twentieth is next to nothing."""
+        """Whether it is a cosine or a share, so that a twentieth of it is next to nothing."""
         return self.span.startswith(("-1 to 1", "0 to 1", "at most 1"))
 
     def made_by(self) -> Callable[..., Any] | str:

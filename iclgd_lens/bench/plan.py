@@ -51,7 +51,7 @@ class Plan(Part):
         lr: A number, "published" (the task's, one epoch), or "matched": rate, epochs and loss
             tokens chosen by the label loss of left-out demonstrations, for each network and draw.
             None: "published" under the reference protocol, else "matched".
-        search: What of the search for matched budgets is another than the default:
+        search: Where the search for matched budgets differs from the default:
             `{epochs: [1, 2, 4], folds: 1, left_out: 0.5}`, parts of `choose_budget`.
         vary: Values of factors of the demonstrations to go through, `{shots: [4, 16]}`: each is
             measured in the plan's place, as a task of its own ("sst2 (shots 4)").

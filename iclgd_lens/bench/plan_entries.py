@@ -95,7 +95,7 @@ class HypothesisSpec(Part):
 
 
 class SearchSpec(Part):
-    """What of the search for budgets is another than the default; see `choose_budget`.
+    """How the search for budgets differs from the default; see `choose_budget`.
 
     Attributes:
         grid: Rates tried first.

@@ -160,7 +160,7 @@ def choosing(
     left_out: float = LEFT_OUT,
     beside: int = 1,
 ) -> Chain[Budget]:
-    """`choose_budget` beside others, of which there are so many (`shared_batches`)."""
+    """`choose_budget` beside so many others (`shared_batches`)."""
     given = {**(settings or {}), **hypothesis.budgeted_at}
     takes = hypothesis.settings()
     passes = tuple(epochs) if "epochs" in takes and "epochs" not in given else (None,)
@@ -239,7 +239,7 @@ def with_settings_of(rule: Rule, settings: Mapping[str, Any]) -> Rule:
 
 
 def needs_budget(rule: Rule) -> bool:
-    """Whether a rule takes a learning rate that nobody gave and that it does not choose itself."""
+    """Whether a rule takes a learning rate, was given none, and does not choose it itself."""
     takes = isinstance(rule.value, Hypothesis) and rule.value.takes_budget
     return takes and rule.settings.get("lr") is None
 

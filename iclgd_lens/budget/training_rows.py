@@ -37,7 +37,7 @@ def row_trainings(
     weights: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
 ) -> Iterator[Training]:
-    """Train a row for each rate, one demonstration a step; yields after each epoch.
+    """Train one row for each rate, one demonstration per step; yields after each epoch.
 
     The same object each time: rows may be dropped from it before the next epoch, of each set of
     demonstrations as many. The caller's model is frozen while an epoch runs, and as before in

@@ -194,7 +194,7 @@ def family_of(architecture: str | None) -> Family | None:
 
 
 def convertible() -> dict[str, Family]:
-    """Families of which a HookedTransformer is made from any folder, by class name."""
+    """Families that become a HookedTransformer from any folder, by class name."""
     return {name: family for name, family in FAMILIES.items() if family.fields is not None}
 
 

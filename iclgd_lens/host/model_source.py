@@ -75,7 +75,7 @@ class ModelSource:
         """Refuse what is certainly no model that could be loaded, without asking the Hub.
 
         Raises:
-            ModelError: The folder is none of a `transformers` model, or nobody knows the name.
+            ModelError: The folder holds no `transformers` model, or the name is unknown.
             UnsupportedModelError: No such model is served.
         """
         self.refuse_pickled()

@@ -125,7 +125,7 @@ def gradients(
     delta: Mapping[str, Tensor],
     sequences: Sequence[TrainingSequence],
 ) -> dict[str, Tensor]:
-    """Sum over sequences of the gradient of each one's mean loss a token, at the change `delta`.
+    """Sum over sequences of the gradient of each one's mean loss per token, at the change `delta`.
 
     What SGD of batch size 1 would step along, were the change the same at every step.
     """

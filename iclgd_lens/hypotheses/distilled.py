@@ -75,7 +75,7 @@ def distilled(
         mu: Of "sgd": weight of the attention outputs beside the language-model loss.
         lr: Of "sgd": learning rate, never searched for; None takes the task's published one.
         epochs: Of "sgd": passes over the demonstrations.
-        batch_size: Of "sgd": sequences a step.
+        batch_size: Of "sgd": sequences per step.
         loss_on: Of "sgd": "all" tokens or the "label" alone; None takes the protocol's.
         weights: Of "sgd": what is trained; None takes the protocol's.
         layers: Which layers are fitted; None for all.

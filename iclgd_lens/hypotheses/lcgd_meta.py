@@ -81,7 +81,7 @@ def lcgd_meta(
         validate: "layer": a rate is asked for by its own layer's output. "final": by the model's.
         lr: Learning rate that all begin with; None takes the task's published one.
         epochs: Passes over the demonstrations.
-        batch_size: Sequences a step of the final pass.
+        batch_size: Sequences per step of the final pass.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
         layers: Which layers are trained; None for all.
@@ -214,7 +214,7 @@ def lcgd_initial(
         rate: How far a step goes towards the mean of what the other tasks learn, at most 1.
         lr: Learning rate, of every task; None takes this task's published one.
         epochs: Passes over the demonstrations.
-        batch_size: Sequences a step.
+        batch_size: Sequences per step.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
         layers: Which layers are trained; None for all.

@@ -70,7 +70,7 @@ def lcgd_multitask(
     weights: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
 ) -> ParameterDelta:
-    """Return the weight changes of LCGD on several tasks, one demonstration a step.
+    """Return the weight changes of LCGD on several tasks, one demonstration per step.
 
     Args:
         model: A HookedTransformer, TransformerBridge or host.

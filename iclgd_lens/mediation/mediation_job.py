@@ -50,7 +50,7 @@ from iclgd_lens.subjects import Subject
 from iclgd_lens.validation import checks_types
 
 EXACT_HEADS = 200
-"""Heads up to which all are measured exactly, where nobody says."""
+"""The number of heads up to which all are measured exactly by default."""
 TOP_SHARE, RANDOM_HEADS = 0.05, 20
 """Heads on which attribution is held against exact interventions: the first of its ranking, and
 some at random."""

@@ -137,7 +137,7 @@ def gate_findings(view: View, model: str) -> list[Finding]:
 
 
 def heads_findings(view: View, model: str) -> list[Finding]:
-    """Which heads do the work, task by task; nothing where nobody asked."""
+    """Which heads do the work, task by task; nothing where that was not asked for."""
     return [
         Finding("note", f"{row.task}: {row.sentence}")
         for row in (records(view.more["agreement"]) if "agreement" in view.more else ())

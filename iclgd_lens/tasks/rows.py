@@ -139,7 +139,7 @@ class Splits:
         train: Rows for demonstrations.
         validation: Rows for queries.
         data: "hub", "embedded" or a folder; None for rows in memory.
-        same: Whether both are the same rows, of which no query may be a demonstration.
+        same: Whether both are the same rows, so that no query may be a demonstration.
         strip: Whether white space at the ends of texts was stripped.
     """
 
