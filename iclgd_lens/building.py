@@ -87,7 +87,7 @@ class Builder:
         return found
 
     def _first_query(self) -> Batch:
-        """One row: hooks may hold a value a query."""
+        """One row: hooks may hold a value per query."""
         return Batch(self.host.tensor([0])[0])
 
     def _describe(

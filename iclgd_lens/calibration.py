@@ -107,7 +107,7 @@ def simulate(
     """
     if min(draws, networks, trials, spreads.queries) < 1 or spreads.shape not in SHAPES:
         raise LensError(
-            f"nothing can be simulated of {draws} draws, {networks} networks, {spreads}"
+            f"Nothing can be simulated of {draws} draws, {networks} networks, {spreads}"
         )
     generator, noise = np.random.default_rng(seed), SHAPES[spreads.shape]
     shared = spreads.shared * noise(generator, (draws, trials))

@@ -68,7 +68,7 @@ def collapse_ratio(
     if residual.ndim != 3 or gold.shape != residual.shape[:1]:
         raise LensError(
             f"residual has shape {tuple(residual.shape)} (query layer d_model); gold has shape "
-            f"{tuple(gold.shape)}, where one label a query is needed"
+            f"{tuple(gold.shape)}, where one label per query is needed"
         )
     labels, places, counts = gold.unique(return_inverse=True, return_counts=True)
     if len(labels) < 2 or int(counts.min()) < 2:

@@ -21,6 +21,7 @@ from iclgd_lens.collapse import CollapseJob
 from iclgd_lens.comparison_groups import Plan, groups_of, measure_draws, measure_networks
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.cost import sharing
+from iclgd_lens.defaults import HYPOTHESES, TWIN_QUERIES, TWINS
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.host import Host, as_host, own_precision
@@ -108,7 +109,7 @@ def _without_order(shown: Demonstrations) -> list[tuple[Any, ...]]:
 def budget_mode(
     asked: BudgetMode | Mapping[str, Any] | None, draws: Sequence[Episode]
 ) -> tuple[BudgetMode, dict[str, Any]]:
-    """How budgets are found, and what of their search is another than the default.
+    """How budgets are found, and where their search differs from the default.
 
     Where nothing is asked: published under the reference protocol, else matched.
 
@@ -154,17 +155,12 @@ def provenance(host: Host, draws: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
-TWINS = 8
-TWIN_QUERIES = 16
-"""Queries that another network is asked: its spread is between networks, not between queries."""
-
-
 @checks_types(ComparisonError)
 @own_precision()
 def compare(
     model: Any,
     episodes: Episode | Sequence[Episode],
-    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = ("gd", "lcgd"),
+    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = HYPOTHESES,
     *,
     controls: str | Iterable[str] = DEFAULT_CONTROLS,
     lr: float | None = None,
@@ -213,8 +209,8 @@ def compare(
             with a search of your own: grid, epochs, losses, folds, left_out of `choose_budget`.
         twins: Networks of each control that is another network (untrained twins, say).
         twin_queries: Queries that each of these is asked at most; None for all.
-        realisations: Random updates in place of each update; None for one a draw, or 20 where there
-            is one draw alone, so that they have a spread of their own.
+        realisations: Random updates in place of each update; None for one per draw, or 20 where
+            there is only one draw, so that they have a spread of their own.
         trajectory: Also read scores along the training of each hypothesis that has epochs, on the
             first draw and on the twins; see `Comparison.trajectory`. True reads them after the
             passes `building.PASSES`; a sequence names others.

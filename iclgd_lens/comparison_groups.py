@@ -40,12 +40,13 @@ from iclgd_lens.training.shared_batches import Chain, together
 T = TypeVar("T")
 
 AT_ONCE = 4
-"""Draws or networks of a group, at most; of a large model one."""
+"""Draws or networks in a group, at most; for a large model, one."""
 COPIES = 4
-"""Of its weights that a network takes in memory: its own, as its passes read them, and as a batch
-of several networks does, one by one and together."""
+"""How many times its weights' size a network takes in memory: the weights themselves, their copy
+laid out as its passes read them, and two more for a batch of several networks, which lays them out
+network by network and then stacks them."""
 REALISATIONS = 20
-"""Of random controls where there is one draw alone, so that they have a spread of their own."""
+"""Repeats of random controls where there is only one draw: so they have a spread of their own."""
 
 _REALISATIONS_APART = 2_000_029
 """Offset between the seeds of a draw's realisations: none shares a seed with another's, or with
@@ -77,7 +78,7 @@ class Plan:
     twin_queries: int | None
     realisations: int | None
     passes: tuple[int, ...]
-    """After which scores are read along the training; none where nobody asked."""
+    """After which scores are read along the training; none where none were asked for."""
     other: Episode | None
     seed: int
     options: Options
@@ -205,11 +206,11 @@ class _Network:
     """Another network on one of the draws.
 
     Attributes:
-        control: What it is made by.
-        index: Which of its kind.
-        draw: Whose demonstrations and queries it is given.
-        job: It at the model's budget.
-        own: It at its own, where that is asked for.
+        control: The control that makes it.
+        index: Its number among the networks of that control.
+        draw: The draw whose demonstrations and queries it is given.
+        job: Measures it at the model's budget.
+        own: Measures it at a budget of its own, where that is asked for.
     """
 
     control: Control
@@ -220,7 +221,7 @@ class _Network:
 
     @property
     def jobs(self) -> dict[str, Job]:
-        """By budget."""
+        """Its jobs by budget: "" is the model's, "own" its own."""
         return {"": self.job} | ({} if self.own is None else {"own": self.own})
 
 

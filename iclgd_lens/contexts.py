@@ -170,7 +170,7 @@ class Contexts:
     def whole(self, names: Iterable[str] = ()) -> Seen:
         """Each demonstration with its label word, by itself; read at its last token.
 
-        Label scores are those of a label word after the label word: nobody wants them.
+        Its label scores mean nothing: they are read where the label word already stands.
 
         Raises:
             HypothesisError: There is no demonstration.
@@ -243,7 +243,7 @@ class Contexts:
         """Each demonstration's place, the prefix without it, and where the others stand in that.
 
         For "exact" and "causal", which differ from one demonstration to the next in their prefix.
-        Where work is shared (`cost.sharing`), small ones are kept for who asks next.
+        Where work is shared (`cost.sharing`), small ones are kept for the next caller.
 
         Args:
             loo: "exact" or "causal".
@@ -323,6 +323,6 @@ def mean_of_others(values: Float[Tensor, "context *rest"]) -> Float[Tensor, "con
 
 
 def label_losses(seen: Seen, gold: Sequence[int]) -> Float[Tensor, " context"]:
-    """Negative log-likelihood of each content's own label word, in nats a token."""
+    """Negative log-likelihood of each content's own label word, in nats per token."""
     own = torch.tensor([gold[place] for place in seen.places], device=seen.label_scores.device)
     return -seen.label_scores.gather(1, own[:, None])[:, 0]

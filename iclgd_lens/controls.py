@@ -1,4 +1,4 @@
-"""What a hypothesis is held against: one entry a control. Pure data: nothing here needs torch.
+"""What a hypothesis is held against: one entry per control. Pure data: nothing here needs torch.
 
 What a score means is what it is where the hypothesis cannot be true. Add a control with the
 decorator, or from a package through the entry point group `iclgd_lens.controls`:

@@ -14,3 +14,5 @@ TWIN_QUERIES = 16
 """Queries that each of them is asked: their spread is between networks, not between queries."""
 HYPOTHESES = ("gd", "lcgd")
 """Hypotheses that are compared where none is named."""
+SWEEP_QUERIES, SWEEP_DRAWS = 32, 2
+"""Queries and draws at every value of a factor: a sweep is a comparison many times over."""

@@ -28,7 +28,7 @@ FORMAT = "iclgd_lens.ParameterDelta/2"
 class ParameterDelta(Intervention):
     """What an update adds to a model's weights, by TransformerLens weight name.
 
-    Attention weights are [head, d_in, d_out], biases [head, d_head], one slice a key/value head.
+    Attention weights are [head, d_in, d_out], biases [head, d_head], one slice per key/value head.
     All tensors are fp32, whatever the model's dtype. Deltas of one model form a vector space:
     `a + b`, `a - b`, `2 * a`, `-a`.
 
@@ -87,7 +87,7 @@ class ParameterDelta(Intervention):
         return float(sum((value.double() ** 2).sum() for value in self._tensors.values())) ** 0.5
 
     def norms(self) -> dict[str, Float[Tensor, " head"]]:
-        """Frobenius norm of each weight's change, one value a head where it has heads."""
+        """Frobenius norm of each weight's change, one value per head where it has heads."""
         return {
             name: value.flatten(1).norm(dim=1) if ".attn." in name and value.ndim > 1
             else value.norm().reshape(1)
@@ -183,7 +183,7 @@ class ParameterDelta(Intervention):
                 )
 
     def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        """Hooks that add x ΔW + Δb to each changed map's output: two a layer and weight."""
+        """Hooks that add x ΔW + Δb to each changed map's output: two per layer and weight."""
         self.check(host)
         tensors = {name: value.to(host.device) for name, value in self._tensors.items()}
         return delta_hooks(host, tensors)

@@ -66,7 +66,7 @@ def control_label(name: str) -> str:
 
 
 def meaning(name: str, descriptions: Mapping[str, str]) -> str:
-    """What a name in results stands for, in a sentence; empty where nobody says.
+    """What a name in results stands for, in a sentence; empty where that is not known.
 
     Args:
         name: The name.
@@ -142,9 +142,8 @@ def _control(subject: Subject) -> Control | None:
 
 
 def _control_label(entry: Control) -> str:
-    """The table's own label, or the name with what varies: "untrained twins"."""
-    own = getattr(entry, "label", "")
-    return own or f"{_words(entry.name)} {_NOUNS.get(entry.acts_on, '')}".rstrip()
+    """The control's name with what varies: "untrained twins"."""
+    return f"{_words(entry.name)} {_NOUNS.get(entry.acts_on, '')}".rstrip()
 
 
 def _words(name: str) -> str:

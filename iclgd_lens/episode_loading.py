@@ -77,10 +77,10 @@ def load_episodes(
     task: str | Path | Task,
     model: Any,
     *,
-    draws: int = 5,
+    draws: int = defaults.DRAWS,
     seed: int = 0,
-    shots: int = 16,
-    queries: int | None = 64,
+    shots: int = defaults.SHOTS,
+    queries: int | None = defaults.QUERIES,
     permutation: int = 0,
     data: Data = None,
     protocol: Protocol | str = DEFAULT,
@@ -98,7 +98,7 @@ def load_episodes(
         model: The model (or its host) whose tokenizer writes the tokens.
         draws: How many draws; their seeds are `seed`, `seed + 1` and so on.
         seed: Seed of the first draw.
-        shots: Demonstrations a draw; 0 is taken, with a warning, as the case without any.
+        shots: Demonstrations per draw; 0 is taken, with a warning, as the case without any.
         queries: Evaluation rows; None for all, at most 2,000.
         permutation: 0 keeps the drawn order; p > 0 permutes it, seeded.
         data: See `load_episode`.
@@ -215,7 +215,7 @@ def _check_is_model(model: object) -> None:
     if isinstance(model, (str, Path, Task)):
         shown = model.name if isinstance(model, Task) else str(model)
         raise EpisodeError(
-            f"the model is given as {shown!r}: give the task first, then a loaded model, such as "
+            f"The model is given as {shown!r}: give the task first, then a loaded model, such as "
             "load_episodes('sst2', load_model('embedded'))"
         )
 

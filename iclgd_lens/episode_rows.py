@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from iclgd_lens import defaults
 from iclgd_lens.embedded import rows_source
 from iclgd_lens.errors import EpisodeError, RowsError
 from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
@@ -137,8 +138,8 @@ def check_rows(
     data: Data = None,
     *,
     model: str | Path | None = None,
-    shots: int = 16,
-    queries: int | None = 64,
+    shots: int = defaults.SHOTS,
+    queries: int | None = defaults.QUERIES,
     seed: int = 0,
     draws: int = 1,
     permutation: int = 0,
@@ -151,7 +152,7 @@ def check_rows(
         task: A task's name, a YAML file, or a `Task`.
         data: See `load_episode`; None takes the rows that are the default for `model`.
         model: The name or folder of the model that is going to read them.
-        shots: Demonstrations a draw.
+        shots: Demonstrations per draw.
         queries: Evaluation rows; None for all, at most 2,000.
         seed: Seed of the first draw.
         draws: How many draws.

@@ -20,10 +20,10 @@ from pathlib import Path
 from iclgd_lens.errors import FileError, LensError
 
 PARTIAL = ".partial-"
-"""How the names of files begin that are being written; readers skip them."""
+"""How the name of a file begins while it is being written; readers skip such files."""
 
 FORGOTTEN = 24 * 3600
-"""Seconds after which a partial file is nobody's whose process cannot be asked."""
+"""Seconds after which a partial file counts as abandoned, where its process cannot be asked."""
 
 _OWNED = re.compile(re.escape(PARTIAL) + r"(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]+")
 

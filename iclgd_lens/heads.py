@@ -40,7 +40,7 @@ Head = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class HeadScores:
-    """One number a head.
+    """One number per head.
 
     Attributes:
         name: What was measured.
@@ -115,7 +115,7 @@ def indirect_effects(
     """How much each head's mean output raises the right label's probability, labels shuffled.
 
     The probability is that of the label word's first token. Costs, beside reading the prompts, one
-    token a head and trial.
+    token per head and trial.
 
     Args:
         model: A HookedTransformer, TransformerBridge or host.

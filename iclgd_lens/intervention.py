@@ -31,18 +31,18 @@ class Batch:
 
     Queries of unequal length share a pass, the shorter ones continued at their end, so the last
     position of a row need not be its own: an intervention that acts at the readout token asks this
-    object where that is. `Batch()` stands for rows that nobody has counted, each of them whole:
+    object where that is. `Batch()` stands for rows that have not been counted, each of them whole:
     its readout token is the last position.
 
     Attributes:
         queries: Index of each row's query in the episode; -1 for a row that is none of them (a
-            demonstration read alone). None where nobody knows.
+            demonstration read alone). None where that is not known.
         lengths: Tokens of each row in this pass, without what continues it. None: all of them.
         readout: Position of each row's readout token in this pass. None: the last.
         reads: Whether the readout tokens are in this pass. They are not where it only continues
             rows that were read before (the later tokens of a label word).
         tokens: The rows' tokens, continued ones included, for interventions that read the
-            unchanged model first. None where nobody hands them over.
+            unchanged model first. None where they are not handed over.
         predicting: Position of each row's token whose next token is the prediction; another than
             the readout token where a label word was appended. None: the readout token.
     """
@@ -74,7 +74,7 @@ class Batch:
     ) -> Float[Tensor, "row pos *rest"]:
         """Return `activation` with `change` added at each row's readout token.
 
-        `change` is one for all rows, or one a row. Where the pass holds no readout token,
+        `change` is one for all rows, or one per row. Where the pass holds no readout token,
         `activation` itself is returned.
         """
         if not self.reads:
@@ -86,7 +86,7 @@ class Batch:
     ) -> Float[Tensor, "row pos *rest"]:
         """Return `activation` with `value` in place of what passes at each readout token.
 
-        `value` is one for all rows, or one a row. Where the pass holds no readout token,
+        `value` is one for all rows, or one per row. Where the pass holds no readout token,
         `activation` itself is returned.
         """
         if not self.reads:
@@ -107,7 +107,7 @@ class Batch:
 
 
 UNCOUNTED = Batch()
-"""Rows that nobody has counted, each of them whole."""
+"""Rows that have not been counted, each of them whole."""
 
 
 class Intervention:
@@ -196,13 +196,13 @@ class Patch(Intervention):
         self.per_query = per_query
 
     def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        """One hook a value.
+        """One hook per value.
 
         Raises:
-            DeltaError: The values are one a query, and the rows are not known to be queries.
+            DeltaError: The values are one per query, and the rows are not known to be queries.
         """
         if self.per_query and batch.reads and batch.queries is None:
-            raise DeltaError("This patch holds one value a query; it can be applied to no others.")
+            raise DeltaError("This patch holds one value per query and applies to no others.")
         return [
             (name, partial(_patch, batch, self._of(batch, value.to(host.device))))
             for name, value in self.values.items()

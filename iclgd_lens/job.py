@@ -243,7 +243,7 @@ class Job:
     def follow(self, rule: Rule, passes: Sequence[int] = PASSES) -> None:
         """Score a rule along its training, after each number of passes over the demonstrations.
 
-        Of a rule that has no passes nothing is kept.
+        Nothing is kept of a rule that has no passes.
         """
         with self.going_on(rule.name):
             for count, right, wrong in along(self.builder, rule, passes):

@@ -137,7 +137,7 @@ def _check_is_name(given: object) -> None:
     name = getattr(given, "name", None) or getattr(given, "__name__", None)
     shown = f"a {type(given).__name__}, {name}" if name else reprlib.repr(given)
     raise HypothesisError(
-        f"hypotheses are given by registered names, such as {str(name or 'gd')!r}, or as a mapping "
+        f"Hypotheses are given by registered names, such as {str(name or 'gd')!r}, or as a mapping "
         f"from a name to a hypothesis or function; this is {shown}."
     )
 
@@ -201,4 +201,4 @@ def returned_by(control: Control, found: Any) -> Any:
 
 
 def silent(stage: str) -> None:
-    """A `Progress` that tells nobody."""
+    """A `Progress` that says nothing."""

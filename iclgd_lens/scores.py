@@ -1,4 +1,4 @@
-"""What is measured: one entry a score, in the order of display. Pure data, without torch.
+"""What is measured: one entry per score, in the order of display. Pure data, without torch.
 
 A score's numbers come from its `function`, which looks at one subject's readings (see
 `iclgd_lens.measures.readings`); its aggregate is their mean over queries and layers, or a
@@ -61,7 +61,7 @@ class Score(Entry):
         fact: The per-query fact that `statistic` looks at, a key of `FACTS`.
         statistic: Maps mean facts to the value (a ratio of means), or, of label scores, label
             scores and gold labels to the value.
-        per_draw: One value a draw of demonstrations, the same for each of its queries.
+        per_draw: One value per draw of demonstrations, the same for each of its queries.
         first_queries: Measured on the first queries alone (`Options.tok2attn_queries`).
         own_queries: Each subject has queries of its own (those that it sets right, say), so that no
             two of them can be held against one another.
@@ -91,7 +91,7 @@ class Score(Entry):
 
     @property
     def is_bounded(self) -> bool:
-        """Whether it is a cosine or a share, of which a twentieth is next to nothing."""
+        """Whether it is a cosine or a share, so that a twentieth of it is next to nothing."""
         return self.span.startswith(("-1 to 1", "0 to 1", "at most 1"))
 
     def made_by(self) -> Callable[..., Any] | str:

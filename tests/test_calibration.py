@@ -135,5 +135,5 @@ def test_all_of_it_is_measured_for_five_and_ten_draws() -> None:
 
 
 def test_what_cannot_be_simulated_is_refused() -> None:
-    with pytest.raises(LensError, match="nothing can be simulated"):
+    with pytest.raises(LensError, match="Nothing can be simulated"):
         simulate(Spreads(), draws=0, networks=8, trials=10)

@@ -105,7 +105,7 @@ def test_it_is_undefined_where_a_class_has_no_variance() -> None:
     broken = residual.clone()
     broken[2, 1, 0] = torch.inf
     assert is_nan(broken, [0, 0, 0, 1, 1, 1]) == [False, True]
-    with pytest.raises(LensError, match="one label a query"):
+    with pytest.raises(LensError, match="one label per query"):
         collapse_ratio(residual, torch.tensor([0, 1]))
 
 

@@ -453,7 +453,7 @@ def test_a_name_in_the_models_place_is_refused(tokenizer: Any) -> None:
             for task in swapped:
                 with pytest.raises(EpisodeError, match=r"given as 'sst2.*the task first, then a"):
                     load(model, task)
-        with pytest.raises(TaskError, match=r"a task is given by its name, .* not by a Texts"):
+        with pytest.raises(TaskError, match=r"A task is given by its name, .* not by a Texts"):
             load_episodes(model, model)
 
 
@@ -488,7 +488,7 @@ def test_what_is_wrong_with_rows_is_told_before_a_model_is_loaded(tokenizer: Any
         lens.check_rows("sst2", SPLITS, shots=13)
     with pytest.raises(EpisodeError, match="draws must be 1 or more"):
         lens.check_rows("sst2", SPLITS, draws=0)
-    with pytest.raises(RowsError, match="these rows were read for task 'sst2' with strip=True"):
+    with pytest.raises(RowsError, match="These rows were read for task 'sst2' with strip=True"):
         load_episode("sst2", Texts(tokenizer), data=checked, protocol=REFERENCE)
 
 

@@ -256,6 +256,74 @@ def test_the_map_of_imports_sees_a_wrong_turn(file: str, line: str, wrong: set[s
     assert wrong_turns(PACKAGE / file, ast.parse(line)) == wrong
 
 
+def listed(path: Path) -> list[str]:
+    """The modules that a folder's `__init__.py` lists: indented lines, a name and what it holds."""
+    text = ast.get_docstring(tree(path)) or ""
+    return re.findall(r"^ {4}([a-z_]+) +[A-Za-z`]", text, flags=re.MULTILINE)
+
+
+ROOMS = sorted(PACKAGE.glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("path", [path for path in ROOMS if len(listed(path)) > 1], ids=name)
+def test_a_list_of_modules_names_those_of_its_folder(path: Path) -> None:
+    there = {each.stem for each in path.parent.glob("*.py")} - FACES
+    assert sorted(listed(path)) == sorted(there)
+
+
+def test_the_rooms_with_a_list_of_modules_are_seen() -> None:
+    seen = {path.parent.name for path in ROOMS if len(listed(path)) > 1}
+    assert seen == {"bench", "figures", "mediation", "sweeps"}
+
+
+def defined(path: Path) -> set[str]:
+    """Every name that a module defines, imports or sets, at any depth."""
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).rpartition(".")[2])
+    return found
+
+
+def pointed_at(text: str) -> Iterator[list[str]]:
+    """The names in backticks that begin with a module or folder of the package."""
+    tops = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - FACES
+    for match in re.findall(r"`(?:iclgd_lens\.)?(\w+(?:\.\w+)+)(?:\(.*?\))?`", text):
+        parts = match.split(".")
+        if parts[0] in tops and parts[-1] not in {"csv", "py"}:
+            yield parts
+
+
+def leads_nowhere(parts: list[str]) -> bool:
+    """Whether a dotted name, walked from the package's folder, names nothing there."""
+    here = PACKAGE
+    for index, part in enumerate(parts):
+        if (here / f"{part}.py").is_file():
+            return not set(parts[index + 1 :]) <= defined(here / f"{part}.py")
+        if not (here / part).is_dir():
+            return part not in defined(here / "__init__.py")
+        here = here / part
+    return False
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_names_in_backticks_lead_somewhere(path: Path) -> None:
+    assert not [p for p in pointed_at(path.read_text(encoding="utf-8")) if leads_nowhere(p)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["`mediation.effects.MEANINGS`", "`iclgd_lens.verdicts.gone`", "`cost.gone`", "`cost.x.y(1)`"],
+)
+def test_a_name_that_leads_nowhere_is_seen(text: str) -> None:
+    (parts,) = pointed_at(text)
+    assert leads_nowhere(parts)
+
+
 def fresh_import() -> tuple[float, set[str]]:
     """Processor seconds of ``import iclgd_lens`` beyond torch, and what it loaded."""
     code = (

@@ -1,6 +1,6 @@
 """A cell's parquet file, checksummed, and cells put together into parts of a result.
 
-One line a score, layer and head. `values` lists one number a query (NaN: undefined), so that
+One line per score, layer and head. `values` lists one number per query (NaN: undefined), so that
 pandas, Polars and DuckDB can explode it; `value` is their mean. Lines of kind "raw" hold per-query
 facts that are no scores: gold labels, label scores, moments. Intervals are not kept: they are over
 cells. Nothing in a file depends on when or where it was written.

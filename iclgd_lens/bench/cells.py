@@ -122,7 +122,7 @@ def shard(cells: list[Cell], index: int, count: int) -> list[Cell]:
         LensError: There is no such share.
     """
     if not 1 <= index <= count:
-        raise LensError(f"shard {index}/{count} does not exist; they count from 1/{count}")
+        raise LensError(f"Shard {index}/{count} does not exist; they count from 1/{count}")
     mine = set(sorted({cell.setting.key for cell in cells})[index - 1 :: count])
     return [cell for cell in cells if cell.setting.key in mine]
 

@@ -156,7 +156,7 @@ def model_size(model: ModelSpec) -> ModelSize | None:
         vocabulary = _first(config, "vocab_size")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # Twelve squares of the width a layer: attention's four and the MLP's eight.
+    # Twelve squares of the width per layer: attention's four and the MLP's eight.
     return ModelSize(weights or 12 * layers * width**2 + vocabulary * width, layers, heads, width)
 
 
@@ -187,7 +187,7 @@ def texts_of(plan: Plan, model: ModelSpec) -> Texts:
 
 
 def machine_speed() -> tuple[float, float]:
-    """Operations a second of a large matrix product here, and seconds of a small one.
+    """Operations per second of a large matrix product here, and seconds per small one.
 
     Measured for 0.2 s each.
     """

@@ -202,7 +202,7 @@ class Drawn:
         }
 
     def attention(self) -> pd.DataFrame:
-        """Return the attention of one query's readout token; empty where nobody asked for it.
+        """Return the attention of one query's readout token; empty where it was not asked for.
 
         Columns: model, task, setting (ZS, ICL or a hypothesis), position, token, weight.
         """

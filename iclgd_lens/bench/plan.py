@@ -51,7 +51,7 @@ class Plan(Part):
         lr: A number, "published" (the task's, one epoch), or "matched": rate, epochs and loss
             tokens chosen by the label loss of left-out demonstrations, for each network and draw.
             None: "published" under the reference protocol, else "matched".
-        search: What of the search for matched budgets is another than the default:
+        search: Where the search for matched budgets differs from the default:
             `{epochs: [1, 2, 4], folds: 1, left_out: 0.5}`, parts of `choose_budget`.
         vary: Values of factors of the demonstrations to go through, `{shots: [4, 16]}`: each is
             measured in the plan's place, as a task of its own ("sst2 (shots 4)").
@@ -59,8 +59,8 @@ class Plan(Part):
         twins: Networks of each control that is another network.
         twin_queries: Queries that each of them is asked at most; None for all.
         tok2attn_queries: Queries on which Tok2Attn is measured.
-        worlds: Whether the instrument is also read on models whose answer is known, once a run.
-        studies: What is looked at once a model and task for the page's figures; None for nothing.
+        worlds: Whether the instrument is also read on models whose answer is known, once per run.
+        studies: What is looked at once per model and task for the page's figures; None for nothing.
         resamples: Bootstrap resamples of intervals over queries.
         control_seed: Seed of random controls and untrained copies.
     """
@@ -139,8 +139,6 @@ class Plan(Part):
     @field_validator("lr", mode="before")
     @classmethod
     def _rate(cls, value: Any) -> Any:
-        if value == "demonstrations":  # what the choice was called before it chose more than rates
-            return MATCHED
         if isinstance(value, str) and value not in (PUBLISHED, MATCHED):
             try:
                 return float(value)  # YAML 1.1 reads 5e-4 as text

@@ -95,7 +95,7 @@ class HypothesisSpec(Part):
 
 
 class SearchSpec(Part):
-    """What of the search for budgets is another than the default; see `choose_budget`.
+    """How the search for budgets differs from the default; see `choose_budget`.
 
     Attributes:
         grid: Rates tried first.
@@ -125,14 +125,14 @@ class SearchSpec(Part):
 
 
 class StudySpec(Part):
-    """What is looked at once a model and task for figures; see `iclgd_lens.bench.studies`.
+    """What is looked at once per model and task for figures; see `iclgd_lens.bench.studies`.
 
     Attributes:
         hypotheses: Names of the plan's hypotheses, none of them with `vary:`.
         trajectory: Scores along the training, on the first draw.
         attention: Attention of the readout token of one query, in ZS, in ICL and after each.
         mediation: Which heads do the work, and whether each hypothesis does it there. Costs L x H
-            last-token passes a query and hypothesis on models of up to 200 heads.
+            last-token passes per query and hypothesis on models of up to 200 heads.
     """
 
     hypotheses: tuple[str, ...] = Field(min_length=1)

@@ -136,7 +136,7 @@ class _Crew:
             except self.ray.exceptions.RayActorError as error:
                 if getattr(error, "actor_init_failed", False):
                     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                    raise RunError(f"a Ray worker cannot start: {lines[-1]}") from error
+                    raise RunError(f"A Ray worker cannot start: {lines[-1]}") from error
                 deaths[job.setting.key] += 1
                 idle.append((self._hire(), None))
                 if deaths[job.setting.key] < DEATHS:
@@ -163,7 +163,7 @@ class _Crew:
         sizes += [held.get("GPU", 0.0) / options.gpus] if options.gpus else []
         if not sizes or min(sizes) < 1:
             raise RunError(
-                f"no worker fits the cluster: each takes {options.cpus:g} CPUs and "
+                f"No worker fits the cluster: each takes {options.cpus:g} CPUs and "
                 f"{options.gpus:g} GPUs, and the cluster has {held.get('CPU', 0):g} and "
                 f"{held.get('GPU', 0):g}"
             )
@@ -190,7 +190,7 @@ class _Crew:
     def _check_shared(self, cell: Cell, outcome: CellOutcome) -> None:
         if outcome.state == "done" and not self.store.is_written(cell.key):
             raise RunError(
-                f"a worker wrote {cell} but {self.store.files.where} does not hold it here: the "
+                f"A worker wrote {cell} but {self.store.files.where} does not hold it here: the "
                 "run directory must be shared by all machines (or be a URL, such as s3://...)"
             )
 

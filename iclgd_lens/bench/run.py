@@ -39,8 +39,8 @@ class RayOptions:
     Attributes:
         address: Of a cluster ("auto" finds the one of this machine); None starts one here.
         workers: Actors, each with a model of its own; None for as many as the cluster holds.
-        gpus: GPUs a worker, possibly a fraction.
-        cpus: CPUs a worker, and the threads it computes with.
+        gpus: GPUs per worker, possibly a fraction.
+        cpus: CPUs per worker, and the threads it computes with.
     """
 
     address: str | None = None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 DAMAGED = "damaged file: "
-"""How the reason begins for which a cell whose file is damaged has no scores."""
+"""How the reason begins that is given for a cell without scores, where its file is damaged."""
 
 
 def load_run(where: str | os.PathLike[str]) -> Run:
@@ -174,7 +174,7 @@ class Run(Drawn):
         return frame
 
     def queries(self, score: str | None = None, hypothesis: str | None = None) -> pd.DataFrame:
-        """Return per-query values, one line a query; all of them, or of one score or hypothesis.
+        """Return per-query values, one line per query; all of them, or of one score or hypothesis.
 
         Columns: model, task, then those of `Comparison.queries()`; `query` is the row in the
         evaluation split. Large for large runs: name a score.

@@ -253,7 +253,7 @@ class Session:
         """A setting's demonstrations and queries.
 
         Raises:
-            RunError: They are others than when the run began.
+            RunError: They are not those that the run began with.
         """
         plan = self.plan
         host = self.host(setting if setting.trained is None else setting.trained)

@@ -5,7 +5,7 @@
     failed/<key>.json           why a cell could not be measured at all
     readings/<key>.safetensors  what a setting's own network leaves: ZS and ICL
     studies/<key>.safetensors   a study: training, attention or heads of one model and task
-    invocations/<id>.json       one a command that worked on the run: what it did and when
+    invocations/<id>.json       one per command that worked on the run: what it did and when
     quarantine/                 damaged files, moved aside
 
 Any number of processes may work on one directory: files appear whole, and two results of one cell

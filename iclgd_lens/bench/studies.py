@@ -1,4 +1,4 @@
-"""Studies: what is looked at once a model and task, beside its cells, for figures of a few rules.
+"""Studies: what is looked at once per model and task, beside its cells, for figures of a few rules.
 
 trajectory   scores along the training on the first draw, twins of that draw beside it
 attention    which tokens the readout token of one query attends to, in ZS, ICL and after each rule

@@ -121,14 +121,14 @@ def import_modules(names: Iterable[str]) -> None:
     for name in names:
         is_file = name.endswith(".py")
         if is_file and not Path(name).is_file():
-            raise PlanError(f"there is no file {name!r} to import")
+            raise PlanError(f"There is no file {name!r} to import")
         _look_in(Path(name).resolve().parent if is_file else Path.cwd())
         try:
             _import_file(Path(name).resolve()) if is_file else importlib.import_module(name)
         except (Exception, SystemExit) as error:  # the module is the user's
             what = "file" if is_file else "module"
             raise PlanError(
-                f"the {what} {name!r} cannot be imported ({type(error).__name__}: {error})"
+                f"The {what} {name!r} cannot be imported ({type(error).__name__}: {error})"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""What of a search for budgets can be asked for; without torch, since plans are read without it."""
+"""Which parts of a search for budgets can be set; needs no torch, as plans are read without it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from iclgd_lens.protocol import LossOn
 from iclgd_lens.validation import check_arguments
 
 SEARCHED = ("grid", "epochs", "losses", "folds", "left_out")
-"""What of a search can be another than the default; see `choose_budget`."""
+"""The parts of a search that can differ from the default; see `choose_budget`."""
 
 
 def check_search(
     asked: Mapping[str, Any], error: type[LensError] = LensError, where: str = "budget"
 ) -> None:
-    """Refuse a search that cannot be.
+    """Refuse a search with unknown parts or with values that are not allowed.
 
     Args:
         asked: Parts of `SEARCHED` by name.

@@ -41,7 +41,7 @@ class Tried:
 
     Attributes:
         settings: lr, epochs, loss_on: those that the hypothesis takes.
-        loss: Label negative log-likelihood of the left-out demonstrations, in nats a label word,
+        loss: Label negative log-likelihood of the left-out demonstrations, in nats per label word,
             mean over folds; infinite where training diverged.
     """
 
@@ -59,7 +59,7 @@ class Budget:
 
     Attributes:
         settings: lr, epochs, loss_on: those that the hypothesis takes.
-        loss: Its label negative log-likelihood of left-out demonstrations, in nats a label word.
+        loss: Its label negative log-likelihood of left-out demonstrations, in nats per label word.
         zs_loss: That of the unchanged model.
         improves: Whether it is better than the unchanged model by more than two standard errors
             over left-out demonstrations.
@@ -88,7 +88,7 @@ class Budget:
         """How it was chosen, and whether it learns anything."""
         chosen = ", ".join(f"{key} {_short(value)}" for key, value in self.settings.items())
         verdict = (
-            f"{self.loss:.2f} nats a label word on {self.left_out} left-out demonstrations, "
+            f"{self.loss:.2f} nats per label word on {self.left_out} left-out demonstrations, "
             f"{self.zs_loss:.2f} without an update"
         )
         edge = "; the best rate lies on the edge of the widest grid" if self.edge else ""
@@ -160,7 +160,7 @@ def choosing(
     left_out: float = LEFT_OUT,
     beside: int = 1,
 ) -> Chain[Budget]:
-    """`choose_budget` beside others, of which there are so many (`shared_batches`)."""
+    """`choose_budget` beside so many others (`shared_batches`)."""
     given = {**(settings or {}), **hypothesis.budgeted_at}
     takes = hypothesis.settings()
     passes = tuple(epochs) if "epochs" in takes and "epochs" not in given else (None,)
@@ -239,7 +239,7 @@ def with_settings_of(rule: Rule, settings: Mapping[str, Any]) -> Rule:
 
 
 def needs_budget(rule: Rule) -> bool:
-    """Whether a rule takes a learning rate that nobody gave and that it does not choose itself."""
+    """Whether a rule takes a learning rate, was given none, and does not choose it itself."""
     takes = isinstance(rule.value, Hypothesis) and rule.value.takes_budget
     return takes and rule.settings.get("lr") is None
 

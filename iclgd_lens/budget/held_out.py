@@ -67,7 +67,7 @@ def make_folds(shown: Demonstrations, count: int = FOLDS, share: float = LEFT_OU
 def held_out_losses(
     model: Any, intervention: Intervention, left_out: Demonstrations
 ) -> list[float]:
-    """Label negative log-likelihood, in nats a label word, of each demonstration read alone."""
+    """Label negative log-likelihood, in nats per label word, of each demonstration read alone."""
     host = as_host(model)
     prefix = intervention.prefix(host)
     found: list[float] = []

@@ -30,14 +30,14 @@ from dataclasses import astuple
 
 from iclgd_lens.budget.training_rows import rule_of
 from iclgd_lens.budget.trials import Built, Course, Outcome, Point, Rows
-from iclgd_lens.training.shared_batches import Chain, alone
+from iclgd_lens.training.shared_batches import Chain
 
 GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 """Learning rates that are tried first."""
 LOWEST, HIGHEST = 1e-6, 100.0
 """Rates beyond which the grid is not widened."""
 SOLVED = 0.1
-"""Nats a label word below which no more training is tried: there is next to nothing to gain."""
+"""Nats per label word below which no more training is tried: there is next to nothing to gain."""
 GO_ON = (4, 2, 1)
 """Trainings that go on after the first, second, ... stage; one after later ones."""
 EARLY = 4
@@ -45,7 +45,7 @@ EARLY = 4
 FORGETS = 0.5
 """Nats above the best so far at which all that are left have begun to forget."""
 GAIN = 0.05
-"""Nats a label word that a late stage has to gain, or the search ends."""
+"""Nats per label word that a late stage has to gain, or the search ends."""
 _WIDER = 10**0.5
 
 _Arm = tuple["float | None", "str | None"]
@@ -72,27 +72,17 @@ class Race:
         """The budget of the lowest loss; of equals the lowest rate."""
         return min(self.found.items(), key=lambda item: (item[1].mean, item[0][0] or 0.0))
 
-    @property
-    def trainings(self) -> int:
-        """Rates and loss tokens that were tried."""
-        return len({(rate, loss_on) for rate, _, loss_on in self.found})
-
-    def run(
-        self,
-        rates: Sequence[float | None],
-        passes: Sequence[int | None],
-        losses: Sequence[str | None],
-    ) -> bool:
-        """Search, and return whether the best rate still lies on the edge of the widest grid."""
-        return alone(self.search(rates, passes, losses))
-
     def search(
         self,
         rates: Sequence[float | None],
         passes: Sequence[int | None],
         losses: Sequence[str | None],
     ) -> Chain[bool]:
-        """The same beside others; see `iclgd_lens.training.shared_batches`."""
+        """Search, and return whether the best rate still lies on the edge of the widest grid.
+
+        A chain of laps, so that several searches can share their batches: see
+        `iclgd_lens.training.shared_batches`.
+        """
         lowest, last = math.inf, len(passes) - 1
         for stage, count in enumerate(passes):
             if stage == 0:

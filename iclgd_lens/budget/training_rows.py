@@ -37,7 +37,7 @@ def row_trainings(
     weights: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
 ) -> Iterator[Training]:
-    """Train a row for each rate, one demonstration a step; yields after each epoch.
+    """Train one row for each rate, one demonstration per step; yields after each epoch.
 
     The same object each time: rows may be dropped from it before the next epoch, of each set of
     demonstrations as many. The caller's model is frozen while an epoch runs, and as before in
@@ -70,7 +70,7 @@ def lane_of(
     weights: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
 ) -> Lane:
-    """Rows at several rates, of each set of demonstrations one a rate; see `row_trainings`."""
+    """Rows at several rates: for each set of demonstrations one per rate; see `row_trainings`."""
     sets = [shown] if isinstance(shown, Demonstrations) else list(shown)
     names = trained_names(host, sets[0].protocol.trained if weights is None else weights, layers)
     steps = zip(*(each.sequences(loss_on) for each in sets), strict=True)

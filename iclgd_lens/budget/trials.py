@@ -41,7 +41,7 @@ class Outcome:
 
     @property
     def mean(self) -> float:
-        """In nats a label word; infinite where one is not finite."""
+        """In nats per label word; infinite where one is not finite."""
         finite = all(math.isfinite(value) for value in self.each)
         return sum(self.each) / len(self.each) if finite and self.each else math.inf
 

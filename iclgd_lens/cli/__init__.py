@@ -1,3 +1,3 @@
-"""The command line `iclgd`: one module a command, and the console that all of them share."""
+"""The command line `iclgd`: one module per command, and the console that all of them share."""
 
 from iclgd_lens.cli.app import main as main

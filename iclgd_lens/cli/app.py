@@ -158,7 +158,7 @@ def demo(
         ),
     ] = None,
     shots: Annotated[int, typer.Option(min=2, help="Demonstrations.")] = 12,
-    queries: Annotated[int, typer.Option(min=2, help="Queries a task.")] = 24,
+    queries: Annotated[int, typer.Option(min=2, help="Queries per task.")] = 24,
     draws: Annotated[int, typer.Option(min=1, help="Draws of demonstrations.")] = 3,
     twins: Annotated[int, typer.Option(min=0, help="Untrained networks.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of draws, controls and networks.")] = 0,

@@ -57,8 +57,8 @@ def bench(
             show_default="1; with ray, as many as fit the cluster",
         ),
     ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs a Ray worker, such as 0.5.")] = 0.0,
-    cpus: Annotated[float, typer.Option(min=0, help="CPUs a Ray worker.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs per Ray worker, such as 0.5.")] = 0.0,
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs per Ray worker.")] = 1.0,
     shard: Annotated[
         str | None, typer.Option(help="I/N: only the I-th of N shares of the cells, from 1.")
     ] = None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NO_CONTROLS = "none"
 _SUFFIXES = (".parquet", ".safetensors")
-_BUDGETS = {"matched": "matched", "published": "published", "demonstrations": "matched"}
+_BUDGETS = ("matched", "published")
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def parse_rate(given: str | None) -> tuple[float | None, Any]:
         LensError: It is neither.
     """
     if given is None or given in _BUDGETS:
-        return None, None if given is None else _BUDGETS[given]
+        return None, given
     try:
         rate = float(given)
     except ValueError:

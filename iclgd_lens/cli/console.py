@@ -200,7 +200,7 @@ def note(text: BaseException | str) -> None:
 
 
 def tell(line: str) -> None:
-    """Write a line to standard error; where that is closed or full, nobody wants to be told."""
+    """Write a line to standard error; nothing where that is closed or full."""
     if sys.stderr is not None:  # print() would take standard output in its place
         try:
             print(line, file=sys.stderr, flush=True)

@@ -54,7 +54,7 @@ class DemoResult:
     """What the demo measured.
 
     Attributes:
-        comparisons: One a task.
+        comparisons: One per task.
         model: The model's name.
         shots: Demonstrations of a draw.
         draws: Draws of demonstrations.
@@ -96,7 +96,7 @@ def run_demo(
         model: A name or folder, or a loaded model.
         tasks: Tasks with embedded rows.
         shots: Demonstrations.
-        queries: Queries a task.
+        queries: Queries per task.
         draws: Draws of demonstrations; a verdict needs 2.
         twins: Untrained networks; a verdict needs 3.
         seed: Seed of the first draw, of the random controls and of the twins.
@@ -179,9 +179,8 @@ def calibrated(gate: Gate) -> str:
 
 def trajectory(comparison: Comparison) -> pd.DataFrame | None:
     """Scores along the training, where this comparison has any."""
-    read = getattr(comparison, "trajectory", None)
-    frame: pd.DataFrame | None = None if read is None else read((*ALONG, "KL_removed"))
-    return None if frame is None or frame.empty else frame
+    frame = comparison.trajectory((*ALONG, "KL_removed"))
+    return None if frame.empty else frame
 
 
 def trajectory_lines(comparison: Comparison) -> list[str]:

@@ -164,7 +164,7 @@ def models(
                      "hooked_families": families})  # fmt: skip
     elif search is not None:
         if not found:
-            raise LensError(f"no known model's name contains {search!r}; of {len(every)}")
+            raise LensError(f"No known model's name contains {search!r}; of {len(every)}")
         typer.echo("\n".join(found))
     else:
         print_table(

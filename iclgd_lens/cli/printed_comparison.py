@@ -118,7 +118,7 @@ def paragraphs(comparison: Comparison) -> list[tuple[str, list[str]]]:
 
 
 def behaviour_lines(comparison: Comparison) -> list[str]:
-    """One line a hypothesis, its budget with it."""
+    """One line per hypothesis, its budget with it."""
     lines: list[str] = []
     for each in comparison.behaviour():
         budget = budget_of(comparison, each.hypothesis)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from iclgd_lens.sweeps.claims import Claim
     from iclgd_lens.sweeps.sweep_result import Sweep
 
-QUERIES, DRAWS = 32, 2
-
 
 def sweep(
     what: Annotated[
@@ -45,11 +43,13 @@ def sweep(
         typer.Option(min=1, help="Demonstrations.", show_default=str(defaults.SHOTS)),
     ] = None,
     queries: Annotated[
-        int | None, typer.Option(min=1, help="Queries.", show_default=str(QUERIES))
+        int | None, typer.Option(min=1, help="Queries.", show_default=str(defaults.SWEEP_QUERIES))
     ] = None,
     draws: Annotated[
         int | None,
-        typer.Option(min=1, help="Draws of demonstrations.", show_default=str(DRAWS)),
+        typer.Option(
+            min=1, help="Draws of demonstrations.", show_default=str(defaults.SWEEP_DRAWS)
+        ),
     ] = None,
     hypothesis: options.Hypotheses = None,
     control: Annotated[
@@ -128,8 +128,8 @@ def sweep(
                     hypotheses=hypothesis or defaults.HYPOTHESES,
                     controls=CONTROLS if control is None else _controls(control) or (),
                     settings=settings, lr=rate, budget=budget,
-                    shots=shots or defaults.SHOTS, queries=queries or QUERIES,
-                    draws=draws or DRAWS, seed=seed or 0, data=data,
+                    shots=shots or defaults.SHOTS, queries=queries or defaults.SWEEP_QUERIES,
+                    draws=draws or defaults.SWEEP_DRAWS, seed=seed or 0, data=data,
                     auxiliary=auxiliary or (), progress=tell,
                 )
             ]  # fmt: skip

@@ -31,19 +31,19 @@ def embedded_rows(task: str, split: Literal["train", "validation"]) -> list[dict
         split: 360 rows for "train", 180 for "validation", balanced over the classes.
 
     Returns:
-        One mapping a row: the columns of the task's Hub copy, with the label's id under "label".
+        One mapping per row: the columns of the task's Hub copy, with the label's id under "label".
 
     Raises:
         RowsError: No such task or split.
     """
     if task not in _TASKS:
         raise RowsError(
-            f"no embedded rows of task {task!r} (there are: {', '.join(_TASKS)})."
+            f"No embedded rows of task {task!r} (there are: {', '.join(_TASKS)})."
             f"{nearest(task, _TASKS)}"
         )
     if split not in _SPLITS:
         raise RowsError(
-            f"no embedded split {split!r} (there are: {', '.join(_SPLITS)})."
+            f"No embedded split {split!r} (there are: {', '.join(_SPLITS)})."
             f"{nearest(split, _SPLITS)}"
         )
     resource = files(__name__) / "data" / f"{task}_{split}.jsonl.gz"
@@ -59,7 +59,7 @@ def embedded_model_folder() -> Path:
     """
     folder = files(__name__) / "model"
     if not isinstance(folder, Path) or not folder.is_dir():
-        raise ModelError(f"the embedded model is not a folder of plain files: {folder}")
+        raise ModelError(f"The embedded model is not a folder of plain files: {folder}")
     return folder
 
 

@@ -79,7 +79,7 @@ def norms(frame: pd.DataFrame, *, title: str = "") -> Spec:
     On the diagonal both are as large; a cosine says nothing about that.
 
     Args:
-        frame: One line a query; columns hypothesis, icl_norm, ft_norm.
+        frame: One line per query; columns hypothesis, icl_norm, ft_norm.
         title: Over the figure.
 
     Raises:
@@ -124,7 +124,7 @@ def attention(frame: pd.DataFrame, *, title: str = "") -> Spec:
     """Attention of the readout token over tokens: zero-shot, in context, after the update.
 
     Args:
-        frame: One line a setting and token; columns setting, position (of the token in the prompt
+        frame: One line per setting and token; columns setting, position (of the token in the prompt
             with demonstrations), token, weight (mean over queries, layers and heads that are
             shown). A setting that does not see a token has no line for it.
         title: Over the figure.

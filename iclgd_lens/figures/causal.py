@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @builder
 def set_curves(curves: Mapping[str, tuple[Sequence[int], ArrayLike]], *, title: str = "") -> Spec:
-    """Faithfulness against the number of heads put into ZS: a line for ICL, one an update.
+    """Faithfulness against the number of heads put into ZS: a line for ICL, one per update.
 
     Args:
         curves: Numbers of heads and faithfulness, by label.

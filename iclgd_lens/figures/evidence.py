@@ -43,7 +43,7 @@ VERDICTS: Mapping[str, tuple[str, str]] = {
 
 @builder
 def means(frame: pd.DataFrame, *, score: str = "", title: str = "") -> Spec:
-    """A score by task: a mark a hypothesis, control or setting, with its interval.
+    """A score by task: one mark with its interval per hypothesis, control or setting.
 
     Args:
         frame: Columns task, hypothesis, value, ci_low, ci_high; n where it is known.
@@ -179,8 +179,8 @@ def nulls(
     """A control's draws or networks (open marks) with the observed value (filled) in each row.
 
     Args:
-        frame: One line a draw of a control or a network; columns hypothesis, control (the label in
-            results), value.
+        frame: One line per draw of a control, or per network; columns hypothesis, control (the
+            label in results), value.
         observed: The hypothesis's own value.
         score: What the values are; by default what the frame's column "score" says.
         title: Over the figure.

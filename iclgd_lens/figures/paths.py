@@ -34,13 +34,13 @@ _RATES = ("hypothesis", "lr", "measure", "value")
 
 @builder
 def trajectory(frame: pd.DataFrame, *, score: str = "", title: str = "") -> Spec:
-    """A score against the share of KL to ICL removed, as training goes on: one line a hypothesis.
+    """A score against the share of KL to ICL removed, as training goes on: one line per hypothesis.
 
     It answers what one point cannot: does attention come nearer to in-context learning's as the
     answers do? Twins and wrong labels stand beside, dashed with open marks.
 
     Args:
-        frame: One line a hypothesis or control and number of passes; columns hypothesis,
+        frame: One line per hypothesis or control and number of passes; columns hypothesis,
             kl_removed (0 is what ZS has, 1 is ICL), value, and where they are known passes (the
             order of the points), ci_low, ci_high, score.
         score: What the values are; by default what the frame's column "score" says.
@@ -114,7 +114,7 @@ def rate_curve(
 
     Args:
         frame: Columns hypothesis, lr, measure (what the value is, with its unit), value.
-        chosen: Rates that were chosen, by hypothesis: one, or one a draw.
+        chosen: Rates that were chosen, by hypothesis: one, or one per draw.
         title: Over the figure.
 
     Raises:
@@ -182,7 +182,7 @@ _COLUMNS = ("hypothesis", "value_of_factor", "score", "value", "ci_low", "ci_hig
 def factor_curves(
     frame: pd.DataFrame, *, axis_name: str, log: bool = False, title: str = ""
 ) -> Spec:
-    """Scores along a factor, one panel a score in the frame's order, with intervals.
+    """Scores along a factor, one panel per score in the frame's order, with intervals.
 
     Args:
         frame: Lines of a sweep: columns hypothesis, value_of_factor, score, value, ci_low, ci_high.

@@ -29,7 +29,6 @@ from iclgd_lens.figures.style import (
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
 _PROFILE = ("hypothesis", "layer", "value", "ci_low", "ci_high")
 
@@ -61,20 +60,6 @@ def heatmap(
     spec["layout"]["width"] = max(420, 220 + 34 * array.shape[1])
     spec["layout"]["height"] = max(320, 160 + 26 * array.shape[0])
     return spec
-
-
-def heatmap_traces(
-    values: ArrayLike,
-    *,
-    score: str = "",
-    bounds: tuple[int | float, int | float] = (-1.0, 1.0),
-    colour_bar: bool = True,
-) -> list[go.Heatmap]:
-    """The traces of `heatmap`, to be placed in a figure of several panels."""
-    import plotly.graph_objects as go
-
-    traces = _traces(_matrix(values), score=score, reach=_reach(bounds), colour_bar=colour_bar)
-    return [go.Heatmap({k: v for k, v in each.items() if k != "type"}) for each in traces]
 
 
 @builder
@@ -208,7 +193,7 @@ def _marks(array: Floats, shown: ArrayLike) -> Spec:
 
 @builder
 def layer_profiles(frame: pd.DataFrame, *, title: str = "", score: str = "") -> Spec:
-    """A score by layer: a line a hypothesis with its interval as a band; controls dashed.
+    """A score by layer: a line per hypothesis with its interval as a band; controls dashed.
 
     Args:
         frame: Lines of `Comparison.frame()` for one score, with a layer and without a head:
@@ -283,7 +268,7 @@ def _defined_runs(low: Floats, high: Floats) -> list[list[int]]:
 def _matrix(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or 0 in array.shape:
-        raise LensError(f"a heatmap needs [layer head], but got an array of shape {array.shape}")
+        raise LensError(f"A heatmap needs [layer head], but got an array of shape {array.shape}")
     return array
 
 

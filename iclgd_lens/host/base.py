@@ -46,15 +46,15 @@ class Host(HookNames):
         kind: "HookedTransformer" or "TransformerBridge".
         n_layers: Blocks.
         n_heads: Query heads of a block.
-        n_key_value_heads: Its key and value heads, each of which serves several query heads.
+        n_key_value_heads: Key and value heads of a block; one may serve several query heads.
         d_model: Entries of the residual stream.
         d_head: Entries of a head's queries, keys and values.
         d_vocab: Tokens.
         n_ctx: Positions.
         cfg: The model's configuration.
         cuts_last_mlp: Whether its last MLP can run at some tokens alone; see `last_mlp`.
-        unembedded: Sequences unembedded so far, for who counts what a build costs.
-        charged: What is counted beside, of passes that were shared; see `cost.sharing`.
+        unembedded: Sequences unembedded so far, from which the cost of a build is counted.
+        charged: Further costs that are counted, of passes that were shared; see `cost.sharing`.
         memory: Where passes that several builds share are kept; see `cost.sharing`.
 
     Raises:
@@ -83,7 +83,7 @@ class Host(HookNames):
         self.d_model, self.d_head = int(self.cfg.d_model), int(self.cfg.d_head)
         self.d_vocab, self.n_ctx = int(self.cfg.d_vocab), int(self.cfg.n_ctx)
         self.n_key_value_heads = int(getattr(self.cfg, "n_key_value_heads", None) or self.n_heads)
-        self.unembedded, self.charged = 0, (0, 0, 0, 0)  # so far, for who counts what a build costs
+        self.unembedded, self.charged = 0, (0, 0, 0, 0)  # so far; see `cost`
         self.memory: dict[Any, Any] | None = None  # see `cost.sharing`
         self.cuts_last_mlp = False  # until the model was asked whether it can
         self._reread = 0  # tokens at the beginning of a running pass that its caller did not give
@@ -219,7 +219,7 @@ class Host(HookNames):
     def parameter(self, name: str) -> Tensor | None:
         """Return a weight or bias in TransformerLens layout, possibly a view, never a parameter.
 
-        Key and value weights have one slice a key/value head. None if the model has no such bias.
+        Key and value weights have one slice per key/value head. None if the model has no such bias.
         """
 
     @abstractmethod
@@ -243,7 +243,7 @@ class Host(HookNames):
         """Whether a token's position depends on the length of the whole sequence.
 
         So it is with rotary embeddings that are rescaled as a sequence grows (dynamic scaling,
-        LongRoPE): keys and values of demonstrations are then others for every query.
+        LongRoPE): keys and values of demonstrations then differ from query to query.
         """
 
     @property

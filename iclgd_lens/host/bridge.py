@@ -166,7 +166,7 @@ class BridgeHost(Host):
         """See `Host.score_hook`."""
         if self._is_native(layer):
             raise HookError(
-                f"transformers itself runs the attention of this bridge of {self.name}: its scores "
+                f"Transformers itself runs the attention of this bridge of {self.name}: its scores "
                 "can be read but not changed."
             )
         return f"blocks.{layer}.attn.hook_attn_scores"

@@ -44,10 +44,10 @@ class Checkpoint:
     """Where a model is read from.
 
     Attributes:
-        name: what results call the model: the Hub name, the folder's own name or an alias.
-        location: the Hub name or the folder's path.
-        is_folder: whether `location` is a folder; a folder is read without any network.
-        revision: branch, tag or commit of the Hub repository; None for its default branch.
+        name: What results call the model: the Hub name, the folder's own name or an alias.
+        location: The Hub name or the folder's path.
+        is_folder: Whether `location` is a folder; a folder is read without any network.
+        revision: Branch, tag or commit of the Hub repository; None for its default branch.
     """
 
     name: str
@@ -89,8 +89,8 @@ class Checkpoint:
         """The `transformers` configuration, of a causal decoder with plain weights.
 
         Raises:
-            ModelError: it is missing or unreadable, or its weights are not safetensors.
-            UnsupportedModelError: it needs its own code, or is no such model.
+            ModelError: It is missing or unreadable, or its weights are not safetensors.
+            UnsupportedModelError: It needs its own code, or is no such model.
         """
         from transformers import AutoConfig
 
@@ -105,7 +105,7 @@ class Checkpoint:
                     "use a model whose architecture transformers has itself"
                 ) from error
             raise ModelError(
-                f"cannot read the configuration of {self.location!r}: {first_line(error)}"
+                f"Cannot read the configuration of {self.location!r}: {first_line(error)}"
             ) from error
         _check_causal(config, self.name)
         self._check_config(config)
@@ -115,7 +115,7 @@ class Checkpoint:
         """The `transformers` model on the CPU: eager attention, evaluation mode.
 
         Raises:
-            ModelError: weights are missing, unreadable or of another shape.
+            ModelError: Weights are missing, unreadable or of another shape.
         """
         from transformers import AutoModelForCausalLM
 
@@ -134,13 +134,13 @@ class Checkpoint:
             raise
         except Exception as error:  # so may weights that do not fit it
             raise ModelError(
-                f"cannot load the weights of {self.location!r}: {first_line(error)}"
+                f"Cannot load the weights of {self.location!r}: {first_line(error)}"
             ) from error
         model, report = loaded
         absent = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
         if absent:
             raise ModelError(
-                f"the weights of {self.location!r} are not those of a whole "
+                f"The weights of {self.location!r} are not those of a whole "
                 f"{type(model).__name__}: {len(absent)} missing or of a wrong shape, "
                 f"among them {absent[0]}"
             )
@@ -158,7 +158,7 @@ class Checkpoint:
         """The `transformers` tokenizer, or None (with a `ModelWarning`) where there is none.
 
         Raises:
-            ModelError: the tokenizer's files are unreadable or need code of their own.
+            ModelError: The tokenizer's files are unreadable or need code of their own.
         """
         from transformers import AutoTokenizer
 
@@ -178,7 +178,7 @@ class Checkpoint:
                     return AutoTokenizer.from_pretrained(place, **arguments)
         except Exception as error:  # the tokenizers library raises plain ones
             raise ModelError(
-                f"cannot read the tokenizer of {self.location!r}: {first_line(error)}"
+                f"Cannot read the tokenizer of {self.location!r}: {first_line(error)}"
             ) from error
 
     def exact_revision(self, config: Any) -> str | None:
@@ -245,7 +245,7 @@ class GgufCheckpoint(Checkpoint):
             with Path(self.location).open("rb") as stream:
                 magic = stream.read(len(_MAGIC))
         except OSError as error:
-            raise ModelError(f"cannot read {self.location!r}: {error.strerror}") from error
+            raise ModelError(f"Cannot read {self.location!r}: {error.strerror}") from error
         if magic != _MAGIC:
             raise ModelError(f"{self.location!r} is no GGUF file: it does not begin as one")
         _ = self._reader
@@ -275,13 +275,13 @@ class GgufCheckpoint(Checkpoint):
             from gguf import GGUFReader
         except ImportError as error:
             raise ModelError(
-                "reading a GGUF file needs the package gguf: pip install 'iclgd-lens[gguf]'"
+                "Reading a GGUF file needs the package gguf: pip install 'iclgd_lens[gguf]'"
             ) from error
         try:
             return GGUFReader(self.location)
         except Exception as error:  # a damaged file fails wherever it is damaged
             raise ModelError(
-                f"cannot read {self.location!r}: it is damaged or cut short ({first_line(error)})"
+                f"Cannot read {self.location!r}: it is damaged or cut short ({first_line(error)})"
             ) from error
 
     @property

@@ -87,7 +87,7 @@ def attention_implementation(model: Any) -> str:
 def own_hooks(model: Any) -> list[str]:
     """Hook points and modules where hooks of the user's are attached."""
     points: dict[str, Any] = dict(model.hook_dict)
-    # Of a hook point's names, the last: TransformerLens's own, where a bridge has another, too.
+    # The last of a hook point's names is TransformerLens's own, where a bridge has another, too.
     names = {
         id(point): name for name, point in points.items() if point.fwd_hooks or point.bwd_hooks
     }

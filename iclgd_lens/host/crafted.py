@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -243,6 +243,3 @@ def _isometry(d_model: int, width: int) -> Float[Tensor, "d_model width"]:
         found[row, : row + 1] = 1.0
         found[row, row + 1] = -float(row + 1)
     return found / found.norm(dim=1, keepdim=True)
-
-
-Kind = Literal["auto", "hooked", "bridge"]

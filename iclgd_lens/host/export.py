@@ -65,7 +65,7 @@ def _hooked_state(host: Host, delta: Delta) -> State:
     state: State = dict(host.model.state_dict())
     for name in delta:
         stem, _, kind = name.rpartition(".")
-        # Grouped keys and values are stored once a key/value head, under a name of their own.
+        # Grouped keys and values are stored once per key/value head, under a name of their own.
         key = f"{stem}._{kind}" if f"{stem}._{kind}" in state else name
         state[key] = _updated(host, name, delta)
     return state

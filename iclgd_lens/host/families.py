@@ -194,7 +194,7 @@ def family_of(architecture: str | None) -> Family | None:
 
 
 def convertible() -> dict[str, Family]:
-    """Families of which a HookedTransformer is made from any folder, by class name."""
+    """Families that become a HookedTransformer from any folder, by class name."""
     return {name: family for name, family in FAMILIES.items() if family.fields is not None}
 
 
@@ -240,17 +240,17 @@ def hooked_from_huggingface(
     """The HookedTransformer with the weights of a `transformers` causal language model.
 
     Args:
-        hf_model: a loaded `transformers` model of one of the families in `FAMILIES`.
-        name: what the model's configuration calls itself.
-        device: where the HookedTransformer is put.
-        tokenizer: a `transformers` tokenizer, or None for a model that takes token ids alone.
+        hf_model: A loaded `transformers` model of one of the families in `FAMILIES`.
+        name: What the model's configuration calls itself.
+        device: Where the HookedTransformer is put.
+        tokenizer: A `transformers` tokenizer, or None for a model that takes token ids alone.
 
     Returns:
         The model in evaluation mode and in the dtype of `hf_model`; its logits equal those of
         `hf_model`. No weight is folded, centred or otherwise processed.
 
     Raises:
-        UnsupportedModelError: the installed TransformerLens has no HookedTransformer, or no
+        UnsupportedModelError: The installed TransformerLens has no HookedTransformer, or no
             converter serves this model's family or configuration.
     """
     try:
@@ -296,7 +296,7 @@ def hooked_fields(config: Any, architecture: str) -> Fields:
     """HookedTransformerConfig fields that a `transformers` configuration determines.
 
     Raises:
-        UnsupportedModelError: the family has no entry that makes them, or a setting its converter
+        UnsupportedModelError: The family has no entry that makes them, or a setting its converter
             would drop.
     """
     family = family_of(architecture)

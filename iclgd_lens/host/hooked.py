@@ -293,7 +293,7 @@ class HookedHost(Host):
 
 
 def _attribute(module: Any, kind: str) -> Any:
-    """A weight by name; grouped key/value weights are stored once a key/value head."""
+    """A weight by name; grouped key/value weights are stored once per key/value head."""
     grouped = f"_{kind}"
     names = dict(module.named_parameters(recurse=False))
     return names[grouped] if grouped in names else getattr(module, kind, None)

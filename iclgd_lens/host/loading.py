@@ -61,27 +61,27 @@ def load_model(
     without a network. No random state changes.
 
     Args:
-        name_or_folder: a Hugging Face Hub name, a name or alias of TransformerLens, the path of a
+        name_or_folder: A Hugging Face Hub name, a name or alias of TransformerLens, the path of a
             `transformers` folder, a GGUF file (quantised weights are dequantised; extra `gguf`),
             or the package's own "embedded"; with "-untrained" behind it, its
             twin whose blocks are drawn by the architecture's own initialiser (seed 0).
         dtype: "float32", "bfloat16", "float16", "float64" or the `torch.dtype`.
-        device: a torch device; the first CUDA device where there is one, else the CPU.
+        device: A torch device; the first CUDA device where there is one, else the CPU.
         host: "hooked" for HookedTransformer (TransformerLens 3 alone), "bridge" for
             TransformerBridge. "auto" prefers the first, but TransformerBridge for models with
             gated MLPs (Llama and its relatives) of 50 million parameters or more, which it reads
             faster and in half the memory, logits and gradients equal (benchmarks/README.md). Where
             the preferred one cannot hold the model the other does, with a warning
             (`HostChoiceWarning`).
-        revision: branch, tag or commit on the Hub.
+        revision: Branch, tag or commit on the Hub.
 
     Returns:
         A `transformer_lens.HookedTransformer` or `transformer_lens.TransformerBridge`. Without
         tokenizer files in a folder the model comes without a tokenizer and a `ModelWarning`.
 
     Raises:
-        ModelError: an argument is none of the allowed ones, or no model can be read there.
-        UnsupportedModelError: no host can hold the model, or not the one asked for.
+        ModelError: An argument is none of the allowed ones, or no model can be read there.
+        UnsupportedModelError: No host can hold the model, or not the one asked for.
 
     Examples:
         >>> model = load_model("embedded")
@@ -178,7 +178,7 @@ def _build(
         return model
     if "bridge" not in failures:
         raise UnsupportedModelError(
-            f"no HookedTransformer for {checkpoint.name}: {first_line(failures['hooked'])}; "
+            f"No HookedTransformer for {checkpoint.name}: {first_line(failures['hooked'])}; "
             "use host='bridge'"
         ) from failures["hooked"]
     error = failures["bridge"]
@@ -229,8 +229,8 @@ def identify_model(name_or_folder: str | Path, revision: str | None = None) -> s
     A Hub commit, or for a folder a digest of its weights, configuration and tokenizer files.
 
     Raises:
-        ModelError: no model can be read there.
-        UnsupportedModelError: the checkpoint is none that a host could serve.
+        ModelError: No model can be read there.
+        UnsupportedModelError: The checkpoint is none that a host could serve.
     """
     source = find_model(name_or_folder)
     source.refuse_pickled()

@@ -39,7 +39,7 @@ def check_folder(folder: Path) -> None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path}: {first_line(error)}") from error
+        raise ModelError(f"Cannot read {path}: {first_line(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"{path} names no model_type: it is no configuration of transformers")
     if config.get("auto_map"):
@@ -90,12 +90,12 @@ def check_sizes(config: Any, place: str) -> None:
     width, shared = whole.get("hidden_size"), whole.get("num_key_value_heads")
     if width is not None and "head_dim" not in whole and width % heads:
         raise ModelError(
-            f"the configuration of {place!r} divides hidden_size = {width} among "
+            f"The configuration of {place!r} divides hidden_size = {width} among "
             f"num_attention_heads = {heads}, which leaves a rest"
         )
     if shared is not None and heads % shared:
         raise ModelError(
-            f"the configuration of {place!r} shares num_key_value_heads = {shared} among "
+            f"The configuration of {place!r} shares num_key_value_heads = {shared} among "
             f"num_attention_heads = {heads}, which leaves a rest"
         )
 
@@ -105,7 +105,7 @@ def _check_size(name: str, value: Any, place: str) -> None:
         return  # absent, or one for each layer
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ModelError(
-            f"the configuration of {place!r} says {name} = {value!r}; it must be a positive whole "
+            f"The configuration of {place!r} says {name} = {value!r}; it must be a positive whole "
             "number"
         )
 
@@ -124,7 +124,7 @@ def check_weights(config: Any, folder: Path) -> None:
             with safe_open(file, framework="np") as opened:
                 shapes += [opened.get_slice(name).get_shape() for name in opened.keys()]
         except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(f"cannot load the weights of {str(folder)!r}: {file.name}: "
+            raise ModelError(f"Cannot load the weights of {str(folder)!r}: {file.name}: "
                              f"{first_line(error)}") from error  # fmt: skip
     longest = max((axis for shape in shapes for axis in shape), default=0)
     limits = {"vocab_size": longest, "hidden_size": longest, "intermediate_size": longest,
@@ -133,7 +133,7 @@ def check_weights(config: Any, folder: Path) -> None:
         value = getattr(config, name, None)
         if isinstance(value, int) and value > limit:
             raise ModelError(
-                f"the configuration of {str(folder)!r} says {name} = {value}, but its weights hold "
+                f"The configuration of {str(folder)!r} says {name} = {value}, but its weights hold "
                 f"{len(shapes)} tensors of at most {longest} along an axis"
             )
 
@@ -159,7 +159,7 @@ def _shards(index: Path) -> list[str]:
             json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         )
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ModelError(f"cannot read {index}: {first_line(error)}") from error
+        raise ModelError(f"Cannot read {index}: {first_line(error)}") from error
     if not shards:
         raise ModelError(f"{index} names no weight file: its weight_map is empty")
     for shard in shards:

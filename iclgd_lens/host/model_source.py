@@ -75,7 +75,7 @@ class ModelSource:
         """Refuse what is certainly no model that could be loaded, without asking the Hub.
 
         Raises:
-            ModelError: The folder is none of a `transformers` model, or nobody knows the name.
+            ModelError: The folder holds no `transformers` model, or the name is unknown.
             UnsupportedModelError: No such model is served.
         """
         self.refuse_pickled()
@@ -86,7 +86,7 @@ class ModelSource:
         # Without an owner, a Hub name is one of the old short ones, all of which are known.
         if "/" not in self.location and self.location not in known:
             raise ModelError(
-                f"no model is called {self.location!r}: give a folder, a Hub name (owner/name) or "
+                f"No model is called {self.location!r}: give a folder, a Hub name (owner/name) or "
                 f"{NAMES[0]!r}.{nearest(self.location, known)}"
             )
 
@@ -111,7 +111,7 @@ def find_model(name_or_folder: str | Path) -> ModelSource:
     """
     given = str(name_or_folder)
     if not given.strip():
-        raise ModelError("the model's name is empty; give a Hub name or a folder")
+        raise ModelError("The model's name is empty; give a Hub name or a folder")
     wanted, untrained = split_untrained(given)
     suffix = UNTRAINED_SUFFIX if untrained else ""
     if wanted in ALIASES:
@@ -130,7 +130,7 @@ def find_model(name_or_folder: str | Path) -> ModelSource:
         siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
         known = [path.name for path in siblings if path.is_dir() or path.suffix == SUFFIX]
         what = "file" if folder.suffix == SUFFIX else "folder"
-        raise ModelError(f"no model {what} {wanted!r}.{nearest(folder.name, known)}")
+        raise ModelError(f"No model {what} {wanted!r}.{nearest(folder.name, known)}")
     location = official_name(wanted) or wanted
     return ModelSource(location + suffix, location, False, untrained)
 

@@ -184,7 +184,7 @@ def _check_linear(host: Host, layer: int, scores: Tensor, pattern: Tensor) -> No
 
 
 def _check_uncentred(host: Host) -> None:
-    """LayerNorm hides a centred write to the residual stream; GD on it is another GD."""
+    """LayerNorm hides a centred write to the residual stream; GD on it would be a different GD."""
     if "RMS" in str(host.cfg.normalization_type):
         return
     centred: list[bool] = []

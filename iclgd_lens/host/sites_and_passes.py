@@ -79,8 +79,8 @@ class Prefix:
 
     Attributes:
         tokens: Token ids read so far: "batch pos".
-        keys: One tensor a layer, in the host's own layout.
-        values: One tensor a layer, in the host's own layout.
+        keys: One tensor per layer, in the host's own layout.
+        values: One tensor per layer, in the host's own layout.
         axis: Which of their axes is the position.
     """
 

@@ -217,7 +217,7 @@ class LeftOut:
         self.pairs = folds(NAME, shown, fold_count)
 
     def __call__(self, point: Mapping[str, Any]) -> float:
-        """Mean over left-out demonstrations, in nats a token."""
+        """Mean over left-out demonstrations, in nats per token."""
         losses: list[float] = []
         for rest, left_out in self.pairs:
             try:

@@ -74,7 +74,7 @@ def folds(
 def label_losses(
     host: Host, shown: Demonstrations, intervention: Intervention
 ) -> Float[Tensor, " demonstration"]:
-    """Negative log-likelihood of each demonstration's label word, in nats a token, read alone."""
+    """Negative log-likelihood of each demonstration's label word, in nats per token, read alone."""
     head = () if shown.bos is None else (shown.bos,)
     rows = [head + example.tokens for example in shown.examples]
     labels = [len(example.label) for example in shown.examples]
@@ -125,7 +125,7 @@ def gradients(
     delta: Mapping[str, Tensor],
     sequences: Sequence[TrainingSequence],
 ) -> dict[str, Tensor]:
-    """Sum over sequences of the gradient of each one's mean loss a token, at the change `delta`.
+    """Sum over sequences of the gradient of each one's mean loss per token, at the change `delta`.
 
     What SGD of batch size 1 would step along, were the change the same at every step.
     """

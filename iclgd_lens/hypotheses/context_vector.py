@@ -6,7 +6,7 @@ r"""Context vector: what each demonstration leaves by itself, averaged, added to
 
 No demonstration sees another, so nothing of in-context learning's own pass is used. As published,
 the two factors of every layer and module are then calibrated on the demonstrations: `epochs` passes
-of AdamW (weight decay 1e-3, two demonstrations a step) on the loss of their label words; 0 leaves
+of AdamW (weight decay 1e-3, two demonstrations per step) on the loss of their label words; 0 leaves
 them at their start. Published: start (0.1, 1), step size 1e-2, 100 epochs, and noise on the stream
 while calibrating, which is left out here.
 

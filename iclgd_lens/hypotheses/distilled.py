@@ -75,7 +75,7 @@ def distilled(
         mu: Of "sgd": weight of the attention outputs beside the language-model loss.
         lr: Of "sgd": learning rate, never searched for; None takes the task's published one.
         epochs: Of "sgd": passes over the demonstrations.
-        batch_size: Of "sgd": sequences a step.
+        batch_size: Of "sgd": sequences per step.
         loss_on: Of "sgd": "all" tokens or the "label" alone; None takes the protocol's.
         weights: Of "sgd": what is trained; None takes the protocol's.
         layers: Which layers are fitted; None for all.
@@ -187,7 +187,7 @@ class _Rule:
         target = wanted[list(layers)]
         now = torch.stack([self.now.pop(layer) for layer in layers])
         gap = ((now - target).square().sum(-1) / target.square().sum(-1)).sum()
-        # The loop divides by the predicted tokens; the distance is one a demonstration.
+        # The loop divides by the predicted tokens; the distance is one per demonstration.
         loss = self.mu * len(sequence.targets) * gap
         if self.mu < 1:
             loss = loss + (1 - self.mu) * sequence_loss(host, residual, sequence)

@@ -11,9 +11,9 @@ rotary query to where it would stand after them (`rope="aligned"`), k̄ is the m
 not see what all scores have in common. `scale` gives s_h:
 
     a number   the same for all heads; 0 changes nothing, to the bit
-    "matched"  one a head, so that changes are as long as in-context learning's on left-out
+    "matched"  one per head, so that changes are as long as in-context learning's on left-out
                demonstrations, sqrt(Σ|Δz|^2 / Σ|q R ΔW|^2)
-    "lstsq"    one a head, the least squares of those changes
+    "lstsq"    one per head, the least squares of those changes
     "gate"     z_h <- (1 - g_h) z_h + g_h (v̄_h + q_h R ΔW_h / T): the first-order expansion of the
                exact split with a constant gate g_h, its mean on left-out demonstrations; T tokens
 

@@ -7,7 +7,7 @@ the query is:
     z_h <- z_h + strength Σ_i decay^(K - i) v̄_hi,    v̄_hi the mean value of demonstration i's tokens
 
 Limits: strength 0 changes nothing, to the bit; decay 0 leaves the last demonstration's values
-alone; decay 1 sums them all. It is one vector a head for all queries: a rung between linear
+alone; decay 1 sums them all. It is one vector per head for all queries: a rung between linear
 attention and a constant shift, not a claim.
 
 Fitted, because the values are those that in-context learning itself reads, in its own prompt: some

@@ -252,7 +252,7 @@ class Gated:
         return factor if len(own) == 1 else factor.view(-1, *[1] * (value.ndim - 1))
 
     def fitness(self, gates: Float[np.ndarray, " gate"]) -> float:
-        """Mean log-likelihood of a label word, in nats a token."""
+        """Mean log-likelihood of a label word, in nats per token."""
         for name, value in self.changed.items():
             torch.mul(self.delta[name], self._factor(name, gates), out=value)
         return -float(label_losses(self.host, self.shown, self.changed).mean())
@@ -285,7 +285,7 @@ def evolution_weights(
         sigma: Spread of the trials, in weights.
         seed: Seed of the trials.
         lr: Learning rate; the step is as long as those of GD's exact gradient in one pass would be,
-            one a demonstration. None takes the task's published one.
+            one per demonstration. None takes the task's published one.
         weights: What is changed, e.g. ("W_K", "W_V"); None takes the protocol's.
         layers: Which layers are changed; None for all.
 

@@ -70,7 +70,7 @@ def gd(
         demonstrations: What to learn from (`episode.demonstrations`, or the episode).
         lr: Learning rate; None takes the task's published one.
         epochs: Passes over the demonstrations.
-        batch_size: Sequences a step.
+        batch_size: Sequences per step.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
         layers: Which layers are trained; None for all.

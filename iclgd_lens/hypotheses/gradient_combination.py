@@ -80,7 +80,7 @@ def project(u: Float[Tensor, " task"], gram: Float[Tensor, "task task"]) -> Floa
 
 
 def _projected(us: _Array, gram: _Array) -> _Array:
-    """`project` of several u, one a row; in NumPy, since calls are all that takes time here."""
+    """`project` of several u, one per row; in NumPy, since calls are all that takes time here."""
     tasks = len(gram)
     best, least = us.copy(), ((us @ gram) * us).sum(1)
     for code in range(2**tasks - 1):

@@ -16,7 +16,7 @@ says where an effect arises, not whether it arises; KL and recovery say that it 
     ΔW_in = u^T (u_C - u) W_in / |u|²,   Δb_out = r_C - r   (r: the stream that the MLP is added to)
 
 Limits: KL from in-context learning is 0 and the recovered change 1, to 1e-4; without demonstrations
-nothing changes. It holds one patch a query, and changes nothing else that is read.
+nothing changes. It holds one patch per query, and changes nothing else that is read.
 
 Source: Dherin et al. 2025; Innocenti and Achour 2025; Goldwaser et al. 2025.
 """
@@ -151,7 +151,7 @@ class ImplicitPatch(Intervention):
             HypothesisError: Nobody knows which queries the rows are.
         """
         if batch.queries is None:
-            raise HypothesisError("implicit_patch holds one patch a query; it can change no other.")
+            raise HypothesisError("implicit_patch holds one patch per query and changes no other.")
         if bool((batch.queries < 0).any()):
             return []
         return [hook for block in self.blocks for hook in self.of_block(block, batch.queries)]

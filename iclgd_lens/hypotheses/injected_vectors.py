@@ -32,7 +32,7 @@ class Lerp(Intervention):
         self.values, self.strength, self.per_row = values, strength, per_row
 
     def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        """One hook a value."""
+        """One hook per value."""
         return [
             (name, partial(self._move, batch, value.to(host.device)))
             for name, value in self.values.items()
@@ -47,7 +47,7 @@ class Lerp(Intervention):
 
 
 class RowShift(Intervention):
-    """Adds one vector a row at the readout token, at one hook point, by `Batch.queries`."""
+    """Adds one vector per row at the readout token, at one hook point, by `Batch.queries`."""
 
     def __init__(self, name: str, vectors: Float[Tensor, "row *rest"]) -> None:
         self.name, self.vectors = name, vectors

@@ -68,7 +68,7 @@ class LabelDirections:
     def moved(
         self, residual: Float[Tensor, "row d_model"], shift: Float[Tensor, "row token"]
     ) -> Float[Tensor, "row d_model"]:
-        """The stream at which the logits are higher by `shift`, up to a constant a row.
+        """The stream at which the logits are higher by `shift`, up to a constant per row.
 
         Rows whose shift is one constant are returned as they are.
         """
@@ -166,7 +166,7 @@ class LabelPredictor(Intervention):
         """By how much each label word's score changes.
 
         Args:
-            scores: Label scores of ZS, up to a constant a row.
+            scores: Label scores of ZS, up to a constant per row.
             features: What passed at `points`, in fp32.
             before: What `before` returned.
         """

@@ -6,11 +6,11 @@ What separates in-context learning from simpler things is what is lost from one 
     1  queries frozen: head outputs are those of attention to demonstrations and own tokens, but
        with queries, own keys and own values of ZS. No layer sees what an earlier one changed
     2  gate fixed: z = (1 - g) z_ZS + g o_demo(q), g the mean share of attention that goes to the
-       demonstrations, over left-out ones; one number a head
+       demonstrations, over left-out ones; one number per head
     3  linear attention: o_demo(q) = v̄ + q ΔW / T, ΔW = c Σ_i (k_i - k̄)^T v_i, the first-order
        expansion of its softmax at equal scores
     4  ΔW cut to `rank`
-    5  no query at all: one vector a head (`constant_shift`)
+    5  no query at all: one vector per head (`constant_shift`)
 
 From rung 1 on it acts at the readout token alone; rotary queries are turned to where they stand in
 the prompt. Limits: rung 0 is `oracle` and rung 5 `constant_shift`, to the bit; rung 4 with rank

@@ -1,6 +1,6 @@
 r"""LCGD with rates learned from the demonstrations: each layer learns as fast as it helps.
 
-Meta-SGD (Li et al. 2017) on rates α_l, one a layer (or a layer and weight), which start at the
+Meta-SGD (Li et al. 2017) on rates α_l, one per layer (or per layer and weight), which start at the
 learning rate. The demonstrations are cut into folds; for fold f, learn from the rest in one batch
 step and ask the left-out ones:
 
@@ -81,7 +81,7 @@ def lcgd_meta(
         validate: "layer": a rate is asked for by its own layer's output. "final": by the model's.
         lr: Learning rate that all begin with; None takes the task's published one.
         epochs: Passes over the demonstrations.
-        batch_size: Sequences a step of the final pass.
+        batch_size: Sequences per step of the final pass.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
         layers: Which layers are trained; None for all.
@@ -208,13 +208,13 @@ def lcgd_initial(
     Args:
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: What to learn from.
-        auxiliary: Demonstrations of other tasks, one entry a task; none takes the episode's own.
+        auxiliary: Demonstrations of other tasks, one entry per task; none takes the episode's own.
             Needed unless steps is 0.
         steps: Steps on the start; 0 is LCGD.
         rate: How far a step goes towards the mean of what the other tasks learn, at most 1.
         lr: Learning rate, of every task; None takes this task's published one.
         epochs: Passes over the demonstrations.
-        batch_size: Sequences a step.
+        batch_size: Sequences per step.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
         layers: Which layers are trained; None for all.

@@ -70,7 +70,7 @@ def lcgd_multitask(
     weights: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
 ) -> ParameterDelta:
-    """Return the weight changes of LCGD on several tasks, one demonstration a step.
+    """Return the weight changes of LCGD on several tasks, one demonstration per step.
 
     Args:
         model: A HookedTransformer, TransformerBridge or host.
@@ -243,7 +243,7 @@ def lcgd_shared(
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: What to learn from.
         part: "specific" or "shared".
-        auxiliary: Demonstrations of other tasks, one entry a task; none takes the episode's own.
+        auxiliary: Demonstrations of other tasks, one entry per task; none takes the episode's own.
         lr: Learning rate, of every task; None takes this task's published one.
         epochs: Passes over the demonstrations.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.

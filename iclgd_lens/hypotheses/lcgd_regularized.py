@@ -208,7 +208,7 @@ def lcgd_regularized(
             needs at least two demonstrations.
         lr: Learning rate; None takes the task's published one.
         epochs: Passes over the demonstrations.
-        batch_size: Sequences a step.
+        batch_size: Sequences per step.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
         layers: Which layers are trained; None for all.

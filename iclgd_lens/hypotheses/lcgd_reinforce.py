@@ -84,7 +84,7 @@ def lcgd_reinforce(
         causal: Whether each layer's own prediction is rewarded, not the model's.
         seed: Of "sample": seed of the draws.
         lr: Learning rate; None takes the task's published one.
-        epochs: Passes over the demonstrations, one a step.
+        epochs: Passes over the demonstrations, one per step.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
         layers: Which layers are trained; None for all.
 
@@ -133,7 +133,7 @@ class _Weight:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, p: Float[Tensor, "layer label"], gold: int) -> Float[Tensor, "layer label"]:
-        """One weight a layer and word; but for sampling, only the right word's is not 0."""
+        """One weight per layer and word; but for sampling, only the right word's is not 0."""
         if self.estimator == "sample":
             return self._sampled(p, gold)
         weight = torch.zeros_like(p)
@@ -173,8 +173,8 @@ class _Loss:
         residual: Float[Tensor, "row pos d_model"],
         sequence: TrainingSequence,
     ) -> Tensor:
-        """See `lcgd.LayerLoss`; where words have several tokens, each layer has a row a word."""
-        # The loop divides by the label's tokens: the loss here is one a word, not one a token.
+        """See `lcgd.LayerLoss`; where words have several tokens, each layer has a row per word."""
+        # The loop divides by the label's tokens: the loss here is one per word, not one per token.
         count = len(sequence.targets)
         if not self.words:
             return self._over_vocabulary(host, residual, sequence)
@@ -207,7 +207,7 @@ def word_scores(
 
     Args:
         host: The model.
-        residual: What leaves a block: one row a layer where every word is one token, else one row
+        residual: What leaves a block: one row per layer where every word is one token, else one row
             a layer and word.
         start: Position of a word's first token.
         words: The label words.
@@ -233,7 +233,7 @@ class _Alternatives(TrainingSequence):
     words: tuple[Tokens, ...] = ()
 
     def rows(self, host: Host) -> Int[Tensor, "word pos"]:
-        """One row a word, the shorter ones continued at their end, which nothing before sees."""
+        """One row per word, the shorter ones continued at their end, which nothing before sees."""
         before = self.tokens[: self.label_start]
         return host.tensor(continued([(*before, *word) for word in self.words]))
 

@@ -4,7 +4,7 @@ r"""Learned vector: one vector in the residual stream, trained on the demonstrat
     θ minimises Σ_i -log p(y_i | x_i; θ) by AdamW, demonstrations read alone, in training order
 
 Vectors that are read off in-context learning may be poor because of how they are read. This one is
-trained for its place. The budget is small, one step a demonstration, as that of an update of one
+trained for its place. The budget is small, one step per demonstration, as that of an update of one
 epoch, and each moves a coordinate by step_size at most: it is not the best that its place allows.
 Published are up to 1,000 steps at 1e-3 from a random start, θ ~ U(-0.1, 0.1).
 
@@ -58,7 +58,7 @@ def learned_vector(
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: The examples, or their episode.
         layer: Block before which it is added; None takes the middle one.
-        steps: Steps of training, one demonstration each; None takes one a demonstration.
+        steps: Steps of training, one demonstration each; None takes one per demonstration.
         step_size: Of AdamW (weight decay 0.01).
         start: Half-width of the uniform distribution that θ starts from.
         strength: Factor on θ when it is used.

@@ -74,7 +74,7 @@ def newton(
         causal: LCGD's gradients; else GD's.
         lr: Learning rate; None takes the task's published one.
         epochs: Passes over the demonstrations.
-        batch_size: Sequences a step.
+        batch_size: Sequences per step.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's. Without values
             this is LCGD (or GD).

@@ -51,7 +51,7 @@ class FromZeroShot(Intervention):
         self.make = make
 
     def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        """One hook a layer; where nobody tells the rows' tokens, they raise as they fire."""
+        """One hook per layer; where the rows' tokens are not given, they raise as they fire."""
         if not batch.reads:
             return []
         own = None if batch.tokens is None else zero_shot(host, batch)
@@ -124,7 +124,7 @@ class QueryForms(Intervention):
         self.forms = list(forms)
 
     def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        """Two hooks a layer: one reads q, one changes z."""
+        """Two hooks per layer: one reads q, one changes z."""
         if not batch.reads:
             return []
         found: list[Hook] = []

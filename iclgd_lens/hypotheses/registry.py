@@ -138,11 +138,6 @@ class Hypothesis(Entry):
         """Whether a rate can be chosen for it: it has one, and does not choose it itself."""
         return self.takes_rate and "lr" not in self.chooses
 
-    @property
-    def is_explanation(self) -> bool:
-        """Whether a verdict may be given on it."""
-        return self.kind == "explanation"
-
     def settings(self) -> dict[str, Any]:
         """Names and defaults of the settings that `build` takes by keyword."""
         return {p.name: p.default for p in self._parameters() if p.kind is not p.VAR_KEYWORD}

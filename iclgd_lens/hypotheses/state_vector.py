@@ -5,7 +5,7 @@ r"""State vector: heads' outputs along the prompt are steps of a descent, averag
     momentum:  s̄ + momentum Σ_i w_i (s_i - s_{i-1}),   w doubling from one to the next, in sum 1
 
 The heads' outputs at the readout token are replaced by it in layers 0 to l*. States along the
-prompt play the weights of a descent that takes one step a demonstration, so the mean is averaging
+prompt play the weights of a descent that takes one step per demonstration, so the mean is averaging
 of weights and the second term momentum. Where `layer` (l*) is not given, it is the one at which
 demonstrations read alone are labelled best, each with a vector from the others' states. The first
 demonstration has nothing before it and gives no state.

@@ -6,7 +6,7 @@ Pure functions on tensors. Most compare three settings of the same queries:
 - ``icl``: the frozen model, demonstrations before the query;
 - ``ft``: the intervened model, the query alone (FTZS).
 
-Conventions. A score is one fp32 number a query (first axis), computed in fp32 or better whatever
+Conventions. A score is one fp32 number per query (first axis), computed in fp32 or better whatever
 the inputs' dtype. +1 means that the intervention moves the model the way the demonstrations do, -1
 the opposite way. A score that does not exist (0/0, a zero or non-finite vector) is NaN; averaging
 over the defined queries and counting the others is left to `iclgd_lens.verdicts.statistics`. No
@@ -298,4 +298,4 @@ def _check(axes: int, names: str, **tensors: Tensor) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) != 1 or any(len(shape) != axes for shape in shapes.values()):
         given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise LensError(f"need one shape ({names}), but got {given}")
+        raise LensError(f"Need one shape ({names}), but got {given}")

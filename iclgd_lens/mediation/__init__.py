@@ -1,16 +1,14 @@
 """Which heads do in-context learning's work, and whether an update does it there.
 
-mediating   `mediate`: draws, hypotheses and controls, to one result
-names       what effects are called, and those of one draw
-effects     what is measured on one draw, head by head
-margins     the label margin, and what a last token runs on
-patching    heads as rows of one batch on cached prefixes: exact interventions
-gradients   attribution of all heads from one forward and one backward pass; direct effects
-visibility  one head alone sees the demonstrations
-curves      sets of heads: faithfulness against their number
-ranks       statistics of head maps: intervals, corrected p-values, ratios, agreement
-result      `Mediation`: frame, table, top heads, figures
-kept        a mediation as the bytes of one file
+    mediation_job     `mediate`: from draws, hypotheses and controls to one result
+    effects           what is measured on one draw, head by head
+    margins           the label margin, and what a last token runs on
+    patching          exact interventions: heads as rows of one batch on cached prefixes
+    gradients         attribution of all heads from one forward and one backward pass
+    head_maps         what effects are called, their statistics, curves of sets of heads
+    mediation_result  `Mediation`: frame, table, top heads
+    display           how a mediation shows itself: text, HTML, figures
+    storage           a mediation as the bytes of one file
 
 Reading a result needs no torch: import from the modules.
 """

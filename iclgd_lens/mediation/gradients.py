@@ -1,4 +1,4 @@
-r"""Attribution of all heads from one forward and one backward pass a batch, and direct effects.
+r"""Attribution of all heads from one forward and one backward pass per batch, and direct effects.
 
 *Attribution patching*: to first order, putting another output z' in place of a head's z changes the
 label margin m by (z' - z) . dm/dz. The derivative goes through everything that later layers make of

@@ -148,7 +148,7 @@ OVER_DRAWS, OVER_QUERIES = "draws and queries", "queries of these demonstrations
 
 @dataclass(frozen=True, eq=False)
 class HeadMap:
-    """A number a head with its interval; [layer head] each.
+    """A number per head with its interval; [layer head] each.
 
     Attributes:
         value: The mean over draws of each draw's mean over queries, or a ratio of such means.

@@ -14,6 +14,7 @@ from iclgd_lens.building import Pair
 from iclgd_lens.comparing import as_draws, budget_mode, check_draws, provenance
 from iclgd_lens.controlled import controlled
 from iclgd_lens.controls import Control
+from iclgd_lens.defaults import HYPOTHESES
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError, LensError
 from iclgd_lens.heads import indirect_effects, induction_scores
@@ -51,7 +52,7 @@ from iclgd_lens.subjects import Subject
 from iclgd_lens.validation import checks_types
 
 EXACT_HEADS = 200
-"""Heads up to which all are measured exactly, where nobody says."""
+"""The number of heads up to which all are measured exactly by default."""
 TOP_SHARE, RANDOM_HEADS = 0.05, 20
 """Heads on which attribution is held against exact interventions: the first of its ranking, and
 some at random."""
@@ -63,7 +64,7 @@ CONTROLS = ("random", "shuffled")
 def mediate(
     model: Any,
     episodes: Episode | Sequence[Episode],
-    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = ("gd", "lcgd"),
+    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = HYPOTHESES,
     *,
     controls: str | Iterable[str] = CONTROLS,
     exact: bool | None = None,
@@ -82,10 +83,10 @@ def mediate(
     """Measure which heads do in-context learning's work, and whether an update does it there.
 
     Effects are on the label margin, the gold label's logit minus the mean of the others', in nats,
-    at the last token of a query's content: see `mediation.effects.MEANINGS`. The model is never
+    at the last token of a query's content: see `mediation.head_maps.MEANINGS`. The model is never
     changed.
 
-    Cost, beside reading ZS, ICL and each hypothesis: L x H last-token passes a query for each of
+    Cost, beside reading ZS, ICL and each hypothesis: L x H last-token passes per query for each of
     sufficiency and necessity, and for each hypothesis and control; L x H passes of a whole query
     for visibility; two differentiated passes. Memory: no pass holds more than `tokens_at_once`
     tokens (a quarter, where it is differentiated), prompts counted for each row.

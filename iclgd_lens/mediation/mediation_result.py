@@ -236,7 +236,7 @@ class Mediation(ShownMediation):
                     )  # fmt: skip
 
     def frame(self) -> pd.DataFrame:
-        """Return a tidy table: one line a hypothesis, effect, layer and head.
+        """Return a tidy table: one line per hypothesis, effect, layer and head.
 
         Columns are those of `Comparison.frame()`, the effect's name in "score", and p_corrected
         (of zero, for the number of heads, by sign flips; see `mediation.head_maps`). "ICL" has the
@@ -254,7 +254,7 @@ class Mediation(ShownMediation):
         return frame.astype({"layer": "Int64", "head": "Int64"})
 
     def table(self, hypothesis: str | None = None, score: str | None = None) -> pd.DataFrame:
-        """Return one line a head: the work it does, and whether the update does it there.
+        """Return one line per head: the work it does, and whether the update does it there.
 
         Args:
             hypothesis: Whose substitution and score; None for the first.

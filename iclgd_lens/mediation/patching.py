@@ -2,7 +2,7 @@
 
 A head's output at the last token changes nothing before it, so everything before is read once and
 shared by all rows; a row differs from the others in the heads whose outputs are replaced. A map of
-L layers and H heads takes L x H last-token passes a query and no more.
+L layers and H heads takes L x H last-token passes per query and no more.
 
 Memory: a pass holds at most `TOKENS_AT_ONCE` tokens, keys and values that its rows share counted
 for each row (attention copies one layer's of them at a time). Where even that does not fit, halves
@@ -89,7 +89,7 @@ def first_heads(
 def single_heads(
     which: Sequence[tuple[int, int]], shape: tuple[int, int], device: torch.device
 ) -> Bool[Tensor, "row layer head"]:
-    """One row a head."""
+    """One row per head."""
     found = torch.zeros(len(which), *shape, dtype=torch.bool, device=device)
     for row, (layer, head) in enumerate(which):
         found[row, layer, head] = True

@@ -231,7 +231,7 @@ class Hidden(Intervention):
         self.hidden = hidden
 
     def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        """One hook a layer."""
+        """One hook per layer."""
         assert batch.queries is not None
         rows = self.hidden[batch.queries]
         return [hide(host, layer, rows) for layer in range(host.n_layers)]

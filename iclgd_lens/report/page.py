@@ -62,7 +62,7 @@ def page(
 
 
 def _lacking(view: View) -> str:
-    """What is said under "Failures" beside their table: of cells that nobody tried, or of none."""
+    """What "Failures" says beside the table: of cells never tried, or that nothing failed."""
     missing = int((view.provenance.get("cells") or {}).get("missing") or 0)
     failed = len(view.failures) > 0
     if not missing:

@@ -154,7 +154,7 @@ def _answer(view: View, lines: Sequence[Contrast]) -> Item:
 
 
 def score_tables(view: View, model: str) -> list[Table]:
-    """One table a score: hypotheses, controls and settings by task."""
+    """One table per score: hypotheses, controls and settings by task."""
     tasks, found = view.tasks_of(model), list[Table]()
     for score in (each for each in view.scores if view.measured(model, each)):
         lines = tuple(

@@ -110,7 +110,7 @@ class View:
         hypotheses: Hypotheses first, then controls, then settings such as ZS and ICL.
         scores: In the order of display.
         readings: Means over layers and heads, by (model, task, hypothesis, score).
-        verdicts: One a model, task, hypothesis, score and control.
+        verdicts: One per model, task, hypothesis, score and control.
         overall: The rule's answer to all controls together, by (model, task, hypothesis, score).
         differences: Paired differences.
         order: The frame of order sensitivity; empty where no seed was run in several orders.

@@ -42,7 +42,7 @@ class Finding:
 
 
 def questions(view: View, model: str, name: str, score: str) -> dict[str, list[Contrast]]:
-    """The verdicts on a hypothesis, one a control, by task."""
+    """The verdicts on a hypothesis, one per control, by task."""
     found: dict[str, list[Contrast]] = {}
     for each in view.verdicts:
         if (each.model, each.a, each.score) == (model, name, score):
@@ -137,7 +137,7 @@ def gate_findings(view: View, model: str) -> list[Finding]:
 
 
 def heads_findings(view: View, model: str) -> list[Finding]:
-    """Which heads do the work, task by task; nothing where nobody asked."""
+    """Which heads do the work, task by task; nothing where that was not asked for."""
     return [
         Finding("note", f"{row.task}: {row.sentence}")
         for row in (records(view.more["agreement"]) if "agreement" in view.more else ())

@@ -61,13 +61,13 @@ def write_report(
     for each in formats:
         if each not in FORMATS:
             known = ", ".join(FORMATS)
-            raise LensError(f"no figure format {each!r}; known: {known}.{nearest(each, FORMATS)}")
+            raise LensError(f"No figure format {each!r}; known: {known}.{nearest(each, FORMATS)}")
     folder = _folder(run, out)
     frames = _frames(run)
     try:
         check_place(folder / "index.html")
     except FileError as error:
-        raise RunError(f"the report: {error}") from error
+        raise RunError(f"The report: {error}") from error
     read = view(frames)
     drawn = pictures(read)
     try:
@@ -96,7 +96,7 @@ def _folder(
         return Path(out)
     place = os.fspath(run) if isinstance(run, str | os.PathLike) else getattr(run, "where", None)
     if place is None or "://" in str(place):
-        raise RunError("say where the report goes: this run has no local folder for it (--out)")
+        raise RunError("Say where the report goes: this run has no local folder for it (--out)")
     return Path(str(place)) / "report"
 
 

@@ -9,10 +9,10 @@ has to beat: its own controls, and the controls that belong to no hypothesis.
    of the family has there.
 3. A mean of any of them is over these. Layers that are left out are told (`left_out`).
 
-A score that is one number a query (or follows from such facts) counts at the queries at which each
-of the family that was measured there has it, and nowhere where those are less than half.
+A score that is one number per query (or follows from such facts) counts at the queries at which
+each of the family that was measured there has it, and nowhere where those are less than half.
 
-A score of which each subject has queries of its own (`Score.own_queries`) is no comparison, and is
+A score for which each subject has queries of its own (`Score.own_queries`) is no comparison, and is
 read wherever a subject has it. Other hypotheses take nothing away, so that a number does not depend
 on what else was measured; a difference of two hypotheses is over the places of both families.
 """
@@ -33,7 +33,7 @@ from iclgd_lens.subjects import Subject
 Mask = NDArray[np.bool_]
 Measured = Mapping[str, NDArray[np.float32]]
 LEAST_SHARE = 0.5
-"""Of the queries that any of a family has in a layer, those that all of it must have there."""
+"""All of a family must have a layer at this share of the queries at which any of it has it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -155,7 +155,7 @@ class Comparison(Shown):
         return list(rows(self.data, self.how))
 
     def frame(self) -> pd.DataFrame:
-        """Return a tidy table: one line a hypothesis, score, layer and head.
+        """Return a tidy table: one line per hypothesis, score, layer and head.
 
         Columns: hypothesis (the label), rule, control, model_state, settings, score, level ("all",
         "layer" or "head"), layer, head, value, ci_low, ci_high, n (values it rests on), undefined
@@ -290,7 +290,7 @@ class Comparison(Shown):
     def trajectory(self, scores: Sequence[str] | None = None) -> pd.DataFrame:
         """Return scores along the training of each hypothesis, where they were read.
 
-        Does attention come nearer to in-context learning's as behaviour does? One line a label,
+        Does attention come nearer to in-context learning's as behaviour does? One line per label,
         network, number of passes and score; `KL_removed` is the share of ZS's KL to ICL that the
         update has removed by then.
 

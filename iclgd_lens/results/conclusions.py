@@ -59,11 +59,11 @@ class Conclusions:
         )  # fmt: skip
 
     def _own(self) -> list[Part]:
-        """The model's own parts, one a draw and order."""
+        """The model's own parts, one per draw and order."""
         return [part for part in self.parts.parts if part.network == TRAINED and part.index == 0]
 
     def _by_draw(self) -> list[list[Part]]:
-        """The same, one list a draw: its orders."""
+        """The same, one list per draw: its orders."""
         return [[part for part in self._own() if part.draw == draw] for draw in self.parts.draws]
 
     def _fewest(self) -> int:

@@ -89,7 +89,7 @@ def comparison_table(
     frame: pd.DataFrame | None = None,
     title: str | None = None,
 ) -> Table:
-    """One line a setting, hypothesis and control; one column an aggregate score.
+    """One line per setting, hypothesis and control; one column per aggregate score.
 
     Args:
         comparison: The comparison.
@@ -130,7 +130,7 @@ def layer_table(
     frame: pd.DataFrame | None = None,
     title: str | None = None,
 ) -> Table:
-    """One line a layer and score; one column a hypothesis and control.
+    """One line per layer and score; one column per hypothesis and control.
 
     Args:
         comparison: The comparison.
@@ -262,7 +262,7 @@ class Shown:
         return html_summary(self._own, repr(self)[1:-1])
 
     def table(self) -> Table:
-        """Return a Rich table: one line a hypothesis, with layers' SimAOU and SimAM."""
+        """Return a Rich table: one line per hypothesis, with layers' SimAOU and SimAM."""
         return comparison_table(self._own)
 
     def heatmap(self, score: str = "SimAOU", hypothesis: str = "lcgd") -> go.Figure:
@@ -273,7 +273,7 @@ class Shown:
         return heatmap(value.numpy(), title=f"{score} of {hypothesis} with in-context learning")
 
     def layers(self, score: str = "SimAOU") -> go.Figure:
-        """Return a Plotly figure of a score by layer, with intervals, one line a hypothesis."""
+        """Return a Plotly figure of a score by layer, with intervals, one line per hypothesis."""
         from iclgd_lens.figures import layer_profiles
 
         frame = self._own.frame()

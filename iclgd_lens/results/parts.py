@@ -125,7 +125,7 @@ class Parts:
         return fact is not None and fact in have
 
     def units(self, label: str) -> list[list[tuple[Part, Measured]]]:
-        """Parts of a label, one list a unit: orders of a draw, or draws of a network, together."""
+        """Parts of a label, one list per unit: orders of a draw or draws of a network together."""
         found: dict[tuple[int, int], list[tuple[Part, Measured]]] = {}
         for part, measured in self.series[label]:
             found.setdefault(part.unit, []).append((part, measured))
@@ -149,7 +149,7 @@ class Parts:
             found.setdefault(unit, []).append((part, measured))
         return list(found.values())
 
-    # -- one number a unit -----------------------------------------------------------------------
+    # -- one number per unit -----------------------------------------------------------------------
 
     def per_unit(self, score: str, label: str, beside: str | None = None) -> Floats:
         """A score's aggregate in each sample of a label: [sample], NaN where it does not exist.

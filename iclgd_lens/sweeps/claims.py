@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from iclgd_lens import defaults
 from iclgd_lens.budget.budget import BudgetMode
 from iclgd_lens.errors import PlanError
 from iclgd_lens.rules import Progress
@@ -64,8 +65,8 @@ class Claim(Part):
     claim: str
     refuted_by: str
     task: str = "sst2"
-    shots: int = Field(default=16, ge=1)
-    queries: int = Field(default=32, ge=2)
+    shots: int = Field(default=defaults.SHOTS, ge=1)
+    queries: int = Field(default=defaults.SWEEP_QUERIES, ge=2)
     draws: int = Field(default=3, ge=1)
     sweeps: list[SweepSpec] = Field(min_length=1)
 

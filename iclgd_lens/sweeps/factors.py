@@ -104,7 +104,8 @@ _TABLE = (
     Factor("lr", "rule", "learning rate of the update", "learning rate", _RATES, log=True),
     Factor("epochs", "rule", "passes over the demonstrations", "epochs", (1, 2, 4, 8), log=True),
     Factor(
-        "batch_size", "rule", "demonstrations a step: 1, to all of them", "demonstrations a step",
+        "batch_size", "rule",
+        "demonstrations per step: 1, to all of them", "demonstrations per step",
         (1, 2, 4, 8, 16), log=True,
     ),
     Factor("loss_on", "rule", "tokens whose loss is minimised", "loss on", ("label", "all")),

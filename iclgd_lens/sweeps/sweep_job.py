@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from iclgd_lens import defaults
 from iclgd_lens.collapse import ResidualReader
 from iclgd_lens.comparing import as_draws, compare
 from iclgd_lens.episode import Episode
@@ -44,13 +45,13 @@ def sweep(
     factor: str,
     values: Sequence[Any] | None = None,
     *,
-    hypotheses: str | Sequence[str] = ("gd", "lcgd"),
+    hypotheses: str | Sequence[str] = defaults.HYPOTHESES,
     controls: str | Sequence[str] = CONTROLS,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     lr: float | None = None,
-    shots: int = 16,
-    queries: int = 32,
-    draws: int = 2,
+    shots: int = defaults.SHOTS,
+    queries: int = defaults.SWEEP_QUERIES,
+    draws: int = defaults.SWEEP_DRAWS,
     seed: int = 0,
     data: Data = None,
     protocol: Protocol | str = DEFAULT,
@@ -71,7 +72,7 @@ def sweep(
         controls: Measured at every point.
         settings: Settings by hypothesis name.
         lr: Learning rate of every hypothesis that takes one; None chooses a budget at every point.
-        shots: Demonstrations a draw, where a task is given.
+        shots: Demonstrations per draw, where a task is given.
         queries: Evaluation rows.
         draws: Draws of demonstrations.
         seed: Of the first draw and of controls.

@@ -6,8 +6,6 @@ This room knows neither models nor tokenizers.
 from iclgd_lens.tasks.draws import PUBLISHED_QUERIES as PUBLISHED_QUERIES
 from iclgd_lens.tasks.draws import draw_demonstrations as draw_demonstrations
 from iclgd_lens.tasks.draws import draw_queries as draw_queries
-from iclgd_lens.tasks.draws import repeated_rows as repeated_rows
-from iclgd_lens.tasks.draws import shuffle_labels as shuffle_labels
 from iclgd_lens.tasks.overlaps import asked_elsewhere as asked_elsewhere
 from iclgd_lens.tasks.rows import Row as Row
 from iclgd_lens.tasks.rows import Rows as Rows

@@ -68,7 +68,7 @@ def draw_queries(
         queries: How many; None for all of them, at most 2,000 (as published).
         seed: Seed of the shuffle (1 in the published runs).
         exclude: Demonstrations; a row with the prompt of one of them is passed over, whatever
-            its label, and the next one taken. `repeated_rows` lists what is passed over.
+            its label, and the next one taken.
 
     Raises:
         RowsError: Fewer rows than queries, no query asked for, or none left.
@@ -85,33 +85,6 @@ def draw_queries(
         asked = "queries were" if queries is None else f"{queries} queries were"
         raise RowsError(f"{asked} asked for, but {_name(rows)} has {len(kept)} rows{why}")
     return tuple(kept[:n_asked])
-
-
-def repeated_rows(rows: Rows, demonstrations: Iterable[Row]) -> tuple[Row, ...]:
-    """Return the rows with the same prompt as a demonstration, in the source's order."""
-    prompts = {row.prompt for row in demonstrations}
-    return tuple(row for row in rows.examples if row.prompt in prompts)
-
-
-def shuffle_labels(rows: Iterable[Row], n_labels: int, seed: int) -> tuple[Row, ...]:
-    """Give every row a wrong label, uniformly among the wrong ones (a control of the paper).
-
-    Raises:
-        RowsError: Fewer than two labels, or a row's label is not below `n_labels`.
-    """
-    check_seed(seed, error=RowsError)
-    if n_labels < 2:
-        raise RowsError(f"wrong labels need at least 2 labels, not {n_labels}")
-    rows = tuple(rows)
-    for row in rows:
-        if not 0 <= row.label < n_labels:
-            raise RowsError(f"row {row.index} has label {row.label}, not 0 to {n_labels - 1}")
-    # A step of 1 to n_labels - 1 around the circle of labels never ends where it began.
-    steps = np.random.default_rng(seed).integers(1, n_labels, size=len(rows))
-    return tuple(
-        Row(row.prompt, (row.label + int(step)) % n_labels, row.index)
-        for row, step in zip(rows, steps, strict=True)
-    )
 
 
 def _shuffled(rows: Rows, seed: int) -> list[Row]:

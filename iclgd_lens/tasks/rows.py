@@ -115,7 +115,7 @@ def load_rows(
     task = get_task(task)
     if split not in get_args(Split):
         near = nearest(split, get_args(Split))
-        raise RowsError(f"unknown split {split!r} (allowed: train, validation).{near}")
+        raise RowsError(f"Unknown split {split!r} (allowed: train, validation).{near}")
     raw = _raw_rows(task, split, "hub" if data is None else data, revision)
     examples: list[Row] = []
     for index, (place, record) in enumerate(raw.records):
@@ -139,7 +139,7 @@ class Splits:
         train: Rows for demonstrations.
         validation: Rows for queries.
         data: "hub", "embedded" or a folder; None for rows in memory.
-        same: Whether both are the same rows, of which no query may be a demonstration.
+        same: Whether both are the same rows, so that no query may be a demonstration.
         strip: Whether white space at the ends of texts was stripped.
     """
 
@@ -165,7 +165,7 @@ def load_splits(
     if isinstance(data, Splits):
         if data.train.task != task.name or data.strip != strip:
             raise RowsError(
-                f"these rows were read for task {data.train.task!r} with strip={data.strip}, not "
+                f"These rows were read for task {data.train.task!r} with strip={data.strip}, not "
                 f"for {task.name!r} with strip={strip}"
             )
         return data

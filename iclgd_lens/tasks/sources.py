@@ -55,11 +55,11 @@ def from_folder(task: Task, split: Split, folder: Path) -> RawRows:
     if not present:
         there = sorted(p.name for p in (base if base.is_dir() else folder).iterdir())
         raise RowsError(
-            f"no rows of task {task.name!r}: neither {candidates[0]} nor {candidates[1].name} "
+            f"No rows of task {task.name!r}: neither {candidates[0]} nor {candidates[1].name} "
             f"exists ({base if base.is_dir() else folder} holds: {', '.join(there) or 'nothing'})"
         )
     if len(present) == 2:
-        raise RowsError(f"both {present[0]} and {present[1].name} exist: keep one of them")
+        raise RowsError(f"Both {present[0]} and {present[1].name} exist: keep one of them")
     path = present[0]
     records = _jsonl(path) if path.suffix == ".jsonl" else _parquet(path, task)
     return RawRows(source=path.as_posix(), revision=None, records=records)
@@ -76,9 +76,9 @@ def from_embedded(task: Task, split: Split) -> RawRows:
     try:
         rows: Sequence[Mapping[str, object]] = embedded_rows(task.name, split)
     except (LensError, KeyError) as error:
-        raise RowsError(f"task {task.name!r} has no embedded {split} rows ({error})") from error
+        raise RowsError(f"Task {task.name!r} has no embedded {split} rows ({error})") from error
     if not rows:
-        raise RowsError(f"task {task.name!r} has no embedded {split} rows; give --data DIR")
+        raise RowsError(f"Task {task.name!r} has no embedded {split} rows; give --data DIR")
     return RawRows("embedded", None, ((f"row {i}", row) for i, row in enumerate(rows)))
 
 
@@ -90,7 +90,7 @@ def from_hub(task: Task, split: Split, revision: str | None) -> RawRows:
             (offline, no such dataset, configuration, split or revision).
     """
     if task.hub_id is None:
-        raise RowsError(f"task {task.name!r} names no Hub dataset (hub_id); {_ALTERNATIVES}")
+        raise RowsError(f"Task {task.name!r} names no Hub dataset (hub_id); {_ALTERNATIVES}")
     name = task.train_split if split == "train" else task.evaluation_split
     what = f"{task.hub_id}{f' ({task.hub_config})' if task.hub_config else ''}, split {name}"
     try:

@@ -204,7 +204,7 @@ class Task:
         """
         if isinstance(label, bool) or not 0 <= label < len(self.labels):
             raise TaskError(
-                f"task {self.name!r}: no label {label!r}; labels are 0 to {len(self.labels) - 1}"
+                f"Task {self.name!r}: no label {label!r}; labels are 0 to {len(self.labels) - 1}"
             )
         return self.labels[label]
 
@@ -241,7 +241,7 @@ class Task:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise TaskError(f"cannot read the task file {str(path)!r}: {error}") from error
+            raise TaskError(f"Cannot read the task file {str(path)!r}: {error}") from error
         return cls.from_yaml_text(text, source=str(path), name=path.stem)
 
     @classmethod
@@ -328,7 +328,7 @@ def get_task(task: str | Path | Task) -> Task:
         return task
     if not isinstance(cast("object", task), (str, Path)):
         raise TaskError(
-            "a task is given by its name, the path of its .yaml file or as a Task, not by a "
+            "A task is given by its name, the path of its .yaml file or as a Task, not by a "
             f"{type(task).__name__}"
         )
     if isinstance(task, Path) or task.lower().endswith(_SUFFIXES):
@@ -336,7 +336,7 @@ def get_task(task: str | Path | Task) -> Task:
     names = list_tasks()
     if task not in names:
         raise TaskError(
-            f"unknown task {task!r} (shipped: {', '.join(names)}; or give the path of a .yaml "
+            f"Unknown task {task!r} (shipped: {', '.join(names)}; or give the path of a .yaml "
             f"file).{nearest(task.lower(), names)}"
         )
     source = f"{task}.yaml"

@@ -213,7 +213,7 @@ class Networks:
         """Hooks that compute each row's linear maps by its own network's weights.
 
         Args:
-            spans: Networks, in the order of their rows; nothing is done where there is but one.
+            spans: Networks, in the order of their rows; nothing is done where there is only one.
         """
         if all(host is spans[0][0] for host, _ in spans):
             return []

@@ -107,7 +107,7 @@ def alone(chain: Chain[T]) -> T:
 
 
 def together(chains: Sequence[Chain[T]], networks: Networks | None = None) -> list[Future[T]]:
-    """Run chains beside one another; what one of them raises is kept for who asks for its result.
+    """Run chains beside one another; what one of them raises is kept until its result is asked for.
 
     Args:
         chains: They must not depend on one another.

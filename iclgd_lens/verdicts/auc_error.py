@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 def auc_step(counts: Floats) -> float:
     """Six tenths of a query of each label, over labels of which one follows from the others.
 
-    So three queries a label that are all right by chance (1 in 20) are not enough.
+    So three queries per label that are all right by chance (1 in 20) are not enough.
     """
     return 0.6 * float(np.sqrt(np.mean(counts**-2.0) / max(1, len(counts) - 1)))
 

@@ -258,7 +258,7 @@ def resampled(measure: str, scores: Floats, golds: Gold, weights: Floats) -> Flo
     """
     if measure not in MEASURES:
         known = ", ".join(MEASURES)
-        raise LensError(f"no measure {measure!r}; there are {known}." + nearest(measure, MEASURES))
+        raise LensError(f"No measure {measure!r}; there are {known}." + nearest(measure, MEASURES))
     return _by_draw(MEASURES[measure].weighted, scores, golds, weights)
 
 
@@ -319,7 +319,7 @@ def aligned(settings: list[ArrayLike], gold: ArrayLike) -> tuple[list[Floats], G
     golds = np.asarray(gold, np.int64)
     if any(each.ndim not in (2, 3, 4) or each.shape[-1] < 2 for each in arrays):
         shapes = ", ".join(str(each.shape) for each in arrays)
-        raise LensError(f"label scores must be [query label] or [draw query label], not {shapes}")
+        raise LensError(f"Label scores must be [query label] or [draw query label], not {shapes}")
     draws = max([len(each) for each in arrays if each.ndim > 2] or [1])
     if any(each.ndim == 4 for each in arrays):
         arrays = [each[:, None] if each.ndim == 3 else each for each in arrays]
@@ -331,7 +331,7 @@ def aligned(settings: list[ArrayLike], gold: ArrayLike) -> tuple[list[Floats], G
         arrays = [np.broadcast_to(each, whole) for each in arrays]
     except ValueError:
         shapes = ", ".join(str(np.shape(each)) for each in (*settings, gold))
-        raise LensError(f"settings and gold labels are of different queries: {shapes}") from None
+        raise LensError(f"Settings and gold labels are of different queries: {shapes}") from None
     if golds.size and not (golds.min() >= 0 and golds.max() < arrays[0].shape[-1]):
-        raise LensError(f"gold labels must be 0 to {arrays[0].shape[-1] - 1}")
+        raise LensError(f"Gold labels must be 0 to {arrays[0].shape[-1] - 1}")
     return arrays, golds

@@ -179,7 +179,7 @@ def tests_against(evidence: Evidence, name: str, *, alpha: float, margin: float)
         raise VerdictError(f"{name} is of kind {control.kind!r}; allowed are 'draw' and 'network'")
     values = np.asarray(evidence.values, np.float64)
     if values.ndim != 1:
-        raise VerdictError(f"{evidence.hypothesis} needs one value a draw, not {values.shape}")
+        raise VerdictError(f"{evidence.hypothesis} needs one value per draw, not {values.shape}")
     if control.failed is not None:
         return [Tested(_mean(values), fault=f"{name} failed ({control.failed})")]
     if not np.isfinite(values).any():
@@ -249,7 +249,7 @@ def _against_networks(
 ) -> Tested:
     value, one_draw = float(values.mean()), len(values) == 1  # undefined where any draw is
     if others.ndim not in (1, 2):
-        raise VerdictError(f"{name} has values of shape {others.shape}, not one a network")
+        raise VerdictError(f"{name} has values of shape {others.shape}, not one per network")
     if others.ndim == 2:
         others = others.mean(1)
     if np.isfinite(others).sum() < LEAST_NETWORKS:

@@ -17,7 +17,7 @@ def ratio_t(
     """Mean of `tops` over mean of `bottoms`, "unit *rest" each: (ratio, low, high).
 
     The interval holds each r for which the mean of tops - r bottoms is not told apart from 0 by
-    Student's t. Units of which either is not finite are left out. NaN bounds: fewer than two units,
+    Student's t. Units where either is not finite are left out. NaN bounds: fewer than two units,
     or a denominator not told apart from 0, so that no bounded interval exists.
 
     Source: Fieller 1954, Some problems in interval estimation.

@@ -7,9 +7,6 @@ values so are the bounds. SciPy itself is not called: it has no answer for undef
 gathers every resampled array, where counting how often each query was drawn turns all resampled
 means into one matrix product.
 
-*Bootstrap over draws and queries* (`hierarchical_mean`). Every resample draws demonstrations with
-replacement, and one sample of queries for all of them: a query that is hard is hard for every draw.
-
 *Sign flips* (`sign_flip`, `max_t`). Under the null a paired difference is as likely to be negative
 as positive, whatever its distribution.
 
@@ -58,10 +55,10 @@ def bootstrap_mean(
     """Mean over queries of `values` ("query *rest"), with a two-sided percentile interval.
 
     Args:
-        values: one number a query and column; not finite where undefined.
-        confidence: the interval's coverage, between 0 and 1.
-        resamples: how many times queries are drawn with replacement.
-        seed: the same seed gives the same bytes. Global random state is neither read nor changed.
+        values: One number per query and column; not finite where undefined.
+        confidence: The interval's coverage, between 0 and 1.
+        resamples: How many times queries are drawn with replacement.
+        seed: The same seed gives the same bytes. Global random state is neither read nor changed.
 
     Raises:
         LensError: `values` is a scalar, or a setting is out of range.
@@ -85,11 +82,11 @@ def bootstrap_ratio(
     Args:
         moments: "query *rest moment". A query is undefined in a column where any of its moments
             is not finite.
-        statistic: maps mean moments "*batch moment" to "*batch". Resamples for which it is not
+        statistic: Maps mean moments "*batch moment" to "*batch". Resamples for which it is not
             finite are left out of the interval.
-        confidence: the interval's coverage, between 0 and 1.
-        resamples: how many times queries are drawn with replacement.
-        seed: the same seed gives the same bytes. Global random state is neither read nor changed.
+        confidence: The interval's coverage, between 0 and 1.
+        resamples: How many times queries are drawn with replacement.
+        seed: The same seed gives the same bytes. Global random state is neither read nor changed.
 
     Raises:
         LensError: `moments` has fewer than two axes, or a setting is out of range.
@@ -105,7 +102,7 @@ def _only(means: Floats) -> Floats:
 def _as_float(values: ArrayLike, *, axes: int, shape: str) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim < axes:
-        raise LensError(f"need an array of shape ({shape}), but got shape {array.shape}")
+        raise LensError(f"Need an array of shape ({shape}), but got shape {array.shape}")
     return array
 
 
@@ -190,69 +187,6 @@ def _percentiles(distribution: Floats, confidence: float) -> tuple[Floats, Float
     return bounds[0], bounds[1]
 
 
-# -- draws and queries ---------------------------------------------------------------------------
-
-
-def hierarchical_mean(
-    values: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-    statistic: Statistic | None = None,
-) -> Intervals:
-    """Mean over draws of each draw's mean over queries, with a percentile interval over both.
-
-    Of few draws the interval is too narrow: a claim about draws takes Student's t over draws
-    (`iclgd_lens.verdicts.statistics.paired_t`).
-
-    Args:
-        values: "draw query column" (or "draw query column moment" with `statistic`); not finite
-            where undefined.
-        confidence: The interval's coverage.
-        resamples: Bootstrap resamples.
-        seed: Of the bootstrap; global random state is neither read nor changed.
-        statistic: Maps a draw's mean moments "... moment" to "..." (a ratio of means); None for
-            the mean itself.
-
-    Raises:
-        LensError: The axes are others, or a setting is out of range.
-    """
-    array = np.asarray(values, np.float64)
-    if statistic is None:
-        array = array[..., None]
-    if array.ndim != 4 or 0 in array.shape[:2]:
-        raise LensError(f"need values by draw, query and column, but got shape {array.shape}")
-    _check(confidence, resamples)
-    draws, queries = array.shape[:2]
-    take = statistic or _only
-    generator = np.random.default_rng(seed)
-    drawn = resample_counts(draws, resamples, generator)
-    asked = resample_counts(queries, resamples, generator)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        by_draw = np.stack([take(_mean(each, np.ones((1, queries))))[0] for each in array])
-        value = np.nansum(by_draw, 0) / np.isfinite(by_draw).sum(0)
-        resampled = np.stack([take(_mean(each, asked)) for each in array])
-        defined = np.isfinite(resampled)
-        total = np.einsum("rd,drc->rc", drawn, np.where(defined, resampled, 0.0))
-        distribution = total / np.einsum("rd,drc->rc", drawn, defined.astype(np.float64))
-    low, high = _percentiles(distribution, confidence)
-    complete: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(array), axis=-1)
-    n = np.asarray(complete.sum((0, 1)), np.int64)
-    unknown = (n < 2) | np.isnan(value)
-    low, high = np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
-    return Intervals(value, low, high, n, draws * queries - n)
-
-
-def _mean(array: Floats, weights: Floats) -> Floats:
-    """Weighted means over the defined queries: "resample column moment"."""
-    queries, columns, moments = array.shape
-    defined: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(array), axis=-1)
-    flat = np.where(defined[..., None], array, 0.0).reshape(queries, columns * moments)
-    sums = (weights @ flat).reshape(len(weights), columns, moments)
-    return sums / (weights @ defined.astype(np.float64))[..., None]
-
-
 # -- sign flips ----------------------------------------------------------------------------------
 
 
@@ -269,7 +203,7 @@ def sign_flip(
         exact_below: With fewer units than this every pattern is tried instead.
 
     Returns:
-        One p-value a column; NaN where fewer than two units are defined.
+        One p-value per column; NaN where fewer than two units are defined.
     """
     array = np.asarray(differences, np.float64)
     units, columns = array.shape

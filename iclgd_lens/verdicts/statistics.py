@@ -91,7 +91,7 @@ def prediction_t(
     """
     array, rest = _by_unit(population, confidence)
     if np.shape(value) != rest:
-        raise LensError(f"values of shape {np.shape(value)} have a population of others, {rest}")
+        raise LensError(f"Values of shape {np.shape(value)} have a population of others, {rest}")
     x = np.asarray(value, np.float64).reshape(-1)
     mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -161,7 +161,7 @@ def equivalence(
     from scipy.stats import t
 
     if not margin >= 0:
-        raise LensError(f"a margin of equivalence must not be negative, but is {margin}")
+        raise LensError(f"A margin of equivalence must not be negative, but is {margin}")
     array, rest = _by_unit(differences, 0.95)
     mean, spread, n = _moments(array)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -222,41 +222,6 @@ def _stepwise(
     return np.where(known, found, np.nan)
 
 
-@dataclass(frozen=True)
-class McNemar:
-    """Two classifiers on the same queries: where only one of them is right."""
-
-    only_first: int
-    only_second: int
-    p: float
-    """Exact, two-sided: 1 where they are never told apart."""
-    undefined: int
-    """Queries that one of them did not answer."""
-
-
-def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """Exact McNemar test of two accuracies on the same queries.
-
-    Args:
-        first: [query], 1 where right, 0 where wrong, NaN where there is no answer.
-        second: The same of the other.
-
-    Raises:
-        LensError: They are of different length.
-    """
-    from scipy.stats import binomtest
-
-    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise LensError(f"need two answers a query, but got shapes {a.shape} and {b.shape}")
-    defined = np.isfinite(a) & np.isfinite(b)
-    only_first = int(((a > 0.5) & (b < 0.5) & defined).sum())
-    only_second = int(((b > 0.5) & (a < 0.5) & defined).sum())
-    apart = only_first + only_second
-    p = float(binomtest(only_first, apart).pvalue) if apart else 1.0
-    return McNemar(only_first, only_second, p, int((~defined).sum()))
-
-
 # -- parts of the tests --------------------------------------------------------------------------
 
 
@@ -264,7 +229,7 @@ def _by_unit(values: ArrayLike, confidence: float) -> tuple[Floats, tuple[int, .
     """Values as "unit column", and the shape that the columns had."""
     array = np.asarray(values, np.float64)
     if array.ndim < 1:
-        raise LensError("need one value a unit, but got a single number")
+        raise LensError("Need one value per unit, but got a single number")
     if not 0 < confidence < 1:
         raise LensError(f"confidence must lie between 0 and 1 (such as 0.95), but is {confidence}")
     rest = array.shape[1:]

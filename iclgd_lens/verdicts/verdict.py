@@ -65,7 +65,7 @@ def decide(
             be missing, not absent.
 
     Returns:
-        For each hypothesis and score one line a control, and last the overall one.
+        For each hypothesis and score one line per control, and last the overall one.
 
     Raises:
         VerdictError: Values do not fit together, or a setting is out of range.
@@ -238,9 +238,9 @@ def _check(
         raise VerdictError(f"alpha must lie between 0 and 1 (such as 0.05), but is {alpha}")
     margins = margin.values() if isinstance(margin, Mapping) else [margin]
     if not all(math.isfinite(each) and each >= 0 for each in margins):
-        raise VerdictError(f"a margin must be finite and not negative, but got {margin}")
+        raise VerdictError(f"A margin must be finite and not negative, but got {margin}")
     places = [(each.hypothesis, each.score) for each in evidences]
     twice = [f"{name} on {score}" for name, score in dict.fromkeys(places)
              if places.count((name, score)) > 1]  # fmt: skip
     if twice:
-        raise VerdictError(f"evidence was given twice for {listed(twice)}")
+        raise VerdictError(f"Evidence was given twice for {listed(twice)}")

@@ -167,7 +167,7 @@ def power(
             labels nothing is noisy, and any angle is told apart.
         labels: Number of label words, odd and at least 5.
         shows: How often each content word is demonstrated.
-        queries: Queries a draw; None for all content words.
+        queries: Queries per draw; None for all content words.
         seed: Of the first draw.
         kind: "hooked", "bridge" or "auto".
 
@@ -202,7 +202,7 @@ def scores_by_draw(
         n: Draws.
         seed: Of the first draw.
         balanced: Whether labels are shown equally often; see `draws`.
-        queries: Queries a draw; None for all.
+        queries: Queries per draw; None for all.
     """
     found: dict[str, list[float]] = {name: [] for name in world.rules}
     for episode in draws(world, n, seed, balanced=balanced):

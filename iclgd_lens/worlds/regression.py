@@ -99,7 +99,7 @@ class Regression:
         return f"own{telling}" if self.steps > 1 else "word"
 
     def vectors(self, seed: int) -> Float[Tensor, "word input"]:
-        """Vectors of unit length on average, one a content word."""
+        """Vectors of unit length on average, one per content word."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(self.words, self.inputs, generator=generator) / self.inputs**0.5
 
@@ -129,7 +129,7 @@ class Regression:
     ) -> Episode:
         """Demonstrations in random order, told `steps` times; labels by a random linear map.
 
-        Each label is given to the words that score highest on it, equally many words a label;
+        Each label is given to the words that score highest on it, equally many words per label;
         where `balanced` is false, each word has the label that it scores highest on.
         """
         generator = np.random.default_rng(seed)

@@ -694,7 +694,7 @@ def test_a_setting_that_cannot_be_measured_is_recorded_and_the_rest_goes_on(
     assert set(failures.index) == {
         (task, name) for task in ("cb", "subj") for name in ("ZS", "ICL", "ICL_shuffled", "gd")
     }
-    assert "no rows of task 'cb'" in failures.loc[("cb", "gd"), "reason"]
+    assert "No rows of task 'cb'" in failures.loc[("cb", "gd"), "reason"]
     assert "same tokens" in failures.loc[("subj", "gd"), "reason"]
     again = run_plan(plan, tmp_path / "run")
     assert (again.done, again.found, again.exit_code) == (0, 4, 108)
@@ -753,7 +753,7 @@ def test_a_plan_that_cannot_run_leaves_nothing_behind(small: Plan, tmp_path: Pat
     assert not (tmp_path / "run").exists()
     with pytest.raises(RunError, match=r"engine 'rai' is none of local, ray\. Did you mean 'ray'"):
         run_plan(small, tmp_path / "run", engine="rai")
-    with pytest.raises(PlanError, match="the module 'no_such_module' cannot be imported"):
+    with pytest.raises(PlanError, match="The module 'no_such_module' cannot be imported"):
         run_plan(small, tmp_path / "run", imports=["no_such_module"])
 
 

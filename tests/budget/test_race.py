@@ -20,6 +20,7 @@ from iclgd_lens.episode import Episode
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.training import shared_batches
 from tests import checks
 
 RATES, PASSES, LOSSES = (0.01, 0.05), (1, 2), ("label", "all")
@@ -52,7 +53,7 @@ def course_of(host: Host, episode: Episode, name: str = "gd", **given: Any) -> C
 def run(course: Course, *, rates: Any = RATES, passes: Any = PASSES, losses: Any = LOSSES) -> Race:
     before = course.unchanged()
     found = Race(course, sum(before) / len(before))
-    found.run(rates, passes, losses)
+    shared_batches.alone(found.search(rates, passes, losses))
     return found
 
 
@@ -185,7 +186,7 @@ def landscape(
         monkeypatch.setattr(Course, "unchanged", lambda self: [alone])
         spy = Hypothesis("spy", lambda host, episode, *, lr: Intervention())
         found = Race(Course(host, episode, spy, {}, ()), alone)
-        edge = found.run(rates, (1, 2, 4, 8, 16), LOSSES)
+        edge = shared_batches.alone(found.search(rates, (1, 2, 4, 8, 16), LOSSES))
         return found, edge, spent
 
     return go

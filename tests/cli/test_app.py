@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import inspect
 import io
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -323,7 +325,7 @@ def test_a_model_that_nobody_knows_costs_no_rows(
         raise AssertionError("rows were read")
 
     monkeypatch.setattr("iclgd_lens.episode_rows.check_rows", read)
-    for name, told in (("embeded", "Did you mean 'embedded'?"), ("./nowhere", "no model folder")):
+    for name, told in (("embeded", "Did you mean 'embedded'?"), ("./nowhere", "No model folder")):
         assert run(["compare", "-m", name]) == 2
         assert told in words(capsys)[1]
     with pytest.raises(AssertionError, match="rows were read"):  # only the Hub knows
@@ -789,6 +791,34 @@ def test_one_set_of_defaults_for_python_the_command_line_and_plans() -> None:
     for name in ("shots", "queries", "draws"):
         assert command[name].default == getattr(defaults, name.upper()) == drawing[name].default
     assert command["twins"].default == defaults.TWINS == library["twins"].default
+    swept = inspect.signature(lens.sweep).parameters
+    for name in ("queries", "draws"):
+        assert swept[name].default == getattr(defaults, f"SWEEP_{name.upper()}")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lens.compare,
+        lens.mediate,
+        lens.sweep,
+        lens.load_episode,
+        lens.load_episodes,
+        lens.check_rows,
+    ],
+)
+def test_a_shared_default_is_written_down_once(function: Callable[..., Any]) -> None:
+    names = ("hypotheses", "shots", "queries", "draws", "twins", "twin_queries")
+    (node,) = ast.parse(inspect.getsource(inspect.unwrap(function))).body
+    assert isinstance(node, ast.FunctionDef)
+    last = zip(reversed(node.args.args), reversed(node.args.defaults), strict=False)
+    for argument, value in (*last, *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)):
+        assert argument.arg not in names or value is None or not literal(value), argument.arg
+
+
+def literal(value: ast.expr) -> bool:
+    """Whether a default is written out: 16, or ("gd", "lcgd"); a single draw is no default's."""
+    return not isinstance(value, ast.Name | ast.Attribute) and ast.literal_eval(value) != 1
 
 
 def test_mediate_prints_heads_and_their_agreement_and_writes_them(

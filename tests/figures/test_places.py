@@ -13,7 +13,7 @@ import plotly.io as pio
 import pytest
 
 from iclgd_lens.errors import LensError
-from iclgd_lens.figures import head_maps, heatmap, heatmap_traces, layer_profiles
+from iclgd_lens.figures import head_maps, heatmap, layer_profiles
 
 NAMES = ("gd", "lcgd", "random[gd]", "gd@untrained", "oracle")
 
@@ -106,13 +106,6 @@ def test_head_maps_share_one_scale_with_one_named_bar() -> None:
     assert all(left[1] < right[0] for left, right in pairwise(ends))
     with pytest.raises(LensError, match="at least one panel"):
         head_maps({})
-
-
-def test_traces_fit_a_figure_of_several_panels() -> None:
-    first, undefined = heatmap_traces([[0.1, math.nan]], score="SimAM", colour_bar=False)
-    assert isinstance(first, go.Heatmap)
-    assert not first.showscale
-    assert undefined.z[0][1] == 0
 
 
 def test_profiles_are_a_line_and_a_band_each_with_controls_dashed() -> None:

@@ -176,7 +176,7 @@ def test_a_file_is_a_model_by_its_name(
     find_model("tiny.gguf").check()
     assert identify_model("tiny.gguf") == identify_model(str(path))
     assert identify_model(str(path)).startswith("sha256:")
-    with pytest.raises(ModelError, match=r"no model file 'tinny\.gguf'.*Did you mean 'tiny\.gguf'"):
+    with pytest.raises(ModelError, match=r"No model file 'tinny\.gguf'.*Did you mean 'tiny\.gguf'"):
         load_model("tinny.gguf")
     with pytest.raises(ModelError, match="is a file, which has only the one state"):
         load_model(path, revision="main")
@@ -219,5 +219,5 @@ def test_a_missing_package_is_named(
         return original_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ModelError, match=r"pip install 'iclgd-lens\[gguf\]'"):
+    with pytest.raises(ModelError, match=r"pip install 'iclgd_lens\[gguf\]'"):
         load_model(plain[0], device="cpu")

@@ -388,9 +388,9 @@ def test_arguments_are_named_with_the_nearest(gpt2: Path) -> None:
 
 
 def test_a_missing_folder(gpt2: Path) -> None:
-    with pytest.raises(ModelError, match=r"no model folder .*gpt3'.*Did you mean 'gpt2'"):
+    with pytest.raises(ModelError, match=r"No model folder .*gpt3'.*Did you mean 'gpt2'"):
         load_model(gpt2.parent / "gpt3")
-    with pytest.raises(ModelError, match=r"no model folder '\./nowhere'"):
+    with pytest.raises(ModelError, match=r"No model folder '\./nowhere'"):
         load_model("./nowhere")
     with pytest.raises(ModelError, match="name is empty"):
         load_model("")
@@ -424,7 +424,7 @@ def test_config_and_weights_must_be_there(gpt2: Path) -> None:
     with pytest.raises(ModelError, match="names no model_type"):
         load_model(gpt2)
     (gpt2 / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"cannot read .*config\.json"):
+    with pytest.raises(ModelError, match=r"Cannot read .*config\.json"):
         load_model(gpt2)
     (gpt2 / "config.json").unlink()
     with pytest.raises(ModelError, match=r"no config\.json"):
@@ -446,7 +446,7 @@ def test_incomplete_weights_are_never_filled_up(gpt2: Path) -> None:
     with pytest.warns(ModelWarning, match=r"no place for 1 weights.*h\.1\.extra"):
         load_model(gpt2, device="cpu")
     file.write_bytes(file.read_bytes()[:-64])
-    with pytest.raises(ModelError, match="cannot load the weights"):
+    with pytest.raises(ModelError, match="Cannot load the weights"):
         load_model(gpt2, device="cpu")
 
 
@@ -463,7 +463,7 @@ def test_sharded_weights(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="lacks 1 of its weight files"):
         load_model(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(ModelError, match="cannot read"):
+    with pytest.raises(ModelError, match="Cannot read"):
         load_model(tmp_path)
 
 
@@ -477,7 +477,7 @@ def test_code_in_a_folder_is_never_run(gpt2: Path) -> None:
 
 def test_unknown_architecture(gpt2: Path) -> None:
     edit_config(gpt2, model_type="gpt22")
-    with pytest.raises(ModelError, match="cannot read the configuration") as error:
+    with pytest.raises(ModelError, match="Cannot read the configuration") as error:
         load_model(gpt2)
     one_line(error)
 

@@ -67,7 +67,7 @@ def test_shards_in_the_folder_are_read(whole: dict[str, Path], tmp_path: Path) -
     ("weight_map", "message"),
     [
         ({}, "names no weight file"),
-        ([], "cannot read .*index.json"),
+        ([], "Cannot read .*index.json"),
         ({"lm_head.weight": "../outside.safetensors"}, r"'\.\./outside\.safetensors', which is no"),
         ({"lm_head.weight": "sub/../../outside.safetensors"}, "which is no file of its folder"),
         ({"lm_head.weight": "/etc/passwd"}, "'/etc/passwd', which is no file of its folder"),

@@ -425,7 +425,7 @@ def test_figure_files_are_never_a_reason_to_fail(
 
 
 def test_a_figure_format_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LensError, match=r"no figure format 'svgs'.*svg, png, pdf.*svg"):
+    with pytest.raises(LensError, match=r"No figure format 'svgs'.*svg, png, pdf.*svg"):
         write_report(small(), tmp_path / "out", figures="svgs")
     assert not (tmp_path / "out").exists()
 

@@ -14,8 +14,6 @@ from iclgd_lens.tasks import (
     Rows,
     draw_demonstrations,
     draw_queries,
-    repeated_rows,
-    shuffle_labels,
 )
 
 
@@ -130,7 +128,6 @@ def test_queries_that_repeat_a_demonstration_are_passed_over() -> None:
     demonstrations = (Row(plain[1].prompt, 2 - plain[1].label, 7), Row("not a query", 0, 8))
     kept = draw_queries(ROWS, 5, exclude=demonstrations)
     assert kept == (plain[0], *plain[2:6])
-    assert repeated_rows(ROWS, demonstrations) == (plain[1],)
     assert len(draw_queries(ROWS, None, exclude=iter(demonstrations))) == 59
     with pytest.raises(RowsError, match=r"60 queries .* has 59 rows \(1 more repeat a demonstr"):
         draw_queries(ROWS, 60, exclude=demonstrations)
@@ -138,39 +135,8 @@ def test_queries_that_repeat_a_demonstration_are_passed_over() -> None:
         draw_queries(ROWS, None, exclude=ROWS.examples)
 
 
-@given(
-    n_labels=st.integers(2, 5), size=st.integers(0, 30), seed=st.integers(0, 2**32), data=st.data()
-)
-def test_shuffled_labels_are_all_wrong(n_labels: int, size: int, seed: int, data: Any) -> None:
-    label = st.integers(0, n_labels - 1)
-    rows = make(data.draw(st.lists(label, min_size=size, max_size=size))).examples
-    wrong = shuffle_labels(rows, n_labels, seed)
-    assert [(r.prompt, r.index) for r in wrong] == [(r.prompt, r.index) for r in rows]
-    assert all(
-        0 <= new.label < n_labels and new.label != old.label
-        for new, old in zip(wrong, rows, strict=True)
-    )
-    assert wrong == shuffle_labels(rows, n_labels, seed)
-
-
-def test_wrong_labels_are_uniform() -> None:
-    wrong = shuffle_labels(make([1] * 3000).examples, 4, 0)
-    counts = Counter(row.label for row in wrong)
-    # 1,000 expected of each; the standard deviation is 26.
-    assert set(counts) == {0, 2, 3}
-    assert all(abs(count - 1000) < 130 for count in counts.values())
-
-
-def test_shuffle_labels_refuses() -> None:
-    with pytest.raises(RowsError, match="at least 2 labels, not 1"):
-        shuffle_labels(ROWS.examples, 1, 0)
-    with pytest.raises(RowsError, match="has label 2, not 0 to 1"):
-        shuffle_labels(ROWS.examples, 2, 0)
-
-
 def test_global_generators_are_left_alone() -> None:
     before = np.random.get_state()[1]
     draw_demonstrations(ROWS, 8, seed=3, permutation=2, balanced=True)
     draw_queries(ROWS, 8)
-    shuffle_labels(ROWS.examples, 3, 0)
     assert np.array_equal(before, np.random.get_state()[1])

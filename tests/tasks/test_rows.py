@@ -103,12 +103,12 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"unknown split 'valid' .*Did you mean 'validation'"):
+    with pytest.raises(RowsError, match=r"Unknown split 'valid' .*Did you mean 'validation'"):
         # Unwrapped: the types that the suite checks would refuse it first.
         inspect.unwrap(load_rows)(TOY, "valid", tmp_path)
     with pytest.raises(RowsError, match="only the Hub's rows have revisions"):
         load_rows(TOY, "train", tmp_path, "main")
-    with pytest.raises(TaskError, match="unknown task"):
+    with pytest.raises(TaskError, match="Unknown task"):
         load_rows("toyy", "train", tmp_path)
 
 

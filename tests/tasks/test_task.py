@@ -267,15 +267,15 @@ def test_wrong_yaml(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_unreadable_yaml(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"cannot read the task file .*missing.yaml"):
+    with pytest.raises(TaskError, match=r"Cannot read the task file .*missing.yaml"):
         get_task(tmp_path / "missing.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
-    with pytest.raises(TaskError, match="cannot read the task file"):
+    with pytest.raises(TaskError, match="Cannot read the task file"):
         get_task(tmp_path / "latin.yaml")
 
 
 def test_unknown_name_gets_the_nearest() -> None:
-    with pytest.raises(TaskError, match=r"unknown task 'SST-2' .* Did you mean 'sst2'\?"):
+    with pytest.raises(TaskError, match=r"Unknown task 'SST-2' .* Did you mean 'sst2'\?"):
         get_task("SST-2")
-    with pytest.raises(LensError, match=r"unknown task 'zzzzzz' \(shipped: agnews, cb"):
+    with pytest.raises(LensError, match=r"Unknown task 'zzzzzz' \(shipped: agnews, cb"):
         get_task("zzzzzz")

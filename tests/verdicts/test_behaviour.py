@@ -118,9 +118,9 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     scores, gold = answers(20, 3)
     with pytest.raises(LensError, match="different queries"):
         auc(scores, gold[:-1])
-    with pytest.raises(LensError, match="label scores must be"):
+    with pytest.raises(LensError, match="Label scores must be"):
         auc(scores[:, 0], gold)
-    with pytest.raises(LensError, match="gold labels must be 0 to 2"):
+    with pytest.raises(LensError, match="Gold labels must be 0 to 2"):
         auc(scores, gold + 1)
     with pytest.raises(LensError, match="Did you mean 'accuracy'"):
         compared("acuracy", scores, None, gold)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
-from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
@@ -16,7 +15,6 @@ from iclgd_lens.verdicts.statistics import (
     benjamini_hochberg,
     equivalence,
     holm,
-    mcnemar,
     paired_t,
     prediction_t,
     rank_p,
@@ -190,24 +188,6 @@ def test_maps_of_heads_keep_their_shape() -> None:
     assert found.shape == (4, 6)
     assert found.ravel() == pytest.approx(multipletests(p.ravel(), method="fdr_bh")[1])
     assert holm([]).shape == (0,)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_mcnemar_equals_statsmodels(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    a, b = (generator.random((2, 60)) < [[0.7], [0.5]]).astype(float)
-    table = [[((a == i) & (b == j)).sum() for j in (1, 0)] for i in (1, 0)]
-    found = mcnemar(a, b)
-    assert found.p == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
-    assert (found.only_first, found.only_second) == (table[0][1], table[1][0])
-
-
-def test_mcnemar_counts_what_was_not_answered() -> None:
-    found = mcnemar([1, 1, np.nan, 0], [0, 0, 0, np.nan])
-    assert (found.only_first, found.only_second, found.undefined) == (2, 0, 2)
-    assert mcnemar([1, 0], [1, 0]).p == 1.0
-    with pytest.raises(LensError, match="two answers"):
-        mcnemar([1.0], [1.0, 0.0])
 
 
 @pytest.mark.parametrize(("count", "trials"), [(0, 40), (2, 32), (11, 32), (40, 40)])

@@ -580,9 +580,9 @@ def test_settings_out_of_range_are_refused(options: dict[str, Any], match: str) 
 def test_values_that_do_not_fit_are_refused() -> None:
     with pytest.raises(VerdictError, match="shape"):
         decide([evidence(drawn(0.4), random=draw(drawn(0.0, 4)))])
-    with pytest.raises(VerdictError, match="one value a draw"):
+    with pytest.raises(VerdictError, match="one value per draw"):
         decide([evidence(np.zeros((5, 2)), random=draw(drawn(0.0)))])
-    with pytest.raises(VerdictError, match="one a network"):
+    with pytest.raises(VerdictError, match="one per network"):
         decide([evidence(drawn(0.4), untrained=networks(np.zeros((2, 2, 2))))])
 
 
