@@ -36,7 +36,7 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
-from iclgd_lens.host import Host, as_host
+from iclgd_lens.host import Host, as_host, layer_of
 from iclgd_lens.hypotheses.common import auxiliary_of, gradients, shown_of
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step
@@ -134,7 +134,7 @@ class MetaRates:
         loss_on: str | None, fold_count: int,
     ) -> None:  # fmt: skip
         self.host, self.names = host, list(names)
-        self.group = {name: name.split(".")[1] for name in names}
+        self.group = {name: str(layer_of(name)) for name in names}
         if per == "weight":
             self.group = {n: f"{g} {n.rsplit('_', 1)[1]}" for n, g in self.group.items()}
         last = partial(horizon_step, horizon=host.n_layers - 1)
