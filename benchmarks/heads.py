@@ -20,13 +20,9 @@ import iclgd_lens as lens
 from benchmarks.meters import machine, peak_bytes
 from benchmarks.shapes import SHAPES, random_model, synthetic_episode
 from iclgd_lens.host import as_host, frozen
-from iclgd_lens.mediation.margins import Margin, last_token, repeated_gold, shared_prefix
-from iclgd_lens.mediation.patching import (
-    TOKENS_AT_ONCE,
-    Patches,
-    patched_margins,
-    single_heads,
-)
+from iclgd_lens.mediation.margins import Margin, repeated_gold, shared_prefix
+from iclgd_lens.mediation.patching import patched_margins
+from iclgd_lens.readout.patched_heads import TOKENS_AT_ONCE, Patches, last_token, single_heads
 
 TARGET = 1.5
 MEASURED = ("pythia-70m", "gpt2-small", "grouped-query")
@@ -39,7 +35,8 @@ def ratios(model: Any, episode: lens.Episode, repeats: int) -> dict[str, Any]:
     heads = [(layer, head) for layer in range(host.n_layers) for head in range(host.n_heads)]
     with frozen(host.model), torch.no_grad(), host.laid_out():
         prefix = shared_prefix(host, episode.demonstrations.prompt())
-        at = last_token(host, prefix, episode, 0)
+        asked = episode.queries[0]
+        at = last_token(host, prefix, asked.content)
         z = torch.randn(1, host.n_layers, host.n_heads, host.d_head)
         mask = single_heads(heads, (host.n_layers, host.n_heads), host.device)
         patches = Patches(mask, torch.zeros(len(heads), dtype=torch.long), z)
@@ -50,13 +47,13 @@ def ratios(model: Any, episode: lens.Episode, repeats: int) -> dict[str, Any]:
                 rows = min(step, len(heads) - start)
                 assert at.prefix is not None
                 run = host.run(host.tensor([[at.token]] * rows), at.prefix.expand(rows))
-                margin(run.residual[:, -1], repeated_gold(host, at.gold, rows))
+                margin(run.residual[:, -1], repeated_gold(host, asked.gold, rows))
 
         def ours() -> None:
-            patched_margins(host, margin, at, patches)
+            patched_margins(host, margin, at, asked.gold, patches)
 
         def reading() -> None:
-            last_token(host, prefix, episode, 0)
+            last_token(host, prefix, asked.content)
 
         for job in (floor, ours):
             job()

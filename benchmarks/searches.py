@@ -19,11 +19,11 @@ import typer
 
 import iclgd_lens as lens
 from iclgd_lens.budget.budget import choose_budget
-from iclgd_lens.budget.held_out import held_out_losses
 from iclgd_lens.demonstrations import Demonstration, Demonstrations
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.training.label_losses import label_losses
 
 SEARCHES: Mapping[str, Mapping[str, Any]] = {
     "two folds of a quarter": {},
@@ -48,7 +48,7 @@ def tried(
     """One line a search: what it chose, what that does to the queries, and what it cost."""
     hypothesis, queries = get_hypothesis(rule), asked(episode)
     build: Any = hypothesis.build
-    unchanged = _mean(held_out_losses(host, Intervention(), queries))
+    unchanged = mean_loss(host, Intervention(), queries)
     lines: list[dict[str, Any]] = []
     for name, search in searches.items():
         start = time.process_time()
@@ -59,7 +59,7 @@ def tried(
         lines.append(
             {
                 "task": episode.task, "rule": rule, "search": name, **budget.settings,
-                "unchanged": unchanged, "loss": _mean(held_out_losses(host, delta, queries)),
+                "unchanged": unchanged, "loss": mean_loss(host, delta, queries),
                 "seconds": middle - start, "training": end - middle,
                 "counted": budget.trainings,
             }
@@ -89,8 +89,9 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def mean_loss(host: Host, delta: Intervention, queries: Demonstrations) -> float:
+    """Mean label loss of an episode's queries, in nats a label word."""
+    return float(label_losses(host, queries, delta, per="word").mean())
 
 
 def main(

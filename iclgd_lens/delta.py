@@ -18,7 +18,7 @@ from torch import Tensor
 
 from iclgd_lens.errors import DeltaError, HookError, nearest
 from iclgd_lens.files import write_whole
-from iclgd_lens.host import Hook, Host, LinearSite, as_host
+from iclgd_lens.host import Hook, Host, LinearSite, as_host, layer_of
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 from iclgd_lens.sealed_files import sealed, unsealed
 
@@ -148,7 +148,7 @@ class ParameterDelta(Intervention):
         kinds = None if weights is None else {weights} if isinstance(weights, str) else set(weights)
         kept: dict[str, Tensor] = {}
         for name, value in self._tensors.items():
-            layer, kind = int(name.split(".")[1]), name.rsplit(".", 1)[1]
+            layer, kind = layer_of(name), name.rsplit(".", 1)[1]
             if (wanted is not None and layer not in wanted) or (
                 kinds is not None and kind not in kinds
             ):

@@ -30,9 +30,13 @@ from iclgd_lens.cost import remembered
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import LensError
 from iclgd_lens.host import Hook, Host, Prefix, as_host, frozen
-
-TOKENS_AT_ONCE = 8192
-"""Tokens of a pass at most, the prompt counted for each row."""
+from iclgd_lens.readout.patched_heads import (
+    TOKENS_AT_ONCE,
+    Patches,
+    last_token,
+    patched,
+    single_heads,
+)
 
 Head = tuple[int, int]
 """Layer and head."""
@@ -168,40 +172,16 @@ def _effects(
     host: Host, prefix: Prefix, content: Sequence[int], label: int, means: Tensor
 ) -> Float[Tensor, "layer head"]:
     """Change of the label's probability with each head's output replaced, in one prompt."""
-    layers, heads = means.shape[:2]
-    own = [None, *((layer, head) for layer in range(layers) for head in range(heads))]
-    found: list[Tensor] = []
+    shape = (host.n_layers, host.n_heads)
+    every = [divmod(index, host.n_heads) for index in range(host.n_layers * host.n_heads)]
+    one = single_heads(every, shape, host.device)
+    rows = torch.cat([torch.zeros_like(one[:1]), one])  # the first replaces none
+    patches = Patches(rows, host.tensor([0] * len(rows))[0], means.view(1, *shape, -1))
+
+    def probability(residual: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:
+        return host.logits(residual).float().softmax(-1)[:, label]
+
     with frozen(host.model), torch.no_grad():
-        if len(content) > 1:
-            prefix = host.prefix(host.tensor(content[:-1]), prefix)
-        step = max(1, TOKENS_AT_ONCE // (prefix.length + 1))
-        for start in range(0, len(own), step):
-            rows = own[start : start + step]
-            tokens = host.tensor([[content[-1]]] * len(rows))
-            with host.hooked(_replacing(host, rows, means)):
-                residual = host.run(tokens, prefix.expand(len(rows))).residual
-            found.append(host.logits(residual[:, -1]).float().softmax(-1)[:, label])
-    every = torch.cat(found)
-    return (every[1:] - every[0]).view(layers, heads)
-
-
-def _replacing(host: Host, rows: Sequence[Head | None], means: Tensor) -> list[Hook]:
-    """Hooks that replace one head's output in each row, none where there is None."""
-    found: list[Hook] = []
-    for layer in sorted({row[0] for row in rows if row is not None}):
-        places = [(i, row[1]) for i, row in enumerate(rows) if row is not None and row[0] == layer]
-        index, heads = (host.tensor(list(part))[0] for part in zip(*places, strict=True))
-
-        def put(
-            activation: Tensor,
-            hook: Any,
-            layer: int = layer,
-            index: Tensor = index,
-            heads: Tensor = heads,
-        ) -> Tensor:
-            changed = activation.clone()
-            changed[index, 0, heads] = means[layer, heads].to(activation.dtype)
-            return changed
-
-        found.append((host.z_hook(layer), put))
-    return found
+        at = last_token(host, prefix, content)
+        found = patched(host, at, patches, probability, TOKENS_AT_ONCE)
+    return (found[1:] - found[0]).view(shape)

@@ -134,3 +134,28 @@ def test_the_induction_head_is_the_one_that_a_world_was_built_with() -> None:
     words = sorted({token for query in episode.queries for token in query.content})
     scores = induction_scores(model, tokens=words, bos=0)
     assert scores.top(1) == [(1, 0)]
+
+
+def test_where_memory_does_not_suffice_halves_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, episode = checks.host(checks.kinds()[0], "llama"), checks.episode(shots=4)
+    expected = indirect_effects(host, episode, trials=1).values
+    run, rows = host.run, list[int]()
+
+    def little(tokens: torch.Tensor, prefix: Any = None, *rest: Any, **more: Any) -> Any:
+        rows.append(len(tokens))
+        if len(tokens) > 5:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(tokens, prefix, *rest, **more)
+
+    monkeypatch.setattr(host, "run", little)
+    checks.close(indirect_effects(host, episode, trials=1).values, expected, 1e-5)
+    assert max(rows) == 1 + expected.numel(), "all at once are tried first"
+
+    def none(tokens: torch.Tensor, prefix: Any = None, *rest: Any, **more: Any) -> Any:
+        if prefix is not None and tokens.shape[1] == 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(tokens, prefix, *rest, **more)
+
+    monkeypatch.setattr(host, "run", none)
+    with pytest.raises(LensError, match="One row alone does not fit into memory"):
+        indirect_effects(host, episode, trials=1)

@@ -7,21 +7,16 @@ controls.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from iclgd_lens.bench.cells import OWN, Cell, key_of
 from iclgd_lens.bench.plan import MATCHED, Plan
 from iclgd_lens.bench.plan_entries import HypothesisSpec, ModelSpec, Setting
+from iclgd_lens.bench.readings_file import decode_readings, encode_readings
 from iclgd_lens.bench.store import Measured, Store
 from iclgd_lens.budget.budget import needs_budget, with_budget, with_settings_of
 from iclgd_lens.controls import CONTROLS
@@ -41,52 +36,6 @@ from iclgd_lens.registry import resolve
 from iclgd_lens.rules import Options, Rule, returned_by
 from iclgd_lens.subjects import TRAINED, Subject
 from iclgd_lens.sweeps.factors import get_factor
-
-_FORMAT = "iclgd_lens.readings/1"
-_SETTINGS = ("zs", "icl", "icl_shuffled")
-_PARTS = (
-    "attention_output", "z", "scores", "label_scores", "demonstration_scores", "queries",
-)  # fmt: skip
-
-
-def encode_readings(frozen: Frozen) -> bytes:
-    """The bytes of a network's own readouts; the same readouts give the same bytes."""
-    tensors: dict[str, Tensor] = {}
-    for setting in _SETTINGS:
-        readout: Readout | None = getattr(frozen, setting)
-        if readout is None:
-            continue
-        for part in _PARTS:
-            value: Tensor | None = getattr(readout, part)
-            if value is not None:
-                tensors[f"{setting}|{part}"] = value.detach().cpu().contiguous()
-    return save(tensors, {_FORMAT: json.dumps({"sha256": _digest(tensors)})})
-
-
-def decode_readings(data: bytes, device: torch.device) -> dict[str, Readout] | None:
-    """Readouts by setting; None where the bytes are damaged or foreign."""
-    try:
-        tensors = load(data)
-        size = int.from_bytes(data[:8], "little")
-        header: Any = json.loads(data[8 : 8 + size])["__metadata__"]
-        if json.loads(header[_FORMAT])["sha256"] != _digest(tensors):
-            return None
-        found: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            setting, part = name.split("|")
-            found.setdefault(setting, {})[part] = value.to(device)
-        return {name: Readout(**cast("Any", parts)) for name, parts in found.items()}
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name}\0{tuple(tensors[name].shape)}\0".encode())
-        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
 
 Tell = Callable[[str], None]
 _NOTHING = "it was not measured: its rule or control gave nothing"
@@ -296,8 +245,9 @@ class Session:
         data = self.store.readings(setting.key)
         if data is None:
             return None
-        found = decode_readings(data, host.device)
-        if found is None or len(found) < 3:
+        try:
+            found = decode_readings(data, host.device)
+        except RunError:  # damaged or foreign: read anew
             self.store.refuse_readings(setting.key)
             return None
         return Frozen.read(host, episode, found["zs"], found["icl"], found["icl_shuffled"])

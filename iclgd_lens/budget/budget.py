@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 
 from iclgd_lens.budget.asked_search import check_search
-from iclgd_lens.budget.held_out import FOLDS, LEFT_OUT, make_folds
 from iclgd_lens.budget.race import GRID, Race
 from iclgd_lens.budget.trials import Course, Outcome, Point, named
 from iclgd_lens.episode import Episode
@@ -27,6 +26,7 @@ from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.rules import Rule
+from iclgd_lens.training.folds import FOLDS, LEFT_OUT, balanced_folds
 from iclgd_lens.training.shared_batches import Chain, alone
 
 EPOCHS = (1, 2, 4, 8, 16)
@@ -166,7 +166,7 @@ def choosing(
     passes = tuple(epochs) if "epochs" in takes and "epochs" not in given else (None,)
     tokens = tuple(losses) if "loss_on" in takes and "loss_on" not in given else (None,)
     rates = tuple(grid) if hypothesis.takes_rate and given.get("lr") is None else (None,)
-    made = make_folds(episode.demonstrations, folds, left_out)
+    made = balanced_folds(episode.demonstrations, folds, left_out)
     course = Course(host, episode, hypothesis, given, made, beside)
     before = course.unchanged()
     race = Race(course, sum(before) / len(before))

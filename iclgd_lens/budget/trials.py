@@ -15,14 +15,16 @@ from typing import Any
 
 import torch
 
-from iclgd_lens.budget.held_out import Fold, held_out_losses, row_losses
+from iclgd_lens.budget.held_out import row_losses
 from iclgd_lens.budget.training_rows import SIDE_BY_SIDE, lane_of
 from iclgd_lens.cost import Ledger, counted
-from iclgd_lens.episode import Episode, Query
+from iclgd_lens.episode import Demonstrations, Episode, Query
 from iclgd_lens.errors import DivergedError
 from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.training.folds import Fold
+from iclgd_lens.training.label_losses import label_losses
 from iclgd_lens.training.sgd import UpdateRule, trained_names
 from iclgd_lens.training.shared_batches import Lane, Lap
 
@@ -99,9 +101,8 @@ class Course:
 
     def unchanged(self) -> list[float]:
         """Label losses of the left-out demonstrations without an update."""
-        nothing = Intervention()
         with self.counted():
-            by_fold = [held_out_losses(self.host, nothing, fold.left_out) for fold in self.folds]
+            by_fold = [_losses(self.host, Intervention(), fold.left_out) for fold in self.folds]
         return [value for part in by_fold for value in part]
 
     @contextlib.contextmanager
@@ -210,7 +211,7 @@ class Built:
         build: Callable[..., Any] = course.hypothesis.build
         try:
             built = build(course.host, shown, **{**course.given, **chosen})
-            return held_out_losses(course.host, built, fold.left_out)
+            return _losses(course.host, built, fold.left_out)
         except DivergedError:
             return [math.inf] * len(fold.left_out)
 
@@ -220,6 +221,10 @@ class Built:
 
     def release(self) -> None:
         """Nothing is held."""
+
+
+def _losses(host: Host, built: Intervention, left_out: Demonstrations) -> list[float]:
+    return label_losses(host, left_out, built, per="word").tolist()
 
 
 def named(point: Point) -> dict[str, Any]:

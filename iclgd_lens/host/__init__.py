@@ -12,3 +12,4 @@ from iclgd_lens.host.head_writes import head_values as head_values
 from iclgd_lens.host.head_writes import writes_add_up as writes_add_up
 from iclgd_lens.host.hooks import Hook as Hook
 from iclgd_lens.host.hooks import uncounted_hooks as uncounted_hooks
+from iclgd_lens.host.sites_and_passes import layer_of as layer_of

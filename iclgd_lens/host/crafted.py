@@ -21,6 +21,7 @@ from torch import Tensor
 from iclgd_lens.errors import UnsupportedModelError, nearest
 from iclgd_lens.host.base import Attention
 from iclgd_lens.host.loading import has_hooked_transformer
+from iclgd_lens.host.sites_and_passes import layer_of
 
 Weights = Mapping[str, Tensor]
 """Tensors by TransformerLens name, as "blocks.0.attn.W_Q" [head d_model d_head]; scores are q.k,
@@ -72,7 +73,7 @@ def crafted_model(
 
 def n_layers(weights: Weights) -> int:
     """Number of blocks that the weights name."""
-    return 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
+    return 1 + max(layer_of(key) for key in weights if key.startswith("blocks."))
 
 
 # -- HookedTransformer -----------------------------------------------------------------------------

@@ -73,6 +73,16 @@ class LinearSite:
         return total.expand(*like.shape[:2], -1).reshape(like.shape)
 
 
+def layer_of(name: str) -> int:
+    """The layer of a weight, a bias or a block's hook point, by its TransformerLens name.
+
+    Examples:
+        >>> layer_of("blocks.3.attn.W_K")
+        3
+    """
+    return int(name.split(".")[1])
+
+
 @dataclass(frozen=True)
 class Prefix:
     """Keys and values of tokens already read, to be shared by many queries.

@@ -33,10 +33,12 @@ from iclgd_lens.demonstrations import part
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import DivergedError
 from iclgd_lens.host import Host, as_host
-from iclgd_lens.hypotheses.common import folds, label_losses, shown_of
+from iclgd_lens.hypotheses.common import shown_of
 from iclgd_lens.hypotheses.gradient_combination import optional
 from iclgd_lens.hypotheses.lcgd_regularized import lcgd_regularized
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
+from iclgd_lens.training.folds import folds_in_turn
+from iclgd_lens.training.label_losses import label_losses
 from iclgd_lens.training.sgd import trained_names
 
 Point = dict[str, Any]
@@ -214,7 +216,7 @@ class LeftOut:
 
     def __init__(self, host: Host, shown: Demonstrations, build: Any, fold_count: int) -> None:
         self.host, self.build = host, build
-        self.pairs = folds(NAME, shown, fold_count)
+        self.pairs = folds_in_turn(NAME, shown, fold_count)
 
     def __call__(self, point: Mapping[str, Any]) -> float:
         """Mean over left-out demonstrations, in nats per token."""

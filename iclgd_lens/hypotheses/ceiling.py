@@ -24,7 +24,7 @@ from typing import Any
 
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
-from iclgd_lens.host import as_host
+from iclgd_lens.host import as_host, layer_of
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.hypotheses.value_regression import fit_values
 from iclgd_lens.readout.reader import Reader
@@ -61,7 +61,7 @@ def ceiling(
     """
     host = as_host(model)
     between(NAME, "ridge", ridge, 0)
-    fitted = {int(name.split(".")[1]) for name in trained_names(host, "W_V", layers)}
+    fitted = {layer_of(name) for name in trained_names(host, "W_V", layers)}
     wanted = Reader(host, episode).icl().z
     bos = episode.demonstrations.bos
     head = () if bos is None else (bos,)

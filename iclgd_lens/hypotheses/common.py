@@ -1,4 +1,4 @@
-"""Parts that several hypotheses share: labels, folds, losses on demonstrations, gradients, ends."""
+"""Parts that several hypotheses share: labels, the order of training, gradients, ends."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from iclgd_lens.contexts import label_words as label_words
 from iclgd_lens.contexts import shown_of as shown_of
 from iclgd_lens.delta import delta_hooks
-from iclgd_lens.demonstrations import part
 from iclgd_lens.episode import Demonstrations, Episode, Tokens, TrainingSequence
-from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, frozen
-from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
 from iclgd_lens.readout.batching import batches
 from iclgd_lens.tokens import continued
 from iclgd_lens.training.sgd import UpdateRule
 
-_TOKENS_AT_ONCE = 8192
-_ROWS_AT_ONCE = 64
 _END_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
 """Tokens of a pass at most. On a CPU more of them leave its cache, and take longer."""
 _END_PASS_TOKENS = {"cpu": 128, "cuda": 4096}
@@ -44,79 +39,6 @@ def training_order(shown: Demonstrations) -> list[int]:
     if shown.protocol.order == "drawn" and shown.drawn:
         return list(shown.drawn)
     return list(range(len(shown)))
-
-
-def folds(
-    rule: str, shown: Demonstrations, count: int
-) -> list[tuple[Demonstrations, Demonstrations]]:
-    """Pairs of demonstrations to learn from and left-out ones; each is left out once.
-
-    The i-th drawn is left out by fold i modulo the number of folds, which is at most that of
-    demonstrations. Order and permutation of the prompt have no say.
-
-    Raises:
-        HypothesisError: Fewer than two demonstrations, or fewer than two folds.
-    """
-    if len(shown) < 2 or count < 2:
-        raise HypothesisError(
-            f"{rule}: leaving demonstrations out needs at least 2 of them and 2 folds, not "
-            f"{len(shown)} and {count}."
-        )
-    drawn = shown.drawn or tuple(range(len(shown)))
-    count = min(count, len(shown))
-    left_out = [[place for i, place in enumerate(drawn) if i % count == f] for f in range(count)]
-    return [
-        (part(shown, [place for place in drawn if place not in out]), part(shown, out))
-        for out in left_out
-    ]
-
-
-def label_losses(
-    host: Host, shown: Demonstrations, intervention: Intervention
-) -> Float[Tensor, " demonstration"]:
-    """Negative log-likelihood of each demonstration's label word, in nats per token, read alone."""
-    head = () if shown.bos is None else (shown.bos,)
-    rows = [head + example.tokens for example in shown.examples]
-    labels = [len(example.label) for example in shown.examples]
-    pads = host.can_pad and can_be_padded(intervention)
-    losses = torch.zeros(len(rows), dtype=torch.float32, device=host.device)
-    with frozen(host.model), torch.no_grad():
-        for places in batches(
-            [len(row) for row in rows],
-            shared=0,
-            tokens_at_once=_TOKENS_AT_ONCE,
-            most=None,
-            pass_tokens=_TOKENS_AT_ONCE if pads else 0,
-        ):
-            lengths = host.tensor([len(rows[place]) for place in places])[0]
-            starts = lengths - host.tensor([labels[place] for place in places])[0]
-            batch = Batch(torch.full_like(lengths, -1), lengths, starts - 1)
-            tokens = host.tensor(continued([rows[place] for place in places]))
-            with host.hooked(hooks_of(intervention, host, batch), forced=False):
-                residual = host.run(tokens).residual
-            spans = [
-                residual[row, int(starts[row]) - 1 : len(rows[place]) - 1]
-                for row, place in enumerate(places)
-            ]
-            wanted = [token for place in places for token in shown.examples[place].label]
-            owner = [place for place in places for _ in shown.examples[place].label]
-            host.unembedded += len(places)
-            # Few rows at a time: all logits together would outweigh the pass itself.
-            nll = torch.cat(
-                [
-                    torch.nn.functional.cross_entropy(
-                        host.unembed(host.final_norm(some)).float(), targets, reduction="none"
-                    )
-                    for some, targets in zip(
-                        torch.cat(spans).split(_ROWS_AT_ONCE),
-                        host.tensor(wanted)[0].split(_ROWS_AT_ONCE),
-                        strict=True,
-                    )
-                ]
-            )
-            losses.index_add_(0, host.tensor(owner)[0], nll)
-        losses /= host.tensor(labels)[0]
-    return losses
 
 
 def gradients(

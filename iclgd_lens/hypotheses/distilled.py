@@ -33,7 +33,7 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.demonstrations import part
 from iclgd_lens.episode import Demonstrations, Episode, Tokens, TrainingSequence
 from iclgd_lens.errors import EpisodeError, HypothesisError
-from iclgd_lens.host import Hook, Host, as_host
+from iclgd_lens.host import Hook, Host, as_host, layer_of
 from iclgd_lens.hypotheses.common import at_ends, label_words, shown_of, training_order
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.loss import sequence_loss
@@ -99,7 +99,7 @@ def distilled(
         contents = [example.content + own for example in shown.examples]
         wanted = torch.stack([each[0] for each in left_out_outputs(host, shown, contents)])
         head = () if shown.bos is None else (shown.bos,)
-        fitted = {int(name.split(".")[1]) for name in named}
+        fitted = {layer_of(name) for name in named}
         found = fit_values(host, [head + each for each in contents], wanted, ridge, fitted)
         return ParameterDelta(found, {"rule": NAME, "fit": fit, "ridge": ridge, "model": host.name})
     rule = _Rule(host, shown, mu)

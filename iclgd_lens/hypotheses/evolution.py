@@ -38,11 +38,12 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import Host, as_host
-from iclgd_lens.hypotheses.common import gradients, label_losses, shown_of
+from iclgd_lens.hypotheses.common import gradients, shown_of
 from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.gradient_combination import optional
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
+from iclgd_lens.training.label_losses import label_losses
 from iclgd_lens.training.sgd import trained_names, zeros
 
 Vector = NDArray[np.float64]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from iclgd_lens.episode import TrainingSequence
-from iclgd_lens.host import Hook, Host
+from iclgd_lens.host import Hook, Host, layer_of
 from iclgd_lens.hypotheses.lcgd import LayerLoss, lens_loss
 from iclgd_lens.hypotheses.registry import between
 from iclgd_lens.training.sgd import Learn
@@ -69,7 +69,7 @@ class _Walk:
         self.horizon, self.loss = horizon, loss
         self.named: dict[int, dict[str, Tensor]] = {}
         for name, value in delta.items():
-            self.named.setdefault(int(name.split(".")[1]), {})[name] = value
+            self.named.setdefault(layer_of(name), {})[name] = value
         self.entering: dict[int, Tensor] = {}
         self.leaving: dict[int, Tensor] = {}
         self.losses: list[Tensor] = []

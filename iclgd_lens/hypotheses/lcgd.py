@@ -24,7 +24,7 @@ from torch import Tensor
 
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
-from iclgd_lens.host import Hook, Host
+from iclgd_lens.host import Hook, Host, layer_of
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.training.sgd import Learn, backward, train
@@ -69,7 +69,7 @@ class _Learner:
         self.host, self.sequence, self.learn, self.loss = host, sequence, learn, loss
         self.names: dict[int, dict[str, Tensor]] = {}
         for name, value in delta.items():
-            self.names.setdefault(int(name.split(".")[1]), {})[name] = value
+            self.names.setdefault(layer_of(name), {})[name] = value
         self.at_once = max(1, rows // len(sequence.targets))
         self.read: set[int] = set()
         self.waiting: dict[int, Tensor] = {}

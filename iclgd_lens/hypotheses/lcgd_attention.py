@@ -37,7 +37,7 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import EpisodeError
-from iclgd_lens.host import Hook, Host, as_host, frozen
+from iclgd_lens.host import Hook, Host, as_host, frozen, layer_of
 from iclgd_lens.hypotheses.common import shown_of, training_order
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
@@ -194,7 +194,7 @@ class _Rule:
         return layer_step(host, delta, sequence, partial(self._weighted, learn, place))
 
     def _weighted(self, learn: Learn, place: int, name: str, gradient: Tensor) -> None:
-        layer, kind = int(name.split(".")[1]), name.rsplit(".", 1)[1]
+        layer, kind = layer_of(name), name.rsplit(".", 1)[1]
         if ".attn." not in name or kind == "b_O":
             learn(name, gradient * self.weight[layer, :, place].mean())
             return

@@ -42,7 +42,7 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import HypothesisError
-from iclgd_lens.host import Host, as_host
+from iclgd_lens.host import Host, as_host, layer_of
 from iclgd_lens.host.hooks import run_twice
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step, lens_loss
@@ -161,7 +161,7 @@ class _Rule:
         loss = lens_loss if plain else self._loss
         follow = partial(self._surprised, learn) if self.surprise else learn
         if self.horizon == 0 and self.sequential:
-            learning = {int(name.split(".")[1]) for name in delta}
+            learning = {layer_of(name) for name in delta}
             with run_twice(host, sorted(learning)):
                 return layer_step(host, delta, sequence, follow, loss, rows=0)
         if self.horizon == 0:
@@ -169,7 +169,7 @@ class _Rule:
         return horizon_step(host, delta, sequence, follow, self.horizon, loss)
 
     def _surprised(self, learn: Learn, name: str, gradient: Tensor) -> None:
-        read = min(int(name.split(".")[1]) + self.horizon, self.last)
+        read = min(layer_of(name) + self.horizon, self.last)
         learn(name, gradient * self.errors[read])
 
     def _loss(

@@ -36,11 +36,12 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
-from iclgd_lens.host import Host, as_host
-from iclgd_lens.hypotheses.common import auxiliary_of, folds, gradients, shown_of
+from iclgd_lens.host import Host, as_host, layer_of
+from iclgd_lens.hypotheses.common import auxiliary_of, gradients, shown_of
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
+from iclgd_lens.training.folds import folds_in_turn
 from iclgd_lens.training.sgd import train, trained_names, zeros
 
 NAME = "lcgd_meta"
@@ -133,14 +134,14 @@ class MetaRates:
         loss_on: str | None, fold_count: int,
     ) -> None:  # fmt: skip
         self.host, self.names = host, list(names)
-        self.group = {name: name.split(".")[1] for name in names}
+        self.group = {name: str(layer_of(name)) for name in names}
         if per == "weight":
             self.group = {n: f"{g} {n.rsplit('_', 1)[1]}" for n, g in self.group.items()}
         last = partial(horizon_step, horizon=host.n_layers - 1)
         self.causal = validate == "layer"
         self.rule = layer_step if self.causal else last
         start = {name: zeros(host, name) for name in names}
-        pairs = folds(NAME, shown, fold_count)
+        pairs = folds_in_turn(NAME, shown, fold_count)
         self.left_out = [left_out for _, left_out in pairs]
         own = [gradients(layer_step, host, start, f.sequences(loss_on)) for f in self.left_out]
         # What fold f learns from is the sum of the other folds' own.

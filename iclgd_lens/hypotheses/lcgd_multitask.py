@@ -38,7 +38,7 @@ from iclgd_lens.cost import SHARED_BYTES, remembered
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import HypothesisError
-from iclgd_lens.host import Host, as_host
+from iclgd_lens.host import Host, as_host, layer_of
 from iclgd_lens.hypotheses.common import auxiliary_of, shown_of
 from iclgd_lens.hypotheses.contrastive_loss import Contrast
 from iclgd_lens.hypotheses.gradient_combination import COMBINERS, Combine, combiner
@@ -142,7 +142,7 @@ class _Rule:
                 return layer_step(host, delta, sequence, learn)
         named: dict[int, dict[str, Tensor]] = {}
         for name, value in delta.items():
-            named.setdefault(int(name.split(".")[1]), {})[name] = value
+            named.setdefault(layer_of(name), {})[name] = value
 
         def loss(host: Host, layers: Sequence[int], residual: Tensor, _: Any) -> Tensor:
             terms = self._terms(host, layers, residual, sequence)

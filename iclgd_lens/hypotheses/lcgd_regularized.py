@@ -36,12 +36,14 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Hook, Host, as_host
-from iclgd_lens.hypotheses.common import folds, label_losses, shown_of
+from iclgd_lens.hypotheses.common import shown_of
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.learning_rates import head_norms
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.training.folds import folds_in_turn
+from iclgd_lens.training.label_losses import label_losses
 from iclgd_lens.training.sgd import Learn, train
 
 
@@ -257,7 +259,7 @@ def lcgd_regularized(
 
     curve: list[float] = []
     if early_stop and epochs > 1:
-        pairs = folds(NAME, shown, FOLDS)
+        pairs = folds_in_turn(NAME, shown, FOLDS)
         curves: list[list[float]] = [[] for _ in pairs]
         for (rest, left_out), losses in zip(pairs, curves, strict=True):
             trained(rest, epochs, left_out, losses)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclgd_lens.host import Host
+from iclgd_lens.host import Host, layer_of
 from iclgd_lens.training.sgd import Transform
 
 RATES = ("constant", "norm", "rms", "hyper", "surprise")
@@ -75,14 +75,14 @@ class Hyper:
 
     def __init__(self, beta: float) -> None:
         self.beta = beta
-        self.factors: dict[str, float] = {}
+        self.factors: dict[int, float] = {}
         self.previous: dict[str, Tensor] = {}
-        self.products: dict[str, list[Tensor]] = {}
-        self.seen: dict[str, set[str]] = {}
+        self.products: dict[int, list[Tensor]] = {}
+        self.seen: dict[int, set[str]] = {}
 
     def __call__(self, name: str, gradient: Tensor, change: Tensor, count: int) -> Tensor:
         """See `sgd.Transform`."""
-        layer = name.split(".")[1]
+        layer = layer_of(name)
         seen = self.seen.setdefault(layer, set())
         if name in seen:  # the layer's first weight of a new step
             self._end_step(layer)
@@ -96,7 +96,7 @@ class Hyper:
         self.previous[name] = mean.clone()
         return gradient * self.factors.get(layer, 1.0)
 
-    def _end_step(self, layer: str) -> None:
+    def _end_step(self, layer: int) -> None:
         parts = self.products.pop(layer, [])
         if not parts:
             return

@@ -41,15 +41,9 @@ from iclgd_lens.mediation.head_maps import (
     ranking_of,
     set_sizes,
 )
-from iclgd_lens.mediation.margins import LastToken, Margin, last_token, shared_prefix
-from iclgd_lens.mediation.patching import (
-    TOKENS_AT_ONCE,
-    Patches,
-    first_heads,
-    patched_margins,
-    single_heads,
-    visible_margins,
-)
+from iclgd_lens.mediation.margins import Margin, shared_prefix
+from iclgd_lens.mediation.patching import first_heads, patched_margins, visible_margins
+from iclgd_lens.readout.patched_heads import TOKENS_AT_ONCE, Patches, last_token, single_heads
 from iclgd_lens.readout.reader import Readout
 
 
@@ -196,17 +190,17 @@ class Measuring:
         sources: Sequence[Readout],
     ) -> Float[Tensor, " row"]:  # fmt: skip
         """The query as it is, then with each row's heads from each source."""
-        at = self._at(query, prefix)
+        asked = self.episode.queries[query]
+        at = last_token(self.host, prefix, asked.content)
         none = torch.zeros_like(mask[:1])
         values = torch.stack([source.z[query] for source in sources])
         each = torch.arange(len(sources), device=self.host.device).repeat_interleave(len(mask))
         patches = Patches(
             torch.cat([none, *[mask] * len(sources)]), torch.cat([each[:1], each]), values
         )
-        return patched_margins(self.host, self.margin, at, patches, self.tokens_at_once)
-
-    def _at(self, query: int, prefix: Prefix | None) -> LastToken:
-        return last_token(self.host, prefix, self.episode, query)
+        return patched_margins(
+            self.host, self.margin, at, asked.gold, patches, self.tokens_at_once
+        )
 
     def _see(
         self, found: _Exact, query: int, which: list[tuple[int, int]], rows: list[int],

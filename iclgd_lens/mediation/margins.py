@@ -1,4 +1,4 @@
-"""The label margin, and what a query's last token runs on.
+"""The label margin, and what stands before every query.
 
 The margin is the gold label's logit minus the mean of the others', where the label is predicted: at
 the last token of a query's content, whatever token the protocol reads. Of a word of several tokens
@@ -6,8 +6,6 @@ the first one's logit counts, so that label words must differ in it.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -66,38 +64,9 @@ class Margin:
         return self.of_normalized(self.host.final_norm(residual), gold)
 
 
-@dataclass(frozen=True)
-class LastToken:
-    """A query in one setting, all but its last token read already.
-
-    Attributes:
-        token: The last token of its content.
-        prefix: Keys and values of everything before it, as one row; None where it is alone.
-        gold: Its gold label.
-    """
-
-    token: int
-    prefix: Prefix | None
-    gold: int
-
-    @property
-    def length(self) -> int:
-        """Tokens that a row of it attends to."""
-        return 1 + (0 if self.prefix is None else self.prefix.length)
-
-
 def shared_prefix(host: Host, tokens: tuple[int, ...]) -> Prefix | None:
     """Keys and values of what stands before every query; None where nothing does."""
     return host.prefix(host.tensor(tokens)) if tokens else None
-
-
-def last_token(host: Host, prefix: Prefix | None, episode: Episode, query: int) -> LastToken:
-    """Read all of a query but its last token after `prefix`."""
-    asked = episode.queries[query]
-    before = prefix
-    if len(asked.content) > 1:
-        before = host.prefix(host.tensor(asked.content[:-1]), prefix)
-    return LastToken(tuple(asked.content)[-1], before, asked.gold)
 
 
 def repeated_gold(host: Host, gold: int, rows: int) -> Int[Tensor, " row"]:

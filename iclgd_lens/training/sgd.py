@@ -17,7 +17,7 @@ from torch import Tensor
 from iclgd_lens.delta import ParameterDelta, delta_hooks
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import DivergedError, EpisodeError, HypothesisError, nearest
-from iclgd_lens.host import Host, as_host, frozen
+from iclgd_lens.host import Host, as_host, frozen, layer_of
 from iclgd_lens.protocol import TRAINABLE
 
 Learn = Callable[[str, Tensor], None]
@@ -139,7 +139,7 @@ def described(
         "batch_size": batch_size,
         "loss_on": loss_on or shown.protocol.loss_on,
         "trained": sorted({name.rsplit(".", 1)[1] for name in every}),
-        "layers": sorted({int(name.split(".")[1]) for name in every}),
+        "layers": sorted({layer_of(name) for name in every}),
         "model": host.name,
     }
 

@@ -6,8 +6,8 @@ import pytest
 
 import iclgd_lens as lens
 from benchmarks.searches import asked, summary, tried
-from iclgd_lens.budget.held_out import held_out_losses
 from iclgd_lens.hypotheses.gd import gd
+from iclgd_lens.training.label_losses import label_losses
 from tests import checks
 
 
@@ -19,10 +19,10 @@ def test_a_search_is_judged_by_the_queries() -> None:
     assert [line["search"] for line in lines] == ["one", "other"]
     for line in lines:
         delta = gd(host, episode, lr=line["lr"], epochs=1, loss_on="label")
-        losses = held_out_losses(host, delta, asked(episode))
+        losses = label_losses(host, asked(episode), delta, per="word").tolist()
         assert line["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
         assert line["counted"] > 0
-    zero = held_out_losses(host, lens.Intervention(), asked(episode))
+    zero = label_losses(host, asked(episode), lens.Intervention(), per="word").tolist()
     assert lines[0]["unchanged"] == pytest.approx(sum(zero) / len(zero), rel=1e-5)
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from iclgd_lens.budget.budget import Budget, choose_budget, with_budget
-from iclgd_lens.budget.held_out import held_out_losses, make_folds
 from iclgd_lens.episode import Episode, Query
 from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import as_host, copied
@@ -19,6 +18,8 @@ from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.rules import Rule
+from iclgd_lens.training.folds import balanced_folds
+from iclgd_lens.training.label_losses import label_losses
 from tests import checks
 
 GRID = (1e-3, 1e-1, 1.0)
@@ -48,7 +49,7 @@ def test_the_budget_with_the_lowest_label_loss_wins(model: Any, episode: Episode
     # Independently: the weights themselves are changed, in a copy.
     for rate, epochs in ((1e-3, 1), (1e-1, 1), (1e-1, 2)):
         found: list[float] = []
-        for fold in make_folds(episode.demonstrations):
+        for fold in balanced_folds(episode.demonstrations):
             host = as_host(copied(model))
             delta = gd(model, fold.train, lr=rate, epochs=epochs, loss_on="label")
             for name, change in delta.items():
@@ -77,7 +78,9 @@ def test_queries_have_no_say(model: Any, episode: Episode) -> None:
     other = dataclasses.replace(episode, queries=(Query((7, 8, 9), 0),))
     for each in (episode, other):
         few(model, each, Hypothesis("spy", spy))
-    left_out = [{e.content for e in f.left_out.examples} for f in make_folds(other.demonstrations)]
+    left_out = [
+        {e.content for e in f.left_out.examples} for f in balanced_folds(other.demonstrations)
+    ]
     for shown in seen:
         assert {query.content for query in shown.queries} in left_out
         assert len(shown.demonstrations) == 6
@@ -90,7 +93,7 @@ def test_every_order_of_a_draw_leaves_out_the_same(episode: Episode) -> None:
         examples = tuple(episode.demonstrations.examples[place] for place in order)
         drawn = tuple(order.index(place) for place in range(8))
         shown = dataclasses.replace(episode.demonstrations, examples=examples, drawn=drawn)
-        for fold in make_folds(shown):
+        for fold in balanced_folds(shown):
             held.add(frozenset(example.content for example in fold.left_out.examples))
             # Both parts keep the prompt's order.
             places = [shown.examples.index(example) for example in fold.train.examples]
@@ -103,10 +106,10 @@ def test_every_order_of_a_draw_leaves_out_the_same(episode: Episode) -> None:
 def test_both_parts_have_at_least_one(episode: Episode, count: int, share: float, out: int) -> None:
     whole = episode.demonstrations
     shown = dataclasses.replace(whole, examples=whole.examples[:count], drawn=tuple(range(count)))
-    for fold in make_folds(shown, share=share):
+    for fold in balanced_folds(shown, share=share):
         assert (len(fold.train), len(fold.left_out)) == (count - out, out)
     with pytest.raises(LensError, match="at least 2"):
-        make_folds(dataclasses.replace(shown, examples=shown.examples[:1], drawn=(0,)))
+        balanced_folds(dataclasses.replace(shown, examples=shown.examples[:1], drawn=(0,)))
 
 
 def wild(host: Any, shown: Episode, *, lr: float) -> Intervention:
@@ -139,13 +142,13 @@ def test_a_rule_keeps_its_defaults_where_no_budget_can_be_chosen(
 
 def test_the_share_that_is_left_out_is_the_one_asked_for(model: Any, episode: Episode) -> None:
     shown = episode.demonstrations
-    (fold,) = make_folds(shown, 1, 0.5)
+    (fold,) = balanced_folds(shown, 1, 0.5)
     assert len(fold.train) == len(fold.left_out) == len(shown) // 2
     found = few(model, episode, folds=1, left_out=0.5)
     assert found.left_out == len(shown) // 2
     for each in found.tried[:2]:
         delta = gd(model, fold.train, **each.settings)
-        losses = held_out_losses(model, delta, fold.left_out)
+        losses = label_losses(as_host(model), fold.left_out, delta, per="word").tolist()
         assert each.loss == pytest.approx(sum(losses) / len(losses), rel=1e-3)
     assert found.trainings < few(model, episode).trainings
 

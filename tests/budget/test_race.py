@@ -12,7 +12,7 @@ import torch
 
 from iclgd_lens.budget import race, trials
 from iclgd_lens.budget.budget import choose_budget
-from iclgd_lens.budget.held_out import held_out_losses, make_folds, row_losses
+from iclgd_lens.budget.held_out import row_losses
 from iclgd_lens.budget.race import Race
 from iclgd_lens.budget.training_rows import Training, row_trainings
 from iclgd_lens.budget.trials import Course
@@ -21,6 +21,8 @@ from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import Hypothesis, get_hypothesis
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.training import shared_batches
+from iclgd_lens.training.folds import balanced_folds
+from iclgd_lens.training.label_losses import label_losses
 from tests import checks
 
 RATES, PASSES, LOSSES = (0.01, 0.05), (1, 2), ("label", "all")
@@ -46,7 +48,7 @@ def to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def course_of(host: Host, episode: Episode, name: str = "gd", **given: Any) -> Course:
-    folds = make_folds(episode.demonstrations)
+    folds = balanced_folds(episode.demonstrations)
     return Course(host, episode, get_hypothesis(name), given, folds)
 
 
@@ -68,7 +70,7 @@ def exhaustive(host: Host, episode: Episode) -> dict[Any, tuple[float, ...]]:
             delta = course.hypothesis.build(
                 host, fold.train, lr=rate, epochs=count, loss_on=loss_on
             )
-            each += held_out_losses(host, delta, fold.left_out)
+            each += label_losses(host, fold.left_out, delta, per="word").tolist()
         found[rate, count, loss_on] = tuple(each)
     return found
 
@@ -134,7 +136,7 @@ def test_folds_learn_side_by_side_as_they_do_alone(host: Host, episode: Episode,
                 torch.testing.assert_close(
                     both.delta[key][2 * place + row].detach(), value, rtol=1e-3, atol=1e-5
                 )
-            expected = held_out_losses(host, alone, left_out[place])
+            expected = label_losses(host, left_out[place], alone, per="word").tolist()
             size = len(expected)
             mine = losses[place * size : (place + 1) * size, row]
             assert mine.tolist() == pytest.approx(expected, rel=1e-3)

@@ -13,9 +13,10 @@ import torch
 
 from iclgd_lens.errors import DivergedError, HypothesisError
 from iclgd_lens.hypotheses.bayes_lcgd import LeftOut, bayes_lcgd, minimise, settings_of, space
-from iclgd_lens.hypotheses.common import folds, label_losses
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.lcgd_regularized import lcgd_regularized
+from iclgd_lens.training.folds import folds_in_turn
+from iclgd_lens.training.label_losses import label_losses
 from tests import checks
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
@@ -78,7 +79,7 @@ def test_the_objective_is_the_loss_of_left_out_demonstrations(kind: str) -> None
     assert asked.pop("lr") == pytest.approx(settings.pop("lr"))
     assert asked == settings
     losses: list[float] = []
-    for rest, left_out in folds("x", shown, 2):
+    for rest, left_out in folds_in_turn("x", shown, 2):
         delta = lcgd_regularized(
             host, rest, lr=0.02, layers=[1, 2], rank=1, loss_on="label", epochs=2
         )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from iclgd_lens.errors import HypothesisError
-from iclgd_lens.hypotheses.common import gradients, label_losses
+from iclgd_lens.hypotheses.common import gradients
 from iclgd_lens.hypotheses.evolution import (
     Gated,
     antithetic,
@@ -23,6 +23,7 @@ from iclgd_lens.hypotheses.evolution import (
 )
 from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.lcgd import lcgd
+from iclgd_lens.training.label_losses import label_losses
 from tests import checks
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())

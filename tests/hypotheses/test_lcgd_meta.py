@@ -12,9 +12,9 @@ import torch
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host
-from iclgd_lens.hypotheses.common import label_losses
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.lcgd_meta import MetaRates, lcgd_initial, lcgd_meta
+from iclgd_lens.training.label_losses import label_losses
 from tests import checks, families
 from tests.hypotheses import oracles
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from iclgd_lens.errors import HypothesisError
-from iclgd_lens.hypotheses.common import folds, label_losses
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.lcgd_regularized import (
     cut_rank,
@@ -20,6 +19,8 @@ from iclgd_lens.hypotheses.lcgd_regularized import (
     shrink_heads,
 )
 from iclgd_lens.intervention import Intervention
+from iclgd_lens.training.folds import folds_in_turn
+from iclgd_lens.training.label_losses import label_losses
 from tests import checks, families
 from tests.hypotheses import oracles
 
@@ -142,7 +143,7 @@ def test_early_stop_takes_the_epoch_that_left_out_demonstrations_prefer(kind: st
     expected = []
     for epochs in (1, 2, 3):
         losses: list[float] = []
-        for rest, left_out in folds("x", episode.demonstrations, 4):
+        for rest, left_out in folds_in_turn("x", episode.demonstrations, 4):
             delta = lcgd(host, rest, epochs=epochs)
             losses.append(float(label_losses(host, left_out, delta).mean()))
         expected.append(sum(losses) / len(losses))
@@ -173,16 +174,18 @@ def test_label_losses_are_the_models_own(kind: str, family: str) -> None:
 
 def test_each_demonstration_is_left_out_once_whatever_its_place() -> None:
     episode = checks.episode(shots=7)
-    pairs = folds("x", episode.demonstrations, 4)
+    pairs = folds_in_turn("x", episode.demonstrations, 4)
     out = [example for _, left_out in pairs for example in left_out.examples]
     assert sorted(map(hash, out)) == sorted(map(hash, episode.demonstrations.examples))
     assert all(len(rest) + len(left_out) == 7 for rest, left_out in pairs)
     examples = episode.demonstrations.examples
     moved = episode.with_demonstrations(examples[::-1], drawn=range(6, -1, -1))
-    for (_, one), (_, other) in zip(pairs, folds("x", moved.demonstrations, 4), strict=True):
+    for (_, one), (_, other) in zip(
+        pairs, folds_in_turn("x", moved.demonstrations, 4), strict=True
+    ):
         assert set(one.examples) == set(other.examples)
     with pytest.raises(HypothesisError, match="at least 2 of them and 2 folds, not 1 and 4"):
-        folds("x", checks.episode(shots=1).demonstrations, 4)
+        folds_in_turn("x", checks.episode(shots=1).demonstrations, 4)
 
 
 @BY_KIND

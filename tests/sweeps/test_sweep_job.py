@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import iclgd_lens as lens
-from iclgd_lens.budget.held_out import make_folds
 from iclgd_lens.errors import ComparisonError, EpisodeError, HypothesisError, PlanError
 from iclgd_lens.host import Host
 from iclgd_lens.readout.reader import Reader
@@ -28,6 +27,7 @@ from iclgd_lens.sweeps.claims import Claim, load_claim
 from iclgd_lens.sweeps.factors import FACTORS, get_factor
 from iclgd_lens.sweeps.sweep_result import Point, Sweep, where_equal
 from iclgd_lens.tasks import get_task, load_rows
+from iclgd_lens.training.folds import balanced_folds
 from tests import checks
 
 KIND = checks.kinds()[0]
@@ -132,7 +132,7 @@ def test_every_order_leaves_out_the_same_demonstrations(drawn: tuple[int, ...]) 
     shown = episode()
     first = shown.with_demonstrations(shown.demonstrations.examples, drawn or None)
     by_order = [in_order(first, number).demonstrations for number in range(4)]
-    left_out = [[set(fold.left_out.examples) for fold in make_folds(each)] for each in by_order]
+    left_out = [[set(fold.left_out.examples) for fold in balanced_folds(each)] for each in by_order]
     assert all(each == left_out[0] for each in left_out[1:])
     in_drawn_order = [[each.examples[place] for place in each.drawn] for each in by_order[1:]]
     assert all(each == in_drawn_order[0] for each in in_drawn_order)
