@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from iclgd_lens import defaults
@@ -24,6 +23,7 @@ from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.model_names import is_file_name
 from iclgd_lens.protocol import Protocol, get_protocol
 from iclgd_lens.validation import Part, check_seed
+from iclgd_lens.yaml_files import read_mapping
 
 PUBLISHED = "published"
 MATCHED = "matched"
@@ -140,11 +140,8 @@ class Plan(Part):
     @classmethod
     def _rate(cls, value: Any) -> Any:
         if isinstance(value, str) and value not in (PUBLISHED, MATCHED):
-            try:
-                return float(value)  # YAML 1.1 reads 5e-4 as text
-            except ValueError:
-                hint = nearest(value, (PUBLISHED, MATCHED))
-                raise ValueError(f"{value!r} is no number.{hint}") from None
+            hint = nearest(value, (PUBLISHED, MATCHED))
+            raise ValueError(f"{value!r} is no number.{hint}")
         return value
 
     @model_validator(mode="after")
@@ -235,29 +232,8 @@ def load_plan(path: str | Path) -> Plan:
         PlanError: The file is missing, no YAML, or no valid plan; the message names every fault.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        given: Any = yaml.safe_load(text)
-        twice = _repeated_key(text)
-    except OSError as error:
-        siblings = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
-        hint = nearest(path.name, [other.name for other in siblings])
-        raise PlanError(f"{path}: cannot be read ({error.strerror}).{hint}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(given, dict):
-        raise PlanError(f"{path}: a plan is a mapping of keys to values")
-    if twice is not None:
-        raise PlanError(f"{path}: the key {twice!r} occurs twice")
-    fields = {"name": path.stem} | cast("dict[str, Any]", given)
+    fields = {"name": path.stem} | read_mapping(path, PlanError, "a plan")
     return parse_plan(fields, where=f"{path}: ")
-
-
-def _repeated_key(text: str) -> str | None:
-    """A top-level key that occurs twice, of which safe_load would keep the last in silence."""
-    node: Any = cast("Any", yaml).compose(text, Loader=yaml.SafeLoader)
-    keys = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    return next((key for key in keys if keys.count(key) > 1), None)
 
 
 def parse_plan(fields: Mapping[str, Any], where: str = "") -> Plan:

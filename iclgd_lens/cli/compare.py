@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iclgd_lens import yaml_files
 from iclgd_lens.cli.printed_comparison import as_json as as_json
 from iclgd_lens.cli.printed_comparison import show as show
 from iclgd_lens.errors import ComparisonError, LensError
@@ -121,24 +122,13 @@ def parse_settings(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     Raises:
         LensError: A text has another form.
     """
-    import yaml
-
     found: dict[str, dict[str, Any]] = {}
     for text in given:
         place, equals, value = text.partition("=")
         name, dot, key = place.partition(".")
         if not (equals and dot and name and key):
             raise LensError(f"--set {text!r} is not NAME.KEY=VALUE, such as lcgd.epochs=4.")
-        try:
-            read: Any = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise LensError(f"--set {text!r}: {value!r} is no value.") from error
-        if isinstance(read, str):
-            try:
-                read = float(read)  # YAML 1.1 reads 5e-4 as text
-            except ValueError:
-                pass
-        found.setdefault(name, {})[key] = read
+        found.setdefault(name, {})[key] = yaml_files.value(value, LensError, f"--set {text!r}")
     return found
 
 

@@ -153,9 +153,9 @@ def _refuse(claim: str, given: dict[str, Any]) -> None:
 
 
 def _values(given: list[str] | None) -> list[Any] | None:
-    import yaml
+    from iclgd_lens.yaml_files import value
 
-    return None if not given else [yaml.safe_load(text) for text in given]
+    return None if not given else [value(text, ComparisonError, "--value") for text in given]
 
 
 def _controls(given: list[str] | None) -> list[str] | None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from iclgd_lens import defaults
@@ -18,6 +17,7 @@ from iclgd_lens.sweeps.factors import get_factor
 from iclgd_lens.sweeps.sweep_job import CONTROLS, sweep
 from iclgd_lens.sweeps.sweep_result import PRIMARY, SECOND, Sweep
 from iclgd_lens.validation import Part
+from iclgd_lens.yaml_files import read_mapping
 
 
 class SweepSpec(Part):
@@ -140,10 +140,7 @@ def load_claim(path: str | Path) -> Claim:
         PlanError: The file is missing, no YAML, or no claim; the message names every fault.
     """
     path = Path(path)
-    try:
-        given: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    given = read_mapping(path, PlanError, "a claim")
     try:
         return Claim.model_validate(given)
     except ValidationError as error:

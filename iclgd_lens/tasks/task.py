@@ -10,20 +10,19 @@ import hashlib
 import json
 import reprlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import field, fields
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from iclgd_lens.errors import RowsError, TaskError, nearest
 from iclgd_lens.tasks.columns import encodable, is_text, prompt_fields, what_is_wrong
 from iclgd_lens.validation import STRICT, check_seed, own_message, validated
+from iclgd_lens.yaml_files import mapping
 
 Published = Mapping[str, Mapping[str, float]]
 """Published scores: update rule ("gd", "lcgd", "gd_untrained") -> score name -> value."""
@@ -256,7 +255,7 @@ class Task:
         Raises:
             TaskError: Not YAML, or not a valid task.
         """
-        values = _parse_yaml(text, source)
+        values = mapping(text, TaskError, source, "a task")
         allowed = [each.name for each in fields(cls)]
         for key in values:
             if key not in allowed:
@@ -267,34 +266,11 @@ class Task:
         for key in ("prompt", "labels"):
             if key not in values:
                 raise TaskError(f"{source}: the key {key!r} is missing")
-        if isinstance(rate := values.get("learning_rate"), str):
-            # YAML 1.1 reads 5e-4 (no dot) as text, yet everyone writes learning rates so. What is
-            # no number either stays as it is, for the check to name it.
-            with suppress(ValueError):
-                values["learning_rate"] = float(rate)
         given: dict[str, Any] = {"name": name, **values}
         try:
             return cls(**given)
         except TaskError as error:
             raise TaskError(f"{source}: {error}") from None
-
-
-def _parse_yaml(text: str, source: str) -> dict[str, Any]:
-    try:
-        # safe_load lets a repeated key win in silence, so the keys are looked at first.
-        node: object = cast("Any", yaml).compose(text, Loader=yaml.SafeLoader)
-        loaded: object = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise TaskError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, dict) or not isinstance(node, yaml.MappingNode):
-        raise TaskError(f"{source}: a task is a mapping of keys to values")
-    seen: set[str] = set()
-    for key_node, _ in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
-        key = str(key_node.value)
-        if key in seen:
-            raise TaskError(f"{source}: the key {key!r} occurs twice")
-        seen.add(key)
-    return {str(key): value for key, value in cast("dict[object, Any]", loaded).items()}
 
 
 _SUFFIXES = (".yaml", ".yml")

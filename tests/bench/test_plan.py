@@ -88,6 +88,10 @@ def test_every_fault_is_listed_at_once() -> None:
         ("[1, 2]", "a plan is a mapping"),
         ("tasks: [", "not valid YAML"),
         ("tasks: [sst2]\ntasks: [mr]\nhypotheses: [gd]", "the key 'tasks' occurs twice"),
+        (
+            "tasks: [sst2]\nhypotheses: {gd: {hypothesis: gd, hypothesis: lcgd}}",
+            "the key 'hypothesis' occurs twice \\(line 2\\)",
+        ),
         ("tasks: [sst2]\nhypotheses: [!!python/name:os.system ]", "not valid YAML"),
     ],
 )
@@ -217,6 +221,9 @@ def test_yaml_learning_rates_without_a_dot(tmp_path: Path) -> None:
     path.write_text("tasks: [sst2]\nhypotheses: [gd]\nlr: 5e-4\n", encoding="utf-8")
     plan = load_plan(path)
     assert (plan.lr, plan.name) == (5e-4, "rates")
+    path.write_text("tasks: [sst2]\nhypotheses: {gd: {hypothesis: gd, vary: {lr: [1e-3, 3e-3]}}}\n")
+    rates = [each.get("lr") for each in load_plan(path).hypotheses["gd"].variants()]
+    assert rates == [None, 1e-3, 3e-3]
 
 
 def test_draws_pair_published_orders_with_published_seeds() -> None:

@@ -272,6 +272,7 @@ def test_settings_reach_their_hypothesis(model: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("text", "value"),
     [("a.b=1", 1), ("a.b=1e-3", 1e-3), ("a.b=true", True), ("a.b=[1, 2]", [1, 2]),
+     ("a.b='1e-3'", "1e-3"), ("a.b=[1e-3, 2]", [1e-3, 2]), ("a.b=inf", "inf"),
      ("a.b=word", "word"), ("a.b=null", None), ("a.b=x=y", "x=y")],
 )  # fmt: skip
 def test_a_settings_text_is_read(text: str, value: Any) -> None:
@@ -851,6 +852,19 @@ def test_sweep_prints_a_factor_and_refuses_what_is_none(
     assert '<figure id="figure0"' in out.read_text(encoding="utf-8")
     assert run(["sweep", "label_nois"]) == 2
     assert "Did you mean 'label_noise'?" in capsys.readouterr().err
+
+
+def test_a_sweeps_values_are_read_as_numbers_are_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swept(model: Any, task: str, factor: str, values: list[Any], **_: Any) -> None:
+        raise lens.LensError(f"{factor}: {values}")
+
+    monkeypatch.setattr("iclgd_lens.sweeps.sweep_job.sweep", swept)
+    assert run(["sweep", "lr", "-v", "1e-3", "-v", "2", "-v", ".5", "--data", "embedded"]) == 2
+    assert "lr: [0.001, 2, 0.5]" in words(capsys)[1]
+    assert run(["sweep", "lr", "-v", "["]) == 2
+    assert "--value: '[' is no value" in words(capsys)[1]
 
 
 CLAIM = """

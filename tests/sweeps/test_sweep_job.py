@@ -322,8 +322,24 @@ def test_a_claim_that_is_none_is_refused_with_its_faults(tmp_path: Path) -> None
     path.write_text("paper: a\nclaim: b\nsweeps: [{factor: nothing, hypotheses: [gd]}]\n")
     with pytest.raises(PlanError, match="refuted_by"):
         load_claim(path)
-    with pytest.raises(PlanError, match="cannot be read"):
-        load_claim(tmp_path / "missing.yaml")
+    with pytest.raises(PlanError, match=r"cannot be read .*Did you mean 'claim\.yaml'"):
+        load_claim(tmp_path / "clam.yaml")
+    for text, told in (
+        ("paper: a\npaper: b\n", r"claim\.yaml: the key 'paper' occurs twice \(line 2\)"),
+        ("- paper\n", "a claim is a mapping"),
+        ("paper: [", "not valid YAML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(PlanError, match=told):
+            load_claim(path)
+
+
+def test_a_claims_values_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "claim.yaml"
+    sweeps = "[{factor: lr, values: [1e-3, 3], hypotheses: [gd], settings: {gd: {decay: 5e-4}}}]"
+    path.write_text(f"paper: a\nclaim: b\nrefuted_by: c\nsweeps: {sweeps}\n")
+    (spec,) = load_claim(path).sweeps
+    assert (spec.values, spec.settings) == ([1e-3, 3], {"gd": {"decay": 5e-4}})
 
 
 def a_claim(*factors: str) -> Claim:
