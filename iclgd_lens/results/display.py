@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from iclgd_lens.errors import ComparisonError
+from iclgd_lens.results.lookup import score_of_heads
+from iclgd_lens.scores import leading_score
 from iclgd_lens.subjects import Subject, hypothesis_labels, rivals
 
 # Rich draws from Python's generator as it is imported, and that is the caller's.
@@ -272,19 +274,29 @@ class Shown:
         """
         return comparison_table(self._own)
 
-    def heatmap(self, score: str = "SimAOU", hypothesis: str = "lcgd") -> go.Figure:
-        """Return a Plotly figure of a score's mean over queries: layer by head."""
+    def heatmap(self, score: str | None = None, hypothesis: str = "lcgd") -> go.Figure:
+        """Return a Plotly figure of a score's mean over queries: layer by head.
+
+        `score` None is what verdicts are about, the label contrast (SimAOU_label), where it was
+        measured by head, else SimAOU.
+        """
         from iclgd_lens.figures import heatmap
 
+        score = score_of_heads(self._own.data, score, hypothesis)
         value = self._own.tensor(score, hypothesis, by="head").nanmean(0)
         return heatmap(value.numpy(), title=f"{score} of {hypothesis} with in-context learning")
 
-    def layers(self, score: str = "SimAOU") -> go.Figure:
-        """Return a Plotly figure of a score by layer, with intervals, one line a hypothesis."""
+    def layers(self, score: str | None = None) -> go.Figure:
+        """Return a Plotly figure of a score by layer, with intervals, one line a hypothesis.
+
+        `score` None is the label contrast where it was measured, as in `heatmap`, else SimAOU.
+        """
         from iclgd_lens.figures import layer_profiles
 
         frame = self._own.frame()
-        frame = frame[(frame["score"] == score) & (frame["level"] == "layer")]
+        frame = frame[frame["level"] == "layer"]
+        score = score or leading_score(set(frame["score"]))
+        frame = frame[frame["score"] == score]
         if frame.empty:
             raise ComparisonError(f"No hypothesis has a score {score!r} by layer.")
         return layer_profiles(

@@ -214,7 +214,7 @@ def test_grouped_queries_have_effects_of_their_own_and_share_a_key_value_head() 
     kind = checks.kinds()[0]
     result = mediated(kind)
     host = checks.host(kind, "llama")
-    frame = result.table("lcgd")
+    frame = result.heads(hypothesis="lcgd")
     assert result.group == host.n_heads // host.n_key_value_heads == 2
     assert frame["kv_head"].tolist() == [head // 2 for head in frame["head"]]
     pairs = result.map("necessity").value.reshape(host.n_layers, host.n_key_value_heads, 2)
@@ -362,7 +362,7 @@ def test_the_frame_has_the_comparisons_columns_and_tells_what_p_values_count() -
     }  # fmt: skip
     assert frame.attrs["units"] == "queries of these demonstrations"
     assert frame.attrs["verification"]["heads"]
-    table = result.table("lcgd")
+    table = result.heads(hypothesis="lcgd")
     assert {"necessity", "p_corrected", "substitution", "SimAOU_label"} <= set(table)
     by_hand = result.comparison.tensor("SimAOU_label", "lcgd", by="head").nanmean(0)
     assert np.allclose(table["SimAOU_label"], by_hand.flatten(), atol=1e-6, equal_nan=True)
