@@ -36,8 +36,8 @@ from iclgd_lens.mediation.head_maps import (
 from iclgd_lens.results.aggregates import COLUMNS, Resampling, Row
 from iclgd_lens.results.archive import write_parquet
 from iclgd_lens.results.comparison import Comparison
-from iclgd_lens.results.parts import nanmean_over
 from iclgd_lens.scores import leading_score
+from iclgd_lens.verdicts.statistics import nanmean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -317,7 +317,7 @@ class Mediation(ShownMediation):
     def _head_score(self, score: str, label: str) -> Any:
         units = self.comparison.data.units(label)
         maps = [self.comparison.data.by_place(score, unit, "head") for unit in units]
-        return nanmean_over(np.stack(maps), 0).ravel()
+        return nanmean(np.stack(maps), 0).ravel()
 
     def save(self, path: str | Path) -> None:
         """Write all effects of all queries (.safetensors); `ComparisonError` for another suffix."""

@@ -9,9 +9,10 @@ import numpy as np
 
 from iclgd_lens.results.conclusions import Conclusions
 from iclgd_lens.results.lookup import arrays_of, scores_by_head
-from iclgd_lens.results.parts import Parts, nanmean_over
+from iclgd_lens.results.parts import Parts
 from iclgd_lens.scores import CHANGE_NORMS, FACTS, LABEL_CONTRAST, SCORES, primary_scores
 from iclgd_lens.subjects import TRAINED, Subject, rivals
+from iclgd_lens.verdicts.statistics import nanmean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,8 +149,7 @@ def top_heads(
     def halves(label: str) -> tuple[Any, Any]:
         arrays = [each.astype(np.float64) for each in arrays_of(parts, score, label, "head")]
         first, second = (
-            nanmean_over(np.stack([nanmean_over(a[half::2], 0) for a in arrays]), 0)
-            for half in (0, 1)
+            nanmean(np.stack([nanmean(a[half::2], 0) for a in arrays]), 0) for half in (0, 1)
         )
         return first, second
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iclgd_lens.errors import LensError
+from iclgd_lens.verdicts.statistics import nanmean
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], NDArray[Any]]
@@ -231,7 +232,7 @@ def hierarchical_mean(
     asked = resample_counts(queries, resamples, generator)
     with np.errstate(invalid="ignore", divide="ignore"):
         by_draw = np.stack([take(_mean(each, np.ones((1, queries))))[0] for each in array])
-        value = np.nansum(by_draw, 0) / np.isfinite(by_draw).sum(0)
+        value = nanmean(by_draw, 0)
         resampled = np.stack([take(_mean(each, asked)) for each in array])
         defined = np.isfinite(resampled)
         total = np.einsum("rd,drc->rc", drawn, np.where(defined, resampled, 0.0))
