@@ -13,7 +13,7 @@ from a package through the entry point group `iclgd_lens.scores`:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -30,6 +30,7 @@ RECOVERY_MOMENTS = "recovery_moments"
 KL_MOMENTS = "kl_moments"
 CHANGE_NORMS = "change_norms"
 LABEL_COLLAPSE = "label_collapse"
+LABEL_CONTRAST = "SimAOU_label"
 FACTS = {
     LABEL_SCORES: "mean log-probability, in nats, of each label word: [query label]",
     RECOVERY_MOMENTS: "products of label-logit changes (ft.icl, ft.ft, icl.icl): [query 3]",
@@ -192,7 +193,7 @@ def _load() -> None:
 _BUILT_IN = (
     # -- attention -----------------------------------------------------------------------------
     Score(
-        "SimAOU_label", f"{_READ}:sim_aou_label",
+        LABEL_CONTRAST, f"{_READ}:sim_aou_label",
         "cosine of what right in place of wrong labels change in the attention output: in "
         "in-context learning, and in the changed model",
         "head", f"{_READ}:sim_aou_label_heads", primary=True, oracle=1.0, needs=("shuffled",),
@@ -332,3 +333,11 @@ _BUILT_IN = (
 def primary_scores() -> tuple[str, ...]:
     """Names of the scores that verdicts rest on."""
     return tuple(name for name, each in SCORES.items() if each.primary)
+
+
+def leading_score(known: Container[str]) -> str:
+    """The score that verdicts are about first: the label contrast if it is known, else SimAOU.
+
+    It is not known where wrong labels were not read (the control `shuffled`).
+    """
+    return LABEL_CONTRAST if LABEL_CONTRAST in known else "SimAOU"

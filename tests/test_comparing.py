@@ -78,8 +78,8 @@ def test_every_control_is_measured(everything: Any) -> None:
     expected += ["gaussian", "uniform"]
     for control in ("untrained", "untrained_norms"):
         expected += [f"{name}@{control}" for name in ("ZS", "ICL", "ICL_shuffled", *both)]
-    assert sorted(result.hypotheses) == sorted(expected)
-    assert result.hypotheses[:5] == ("ZS", "ICL", "ICL_shuffled", "gd", "lcgd")
+    assert sorted(result.labels) == sorted(expected)
+    assert result.labels[:5] == ("ZS", "ICL", "ICL_shuffled", "gd", "lcgd")
     assert not result.failures
     assert set(result.provenance["controls"]) == set(ALL)
 
@@ -605,18 +605,18 @@ def test_results_have_the_controls_a_reader_expects_by_default() -> None:
     assert set(DEFAULT_CONTROLS) <= set(CONTROLS)
     host = checks.host(checks.kinds()[0], "gpt2")
     result = compare(host, episode(queries=2), ["gd"], resamples=10)
-    assert set(result.hypotheses) == {
+    assert set(result.labels) == {
         "ZS", "ICL", "ICL_shuffled", "gd", "random[gd]", "gd@shuffled", "constant_shift", "oracle",
         *(f"{name}@untrained" for name in ("ZS", "ICL", "ICL_shuffled", "gd")),
     }  # fmt: skip
     twice = compare(host, episode(queries=2), ["oracle"], controls=("oracle", "oracle", "zero"))
-    assert twice.hypotheses == ("ZS", "ICL", "oracle", "zero")
+    assert twice.labels == ("ZS", "ICL", "oracle", "zero")
 
 
 def test_one_control_may_be_named_without_a_list() -> None:
     host = checks.host(checks.kinds()[0], "gpt2")
     result = compare(host, episode(queries=2), ["gd"], controls="zero", resamples=10)
-    assert result.hypotheses == ("ZS", "ICL", "gd", "zero")
+    assert result.labels == ("ZS", "ICL", "gd", "zero")
 
 
 def test_controls_that_build_anew_leave_out_what_was_built_already() -> None:
@@ -626,7 +626,7 @@ def test_controls_that_build_anew_leave_out_what_was_built_already() -> None:
         host, episode(queries=2), {"fixed": fixed, "rule": rule},
         controls=("untrained", "shuffled"), settings={"rule": {"lr": 0.3}}, resamples=10,
     )  # fmt: skip
-    assert set(result.hypotheses) == {
+    assert set(result.labels) == {
         "ZS", "ICL", "ICL_shuffled", "fixed", "rule", "rule@shuffled",
         *(f"{name}@untrained" for name in ("ZS", "ICL", "ICL_shuffled", "rule")),
     }  # fmt: skip

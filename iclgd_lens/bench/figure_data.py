@@ -17,7 +17,9 @@ from iclgd_lens.mediation.mediation_result import Mediation
 from iclgd_lens.results.archive import restored
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.results.frames import norm_frame, null_frame
+from iclgd_lens.results.lookup import scores_by_head
 from iclgd_lens.results.parts import Part
+from iclgd_lens.scores import leading_score
 from iclgd_lens.sealed_files import opened
 from iclgd_lens.subjects import TRAINED, Subject
 
@@ -56,44 +58,56 @@ class Drawn:
         """
         return self._together(lambda comparison: null_frame(comparison.data))
 
-    def head_map(self, score: str = "SimAOU_label", hypothesis: str = "lcgd") -> pd.DataFrame:
+    def head_map(self, score: str | None = None, hypothesis: str = "lcgd") -> pd.DataFrame:
         """Return a score of each head over draws, by model and task; see `Comparison.head_map`.
 
-        Models and tasks on which it was not measured are left out.
-
-        Raises:
-            ComparisonError: It was measured on none.
-        """
-        return self._with_heads(score, hypothesis, lambda each: each.head_map(score, hypothesis))
-
-    def top_heads(
-        self, score: str = "SimAOU", hypothesis: str = "lcgd", k: int = 5, *,
-        control: str | None = None,
-    ) -> pd.DataFrame:  # fmt: skip
-        """Return the k highest heads of every model and task; see `Comparison.top_heads`.
-
-        Models and tasks on which the score was not measured are left out.
+        `score` None is the label contrast (SimAOU_label) where any model and task has it by head,
+        else SimAOU; `attrs["score"]` says which. Models and tasks on which it was not measured are
+        left out.
 
         Raises:
             ComparisonError: It was measured on none.
         """
         return self._with_heads(
-            score, hypothesis, lambda each: each.top_heads(score, hypothesis, k, control=control)
+            score, hypothesis, lambda each, name: each.head_map(name, hypothesis)
         )
 
+    def top_heads(
+        self, score: str | None = None, hypothesis: str = "lcgd", k: int = 5, *,
+        control: str | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """Return the k highest heads of every model and task; see `Comparison.top_heads`.
+
+        `score` None is what it is in `head_map`. Models and tasks on which the score was not
+        measured are left out.
+
+        Raises:
+            ComparisonError: It was measured on none.
+        """
+        return self._with_heads(
+            score, hypothesis, lambda each, name: each.top_heads(name, hypothesis, k,
+                                                                 control=control)
+        )  # fmt: skip
+
     def _with_heads(
-        self, score: str, hypothesis: str, make: Callable[[Comparison], pd.DataFrame]
+        self, score: str | None, hypothesis: str, make: Callable[[Comparison, str], pd.DataFrame]
     ) -> pd.DataFrame:
         """Tables of heads, of those comparisons that have the score for heads."""
-        found: list[tuple[Where, pd.DataFrame]] = []
-        for where, each in self._own.comparisons.items():
-            series = each.data.series.get(hypothesis, ())
-            if any(f"{score}/head" in measured for _, measured in series):
-                found.append((where, make(each)))
+        known = {
+            where: scores_by_head(each.data, hypothesis)
+            for where, each in self._own.comparisons.items()
+        }
+        name = score or leading_score(set().union(*known.values()))
+        found = [
+            (where, make(each, name))
+            for where, each in self._own.comparisons.items() if name in known[where]
+        ]  # fmt: skip
         if not found:
             for each in self._own.comparisons.values():
-                each.head_map(score, hypothesis)  # says what there is instead
-        return _stacked(found)
+                each.head_map(name, hypothesis)  # says what there is instead
+        frame = _stacked(found)
+        frame.attrs = {"score": name}
+        return frame
 
     def norms(self) -> pd.DataFrame:
         """Return how large ICL's change and each hypothesis's are, query by query, on one draw.
@@ -103,12 +117,28 @@ class Drawn:
         """
         return self._together(lambda comparison: norm_frame(comparison.data))
 
-    def rates(self) -> list[dict[str, Any]]:
-        """Rates that were tried and chosen on left-out demonstrations, draw by draw.
+    def rates(self) -> pd.DataFrame:
+        """Return the rates that were tried on left-out demonstrations, one line a draw and rate.
 
-        Each: model, task, seed, and by hypothesis the chosen rate ("lr") and the loss of every rate
-        at its best number of passes ("held_out_loss", at the chosen loss tokens).
+        Columns: model, task, seed, permutation, hypothesis, lr, held_out_loss (at the rate's best
+        number of passes and the chosen loss tokens), chosen (whether the draw's update has it).
         """
+        import pandas as pd
+
+        columns = [
+            "model", "task", "seed", "permutation", "hypothesis", "lr", "held_out_loss", "chosen",
+        ]  # fmt: skip
+        lines = [
+            [*(draw[name] for name in columns[:4]), hypothesis, float(rate), loss,
+             float(rate) == facts["lr"]]
+            for draw in self._chosen_rates()
+            for hypothesis, facts in draw["rates"].items()
+            for rate, loss in facts["held_out_loss"].items()
+        ]  # fmt: skip
+        return pd.DataFrame(lines, columns=columns)
+
+    def _chosen_rates(self) -> list[dict[str, Any]]:
+        """The same as the provenance has it: each draw's chosen rates, and every rate's loss."""
         found: dict[tuple[Any, ...], dict[str, Any]] = {}
         for cell in self._own.cells:
             place, budget = cell.facts["place"], cell.facts["described"].get("budget")
@@ -122,7 +152,8 @@ class Drawn:
                     rate = repr(float(tried["lr"]))
                     losses[rate] = min(losses.get(rate, tried["loss"]), tried["loss"])
             at = (place["model"], place["task"], place["seed"], place["permutation"])
-            own = found.setdefault(at, {"model": at[0], "task": at[1], "seed": at[2], "rates": {}})
+            where = dict(zip(("model", "task", "seed", "permutation"), at, strict=True))
+            own = found.setdefault(at, {**where, "rates": {}})
             if "lr" in settings:
                 own["rates"][place["subject"]] = {"lr": settings["lr"], "held_out_loss": losses}
         return list(found.values())

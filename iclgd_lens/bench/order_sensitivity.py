@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iclgd_lens.results.comparison import Comparison
-from iclgd_lens.results.parts import Floats, Part, nanmean, nanmean_over
+from iclgd_lens.results.parts import Floats, Part
 from iclgd_lens.scores import LABEL_SCORES
-from iclgd_lens.verdicts.statistics import t_interval
+from iclgd_lens.verdicts.statistics import nanmean, t_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,4 +78,4 @@ def flip_rates(orders: Sequence[Floats]) -> Floats:
         np.where(np.isnan(one) | np.isnan(other), np.nan, (one != other).astype(np.float64))
         for one, other in combinations(said, 2)
     ]
-    return nanmean_over(np.stack(pairs), 0)
+    return nanmean(np.stack(pairs), 0)

@@ -1,7 +1,8 @@
 """`load_run`: a run directory as tidy tables. Opening one needs no torch.
 
-A run is one comparison for each model and task, and says of it what a comparison says: the same
-frame, the same gate, the same verdicts, with model and task in front.
+A run is one comparison for each model and task, and says of it what a comparison says, in tables
+with model and task in front. `gate`, `verdicts` and `behaviour`, which are objects of a comparison,
+are lines of a table here, too; the objects are those of `Run.comparisons`.
 """
 
 from __future__ import annotations
@@ -182,11 +183,11 @@ class Run(Drawn):
         return self._together(lambda comparison: comparison.queries(score, hypothesis))
 
     def verdicts(self) -> pd.DataFrame:
-        """Return the verdicts of every model and task; see `Comparison.verdicts`."""
+        """Return the verdicts of every model and task, one line each; see `Comparison.verdicts`."""
         return self._together(lambda comparison: verdict_frame(comparison.conclusions))
 
     def gate(self) -> pd.DataFrame:
-        """Return whether there is in-context learning at all, by model and task."""
+        """Return whether there is in-context learning at all, one line a model and task."""
         return self._together(lambda comparison: gate_frame(comparison.conclusions))
 
     def behaviour(self) -> pd.DataFrame:
@@ -271,8 +272,9 @@ class Run(Drawn):
         """
         return self._order.copy()
 
+    @property
     def failures(self) -> pd.DataFrame:
-        """Return what has no scores: the cell's place, subject and reason."""
+        """What has no scores: the cell's place, subject and reason."""
         import pandas as pd
 
         columns = [*PLACE, "subject", "reason"]
@@ -304,7 +306,7 @@ class Run(Drawn):
             "models": models,
             "tasks": tasks,
             "hypotheses": rules,
-            "chosen_rates": self.rates(),
+            "chosen_rates": self._chosen_rates(),
             "versions": first.get("versions", {}),
             "environment": self.facts["environment"],
             "timings": self.facts["timings"],

@@ -221,7 +221,7 @@ class Number:
 def numbers(comparison: Comparison) -> tuple[tuple[str, ...], dict[str, list[Number]]]:
     """The scores that are shown, and by subject what it has of each."""
     cells = aggregate_cells(comparison.frame())
-    names = sorted(comparison.hypotheses, key=lambda each: _place(each, comparison))
+    names = sorted(comparison.labels, key=lambda each: _place(each, comparison))
     names = [each for each in names if rank(each) != A_TWINS_SETTING]
     found = {each: [_number(cells.get((each, score))) for score in SHOWN] for each in names}
     return SHOWN, {each: own for each, own in found.items() if any(one.text for one in own)}
@@ -231,7 +231,7 @@ def _place(name: str, comparison: Comparison) -> tuple[int, int]:
     """Settings first, then each hypothesis with its controls, then what stands alone."""
     own = comparison.data.hypotheses
     group = -1 if is_setting(name) else own.index(home(name)) if home(name) in own else len(own)
-    return group, comparison.hypotheses.index(name)
+    return group, comparison.labels.index(name)
 
 
 def _number(row: Any) -> Number:

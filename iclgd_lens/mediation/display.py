@@ -32,7 +32,7 @@ class ShownMediation:
         return (
             f"<Mediation of {', '.join(own.hypotheses) or ICL} on {model}, {task}: "
             f"{len(own.draws)} draw{'s' if len(own.draws) != 1 else ''}. {own.sentence()} "
-            ".top(), .table(), .frame(), .agreement()>"
+            ".top(), .heads(), .frame(), .agreement()>"
         )
 
     def _repr_html_(self) -> str:

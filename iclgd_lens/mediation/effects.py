@@ -198,9 +198,7 @@ class Measuring:
         patches = Patches(
             torch.cat([none, *[mask] * len(sources)]), torch.cat([each[:1], each]), values
         )
-        return patched_margins(
-            self.host, self.margin, at, asked.gold, patches, self.tokens_at_once
-        )
+        return patched_margins(self.host, self.margin, at, asked.gold, patches, self.tokens_at_once)
 
     def _see(
         self, found: _Exact, query: int, which: list[tuple[int, int]], rows: list[int],

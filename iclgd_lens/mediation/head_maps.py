@@ -28,17 +28,17 @@ these fits them in every draw.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iclgd_lens.results.aggregates import Resampling
-from iclgd_lens.results.parts import nanmean_over
 from iclgd_lens.verdicts.ratio_intervals import ratio_t
 from iclgd_lens.verdicts.resampling import bootstrap_mean, bootstrap_ratio, max_t
-from iclgd_lens.verdicts.statistics import t_interval
+from iclgd_lens.verdicts.statistics import nanmean, t_interval
 
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -270,7 +270,7 @@ def _share(means: Floats) -> Floats:
 
 
 def _means(draws: Sequence[Floats]) -> Floats:
-    return np.stack([nanmean_over(each, 0) for each in draws])
+    return np.stack([nanmean(each, 0) for each in draws])
 
 
 def _counts(draws: Sequence[Floats]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -280,7 +280,7 @@ def _counts(draws: Sequence[Floats]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 def _p(draws: Sequence[Floats], how: Resampling) -> Floats:
     shared = len({len(each) for each in draws}) == 1
-    queries = nanmean_over(np.stack(draws), 0) if shared else np.concatenate(draws)
+    queries = nanmean(np.stack(draws), 0) if shared else np.concatenate(draws)
     over_queries = max_t(queries, seed=how.seed)
     if len(draws) < FEWEST_DRAWS:
         return over_queries
@@ -312,19 +312,25 @@ class Verification:
 
 def spearman(a: Floats, b: Floats) -> float:
     """Rank correlation over heads where both exist; NaN where fewer than three do."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    known = np.isfinite(a) & np.isfinite(b)
-    return pearson(rankdata(a[known]), rankdata(b[known]))
+    return _correlation(spearmanr, a, b)
 
 
 def pearson(a: Floats, b: Floats) -> float:
     """Correlation over heads where both exist; NaN where fewer than three do."""
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, a, b)
+
+
+def _correlation(of: Callable[[Floats, Floats], Any], a: Floats, b: Floats) -> float:
+    """A correlation where both are finite; NaN, without a warning, where one does not vary."""
     known = np.isfinite(a) & np.isfinite(b)
     x, y = a[known], b[known]
-    if len(x) < 3 or not x.std() or not y.std():
+    if len(x) < 3 or not np.ptp(x) or not np.ptp(y):
         return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
+    return float(of(x, y).statistic)
 
 
 def jaccard(a: Floats, b: Floats, k: int) -> float:

@@ -38,7 +38,7 @@ from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
 from iclgd_lens.results.comparison import Comparison
-from iclgd_lens.results.parts import Part, nanmean_over
+from iclgd_lens.results.parts import Part
 from iclgd_lens.rules import (
     HypothesisLike,
     Options,
@@ -50,6 +50,7 @@ from iclgd_lens.rules import (
 )
 from iclgd_lens.subjects import Subject
 from iclgd_lens.validation import checks_types
+from iclgd_lens.verdicts.statistics import nanmean
 
 EXACT_HEADS = 200
 """The number of heads up to which all are measured exactly by default."""
@@ -269,7 +270,7 @@ def _verification_heads(draws: Sequence[DrawEffects], seed: int) -> tuple[tuple[
 def _chosen(attributed: Any, seed: int) -> tuple[tuple[int, int], ...]:
     """The first 5 % of heads by the size of their attribution, and 20 at random."""
     shape = attributed.shape[1:]
-    size = np.nan_to_num(np.abs(nanmean_over(attributed, 0)), nan=-1.0).ravel()
+    size = np.nan_to_num(np.abs(nanmean(attributed, 0)), nan=-1.0).ravel()
     order = np.argsort(-size, kind="stable")
     first = order[: max(1, int(np.ceil(TOP_SHARE * len(order))))]
     others = np.random.default_rng(seed).permutation(len(order))[:RANDOM_HEADS]
@@ -282,7 +283,7 @@ def _verification(draws: Sequence[DrawEffects], heads: tuple[tuple[int, int], ..
 
     def mean(effect: str) -> Any:
         each = [draw.heads[ICL][effect].astype(np.float64) for draw in draws]
-        return nanmean_over(np.concatenate(each), 0)[rows, columns]
+        return nanmean(np.concatenate(each), 0)[rows, columns]
 
     pairs = {name: pearson(mean(name), mean(ESTIMATED[name])) for name in (SUFFICIENCY, NECESSITY)}
     return Verification(heads, pairs[SUFFICIENCY], pairs[NECESSITY])

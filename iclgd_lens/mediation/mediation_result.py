@@ -36,13 +36,11 @@ from iclgd_lens.mediation.head_maps import (
 from iclgd_lens.results.aggregates import COLUMNS, Resampling, Row
 from iclgd_lens.results.archive import write_parquet
 from iclgd_lens.results.comparison import Comparison
-from iclgd_lens.results.parts import nanmean_over
+from iclgd_lens.scores import leading_score
+from iclgd_lens.verdicts.statistics import nanmean
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SCORE = "SimAOU_label"
-"""The score of heads that is set beside their effects, where right and wrong labels were read."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,7 +79,7 @@ class Mediation(ShownMediation):
     @property
     def hypotheses(self) -> tuple[str, ...]:
         """Labels of hypotheses under no control."""
-        return tuple(label for label in self.labels if label in self.comparison.data.hypotheses)
+        return tuple(label for label in self.labels if label in self.comparison.hypotheses)
 
     @property
     def failures(self) -> dict[str, str]:
@@ -253,12 +251,12 @@ class Mediation(ShownMediation):
         }  # fmt: skip
         return frame.astype({"layer": "Int64", "head": "Int64"})
 
-    def table(self, hypothesis: str | None = None, score: str | None = None) -> pd.DataFrame:
+    def heads(self, score: str | None = None, hypothesis: str | None = None) -> pd.DataFrame:
         """Return one line per head: the work it does, and whether the update does it there.
 
         Args:
-            hypothesis: Whose substitution and score; None for the first.
             score: A score of heads; None for the label contrast where it was measured, else SimAOU.
+            hypothesis: Whose substitution and score; None for the first.
 
         Returns:
             Columns: layer, head, kv_head (whose keys and values it reads), the effects of ICL
@@ -281,7 +279,7 @@ class Mediation(ShownMediation):
         if own is not None:
             for name in self.effects(own):
                 columns[name] = self._map(name, own).value.ravel()
-            name = score or self._score(own)
+            name = score or leading_score(self.comparison.data.scores(own))
             columns[name] = self._head_score(name, own)
         columns |= {
             name: np.asarray(value, np.float64).ravel() for name, value in self.named.items()
@@ -291,17 +289,17 @@ class Mediation(ShownMediation):
         return frame
 
     def top(self, k: int = 5, by: str = NECESSITY, hypothesis: str | None = None) -> pd.DataFrame:
-        """Return the `k` heads of the largest effect, largest first: lines of `table()`.
+        """Return the `k` heads of the largest effect, largest first: lines of `heads()`.
 
         Args:
             k: How many heads.
-            by: A column of `table()`; of heads that were not measured exactly, an attribution.
+            by: A column of `heads()`; of heads that were not measured exactly, an attribution.
             hypothesis: Whose substitution and score; None for the first.
 
         Raises:
             ComparisonError: There is no such column.
         """
-        frame = self.table(hypothesis)
+        frame = self.heads(hypothesis=hypothesis)
         if by not in frame:
             known = [str(column) for column in frame.columns]
             raise ComparisonError(
@@ -316,13 +314,10 @@ class Mediation(ShownMediation):
         others: Sequence[str] = self.hypotheses or self.labels[1:]
         return others[0] if others else None
 
-    def _score(self, label: str) -> str:
-        return SCORE if SCORE in self.comparison.data.scores(label) else "SimAOU"
-
     def _head_score(self, score: str, label: str) -> Any:
         units = self.comparison.data.units(label)
         maps = [self.comparison.data.by_place(score, unit, "head") for unit in units]
-        return nanmean_over(np.stack(maps), 0).ravel()
+        return nanmean(np.stack(maps), 0).ravel()
 
     def save(self, path: str | Path) -> None:
         """Write all effects of all queries (.safetensors); `ComparisonError` for another suffix."""

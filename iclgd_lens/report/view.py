@@ -54,6 +54,7 @@ class RunFrames(Protocol):
         """Model, task, hypothesis, flip_rate with interval, accuracy_range, permutations."""
         ...
 
+    @property
     def failures(self) -> pd.DataFrame:
         """Model, task, seed, permutation, hypothesis (missing: the whole cell), reason."""
         ...
@@ -266,7 +267,7 @@ def view(run: RunFrames) -> View:
         },
         differences=differences,
         order=run.order_sensitivity(),
-        failures=run.failures(),
+        failures=run.failures,
         provenance=run.provenance,
         summary=summary,
         lines=lines,

@@ -22,13 +22,12 @@ from iclgd_lens.results.parts import (
     Measured,
     Part,
     Parts,
-    nanmean_over,
     statistic_of,
 )
 from iclgd_lens.scores import LABEL_SCORES, SCORES
 from iclgd_lens.subjects import Subject
 from iclgd_lens.verdicts.resampling import bootstrap_mean, bootstrap_ratio
-from iclgd_lens.verdicts.statistics import t_interval
+from iclgd_lens.verdicts.statistics import nanmean, t_interval
 
 Place = tuple["int | None", "int | None"]
 """Layer and head; None where a line is of no single one."""
@@ -199,7 +198,7 @@ def _over_orders(arrays: Sequence[Floats]) -> Floats:
     """
     if len({each.shape for each in arrays}) > 1:
         return np.concatenate(arrays)
-    return nanmean_over(np.stack(arrays), 0)
+    return nanmean(np.stack(arrays), 0)
 
 
 def _over_units(values: Floats, how: Resampling) -> tuple[Floats, Floats, Floats]:

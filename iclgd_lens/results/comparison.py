@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iclgd_lens.errors import ComparisonError, nearest
+from iclgd_lens.errors import ComparisonError
 from iclgd_lens.results.aggregates import COLUMNS, OVER_QUERIES, OVER_UNITS, Resampling, Row, rows
 from iclgd_lens.results.archive import read_archive, write_archive, write_parquet
 from iclgd_lens.results.conclusions import Conclusions
 from iclgd_lens.results.display import Shown
+from iclgd_lens.results.lookup import By, arrays_of, score_of_heads, series_of
 from iclgd_lens.results.parts import Part, Parts, parts_of
-from iclgd_lens.scores import FACTS, SCORES
+from iclgd_lens.scores import SCORES
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.verdicts.gate import Behaviour, Gate
 from iclgd_lens.verdicts.verdict import Verdict
@@ -24,8 +25,6 @@ from iclgd_lens.verdicts.verdict import Verdict
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
-
-By = Literal["query", "layer", "head"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,9 +69,14 @@ class Comparison(Shown):
         return Parts(self.parts)
 
     @property
-    def hypotheses(self) -> tuple[str, ...]:
+    def labels(self) -> tuple[str, ...]:
         """Labels of everything that was measured: settings, hypotheses, then controls."""
         return tuple(self.data.subjects)
+
+    @property
+    def hypotheses(self) -> tuple[str, ...]:
+        """Labels of hypotheses under no control."""
+        return tuple(self.data.hypotheses)
 
     @property
     def gold(self) -> Tensor:
@@ -111,33 +115,12 @@ class Comparison(Shown):
         """
         import torch
 
-        arrays = self._arrays(score, hypothesis, by)
+        arrays = arrays_of(self.data, score, hypothesis, by)
         if by == "query" and arrays[0].ndim > 1:
-            series = [(p, m[score]) for p, m in self._series(hypothesis) if score in m]
+            series = [(p, m[score]) for p, m in self.data.series[hypothesis] if score in m]
             means = (self.data.per_query(score, *each, hypothesis) for each in series)
             arrays = [each.astype(np.float32) for each in means]
         return torch.from_numpy(np.concatenate(arrays))
-
-    def _arrays(self, score: str, hypothesis: str, by: By) -> list[Any]:
-        series = self._series(hypothesis)
-        place = "/head" if by == "head" else ""
-        found = [measured[score + place] for _, measured in series if score + place in measured]
-        if not found:
-            known = [name for name in self.data.scores(hypothesis) if name not in FACTS]
-            have = [name for name in known if any(name + place in each for _, each in series)]
-            raise ComparisonError(
-                f"{hypothesis} has no score {score!r} by {by}; it has {', '.join(have) or 'none'}."
-                + nearest(score, have)
-            )
-        return found
-
-    def _series(self, hypothesis: str) -> Sequence[tuple[Part, Mapping[str, Any]]]:
-        if hypothesis not in self.data.series:
-            raise ComparisonError(
-                f"This comparison has no {hypothesis!r}; it has {', '.join(self.hypotheses)}."
-                + nearest(hypothesis, self.hypotheses)
-            )
-        return self.data.series[hypothesis]
 
     # -- tables ----------------------------------------------------------------------------------
 
@@ -194,7 +177,7 @@ class Comparison(Shown):
         return partial_layer_frame(self.data)
 
     def top_heads(
-        self, score: str = "SimAOU", hypothesis: str = "lcgd", k: int = 5, *,
+        self, score: str | None = None, hypothesis: str = "lcgd", k: int = 5, *,
         control: str | None = None,
     ) -> pd.DataFrame:  # fmt: skip
         """Return the k heads that score highest on one half of the queries, scored on the other.
@@ -202,7 +185,8 @@ class Comparison(Shown):
         Picked for its score, a head scores too high; the other half, of the same draws, less so.
 
         Args:
-            score: A score of heads.
+            score: A score of heads; None for what verdicts are about, the label contrast
+                (SimAOU_label), where it was measured, else SimAOU. `attrs["score"]` says which.
             hypothesis: Its label.
             k: How many heads.
             control: A control's label to set beside; None takes the first rival that was measured.
@@ -213,16 +197,16 @@ class Comparison(Shown):
         """
         from iclgd_lens.results.frames import top_heads
 
-        self._arrays(score, hypothesis, "head")
+        score = score_of_heads(self.data, score, hypothesis)
         return top_heads(self.data, score, hypothesis, k, control)
 
     def origin(self, score: str, hypothesis: str) -> str:
         """Return where a number of `frame()` comes from, in three steps."""
-        self._series(hypothesis)
+        series = series_of(self.data, hypothesis)
         entry = SCORES[score]
         how = entry.made_by() or f"{entry.statistic} of {entry.fact}"
         made = how if isinstance(how, str) else f"{how.__module__}:{how.__qualname__}"
-        count = len(self.data.series[hypothesis])
+        count = len(series)
         return (
             f"1. frame(): the line hypothesis={hypothesis!r}, score={score!r}, made by "
             f"iclgd_lens.results.aggregates:score_rows\n"
@@ -300,16 +284,18 @@ class Comparison(Shown):
 
         return trajectory_frame(self.data, scores)
 
-    def head_map(self, score: str = "SimAOU_label", hypothesis: str = "lcgd") -> pd.DataFrame:
+    def head_map(self, score: str | None = None, hypothesis: str = "lcgd") -> pd.DataFrame:
         """Return a score of each head over draws, corrected for the number of heads.
 
-        Columns: layer, head, value, difference (from the null), p_value, p_corrected
-        (Benjamini-Hochberg), against.
+        `score` None is what it is in `top_heads`. Columns: layer, head, value, difference (from the
+        null), p_value, p_corrected (Benjamini-Hochberg), against.
         """
         import pandas as pd
 
-        self._arrays(score, hypothesis, "head")
-        return pd.DataFrame(self.conclusions.head_map(score, hypothesis))
+        score = score_of_heads(self.data, score, hypothesis)
+        frame = pd.DataFrame(self.conclusions.head_map(score, hypothesis))
+        frame.attrs = {"score": score}
+        return frame
 
     # -- showing -------------------------------------------------------------------------------
 
@@ -317,11 +303,11 @@ class Comparison(Shown):
         facts = self.provenance.get("model", {}).get("name", "model")
         task = self.provenance.get("episode", {}).get("task", "task")
         draws = len(self.data.draws)
-        names = ", ".join(self.hypotheses[:8]) + (", ..." if len(self.hypotheses) > 8 else "")
+        names = ", ".join(self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
         queries = sum(len(p.gold) for p in self.parts if p.network == TRAINED and p.index == 0)
         return (
             f"<Comparison of {names} on {facts}, {task}: {draws} draw{'s' if draws != 1 else ''}, "
-            f"{queries} queries, {len(self.hypotheses)} subjects; .table(), .frame(), .verdicts()>"
+            f"{queries} queries, {len(self.labels)} subjects; .table(), .frame(), .verdicts()>"
         )
 
     # -- on disk -------------------------------------------------------------------------------

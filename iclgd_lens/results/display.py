@@ -1,7 +1,8 @@
 """How a comparison shows itself: in plain words, as Rich and HTML tables, as Plotly figures.
 
-Cells read "value [low,high]": a mean over queries with its bootstrap interval. A dash stands for
-a score that exists on no query, with the number of queries that it does not exist on.
+Cells read "value [low,high]": a mean with its interval, which is over draws of demonstrations where
+there are several, and over queries where there is one; the caption says which. A dash stands for a
+score that exists on no query, with the number of queries that it does not exist on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from iclgd_lens.errors import ComparisonError
+from iclgd_lens.results.lookup import score_of_heads
+from iclgd_lens.scores import leading_score
 from iclgd_lens.subjects import Subject, hypothesis_labels, rivals
 
 # Rich draws from Python's generator as it is imported, and that is the caller's.
@@ -94,7 +97,8 @@ def comparison_table(
     Args:
         comparison: The comparison.
         scores: Which scores, in this order; those that were not measured are left out.
-        frame: Its `frame()`, where that is at hand already: it is the costly part.
+        frame: Its `frame()`, where that is at hand already: it is the costly part. Its
+            `attrs["interval"]` says what the caption says.
         title: Over the table.
 
     Returns:
@@ -118,7 +122,7 @@ def comparison_table(
             table.add_row(_name(name), *(Text("") if c is None else _cell(c) for c in found))
         if group is not groups[-1]:
             table.add_section()
-    table.caption = _caption(comparison, rows)
+    table.caption = _caption(comparison, rows, frame.attrs.get("interval"))
     return table
 
 
@@ -166,7 +170,7 @@ def layer_table(
                 style="bold" if layer is None else "",
             )
         table.add_section()
-    table.caption = _caption(comparison, rows)
+    table.caption = _caption(comparison, rows, frame.attrs.get("interval"))
     return table
 
 
@@ -221,8 +225,10 @@ def _layer(value: Any) -> int | None:
     return int(value) if isinstance(value, (int, np.integer)) else None
 
 
-def _caption(comparison: Compared, rows: pd.DataFrame) -> Text:
-    parts = [f"Mean over queries [{comparison.confidence:.0%} interval]."]
+def _caption(comparison: Compared, rows: pd.DataFrame, made: str | None) -> Text:
+    """What cells are; `made` says how their intervals are, of a frame that has it."""
+    how = "" if made is None else f": {made}"
+    parts = [f"Mean [{comparison.confidence:.0%} interval{how}]."]
     if bool(rows["value"].isna().any()):
         parts.append("— (n): undefined on n queries.")
     if bool(((rows["undefined"] > 0) & rows["value"].notna()).any()):
@@ -262,22 +268,35 @@ class Shown:
         return html_summary(self._own, repr(self)[1:-1])
 
     def table(self) -> Table:
-        """Return a Rich table: one line per hypothesis, with layers' SimAOU and SimAM."""
+        """Return a Rich table: one line per setting, hypothesis and control; one column per score.
+
+        Scores are over all layers; `results.display.layer_table` has those of each layer.
+        """
         return comparison_table(self._own)
 
-    def heatmap(self, score: str = "SimAOU", hypothesis: str = "lcgd") -> go.Figure:
-        """Return a Plotly figure of a score's mean over queries: layer by head."""
+    def heatmap(self, score: str | None = None, hypothesis: str = "lcgd") -> go.Figure:
+        """Return a Plotly figure of a score's mean over queries: layer by head.
+
+        `score` None is what verdicts are about, the label contrast (SimAOU_label), where it was
+        measured by head, else SimAOU.
+        """
         from iclgd_lens.figures import heatmap
 
+        score = score_of_heads(self._own.data, score, hypothesis)
         value = self._own.tensor(score, hypothesis, by="head").nanmean(0)
         return heatmap(value.numpy(), title=f"{score} of {hypothesis} with in-context learning")
 
-    def layers(self, score: str = "SimAOU") -> go.Figure:
-        """Return a Plotly figure of a score by layer, with intervals, one line per hypothesis."""
+    def layers(self, score: str | None = None) -> go.Figure:
+        """Return a Plotly figure of a score by layer, with intervals, one line per hypothesis.
+
+        `score` None is the label contrast where it was measured, as in `heatmap`, else SimAOU.
+        """
         from iclgd_lens.figures import layer_profiles
 
         frame = self._own.frame()
-        frame = frame[(frame["score"] == score) & (frame["level"] == "layer")]
+        frame = frame[frame["level"] == "layer"]
+        score = score or leading_score(set(frame["score"]))
+        frame = frame[frame["score"] == score]
         if frame.empty:
             raise ComparisonError(f"No hypothesis has a score {score!r} by layer.")
         return layer_profiles(

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iclgd_lens.results.conclusions import Conclusions
-from iclgd_lens.results.parts import Parts, nanmean_over
-from iclgd_lens.scores import CHANGE_NORMS, FACTS, SCORES, primary_scores
+from iclgd_lens.results.lookup import arrays_of, scores_by_head
+from iclgd_lens.results.parts import Parts
+from iclgd_lens.scores import CHANGE_NORMS, FACTS, LABEL_CONTRAST, SCORES, primary_scores
 from iclgd_lens.subjects import TRAINED, Subject, rivals
+from iclgd_lens.verdicts.statistics import nanmean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,27 +147,28 @@ def top_heads(
     import pandas as pd
 
     def halves(label: str) -> tuple[Any, Any]:
-        name = f"{score}/head"
-        arrays = [m[name].astype(np.float64) for _, m in parts.series[label] if name in m]
+        arrays = [each.astype(np.float64) for each in arrays_of(parts, score, label, "head")]
         first, second = (
-            nanmean_over(np.stack([nanmean_over(a[half::2], 0) for a in arrays]), 0)
-            for half in (0, 1)
+            nanmean(np.stack([nanmean(a[half::2], 0) for a in arrays]), 0) for half in (0, 1)
         )
         return first, second
 
     picked, scored = halves(hypothesis)
-    known = [label for label in rivals(hypothesis, parts.series) if score in parts.scores(label)]
+    rivals_here = rivals(hypothesis, parts.series)
+    known = [label for label in rivals_here if score in scores_by_head(parts, label)]
     beside = control or next(iter(known), None)
     other = halves(beside)[1] if beside is not None else np.full_like(scored, np.nan)
     order = np.argsort(np.where(np.isfinite(picked), -picked, np.inf), axis=None)[:k]
     layers, heads = np.unravel_index(order, picked.shape)
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "layer": layers, "head": heads, "selected_on": picked[layers, heads],
             "value": scored[layers, heads], "control": other[layers, heads],
             "control_label": beside,
         }
     )  # fmt: skip
+    frame.attrs = {"score": score}
+    return frame
 
 
 def trajectory_frame(parts: Parts, scores: Sequence[str] | None) -> pd.DataFrame:
@@ -193,7 +196,7 @@ def trajectory_frame(parts: Parts, scores: Sequence[str] | None) -> pd.DataFrame
     return pd.DataFrame(lines, columns=columns)
 
 
-def head_frame(conclusions: Conclusions, score: str = "SimAOU_label") -> pd.DataFrame:
+def head_frame(conclusions: Conclusions, score: str = LABEL_CONTRAST) -> pd.DataFrame:
     """Which heads survive correction for their number, by hypothesis."""
     import pandas as pd
 

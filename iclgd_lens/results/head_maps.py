@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
-
-from iclgd_lens.results.parts import Floats, Parts
-from iclgd_lens.verdicts.statistics import benjamini_hochberg, paired_t
+from iclgd_lens.results.parts import Parts
+from iclgd_lens.verdicts.statistics import benjamini_hochberg, nanmean, paired_t
 
 
 def head_map(parts: Parts, score: str, label: str, control: str | None) -> list[dict[str, Any]]:
@@ -24,21 +21,16 @@ def head_map(parts: Parts, score: str, label: str, control: str | None) -> list[
     # Draw by draw; a draw without its control has no difference.
     change = values - parts.by_draw(score, control, "head") if control else values
     flat = change.reshape(len(change), -1)
-    p = np.array([float(paired_t(column).p) for column in flat.T])
+    p = paired_t(flat).p
     corrected = benjamini_hochberg(p, count_undefined=True)
     grid = [(i, j) for i in range(values.shape[1]) for j in range(values.shape[2])]
-    mean = np.array([_mean(column) for column in values.reshape(len(values), -1).T])
+    mean, difference = nanmean(values.reshape(len(values), -1), 0), nanmean(flat, 0)
     return [
         {
             "layer": layer, "head": head, "value": float(mean[at]),
-            "difference": _mean(flat[:, at]), "p_value": float(p[at]),
+            "difference": float(difference[at]), "p_value": float(p[at]),
             "p_corrected": float(corrected[at]),
             "against": control or "zero",
         }
         for at, (layer, head) in enumerate(grid)
     ]  # fmt: skip
-
-
-def _mean(values: Floats) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else math.nan

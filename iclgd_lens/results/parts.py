@@ -8,7 +8,7 @@ what a statistic counts: draws of the model, or networks of a control.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from iclgd_lens.registry import resolve
 from iclgd_lens.results.common_layers import CommonLayers, Measured
 from iclgd_lens.scores import FACTS, LABEL_SCORES, SCORES, Score
 from iclgd_lens.subjects import TRAINED, Subject
+from iclgd_lens.verdicts.statistics import nanmean
 
 Floats = NDArray[np.float64]
 Values = Mapping[str, Mapping[str, NDArray[np.float32]]]
@@ -269,13 +270,13 @@ class Parts:
             return np.where(shared, array, np.nan)
         shared = self.common_layers.queries(score, part, array.shape, *labels)
         array = np.where(shared, array, np.nan)
-        return nanmean_over(array[:, self.common_layers.of(score, *labels)], 1)
+        return nanmean(array[:, self.common_layers.of(score, *labels)], 1)
 
     def by_place(self, score: str, unit: Sequence[tuple[Part, Measured]], level: str) -> Floats:
         """A score of each layer, or each layer and head, over the queries of one unit."""
         name = f"{score}/head" if level == "head" else score
         having = [measured[name].astype(np.float64) for _, measured in unit if name in measured]
-        return nanmean_over(np.stack([nanmean_over(array, 0) for array in having]), 0)
+        return nanmean(np.stack([nanmean(array, 0) for array in having]), 0)
 
     def by_draw(self, score: str, label: str, level: str) -> Floats:
         """`by_place` of each draw of the model, realisations of a draw averaged.
@@ -310,20 +311,6 @@ def statistic_of(score: Score, measured: Measured, gold: NDArray[np.int64]) -> f
 
 def _names(label: str, beside: str | None) -> tuple[str, ...]:
     return (label,) if beside is None else (label, beside)
-
-
-def nanmean(values: Iterable[float] | Floats) -> float:
-    """Mean of the finite values; NaN where there is none."""
-    array = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, np.float64)
-    finite = array[np.isfinite(array)]
-    return float(finite.mean()) if finite.size else float("nan")
-
-
-def nanmean_over(array: Floats, axis: int) -> Floats:
-    """Mean of the finite values along an axis; NaN where there is none, without a warning."""
-    finite = np.isfinite(array)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(finite, array, 0.0).sum(axis) / finite.sum(axis))
 
 
 def parts_of(

@@ -17,7 +17,12 @@ from iclgd_lens.phrases import layers_named, listed
 from iclgd_lens.ratios import recovery_share
 from iclgd_lens.results.archive import write_parquet
 from iclgd_lens.results.comparison import Comparison
-from iclgd_lens.scores import LABEL_SCORES, RECOVERY_MOMENTS
+from iclgd_lens.scores import (
+    LABEL_CONTRAST,
+    LABEL_SCORES,
+    RECOVERY_MOMENTS,
+    leading_score,
+)
 from iclgd_lens.subjects import Subject
 from iclgd_lens.sweeps.factors import Factor
 
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-PRIMARY, SECOND = "SimAOU_label", "logit_recovery"
+PRIMARY, SECOND = LABEL_CONTRAST, "logit_recovery"
 """The scores that are shown, named before anything was measured."""
 ABOVE = "AUC"
 """What the model answers: shown above the scores."""
@@ -111,7 +116,7 @@ class Sweep:
     @property
     def score(self) -> str:
         """The primary score, or SimAOU where labels were not contrasted."""
-        return PRIMARY if (self._frame["score"] == PRIMARY).any() else "SimAOU"
+        return leading_score(set(self._frame["score"]))
 
     # -- what it says ----------------------------------------------------------------------------
 

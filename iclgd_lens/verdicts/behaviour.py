@@ -27,6 +27,7 @@ from iclgd_lens.errors import LensError, nearest
 from iclgd_lens.verdicts.auc_error import auc_freedom, auc_step
 from iclgd_lens.verdicts.draws_and_queries import Compared, crossed
 from iclgd_lens.verdicts.resampling import resample_counts
+from iclgd_lens.verdicts.statistics import nanmean
 
 Floats = NDArray[np.float64]
 Gold = NDArray[np.int64]
@@ -86,8 +87,10 @@ def kl_from(icl: ArrayLike, other: ArrayLike) -> Floats:
 
     NaN where a score is not finite.
     """
+    from scipy.special import log_softmax
+
     with np.errstate(invalid="ignore"):
-        log_p, log_q = (_log_softmax(np.asarray(each, np.float64)) for each in (icl, other))
+        log_p, log_q = (log_softmax(np.asarray(each, np.float64), -1) for each in (icl, other))
         return np.maximum((np.exp(log_p) * (log_p - log_q)).sum(-1), 0.0)
 
 
@@ -100,15 +103,16 @@ def _auc(scores: Floats, gold: Gold, weights: Floats) -> Floats:
         for label in range(scores.shape[1])
         if 0 < np.count_nonzero(gold == label) < len(gold)
     ]
-    return _mean_of_defined(np.stack(found)) if found else np.full(len(weights), np.nan)
+    return nanmean(np.stack(found), 0) if found else np.full(len(weights), np.nan)
 
 
 def _log_odds(scores: Floats, label: int) -> Floats:
+    from scipy.special import logsumexp
+
     others = np.delete(scores, label, axis=1)
     if others.shape[1] == 1:
         return scores[:, label] - others[:, 0]
-    top = others.max(1)
-    return scores[:, label] - top - np.log(np.exp(others - top[:, None]).sum(1))
+    return scores[:, label] - logsumexp(others, axis=1)
 
 
 def _area(odds: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
@@ -139,7 +143,9 @@ def _calibrated_nll(scores: Floats, gold: Gold, weights: Floats) -> Floats:
 
 
 def _loss(gold: Gold, calibrated: Floats) -> Floats:
-    return -_log_softmax(calibrated)[:, np.arange(len(gold)), gold]
+    from scipy.special import log_softmax
+
+    return -log_softmax(calibrated, -1)[:, np.arange(len(gold)), gold]
 
 
 def _accuracy(scores: Floats, gold: Gold, weights: Floats) -> Floats:
@@ -158,17 +164,6 @@ def _of_calibrated(
         calibrated = scores - (shares @ scores)[:, None]
         found[start : start + step] = (shares * per_query(calibrated)).sum(1)
     return found
-
-
-def _log_softmax(scores: Floats) -> Floats:
-    shifted = scores - scores.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
-def _mean_of_defined(rows: Floats) -> Floats:
-    defined = np.isfinite(rows)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, rows, 0.0).sum(0) / defined.sum(0)
 
 
 # -- measures by name ----------------------------------------------------------------------------

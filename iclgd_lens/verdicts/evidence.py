@@ -27,6 +27,7 @@ from iclgd_lens.verdicts.statistics import (
     RANK_FROM,
     Difference,
     equivalence,
+    nanmean,
     paired_t,
     prediction_t,
     rank_p,
@@ -181,11 +182,11 @@ def tests_against(evidence: Evidence, name: str, *, alpha: float, margin: float)
     if values.ndim != 1:
         raise VerdictError(f"{evidence.hypothesis} needs one value per draw, not {values.shape}")
     if control.failed is not None:
-        return [Tested(_mean(values), fault=f"{name} failed ({control.failed})")]
+        return [Tested(nanmean(values), fault=f"{name} failed ({control.failed})")]
     if not np.isfinite(values).any():
         return [Tested(fault=f"{evidence.hypothesis} has no {evidence.score} in any draw")]
     if control.values is None and not control.variants:
-        return [Tested(_mean(values), fault=f"{name} was not measured")]
+        return [Tested(nanmean(values), fault=f"{name} was not measured")]
     found: list[Tested] = []
     for variant, given in (control.variants or {"": control.values}).items():
         others = np.asarray(given, np.float64)
@@ -223,7 +224,7 @@ def _against_draws(
     beside = ""
     if draws >= FLIPS_FROM:
         beside = f"sign flips {p_value(float(sign_flip(differences[:, None])[0]))}"
-    tested = _tested(found, equivalence(differences, margin), _mean(values), _mean(others))
+    tested = _tested(found, equivalence(differences, margin), nanmean(values), nanmean(others))
     return replace(tested, beside=beside, fault=fault, least=least)
 
 
@@ -236,11 +237,11 @@ def _on_one_draw(
             f"one draw and {count(others.size, 'realisation')} of {name}: "
             f"{LEAST_DRAWS} draws or more are needed, or {LEAST_REALISATIONS} realisations"
         )
-        return Tested(value, _mean(others), one_draw=True, fault=fault, least=DRAWS)
+        return Tested(value, nanmean(others), one_draw=True, fault=fault, least=DRAWS)
     found = prediction_t(sign * value, sign * others, confidence=1 - alpha)
     fault = _population_fault(found, name, "realisations")
     equal = equivalence(sign * (value - others), margin)
-    tested = _tested(found, equal, value, _mean(others))
+    tested = _tested(found, equal, value, nanmean(others))
     return replace(tested, unit="realisation", one_draw=True, fault=fault)
 
 
@@ -255,7 +256,7 @@ def _against_networks(
     if np.isfinite(others).sum() < LEAST_NETWORKS:
         fault = f"{name} has {count(int(np.isfinite(others).sum()), 'network')} with a score"
         return Tested(
-            value, _mean(others), unit="network", one_draw=one_draw, fault=fault, least=TWINS
+            value, nanmean(others), unit="network", one_draw=one_draw, fault=fault, least=TWINS
         )
     # The model's mean over draws has an error of its own, which its twins' spread need not hold.
     error, draws = _error_of_mean(values), len(values)
@@ -271,7 +272,7 @@ def _against_networks(
     if others.size >= RANK_FROM:
         beside = f"rank {p_value(rank_p(sign * value, sign * others))}"
     equal = equivalence(sign * (value - others), margin, error=error, draws=draws)
-    tested = _tested(found, equal, value, _mean(others))
+    tested = _tested(found, equal, value, nanmean(others))
     return replace(tested, unit="network", one_draw=one_draw, beside=beside, fault=fault)
 
 
@@ -296,11 +297,6 @@ def _error_of_mean(values: Floats) -> float:
     if len(values) < 2 or not np.isfinite(values).all():
         return 0.0
     return float(values.std(ddof=1)) / len(values) ** 0.5
-
-
-def _mean(values: Floats) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else _NAN
 
 
 # -- in words ------------------------------------------------------------------------------------

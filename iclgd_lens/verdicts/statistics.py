@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -220,6 +221,25 @@ def _stepwise(
     found = np.full_like(p, np.nan)
     found[asked] = rising
     return np.where(known, found, np.nan)
+
+
+# -- means -----------------------------------------------------------------------------------------
+
+
+@overload
+def nanmean(values: ArrayLike, axis: None = None) -> float: ...
+@overload
+def nanmean(values: ArrayLike, axis: int) -> Floats: ...
+def nanmean(values: ArrayLike, axis: int | None = None) -> float | Floats:
+    """Mean of the finite values, of all or along an axis; NaN where there is none.
+
+    Unlike NumPy's it leaves out infinities, too, and does not warn.
+    """
+    array = np.asarray(values, np.float64)
+    finite = np.isfinite(array)
+    with np.errstate(invalid="ignore"):
+        found = np.where(finite, array, 0.0).sum(axis) / finite.sum(axis)
+    return float(found) if axis is None else np.asarray(found)
 
 
 # -- parts of the tests --------------------------------------------------------------------------

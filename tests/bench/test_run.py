@@ -369,7 +369,7 @@ def test_a_run_holds_what_compare_gives(
     )  # fmt: skip
     ours = load_run(tmp_path / "run")
     (comparison,) = ours.comparisons.values()
-    assert comparison.hypotheses == expected.hypotheses
+    assert comparison.labels == expected.labels
     for label, scores in expected.values.items():
         mine = comparison.values[label]
         assert mine.keys() == scores.keys(), label
@@ -559,7 +559,7 @@ def test_a_hypothesis_that_raises_costs_its_own_cells_alone(
     assert np.isfinite(frame.loc["gd", "value"])
     assert np.isnan(frame.loc["shaky", "value"])
     assert frame.loc["shaky", "undefined"] == 3
-    assert set(run.failures()["subject"]) == {"shaky", "random[shaky]"}
+    assert set(run.failures["subject"]) == {"shaky", "random[shaky]"}
     assert len(run.cells) == outcome.cells, "what failed has its place in every table"
     said = {(v.hypothesis, v.verdict) for c in run.comparisons.values() for v in c.verdicts()}
     assert ("shaky", "yes") not in said
@@ -569,7 +569,7 @@ def test_a_hypothesis_that_raises_costs_its_own_cells_alone(
     broken[0] = False
     outcome = run_plan(plan, tmp_path / "run", retry_failed=True)
     assert (outcome.done, outcome.failed) == (3, {})
-    assert load_run(tmp_path / "run").failures().empty
+    assert load_run(tmp_path / "run").failures.empty
 
 
 def test_a_failure_stays_one_when_its_record_is_lost(
@@ -592,7 +592,7 @@ def test_a_failure_stays_one_when_its_record_is_lost(
         outcome = run_plan(plan, tmp_path / "run")
         assert (outcome.failed, outcome.exit_code) == ({key: "shaky diverged"}, 101)
         assert outcome.done == 0
-        failures = load_run(tmp_path / "run").failures()
+        failures = load_run(tmp_path / "run").failures
         assert failures["reason"].tolist() == ["shaky diverged"]
 
     check()
@@ -656,7 +656,7 @@ def test_divergence_is_a_failure_that_costs_nothing_else(
     line = "failed: tiny, sst2, seed 0, order 0: wild: wild diverged: the loss"
     assert line in lines.getvalue()
     run = load_run(tmp_path / "run")
-    failures = run.failures()
+    failures = run.failures
     assert failures["subject"].tolist() == ["wild", "wild"]
     assert failures["reason"].str.contains("step 2 is not finite").all()
     frame = run.frame().query("score == 'SimAOU' and level == 'all'").set_index("hypothesis")
@@ -675,7 +675,7 @@ def test_non_finite_weights_are_named_not_averaged(
 
     run_plan(failing(fields, "nan", controls=[]), tmp_path / "run")
     run = load_run(tmp_path / "run")
-    assert "not finite" in run.failures()["reason"][0]
+    assert "not finite" in run.failures["reason"][0]
     frame = run.frame()
     value = frame.query("score == 'SimAOU' and layer == 2 and level == 'layer'")
     assert value["n"].tolist() == [0]
@@ -690,7 +690,7 @@ def test_a_setting_that_cannot_be_measured_is_recorded_and_the_rest_goes_on(
     plan = failing(fields, "gd", controls=[], tasks=["cb", "subj", "sst2"])
     outcome = run_plan(plan, tmp_path / "run")
     assert (outcome.done, outcome.exit_code) == (4, 108)
-    failures = load_run(tmp_path / "run").failures().set_index(["task", "subject"])
+    failures = load_run(tmp_path / "run").failures.set_index(["task", "subject"])
     assert set(failures.index) == {
         (task, name) for task in ("cb", "subj") for name in ("ZS", "ICL", "ICL_shuffled", "gd")
     }

@@ -144,6 +144,8 @@ def test_heads_are_those_of_each_comparison_that_has_them() -> None:
         assert set(zip(table.model, table.task, strict=True)) == {("m", "sst2")}
         pd.testing.assert_frame_equal(table[list(expected.columns)], expected)
     assert set(result.head_map("SimAOU", "lcgd").task) == {"mr"}
+    for usual in (result.head_map(hypothesis="lcgd"), result.top_heads(hypothesis="lcgd")):
+        assert usual.attrs["score"] == "SimAOU"  # no wrong labels were read
     with pytest.raises(LensError, match="has no 'newton'"):
         result.head_map("SimAOU", "newton")
 
@@ -226,7 +228,7 @@ def test_a_real_runs_tables_keep_their_contract(plan: Plan, finished: Path) -> N
     assert list(found.gate())[:3] == ["model", "task", "learns"]
     assert list(found.behaviour())[:3] == ["model", "task", "hypothesis"]
     assert list(found.cost())[:3] == ["model", "task", "hypothesis"]
-    assert list(found.failures()) == (
+    assert list(found.failures) == (
         "model task seed permutation network index budget subject reason".split()
     )
     assert set(found.order_sensitivity()["permutations"]) == {2}
@@ -267,9 +269,14 @@ def test_rates_that_were_tried_and_chosen_are_read_from_the_cells() -> None:
         budget = {"settings": settings, "tried": tried} if own else None
         cell.facts["described"] = {} if budget is None else {"budget": budget}
     found = run(cells).rates()
-    assert [(each["seed"], list(each["rates"])) for each in found] == [(0, ["gd"]), (1, ["gd"])]
-    assert found[0]["rates"]["gd"] == {"lr": 0.1, "held_out_loss": {"0.1": 0.5, "0.3": 0.6}}
-    assert run(cells).provenance["chosen_rates"] == found
+    assert found.to_dict("records") == [
+        {"model": "m", "task": "sst2", "seed": seed, "permutation": 0, "hypothesis": "gd",
+         "lr": rate, "held_out_loss": loss, "chosen": rate == 0.1}
+        for seed in (0, 1) for rate, loss in ((0.1, 0.5), (0.3, 0.6))
+    ]  # fmt: skip
+    known = run(cells).provenance["chosen_rates"]
+    assert [(each["seed"], list(each["rates"])) for each in known] == [(0, ["gd"]), (1, ["gd"])]
+    assert known[0]["rates"]["gd"] == {"lr": 0.1, "held_out_loss": {"0.1": 0.5, "0.3": 0.6}}
     # What could not be searched has no rates, and spoils nothing.
     cells[1].facts["described"] = {"budget": {"problem": "too few demonstrations"}}
-    assert [each["seed"] for each in run(cells).rates()] == [1]
+    assert set(run(cells).rates()["seed"]) == {1}

@@ -92,7 +92,7 @@ def test_a_damaged_cell_is_set_aside_and_measured_again(
 
     seen = load_run(run)
     assert len(seen.cells) == 7
-    assert "damaged file" in seen.failures()["reason"][0]
+    assert "damaged file" in seen.failures["reason"][0]
     assert victim.read_bytes() == damaged, "reading a run changes nothing"
 
     outcome = run_plan(small, run)
@@ -100,7 +100,7 @@ def test_a_damaged_cell_is_set_aside_and_measured_again(
     assert outcome.quarantined[0].name == f"cells/{victim.name}"
     assert (run / outcome.quarantined[0].moved_to).read_bytes() == damaged
     assert cells_of(run) == before
-    assert load_run(run).failures().empty
+    assert load_run(run).failures.empty
 
 
 JSON_DAMAGE: dict[str, Damage] = {
@@ -208,7 +208,7 @@ def test_a_cell_of_another_version_is_named(run: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cell_file, "FORMAT", "iclgd_lens.cell/1")
         path.write_bytes(cell_file.encode(path.stem, held.facts["place"], measured, {}))
-    (reason,) = load_run(run).failures()["reason"]
+    (reason,) = load_run(run).failures["reason"]
     assert "an earlier version wrote it (format iclgd_lens.cell/1; this version reads" in reason
 
 
@@ -217,7 +217,7 @@ import sys
 import iclgd_lens
 run = iclgd_lens.load_run(sys.argv[1])
 for table in (run.frame(), run.queries("SimAOU"), run.verdicts(), run.gate(), run.behaviour(),
-              run.differences(), run.cost(), run.order_sensitivity(), run.failures()):
+              run.differences(), run.cost(), run.order_sensitivity(), run.failures):
     len(table)
 run.provenance, repr(run)
 print(*sorted({"torch", "transformers", "transformer_lens"} & set(sys.modules)))
@@ -273,7 +273,7 @@ def test_the_folder_of_cells_is_a_dataset_also_where_cells_failed(small: Plan, r
     store, cells = Store(run), list_cells(small)
     (run / "cells" / f"{cells[0].key}.parquet").unlink()
     store.fail(cells[0], "no memory")
-    assert load_run(run).failures()["reason"].tolist() == ["no memory"]
+    assert load_run(run).failures["reason"].tolist() == ["no memory"]
     frame = pd.read_parquet(run / "cells")
     assert set(frame.query("seed == 0")["hypothesis"]) == {"ICL", "ICL_shuffled", "gd"}
 

@@ -71,7 +71,7 @@ def test_each_task_is_measured_by_itself_beside_its_controls(result: DemoResult)
     for comparison in result.comparisons.values():
         own = {"ZS", "ICL", "ICL_shuffled", "gd", "lcgd", "random[gd]", "random[lcgd]", "oracle",
                "gd@untrained", "lcgd@untrained", "constant_shift"}  # fmt: skip
-        assert own <= set(comparison.hypotheses)
+        assert own <= set(comparison.labels)
         assert len(comparison.data.draws) == 2
         assert comparison.provenance["twins"] == 3
 

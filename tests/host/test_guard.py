@@ -342,7 +342,7 @@ def test_the_callers_autograd_mode_changes_no_number(kind: str, mode: Any) -> No
         inside.assert_same(model)
         delta = gd(Host(model), EPISODE)
     before.assert_same(model)
-    assert found.hypotheses == expected.hypotheses
+    assert found.labels == expected.labels
     for name, values in expected.values.items():
         for score, value in values.items():
             torch.testing.assert_close(found.values[name][score], value, equal_nan=True)
@@ -418,7 +418,7 @@ def test_the_callers_default_dtype_changes_no_number(
     assert {part.dtype for part in parts} == {torch.float32}
     for name, value in again.items():
         torch.testing.assert_close(value, delta[name], rtol=1e-3, atol=1e-6)
-    assert found.hypotheses == expected.hypotheses
+    assert found.labels == expected.labels
     for name, values in expected.values.items():
         for score, value in values.items():
             assert found.values[name][score].dtype == value.dtype

@@ -23,7 +23,14 @@ from iclgd_lens.hypotheses.partial_oracle import partial_oracle
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.measures.readings import Frozen
 from iclgd_lens.mediation.effects import Measuring, Wanted
-from iclgd_lens.mediation.head_maps import ESTIMATED, ranking_of, ratio_map, share_of_means
+from iclgd_lens.mediation.head_maps import (
+    ESTIMATED,
+    pearson,
+    ranking_of,
+    ratio_map,
+    share_of_means,
+    spearman,
+)
 from iclgd_lens.mediation.mediation_result import Mediation
 from iclgd_lens.readout.reader import Reader
 from iclgd_lens.results.aggregates import Resampling
@@ -216,7 +223,7 @@ def test_grouped_queries_have_effects_of_their_own_and_share_a_key_value_head() 
     kind = checks.kinds()[0]
     result = mediated(kind)
     host = checks.host(kind, "llama")
-    frame = result.table("lcgd")
+    frame = result.heads(hypothesis="lcgd")
     assert result.group == host.n_heads // host.n_key_value_heads == 2
     assert frame["kv_head"].tolist() == [head // 2 for head in frame["head"]]
     pairs = result.map("necessity").value.reshape(host.n_layers, host.n_key_value_heads, 2)
@@ -364,7 +371,7 @@ def test_the_frame_has_the_comparisons_columns_and_tells_what_p_values_count() -
     }  # fmt: skip
     assert frame.attrs["units"] == "queries of these demonstrations"
     assert frame.attrs["verification"]["heads"]
-    table = result.table("lcgd")
+    table = result.heads(hypothesis="lcgd")
     assert {"necessity", "p_corrected", "substitution", "SimAOU_label"} <= set(table)
     by_hand = result.comparison.tensor("SimAOU_label", "lcgd", by="head").nanmean(0)
     assert np.allclose(table["SimAOU_label"], by_hand.flatten(), atol=1e-6, equal_nan=True)
@@ -512,3 +519,21 @@ def test_the_room_shows_what_it_measures() -> None:
     assert len(result.set_curves().data) == len(result.labels)
     assert len(result.scatter().data) == len(result.labels)  # and the line where all is kept
     assert "<table" in result._repr_html_()
+
+
+def test_correlations_are_of_heads_that_have_both_and_vary() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 4, 6))
+    a[0, 0], b[1, 1] = np.nan, np.inf
+    known = np.isfinite(a) & np.isfinite(b)
+    ranks = [each[known].argsort().argsort() for each in (a, b)]
+    assert pearson(a, b) == pytest.approx(np.corrcoef(a[known], b[known])[0, 1], abs=1e-12)
+    assert spearman(a, b) == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
+    # What is the same in all heads correlates with nothing, whatever its mean is rounded to.
+    same = np.full_like(a, 0.1)
+    assert same[known][:3].std() > 0
+    for found in (
+        pearson(same[:1, :4], b[:1, :4]),
+        spearman(same, b),
+        pearson(a[:1, :3], b[:1, :3]),
+    ):
+        assert np.isnan(found)

@@ -49,6 +49,7 @@ class RunData:
     def order_sensitivity(self) -> pd.DataFrame:
         return self.order_frame.copy()
 
+    @property
     def failures(self) -> pd.DataFrame:
         return self.failures_frame.copy()
 

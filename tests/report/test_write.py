@@ -331,7 +331,7 @@ def test_a_run_without_any_finished_cell_has_a_report_too(tmp_path: Path) -> Non
     run = small()
     empty = RunData(
         run.frame().iloc[:0], run.differences().iloc[:0], run.order_sensitivity(),
-        run.failures(), {"name": "empty", "cells": {"planned": 2, "missing": 2}},
+        run.failures, {"name": "empty", "cells": {"planned": 2, "missing": 2}},
     )  # fmt: skip
     bare = replace(empty, summary_frame=pd.DataFrame(), differences_frame=pd.DataFrame())
     for name, each in (("empty", empty), ("bare", bare)):  # bare: not even the columns

@@ -156,9 +156,13 @@ def test_recovery_is_a_ratio_of_means(comparison: Comparison, frame: pd.DataFram
         assert row.n == Q
 
 
+def test_hypotheses_are_what_is_under_no_control(comparison: Comparison) -> None:
+    assert comparison.labels == ("ZS", "ICL", "gd", "lcgd", "gaussian")
+    assert comparison.hypotheses == ("gd", "lcgd")
+
+
 def test_per_query_tensors(comparison: Comparison) -> None:
     gd = comparison.values["gd"]
-    assert comparison.hypotheses == ("ZS", "ICL", "gd", "lcgd", "gaussian")
     for by, name in (("layer", "SimAM"), ("head", "SimAM/head")):
         found = comparison.tensor("SimAM", "gd", by=by)  # type: ignore[arg-type]
         torch.testing.assert_close(found, gd[name], rtol=0, atol=0, equal_nan=True)
@@ -199,7 +203,7 @@ def test_files_give_back_what_was_saved(comparison: Comparison, tmp_path: Path) 
     path = tmp_path / "deep" / "a.safetensors"
     comparison.save(path)
     again = Comparison.load(path)
-    assert again.hypotheses == comparison.hypotheses
+    assert again.labels == comparison.labels
     for name, found in comparison.values.items():
         assert list(again.values[name]) == list(found)
         for score, value in found.items():
@@ -324,6 +328,27 @@ def test_the_table_and_the_figures_show_it(comparison: Comparison) -> None:
     assert len(comparison.layers("SimAM").data) >= 2
     with pytest.raises(ComparisonError, match="No hypothesis has a score 'accuracy' by layer"):
         comparison.layers("accuracy")
+
+
+def test_heads_and_layers_are_told_of_the_score_that_verdicts_are_about(
+    comparison: Comparison,
+) -> None:
+    """The label contrast where it was measured; before, `top_heads` and `heatmap` took SimAOU."""
+    own = values(5)
+    contrast = {name.replace("SimAOU", "SimAOU_label"): value for name, value in own.items()}
+    labels = Comparison.of({"lcgd": {**own, **contrast}}, torch.arange(Q) % 2)
+    for each, score in ((comparison, "SimAOU"), (labels, "SimAOU_label")):
+        assert each.head_map().attrs["score"] == each.top_heads().attrs["score"] == score
+        assert each.heatmap().layout.title.text.startswith(f"{score} of lcgd")
+        assert each.layers().layout.title.text.startswith(f"{score} with")
+        pd.testing.assert_frame_equal(each.top_heads(), each.top_heads(score))
+        pd.testing.assert_frame_equal(each.head_map(), each.head_map(score))
+    with pytest.raises(ComparisonError, match="gaussian has no score 'SimAOU' by head; it has non"):
+        comparison.top_heads(hypothesis="gaussian")
+    # A control without values by head stands beside nothing, and says so where it is asked for.
+    assert comparison.top_heads()["control_label"].isna().all()
+    with pytest.raises(ComparisonError, match="gaussian has no score 'SimAOU' by head"):
+        comparison.top_heads(control="gaussian")
 
 
 def drawn_parts(*, lacking: tuple[int, ...] = (), realisations: int = 1, draws: int = 5) -> Any:

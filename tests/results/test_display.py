@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -123,6 +124,20 @@ def interval_of(comparison: Comparison, name: str, score: str) -> str:
     rows = frame[(frame["hypothesis"] == name) & (frame["score"] == score)]
     row = rows[rows["layer"].isna()].iloc[0]
     return interval(row["value"], row["ci_low"], row["ci_high"])
+
+
+def test_the_caption_says_what_intervals_are_over(comparison: Comparison) -> None:
+    draws = [replace(comparison.parts[0], draw=draw) for draw in range(3)]
+    several = Comparison(tuple(draws), confidence=0.9)
+    for each in (comparison, several):
+        for table in (comparison_table(each), layer_table(each)):
+            caption = str(table.caption)
+            assert f"[{each.confidence:.0%} interval: {each.frame().attrs['interval']}]" in caption
+    assert "Student t over draws" in str(several.table().caption)
+    assert "bootstrap over queries" in str(comparison.table().caption)
+    read = several.frame()
+    read.attrs = {}  # as of a file: nothing is claimed
+    assert str(comparison_table(several, frame=read).caption).startswith("Mean [90% interval].")
 
 
 def test_the_layers_stand_beside_their_controls(comparison: Comparison) -> None:

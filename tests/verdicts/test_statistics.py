@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -15,6 +17,7 @@ from iclgd_lens.verdicts.statistics import (
     benjamini_hochberg,
     equivalence,
     holm,
+    nanmean,
     paired_t,
     prediction_t,
     rank_p,
@@ -24,6 +27,22 @@ from iclgd_lens.verdicts.statistics import (
 
 def sample(*shape: int, seed: int = 0, mean: float = 0.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(mean, 1, size=shape)
+
+
+# -- means -----------------------------------------------------------------------------------------
+
+
+def test_a_mean_is_of_what_is_finite() -> None:
+    values = sample(4, 3)
+    values[0, 1], values[1, 1], values[:, 2] = np.nan, np.inf, np.nan
+    np.testing.assert_allclose(
+        nanmean(values, 0), [values[:, 0].mean(), values[2:, 1].mean(), np.nan], rtol=1e-12
+    )
+    assert nanmean(values) == pytest.approx(values[np.isfinite(values)].mean(), rel=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(nanmean([]))
+    assert nanmean([1, 2]) == 1.5
 
 
 # -- one test ------------------------------------------------------------------------------------
