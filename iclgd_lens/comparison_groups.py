@@ -24,15 +24,15 @@ from iclgd_lens.building import Pair
 from iclgd_lens.controls import Control
 from iclgd_lens.cost import sharing
 from iclgd_lens.episode import Episode
-from iclgd_lens.host import Host, as_host
+from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.registry import Hypothesis
 from iclgd_lens.job import Job, reading_key
+from iclgd_lens.networks import another_network
 from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.raised import raised, warn_of_failure
 from iclgd_lens.readout.reader import Readout
-from iclgd_lens.registry import resolve
 from iclgd_lens.results.parts import Part
-from iclgd_lens.rules import Options, Progress, Rule, returned_by
+from iclgd_lens.rules import Options, Progress, Rule
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.training.batched import Networks
 from iclgd_lens.training.shared_batches import Chain, together
@@ -266,8 +266,7 @@ def _made(
     draw = index % len(plan.draws)
     tell = _numbered(announce, f"{control.name} network {index + 1} of {plan.twins}", 2)
     tell("making it")
-    made = resolve(control.function)(plan.host, plan.seed + index)
-    host = as_host(returned_by(control, made))
+    host = another_network(plan.host, control, plan.seed + index)
     held.enter_context(host.laid_out())
     held.enter_context(sharing(host))
     episode = first_queries(plan.draws[draw], plan.twin_queries)

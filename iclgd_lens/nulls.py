@@ -149,7 +149,10 @@ def shuffled_labels(episode: Episode, seed: int = 0) -> Episode:
     permutation: then each label is replaced by another, drawn at random.
     """
     generator = np.random.default_rng(seed)
-    right = [example.gold for example in episode.demonstrations.examples]
+    examples = episode.demonstrations.examples
+    # As they were drawn: a permuted prompt shows the same wrong labels in its own order.
+    drawn = episode.demonstrations.drawn or range(len(examples))
+    right = [examples[place].gold for place in drawn]
     wrong = deranged(right, generator)
     if wrong is None:
         shifts = generator.integers(1, episode.n_labels, len(right))
@@ -157,10 +160,11 @@ def shuffled_labels(episode: Episode, seed: int = 0) -> Episode:
             (gold + int(shift)) % episode.n_labels
             for gold, shift in zip(right, shifts, strict=True)
         ]
+    labels = dict(zip(drawn, wrong, strict=True))
     return episode.with_demonstrations(
         [
-            Demonstration(example.content, episode.label_tokens[gold], gold)
-            for example, gold in zip(episode.demonstrations.examples, wrong, strict=True)
+            Demonstration(example.content, episode.label_tokens[labels[place]], labels[place])
+            for place, example in enumerate(examples)
         ]
     )
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from iclgd_lens.errors import LensError, SeedError
 
@@ -32,6 +32,14 @@ class Part(BaseModel):
     """Part of a file that people write: unknown fields are refused, nothing changes once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: Any) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and "bool" not in str(field.annotation):
+            raise ValueError(f"{str(value).lower()} is given where a number or name is needed")
+        return value
 
 
 def validated(

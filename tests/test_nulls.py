@@ -14,11 +14,13 @@ import torch
 import transformers
 
 from iclgd_lens import nulls
+from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import ComparisonError, UnsupportedModelError
-from iclgd_lens.host import Host
+from iclgd_lens.host import Host, as_host
 from iclgd_lens.host.checkpoint import ModelWarning
 from iclgd_lens.host.condition import model_provenance
 from iclgd_lens.hypotheses.random import random as random_delta
+from iclgd_lens.networks import another_network
 from iclgd_lens.nulls import deranged, random_directions, shuffled_labels, untrained
 from iclgd_lens.readout.reader import Reader
 from tests import checks, families
@@ -355,3 +357,26 @@ def test_controls_use_no_global_randomness() -> None:
         random_delta(model, episode)
         assert random.getstate() == python
         before.assert_same(model)
+
+
+def test_a_permuted_prompt_shows_the_same_wrong_labels_in_its_own_order() -> None:
+    """Else orders of one draw would differ in their labels, too."""
+    shown = checks.episode(labels=((5,), (6,), (8,)), shots=9)
+    examples = shown.demonstrations.examples
+    order = [4, 0, 7, 2, 8, 1, 6, 3, 5]
+    drawn = [order.index(place) for place in range(9)]
+    permuted = shown.with_demonstrations([examples[place] for place in order], drawn)
+    wrong, also = (shuffled_labels(each, 3).demonstrations.examples for each in (shown, permuted))
+    assert [wrong[place].gold for place in order] == [each.gold for each in also]
+    assert [wrong[place].content for place in order] == [each.content for each in also]
+
+
+def test_a_network_is_no_null_for_itself() -> None:
+    """An untrained model drawn with a twin's seed would be its own twin."""
+    control = CONTROLS["untrained"]
+    model = as_host(untrained(checks.host(checks.kinds()[0], "gpt2"), "embeddings", 1))
+    twins = [another_network(model, control, seed) for seed in range(3)]
+    name = next(iter(model.sites))
+    weights = [host.parameter(name) for host in (model, *twins)]
+    assert not any(torch.equal(weights[0], each) for each in weights[1:])
+    assert torch.equal(weights[1], as_host(untrained(model, "embeddings", 0)).parameter(name))

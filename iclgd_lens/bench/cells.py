@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from iclgd_lens.bench.digests import core_digest, function_digest
+from iclgd_lens.bench.digests import core_digest, function_digest, imported
 from iclgd_lens.bench.drawn_rows import Draws
 from iclgd_lens.bench.plan import MATCHED, PUBLISHED, Plan
 from iclgd_lens.bench.plan_entries import HypothesisSpec, ModelSpec, Setting, Varied
@@ -31,6 +31,7 @@ FORMAT = "iclgd_lens.cell/2"
 """Part of every key: changes when what a cell file holds changes."""
 # NumPy draws rows; the others read and run the model.
 _LIBRARIES = ("numpy", "tokenizers", "torch", "transformers", "transformer-lens")
+_SOLVERS = frozenset({"optuna", "cmaes", "torchjd"})
 OWN = "own"
 OTHER = "other"
 """Any network but the model itself."""
@@ -194,7 +195,7 @@ def _facts_of_model(model: ModelSpec) -> dict[str, Any]:
 
 
 def _networks(plan: Plan, model: ModelSpec) -> list[Control]:
-    every = (CONTROLS[name] for name in plan.controls_of(model))
+    every = (CONTROLS[name] for name in plan.controls_asked(model))
     return [control for control in every if control.acts_on == "network"]
 
 
@@ -235,7 +236,7 @@ def subjects_of(
     """
     for name in SETTINGS:
         yield Subject(name), "", None
-    controls = [CONTROLS[name] for name in plan.controls_of(model)]
+    controls = [CONTROLS[name] for name in plan.controls_asked(model)]
     for name, spec in plan.hypotheses.items():
         for variant in spec.variants():
             subject = Subject(name, None, variant)
@@ -269,7 +270,7 @@ def _chooses(spec: HypothesisSpec, variant: Mapping[str, Any]) -> bool:
 
 
 def _has_no_rate(spec: HypothesisSpec, variant: Mapping[str, Any]) -> bool:
-    return "lr" not in {**spec.settings, **variant}
+    return {**spec.settings, **variant}.get("lr") is None
 
 
 def rule_facts(spec: HypothesisSpec, subject: Subject) -> dict[str, Any]:
@@ -282,7 +283,14 @@ def rule_facts(spec: HypothesisSpec, subject: Subject) -> dict[str, Any]:
         "settings": {key: repr(value) for key, value in sorted(settings.items())},
         "code": function_digest(hypothesis.build),
         "rows": None if hypothesis.rows is None else function_digest(hypothesis.rows),
+        **_facts_of_solvers(hypothesis.build),
     }
+
+
+def _facts_of_solvers(build: Any) -> dict[str, Any]:
+    """Versions of the optimisers that a rule of the package imports; nothing where it has none."""
+    found = {name: _version(name) for name in sorted(imported(build) & _SOLVERS)}
+    return {"solvers": found} if found else {}
 
 
 def _rate_facts(plan: Plan, task: Task, spec: HypothesisSpec, subject: Subject) -> dict[str, Any]:

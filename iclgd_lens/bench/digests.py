@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from iclgd_lens.bench.code_meaning import meaning
+from iclgd_lens.bench.own_code import own_code
 from iclgd_lens.registry import resolve
 from iclgd_lens.scores import SCORES
 
@@ -92,17 +93,12 @@ def function_digest(function: Callable[..., Any] | str) -> str:
     """Return sixteen hexadecimal digits over what a function's module does, and its imports.
 
     The core is left out, since every key holds its digest: of one of its functions only the name
-    counts. A function of another package, or of a
-    script or notebook, is known by its own source.
+    counts. Somebody's own function is known by its whole module; see `own_code`.
     """
     found = resolve(function)
     module = str(getattr(found, "__module__", ""))
     if not module.startswith(f"{PACKAGE}."):
-        try:
-            source = inspect.getsource(found)
-        except (OSError, TypeError):
-            source = "unknown"
-        return hashlib.sha256(source.encode()).hexdigest()[:16]
+        return hashlib.sha256(own_code(found).encode()).hexdigest()[:16]
     file = _file(module)
     if file is not None and is_core(file.relative_to(_root())):
         name = f"{module}:{getattr(found, '__qualname__', '')}"
@@ -119,6 +115,15 @@ def module_digest(module: str) -> str:
         if file is not None and (name == module or not is_core(file.relative_to(_root()))):
             digest.update(f"{name}\0{meaning(file.read_text(encoding='utf-8'))}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def imported(function: Callable[..., Any] | str) -> frozenset[str]:
+    """Other packages that one of the package's rules imports, itself or by another rule."""
+    module = str(getattr(resolve(function), "__module__", ""))
+    if not module.startswith(f"{PACKAGE}."):
+        return frozenset()
+    files = [file for name in _reached(module) if (file := _file(name)) is not None]
+    return frozenset(name.split(".")[0] for file in files for name in _imports(file))
 
 
 def _reached(module: str) -> set[str]:
@@ -154,36 +159,3 @@ def _imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-
-
-def meaning(source: str) -> str:
-    """A module's syntax tree as text, without docstrings, sentences for people, and positions."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            node.body = [statement for statement in node.body if not _is_text(statement)]
-        elif isinstance(node, ast.Call) and _registers(node.func):
-            node.keywords = [each for each in node.keywords if each.arg not in _PROSE]
-    return ast.dump(tree)
-
-
-_PROSE = frozenset({"description", "meaning", "source"})
-"""Arguments of registrations that are read by people alone."""
-
-
-_REGISTRATIONS = frozenset({"hypothesis", "score", "control", "Hypothesis", "Score", "Control"})
-
-
-def _registers(called: ast.expr) -> bool:
-    """Whether a call makes an entry of one of the tables."""
-    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-    return name in _REGISTRATIONS
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    """A docstring, of a definition or (by custom) of an attribute."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )

@@ -71,7 +71,7 @@ class Draws:
 
     def other(self, task: Task, data: str, seed: int, shots: int) -> tuple[str, ...]:
         """The rows of the control "other_task", where the plan asks for it and has them."""
-        asked = {name for model in self.plan.models for name in self.plan.controls_of(model)}
+        asked = {name for model in self.plan.models for name in self.plan.controls_asked(model)}
         name = task.other_task if task.name in list_tasks() else None
         if "other_task" not in asked or name is None:
             return ()

@@ -6,6 +6,7 @@ A plan is a YAML file (or a mapping). Unknown keys are refused with the nearest 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -199,6 +200,11 @@ class Plan(Part):
     def controls_of(self, model: ModelSpec) -> tuple[str, ...]:
         """The plan's controls and the model's own, without repetition."""
         return tuple(dict.fromkeys((*self.controls, *model.controls)))
+
+    def controls_asked(self, model: ModelSpec) -> tuple[str, ...]:
+        """Every control that is asked for on a model, be it of one of its hypotheses alone."""
+        own = (spec.controls or () for spec in self.hypotheses.values())
+        return tuple(dict.fromkeys((*self.controls_of(model), *chain(*own))))
 
     def controls_for(self, model: ModelSpec, spec: HypothesisSpec) -> tuple[str, ...]:
         """The controls of one of its hypotheses on one of its models."""

@@ -104,9 +104,16 @@ def _check_task(plan: Plan, task: Task) -> None:
 
 def _check_hypothesis(name: str, spec: HypothesisSpec) -> None:
     get_hypothesis(spec.hypothesis).check_names(spec.vary)
+    labels: set[str] = set()
     for variant in spec.variants():
         resolve_rules({name: spec.hypothesis}, {name: {**spec.settings, **variant}})
         label = str(Subject(name, None, variant))
+        if label in labels:
+            raise PlanError(
+                f"hypothesis {name!r}: two variants are both labelled {label}; labels hold six "
+                "digits of a number"
+            )
+        labels.add(label)
         if not _is_readable(label):
             raise PlanError(f"hypothesis {name!r}: {label} is no label: vary numbers and words")
 

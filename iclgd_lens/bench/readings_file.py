@@ -12,15 +12,15 @@ from iclgd_lens.measures.readings import Frozen
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.sealed_files import opened, sealed
 
-_FORM = "iclgd_lens.readings/2"
+_FORM = "iclgd_lens.readings/3"
 _SETTINGS = ("zs", "icl", "icl_shuffled")
 _PARTS = (
     "attention_output", "z", "scores", "label_scores", "demonstration_scores", "queries",
 )  # fmt: skip
 
 
-def encode_readings(frozen: Frozen) -> bytes:
-    """The bytes of a network's own readouts; the same readouts give the same bytes."""
+def encode_readings(frozen: Frozen, key: str) -> bytes:
+    """The bytes of a network's own readouts in the setting `key`; the same give the same bytes."""
     readouts: dict[str, Readout | None] = {name: getattr(frozen, name) for name in _SETTINGS}
     parts: dict[str, Tensor | None] = {
         f"{name}|{part}": getattr(readout, part)
@@ -30,16 +30,18 @@ def encode_readings(frozen: Frozen) -> bytes:
     }
     arrays = {name: value.detach().cpu().numpy() for name, value in parts.items()
               if value is not None}  # fmt: skip
-    return sealed(_FORM, arrays, {})
+    return sealed(_FORM, arrays, {"setting": key})
 
 
-def decode_readings(data: bytes, device: torch.device) -> dict[str, Readout]:
-    """Readouts by setting.
+def decode_readings(data: bytes, key: str, device: torch.device) -> dict[str, Readout]:
+    """Readouts by name: ZS, ICL, and ICL after wrong labels.
 
     Raises:
         RunError: The bytes are damaged, of another version or foreign, or a readout is missing.
     """
-    arrays, _ = opened(data, "readings", _FORM, RunError)
+    arrays, facts = opened(data, "readings", _FORM, RunError)
+    if facts.get("setting") != key:
+        raise RunError("readings are those of another setting.")
     found: dict[str, dict[str, Tensor]] = {name: {} for name in _SETTINGS}
     try:
         for name, array in arrays.items():

@@ -250,12 +250,14 @@ def _absolute(out: str | os.PathLike[str]) -> str:
 def _settle(store: Store, plan: Plan, cells: Sequence[Cell], studies: Sequence[Study]) -> None:
     """Write run.json: the plan, its cells and what all commands took."""
     past = store.invocations()
+    # A command that found everything finished says nothing of where numbers are from.
+    measured = [each["environment"] for each in past if each["cells"]]
     timings = {
         "commands": len(past),
         "cell_seconds": round(sum(sum(each["cells"].values()) for each in past), 3),
         "first_started": min((each["started"] for each in past), default=None),
     }
-    store.write_run(run_facts(plan, cells, environment(), timings, studies))
+    store.write_run(run_facts(plan, cells, (measured or [environment()])[-1], timings, studies))
 
 
 class _Log:

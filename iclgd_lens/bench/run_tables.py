@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.bench.cell_file import PLACE, CellData, decode, parts_of
@@ -67,6 +68,8 @@ def load_run(where: str | os.PathLike[str]) -> Run:
             continue
         try:
             cell = decode(data, key)
+            # A label is in no key, so a file may hold that of another plan of the same cells.
+            cell = replace(cell, facts={**cell.facts, "place": place})
         except RunError as error:
             reason = f"{DAMAGED}{error}; the command that made the run repairs it"
             failures.append(place | {"reason": reason})
@@ -160,12 +163,13 @@ class Run(Drawn):
         """What the comparison of one model and task says of itself."""
         place, setting = cells[0].facts["place"], cells[0].facts["setting"]
         name = place["model"]
-        own = (m["controls"] for m in self.plan["models"] if m["label"] == name)
+        own = [m["controls"] for m in self.plan["models"] if m["label"] == name]
+        own += [each.get("controls") or () for each in self.plan["hypotheses"].values()]
         return {
             "model": {"name": name, "identity": setting["model"], "dtype": setting["dtype"]},
             "episode": {"task": place["task"], "shots": setting["shots"]},
             "versions": setting["versions"],
-            "controls": list(dict.fromkeys([*self.plan["controls"], *next(own, ())])),
+            "controls": list(dict.fromkeys(chain(self.plan["controls"], *own))),
         }
 
     def frame(self) -> pd.DataFrame:

@@ -25,15 +25,16 @@ from iclgd_lens.episode import Episode
 from iclgd_lens.episode_loading import load_episode
 from iclgd_lens.errors import RunError
 from iclgd_lens.host import Host, as_host
-from iclgd_lens.host.loading import load_model
+from iclgd_lens.host.loading import identify_model, load_model
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.job import Job, reading_key
 from iclgd_lens.measures.readings import Frozen
+from iclgd_lens.networks import another_network
 from iclgd_lens.nulls import shuffled_labels, untrained
 from iclgd_lens.raised import is_out_of_memory
-from iclgd_lens.readout.reader import Readout
-from iclgd_lens.registry import resolve
-from iclgd_lens.rules import Options, Rule, returned_by
+from iclgd_lens.readout.passes import read_alike
+from iclgd_lens.readout.reader import Reader, Readout
+from iclgd_lens.rules import Options, Rule
 from iclgd_lens.subjects import TRAINED, Subject
 from iclgd_lens.sweeps.factors import get_factor
 
@@ -48,37 +49,46 @@ class Session:
         plan: The plan.
         model: Which of its models; loaded when the first setting needs it.
         store: Where readouts are kept.
+        fresh: Whether everything is measured anew, whatever the store has of it.
     """
 
-    def __init__(self, plan: Plan, model: ModelSpec, store: Store) -> None:
-        self.plan, self.model, self.store = plan, model, store
+    def __init__(self, plan: Plan, model: ModelSpec, store: Store, *, fresh: bool = False) -> None:
+        self.plan, self.model, self.store, self.fresh = plan, model, store, fresh
         self._trained: Host | None = None
         self._other: tuple[tuple[str, int], Host] | None = None
         self._zs: tuple[str, str, Readout] | None = None
         self._rules: dict[tuple[str, str, str], Rule] = {}
+        self._read: set[str] = set()
 
     # -- networks --------------------------------------------------------------------------------
 
     def host(self, setting: Setting) -> Host:
         """The setting's network; the last one that is not the model's own is held."""
         if self._trained is None:
-            self._trained = self._load()
+            self._trained = self._load(str(setting.facts["model"]))
         if setting.network == TRAINED:
             return self._trained
         name = (setting.network, setting.index)
         if self._other is None or self._other[0] != name:
             self._other = None  # frees it before the next is made
             control, seed = CONTROLS[setting.network], self.plan.control_seed + setting.index
-            made = resolve(control.function)(self._trained, seed)
-            twin = as_host(returned_by(control, made))
-            self._other = (name, twin)
+            self._other = (name, another_network(self._trained, control, seed))
         return self._other[1]
 
-    def _load(self) -> Host:
+    def _load(self, identity: str) -> Host:
+        """Load the model.
+
+        Raises:
+            RunError: It is not the one that the run began with.
+        """
         spec = self.model
         model = load_model(spec.name, dtype=spec.dtype, host=spec.host, revision=spec.revision)
         if spec.untrained is not None:
             model = untrained(model, spec.untrained, self.plan.control_seed)
+        if identify_model(spec.name, spec.revision) != identity:
+            raise RunError(
+                f"the model {spec.name} changed after this run began; the same command starts anew"
+            )
         return as_host(model)
 
     # -- measuring -------------------------------------------------------------------------------
@@ -164,6 +174,8 @@ class Session:
         """The same from the cell in which it was measured, in whatever process that was."""
         if not needs_budget(rule):
             return rule
+        if self.fresh:
+            return None
         key = key_of(self.plan, setting, subject, budget)
         cell = None if key is None else self.store.cell(key)
         facts = None if cell is None else cell.facts["described"].get("budget")
@@ -232,25 +244,31 @@ class Session:
         shared = zs[2] if zs is not None and zs[:2] == (key, str(setting.reading[2:4])) else None
         job = Job(
             host, episode, options, wrong=wrong, zs=shared, tell=tell,
-            frozen=self._kept(setting, host, episode),
+            frozen=self._kept(setting, host, episode, shared),
         )  # fmt: skip
         fresh = job.has_readouts
         frozen = job.frozen
         self._zs = (key, str(setting.reading[2:4]), frozen.zs)
         if not fresh:
-            self.store.keep_readings(setting.key, encode_readings(frozen))
+            self.store.keep_readings(setting.key, encode_readings(frozen, setting.key))
+            self._read.add(setting.key)
         return job
 
-    def _kept(self, setting: Setting, host: Host, episode: Episode) -> Frozen | None:
-        data = self.store.readings(setting.key)
+    def _kept(
+        self, setting: Setting, host: Host, episode: Episode, shared: Readout | None
+    ) -> Frozen | None:
+        """The network's own readouts as they are stored; `shared` is ZS as it was read here."""
+        fresh = self.fresh and setting.key not in self._read
+        data = None if fresh else self.store.readings(setting.key)
         if data is None:
             return None
         try:
-            found = decode_readings(data, host.device)
+            found = decode_readings(data, setting.key, host.device)
         except RunError:  # damaged or foreign: read anew
             self.store.refuse_readings(setting.key)
             return None
-        return Frozen.read(host, episode, found["zs"], found["icl"], found["icl_shuffled"])
+        zs = read_alike(found["zs"], shared or Reader(host, episode).zs())
+        return Frozen.read(host, episode, zs, found["icl"], found["icl_shuffled"])
 
 
 def _groups(cells: Sequence[Cell]) -> list[list[Cell]]:

@@ -18,8 +18,8 @@ from iclgd_lens.bench.cells import Cell
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.plan_entries import Setting
 from iclgd_lens.bench.session import Session, reason_of
-from iclgd_lens.bench.store import Store
-from iclgd_lens.errors import PlanError
+from iclgd_lens.bench.store import Measured, Store
+from iclgd_lens.errors import PlanError, RunError
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class CellOutcome:
     state: Literal["done", "failed", "found"]
     seconds: float
     reason: str = ""
+
+
+class _NotWrittenError(RunError):
+    """A result was there and could not be kept: the run ends, and the cell stays to be measured."""
 
 
 class Workbench:
@@ -72,17 +76,15 @@ class Workbench:
         try:
             if setting.problem is not None:
                 raise PlanError(setting.problem)
-            session = self._session_of(setting)
+            session = self._session_of(setting, fresh)
             for cell, measured in session.measure(setting, list(left.values()), tell):
+                reason = self._written(cell, measured)
                 del left[cell.key]
-                if isinstance(measured, str):
-                    reason = measured
-                    self.store.fail(cell, reason)
-                else:
-                    reason = self.store.save(cell, measured)
                 seconds, start = time.perf_counter() - start, time.perf_counter()
                 yield cell, CellOutcome(cell.key, "failed" if reason else "done", seconds, reason)
             problem = "it was not measured"
+        except _NotWrittenError:
+            raise
         except Exception as error:  # of the model, the rows, the machine
             problem = reason_of(error)
         for cell in left.values():
@@ -90,12 +92,26 @@ class Workbench:
             yield cell, CellOutcome(cell.key, "failed", time.perf_counter() - start, problem)
             start = time.perf_counter()
 
-    def _session_of(self, setting: Setting) -> Session:
+    def _written(self, cell: Cell, measured: Measured | str) -> str:
+        """Write what became of a cell; returns why it failed, if it did.
+
+        Raises:
+            RunError: The disk or the server did not take it, which says nothing about the cell.
+        """
+        try:
+            if isinstance(measured, str):
+                self.store.fail(cell, measured)
+                return measured
+            return self.store.save(cell, measured)
+        except OSError as error:
+            raise _NotWrittenError(f"results cannot be written: {error}") from error
+
+    def _session_of(self, setting: Setting, fresh: bool) -> Session:
         if self._session is None or self._session.model != setting.model:
             self._session = None  # frees the last model before the next is loaded
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._session = Session(self.plan, setting.model, self.store)
+            self._session = Session(self.plan, setting.model, self.store, fresh=fresh)
         return self._session
 
 

@@ -163,9 +163,10 @@ def choosing(
     """`choose_budget` beside so many others (`shared_batches`)."""
     given = {**(settings or {}), **hypothesis.budgeted_at}
     takes = hypothesis.settings()
-    passes = tuple(epochs) if "epochs" in takes and "epochs" not in given else (None,)
+    passes = tuple(sorted(set(epochs))) if "epochs" in takes and "epochs" not in given else (None,)
     tokens = tuple(losses) if "loss_on" in takes and "loss_on" not in given else (None,)
-    rates = tuple(grid) if hypothesis.takes_rate and given.get("lr") is None else (None,)
+    free = hypothesis.takes_rate and given.get("lr") is None
+    rates = tuple(dict.fromkeys(grid)) if free else (None,)
     made = balanced_folds(episode.demonstrations, folds, left_out)
     course = Course(host, episode, hypothesis, given, made, beside)
     before = course.unchanged()

@@ -134,6 +134,11 @@ class Readings:
         """How the episode was read."""
         return self.frozen.protocol
 
+    @property
+    def is_read_as_zs(self) -> bool:
+        """Whether FT was read in the very passes of ZS: what it leaves alone is then equal."""
+        return bool(self.ft.passes) and self.ft.passes == self.zs.passes
+
     def right(self, readout: Readout) -> Bool[Tensor, " query"]:
         """Which queries a setting answers with their gold label."""
         return similarity.label_prediction(readout.label_scores) == self.gold
@@ -162,7 +167,7 @@ class Readings:
 
     def _still(self, zs: Tensor, ft: Tensor) -> Bool[Tensor, "query layer *head"]:
         """Where FT is ZS: to the bit where both were read alike, else up to rounding."""
-        if self.ft.exact:
+        if self.is_read_as_zs:
             return (zs == ft).all(-1)
         return similarity.unchanged(zs, ft, self.frozen.dtype)
 

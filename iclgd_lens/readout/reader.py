@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,7 @@ from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
 from iclgd_lens.readout.batching import Budget, batches, memory_limited
 from iclgd_lens.readout.batching import MemoryWarning as MemoryWarning
 from iclgd_lens.readout.label_words import add_first_tokens, later_anew, later_tokens
+from iclgd_lens.readout.passes import named
 from iclgd_lens.readout.taps import Taps
 from iclgd_lens.tokens import continued
 
@@ -46,8 +47,9 @@ class Readout:
         demonstration_scores: Scores over the demonstrations' tokens, for the first queries; NaN
             where a sliding window hides one.
         queries: Query vectors as they enter the dot product, for the first queries.
-        exact: Whether it was read in the passes that ZS is read in, so that what an intervention
-            leaves as it is equals ZS to the bit; else it does up to rounding.
+        passes: Which passes it was read in: two readouts of the same passes are equal to the bit
+            where nothing changes them, others up to rounding. "" where that is not known (a stored
+            readout, say) or demonstrations stood before the queries.
     """
 
     attention_output: Float[Tensor, "query layer d_model"]
@@ -56,7 +58,7 @@ class Readout:
     label_scores: Float[Tensor, "query label"]
     demonstration_scores: Float[Tensor, "first layer head token"] | None = None
     queries: Float[Tensor, "first layer head d_head"] | None = None
-    exact: bool = True
+    passes: str = ""
 
     @property
     def is_finite(self) -> bool:
@@ -108,7 +110,6 @@ class Reader:
         self._pad = pad_queries and self.host.can_pad
         self._prefix: Prefix | None = None
         self._told = False
-        self._halved = False
         self._out_of_sight: list[int] = []
 
     def zs(self) -> Readout:
@@ -124,10 +125,7 @@ class Reader:
 
     def ftzs(self, intervention: Intervention) -> Readout:
         """The intervened model, each query alone."""
-        prefix = intervention.prefix(self.host)
-        found = self._read(intervention, prefix)
-        padded_alike = can_be_padded(intervention) or not self._pad
-        return replace(found, exact=prefix is None and padded_alike and not self._halved)
+        return self._read(intervention, intervention.prefix(self.host))
 
     def release(self) -> None:
         """Forget the demonstrations' keys and values, which otherwise live as long as the reader.
@@ -148,17 +146,16 @@ class Reader:
         with frozen(self.host.model), torch.no_grad():
             # Made here: a caller's inference mode would make tensors that cannot be filled.
             taps = Taps(self.host, self.episode, self.first, positions)
-            read: list[int] = []
+            read: list[list[int]] = []
             predicting: list[Tensor] = []
             for indices, most in self._chunks(prefix, self._pad and can_be_padded(intervention)):
                 with memory_limited() as outcome:
                     predicting.append(self._read_batch(taps, indices, prefix, intervention))
-                    read += indices
+                    read.append(indices)
                 if outcome.failed:
-                    self._halved = True
                     most.halve(indices)
             self._out_of_sight = taps.out_of_sight
-            order = self.host.tensor(read)[0].argsort()
+            order = self.host.tensor([index for batch in read for index in batch])[0].argsort()
             add_first_tokens(
                 self.host,
                 self.episode.label_tokens,
@@ -172,6 +169,7 @@ class Reader:
             taps.label_scores,
             taps.demonstration_scores,
             taps.queries,
+            "" if prefix is not None else named(read),
         )
 
     def _tell_windows(self, prefix: Prefix | None) -> None:

@@ -37,7 +37,9 @@ def with_label_noise(episode: Episode, share: float, seed: int = 0) -> Episode:
         raise EpisodeError(f"The share of wrong labels is {share}; it must be from 0 to 1.")
     generator = np.random.default_rng(seed)
     count = len(episode.demonstrations)
-    order = generator.permutation(count).tolist()
+    # As they were drawn: a permuted prompt shows the same noise in its own order.
+    drawn = episode.demonstrations.drawn or tuple(range(count))
+    order = [drawn[place] for place in generator.permutation(count).tolist()]
     shifts = generator.integers(1, episode.n_labels, count).tolist()
     chosen = round(share * count)
     return _relabelled(episode, order[:chosen], shifts[:chosen])

@@ -36,6 +36,7 @@ class Factor:
         setting: Of a rule: which of its settings; default, the factor's name.
         words: Of a rule: values that stand for settings.
         alter: Of an episode: the function that gives it the value, as "module:function".
+        draws: Whether that function draws at random, and so takes a seed.
         log: Whether its axis is logarithmic.
     """
 
@@ -47,6 +48,7 @@ class Factor:
     setting: str = ""
     words: Mapping[str, Any] | None = None
     alter: str = ""
+    draws: bool = False
     log: bool = False
 
     def check(self, value: Any) -> None:
@@ -75,8 +77,11 @@ class Factor:
         """The episode at a value; as it is where the factor changes no episode."""
         if not self.alter:
             return episode
+        alter = resolve(self.alter)
+        # What is drawn is drawn anew for each draw of demonstrations.
+        drawn = {"seed": episode.provenance.get("seed", 0)} if self.draws else {}
         # A share may come as a whole number, 0 or 1.
-        return resolve(self.alter)(episode, type(self.values[0])(value))
+        return alter(episode, type(self.values[0])(value), **drawn)
 
     def settings(self, value: Any) -> dict[str, Any]:
         """The rule's settings at a value."""
@@ -140,6 +145,7 @@ _TABLE = (
     Factor(
         "label_noise", "episode", "share of demonstrations with a wrong label",
         "share of wrong labels", (0.0, 0.25, 0.5, 0.75, 1.0), alter=f"{_ALTERED}:with_label_noise",
+        draws=True,
     ),
     Factor(
         "flip_from", "episode", "share of the demonstrations before all labels flip",

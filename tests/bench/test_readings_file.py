@@ -39,9 +39,9 @@ def readouts() -> Frozen:
 
 def test_they_come_back_to_the_bit() -> None:
     frozen = readouts()
-    data = encode_readings(frozen)
-    assert data == encode_readings(frozen)
-    found = decode_readings(data, CPU)
+    data = encode_readings(frozen, "here")
+    assert data == encode_readings(frozen, "here")
+    found = decode_readings(data, "here", CPU)
     for name, own in found.items():
         for part in ("attention_output", "z", "scores", "label_scores", "demonstration_scores"):
             given, back = getattr(getattr(frozen, name), part), getattr(own, part)
@@ -51,7 +51,7 @@ def test_they_come_back_to_the_bit() -> None:
 
 def sealed_with(change: Any) -> bytes:
     """A well-sealed file of other content."""
-    arrays = dict(opened(encode_readings(readouts()), "x", FORM, RunError)[0])
+    arrays = dict(opened(encode_readings(readouts(), "here"), "x", FORM, RunError)[0])
     change(arrays)
     return sealed(FORM, arrays, {})
 
@@ -60,8 +60,8 @@ def sealed_with(change: Any) -> bytes:
     ("data", "told"),
     [
         (b"", "damaged"),
-        (encode_readings(readouts())[:-1], "damaged"),
-        (encode_readings(readouts())[:-1] + b"\0", "its checksum"),
+        (encode_readings(readouts(), "here")[:-1], "damaged"),
+        (encode_readings(readouts(), "here")[:-1] + b"\0", "its checksum"),
         (sealed("iclgd_lens.readings/1", {}, {}), "another version"),
         (sealed("iclgd_lens.Delta/1", {}, {}), "another kind"),
         (sealed_with(lambda a: a.pop("icl|z")), "not whole: .*'z'"),
@@ -72,4 +72,4 @@ def sealed_with(change: Any) -> bytes:
 )
 def test_what_is_damaged_or_foreign_is_refused(data: bytes, told: str) -> None:
     with pytest.raises(RunError, match=told):
-        decode_readings(data, CPU)
+        decode_readings(data, "here", CPU)

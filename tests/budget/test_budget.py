@@ -191,6 +191,17 @@ def test_loss_tokens_that_are_given_search_as_those_that_are_named(
     assert given.settings == {k: v for k, v in named.settings.items() if k != "loss_on"}
 
 
+def test_passes_are_tried_in_order_however_they_are_named(model: Any, episode: Episode) -> None:
+    rule = get_hypothesis("gd")
+    search: dict[str, Any] = {"grid": (0.003, 0.003, 0.03), "losses": ("label",), "folds": 1}
+    in_order, turned = (
+        choose_budget(model, episode, rule, epochs=epochs, **search)
+        for epochs in ((1, 8), (8, 1, 8))
+    )
+    assert turned.settings == in_order.settings
+    assert turned.loss == in_order.loss
+
+
 def test_no_search_runs_inside_a_search(model: Any, episode: Episode) -> None:
     """What chooses its rate itself keeps its own; what searches else is searched without that."""
     bayes = Rule("bayes_lcgd", get_hypothesis("bayes_lcgd"))

@@ -74,7 +74,7 @@ OF_CHANGES = ("SimAOU_common", "SimAOU_centred", "SimAOU_mismatched")
 @BY_KIND
 def test_heads_that_see_no_demonstrations_change_nothing(kind: str) -> None:
     found = readings(kind, lambda host, episode: partial_oracle(host, episode, heads=[]))
-    same = [torch.equal(found.zs.attention_output, found.ft.attention_output), found.ft.exact]
+    same = [torch.equal(found.zs.attention_output, found.ft.attention_output), found.is_read_as_zs]
     assert same == [False, False], "rounding is what this test is about"
     scores = measured(found)
     for name in (*EVERY, *OF_CHANGES):
@@ -97,7 +97,7 @@ def test_a_change_of_the_last_layer_is_scored_there_alone(
     kind: str, change: type[Intervention]
 ) -> None:
     found = readings(kind, lambda host, episode: change())
-    assert found.ft.exact == (change is LastLayerTold)
+    assert found.is_read_as_zs == (change is LastLayerTold)
     scores = measured(found)
     for name in ("SimAOU", "SimAOU/head", *OF_CHANGES):
         assert defined(scores, name) == [0, 0, Q], name
@@ -113,7 +113,7 @@ def test_a_tiny_update_that_is_read_as_zs_is_read_keeps_its_direction(kind: str)
             return [(host.z_hook(L - 1), lambda z, hook: z * (1 + 2e-6))]
 
     found = readings(kind, lambda host, episode: Tiny())
-    assert found.ft.exact
+    assert found.is_read_as_zs
     assert defined(measured(found), "SimAOU/head") == [0, 0, Q]
 
 

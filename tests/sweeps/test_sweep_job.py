@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,17 @@ def test_noise_gives_a_share_other_labels_and_larger_shares_contain_smaller_ones
     for example in noisy.demonstrations.examples:
         assert example.label == shown.label_tokens[example.gold]
     assert noisy.queries == shown.queries
+
+
+def test_label_noise_is_drawn_anew_for_each_draw() -> None:
+    factor, places = get_factor("label_noise"), list[list[int]]()
+    for seed in range(4):
+        shown = episode(shots=12)
+        shown = replace(shown, provenance={**shown.provenance, "seed": seed})
+        noisy = golds(factor.altered(shown, 0.5))
+        places.append([i for i, gold in enumerate(noisy) if gold != golds(shown)[i]])
+    assert len({str(each) for each in places}) > 1
+    assert all(len(each) == 6 for each in places)
 
 
 def test_flips_begin_where_they_are_asked_to() -> None:
