@@ -173,16 +173,25 @@ class Writer:
         if found is not None:
             return found
         works = next(text for text in _SEPARATORS if self._tokens_of(text) is not None)
-        remedy = f"use protocol.replace(separator={works!r}), which this tokenizer keeps apart."
+        shown = "lens.EOS" if works == EOS else repr(works)
+        remedy = (
+            f"give a protocol with another, such as lens.DEFAULT.replace(separator={shown}), which "
+            "this tokenizer keeps apart."
+        )
         if separator == EOS:
             raise EpisodeError(
                 "The protocol separates demonstrations by EOS, but the tokenizer has none; "
                 + remedy
             )
-        raise EpisodeError(
-            f"The tokenizer joins the separator {separator!r} with the text before it, so it has "
-            f"no tokens of its own; {remedy}"
+        word = self.task.labels[0]
+        nothing = self._ids(f"{word}{separator}", split=False) == self._ids(word, split=False)
+        fault = (
+            f"The tokenizer gives no token for the separator {separator!r}"
+            if nothing
+            else f"The tokenizer joins the separator {separator!r} with the text before it, so it "
+            "has no tokens of its own"
         )
+        raise EpisodeError(f"{fault}; {remedy}")
 
     def _tokens_of(self, separator: str) -> Tokens | None:
         """A separator's own tokens; None where the tokenizer has none for it."""

@@ -14,7 +14,7 @@ import iclgd_lens as lens
 from iclgd_lens.episode_loading import load_demonstrations, load_episode, load_episodes
 from iclgd_lens.errors import EpisodeError, RowsError, TaskError
 from iclgd_lens.host import Host
-from iclgd_lens.protocol import DEFAULT, REFERENCE
+from iclgd_lens.protocol import DEFAULT, EOS, REFERENCE
 from tests import checks, families
 
 TEXTS = DEFAULT.replace(separator=" w9", name="texts")
@@ -114,7 +114,7 @@ def test_a_tokenizer_without_eos_needs_another_separator(rows: Path) -> None:
     tokenizer = families.word_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(
-        EpisodeError, match=r"by EOS, but the tokenizer has none; use protocol\.rep"
+        EpisodeError, match=r"by EOS, but the tokenizer has none; give a protocol with another"
     ):
         load_episode("sst2", Texts(tokenizer), shots=2, queries=2, data=rows, protocol="reference")
 
@@ -133,7 +133,7 @@ def test_a_separator_or_label_that_joins_its_neighbour_is_refused(
     tokenizer: Any, rows: Path
 ) -> None:
     host = Texts(tokenizer)
-    with pytest.raises(EpisodeError, match=r"joins the separator '\\n' with the text before it"):
+    with pytest.raises(EpisodeError, match=r"gives no token for the separator '\\n'"):
         load_episode("sst2", host, shots=2, queries=2, data=rows)  # white space is no token here
     joining = DEFAULT.replace(separator="w9")
     with pytest.raises(EpisodeError, match=r"joins the separator 'w9' with the text before it"):
@@ -295,7 +295,8 @@ def test_the_remedy_for_a_separator_works(protocol: Any, has_eos: bool, rows: Pa
     try:
         load_episode("sst2", host, protocol=protocol, **size)
     except EpisodeError as error:
-        remedy = str(error).partition("separator=")[2].partition(")")[0].strip("'")
+        named = str(error).partition("separator=")[2].partition(")")[0]
+        remedy = EOS if named == "lens.EOS" else named.strip("'")
         assert load_episode("sst2", host, protocol=protocol.replace(separator=remedy), **size)
     else:
         assert protocol is REFERENCE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 import warnings
@@ -126,7 +127,7 @@ def test_a_twin_names_its_initialiser(kind: str) -> None:
 
 @pytest.mark.skipif("hooked" not in checks.kinds(), reason="TransformerLens 4 has none")
 @pytest.mark.parametrize("init_mode", ["gpt2", "xavier_uniform"])
-def test_a_model_of_no_known_class_is_drawn_by_transformer_lens_and_says_so(
+def test_a_model_of_ones_own_is_drawn_by_its_init_mode_and_one_of_no_known_class_says_so(
     init_mode: str,
 ) -> None:
     from transformer_lens import HookedTransformer
@@ -138,8 +139,13 @@ def test_a_model_of_no_known_class_is_drawn_by_transformer_lens_and_says_so(
              "act_fn": "gelu", "init_mode": init_mode, "model_name": "mine", "device": "cpu",
              "normalization_type": "LN"}
         ).eval()  # fmt: skip
-    with pytest.warns(ModelWarning, match=f"initialiser of mine .* is not known.*{init_mode}"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ModelWarning)
         twin = untrained(model, seed=1)
+    other = copy.deepcopy(model)
+    other.cfg.original_architecture = "NoSuchForCausalLM"
+    with pytest.warns(ModelWarning, match=f"initialiser of mine .* is not known.*{init_mode}"):
+        untrained(other, seed=1)
     assert f"TransformerLens init_mode='{init_mode}'" in model_provenance(twin)["network"]
     for name in Host(twin).sites:
         drawn, trained = Host(twin).parameter(name), Host(model).parameter(name)

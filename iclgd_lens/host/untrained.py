@@ -95,10 +95,15 @@ def initialiser_of(model: Any) -> str:
 
 
 def warn_of_initialiser(model: Any) -> None:
-    """Warn where a model's own initialiser is not known, and say what is used in its place."""
+    """Warn where a model's own initialiser is not known, and say what is used in its place.
+
+    That of a HookedTransformer which its user configured is its `init_mode`.
+    """
     if hasattr(model, "original_model") or origin_of(model) is not None:
         return
-    known = getattr(model.cfg, "original_architecture", None) or "no architecture of transformers"
+    known = getattr(model.cfg, "original_architecture", None)
+    if known is None:
+        return
     warnings.warn(
         f"The initialiser of {model.cfg.model_name} ({known}) is not known; its untrained twin is "
         f"drawn by another: {initialiser_of(model)}.",
