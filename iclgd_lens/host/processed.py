@@ -1,0 +1,95 @@
+"""Signs, in the weights themselves, that TransformerLens processed them.
+
+Processing keeps a model's logits but changes its coordinates, and gradient descent follows those.
+Some of it leaves a trace in the configuration, which the hosts look for; the rest is found here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from iclgd_lens.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from iclgd_lens.host.base import Host
+
+PROCESSED = (
+    "Load it with from_pretrained_no_processing (HookedTransformer), call "
+    "enable_compatibility_mode(no_processing=True) (TransformerBridge), or use "
+    "iclgd_lens.load_model(...)."
+)
+
+
+def check_unprocessed(host: Host) -> None:
+    """Raise `UnsupportedModelError` if the weights of `host` bear a sign of processing."""
+    if _refactored(host):
+        raise UnsupportedModelError(
+            f"The attention of {host.name} is refactored (refactor_factored_attn_matrices: the "
+            "rows of each head's W_O are orthonormal, the columns of its W_V are ordered), so its "
+            f"weights are processed and gradient descent on them is a different one. {PROCESSED}"
+        )
+    if _centred(host):
+        raise UnsupportedModelError(
+            f"The weights of {host.name} that write to the residual stream are centred, so they "
+            f"are processed and gradient descent on them is a different one. {PROCESSED}"
+        )
+
+
+# -- refactored queries, keys and values -----------------------------------------------------------
+
+
+def _refactored(host: Host) -> bool:
+    """Whether every head's W_V W_O is split as TransformerLens splits it.
+
+    With U S V^T its singular value decomposition, W_V becomes U S and W_O becomes V^T, and b_V goes
+    into b_O. (W_Q and W_K share their singular values, which is harder to see.)
+    """
+    # TransformerLens refactors no grouped heads; wider heads cannot have orthonormal rows.
+    if host.n_key_value_heads != host.n_heads or host.d_head > host.d_model:
+        return False
+    allowed = max(1e-4, torch.finfo(host.dtype).eps)
+    unequal = False
+    for layer in range(host.n_layers):
+        stem = f"blocks.{layer}.attn"
+        outputs = _wide(host.parameter(f"{stem}.W_O"))
+        if outputs is None or outputs.shape != (host.n_heads, host.d_head, host.d_model):
+            return False
+        identity = torch.eye(host.d_head, dtype=outputs.dtype, device=outputs.device)
+        if bool((outputs @ outputs.mT - identity).abs().max() > allowed):
+            return False
+        values, bias = _wide(host.parameter(f"{stem}.W_V")), host.parameter(f"{stem}.b_V")
+        if values is None or (bias is not None and bool(bias.any())):
+            return False
+        singular = values.norm(dim=1)
+        if bool((singular[:, 1:] > singular[:, :-1] * (1 + allowed)).any()):
+            return False
+        # Where they are all equal, someone drew or built orthogonal weights: no decomposition.
+        unequal |= bool((singular[:, 0] > singular[:, -1] * (1 + 10 * allowed)).any())
+    return unequal
+
+
+def _wide(weight: Tensor | None) -> Tensor | None:
+    """A weight in full precision, None where it is absent or quantised."""
+    if weight is None or not weight.is_floating_point():
+        return None
+    return weight if weight.dtype == torch.float64 else weight.float()
+
+
+# -- centred writes to the residual stream ---------------------------------------------------------
+
+
+def _centred(host: Host) -> bool:
+    """LayerNorm hides a centred write to the residual stream; GD on it would be a different GD."""
+    if "RMS" in str(host.cfg.normalization_type):
+        return False
+    centred: list[bool] = []
+    for layer in range(host.n_layers):
+        weight = host.parameter(f"blocks.{layer}.attn.W_O")
+        if weight is None or not weight.is_floating_point():
+            return False
+        weight = weight.float()
+        centred.append(bool(weight.mean(-1).abs().max() < 1e-5 * weight.abs().max()))
+    return bool(centred) and all(centred)
