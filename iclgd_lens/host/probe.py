@@ -19,16 +19,12 @@ from torch import Tensor, nn
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.condition import causes
 from iclgd_lens.host.guard import frozen
+from iclgd_lens.host.processed import PROCESSED, check_unprocessed
 
 if TYPE_CHECKING:
     from iclgd_lens.host.base import Host, LinearSite
 
-_PROCESSED = (
-    "Load it with from_pretrained_no_processing (HookedTransformer), call "
-    "enable_compatibility_mode(no_processing=True) (TransformerBridge), or use "
-    "iclgd_lens.load_model(...)."
-)
-_DIFFERS = f"Its weights are processed or its attention differs. {_PROCESSED}"
+_DIFFERS = f"Its weights are processed or its attention differs. {PROCESSED}"
 _TOKENS = 5
 _SHARED = 3  # of them, read first and shared as keys and values
 
@@ -47,7 +43,7 @@ def check_model(host: Host) -> None:
         found = causes(host.model)
         if not found:
             raise
-        text = str(error).replace(_DIFFERS, "").replace(_PROCESSED, "").strip()
+        text = str(error).replace(_DIFFERS, "").replace(PROCESSED, "").strip()
         raise UnsupportedModelError(f"{text} The likely cause: {'; '.join(found)}.") from error
 
 
@@ -57,7 +53,7 @@ def _check(host: Host) -> None:
             f"{host.name} reads {host.n_ctx} tokens at most, too few for a demonstration and a "
             "query."
         )
-    _check_uncentred(host)
+    check_unprocessed(host)
     # HookedTransformer's own forward hides padding tokens, where its tokenizer pads on the left.
     padding = getattr(host.tokenizer, "pad_token_id", None)
     tokens = host.tensor([i % host.d_vocab for i in range(_TOKENS + 1) if i != padding][:_TOKENS])
@@ -180,24 +176,6 @@ def _check_linear(host: Host, layer: int, scores: Tensor, pattern: Tensor) -> No
         raise UnsupportedModelError(
             f"{host.name} was handed over as a model of linear attention, but layer {layer}'s "
             "attention pattern is not its masked scores; leave attention= out for a softmax."
-        )
-
-
-def _check_uncentred(host: Host) -> None:
-    """LayerNorm hides a centred write to the residual stream; GD on it would be a different GD."""
-    if "RMS" in str(host.cfg.normalization_type):
-        return
-    centred: list[bool] = []
-    for layer in range(host.n_layers):
-        weight = host.parameter(f"blocks.{layer}.attn.W_O")
-        if weight is None or not weight.is_floating_point():
-            return
-        weight = weight.float()
-        centred.append(bool(weight.mean(-1).abs().max() < 1e-5 * weight.abs().max()))
-    if centred and all(centred):
-        raise UnsupportedModelError(
-            f"The weights of {host.name} that write to the residual stream are centred, so they "
-            f"are processed and gradient descent on them is a different one. {_PROCESSED}"
         )
 
 

@@ -338,8 +338,10 @@ def test_a_model_that_forgets_cached_keys_is_refused(
     model, host = checks.fresh(kind, "gpt2"), checks.host(kind, "gpt2")
     whole = type(host).run
 
-    def forgetful(self: Any, tokens: Any, prefix: Any = None, keep: bool = False) -> Any:
-        return whole(self, tokens, None, keep)
+    def forgetful(
+        self: Any, tokens: Any, prefix: Any = None, keep: bool = False, at: Any = None
+    ) -> Any:
+        return whole(self, tokens, None, keep, at)
 
     monkeypatch.setattr(type(host), "run", forgetful)
     refused(model, "reads tokens differently after cached keys and values")
