@@ -3,8 +3,8 @@
 mediating   `mediate`: draws, hypotheses and controls, to one result
 names       what effects are called, and those of one draw
 effects     what is measured on one draw, head by head
-margins     the label margin, and what a last token runs on
-patching    heads as rows of one batch on cached prefixes: exact interventions
+margins     the label margin, and what stands before every query
+patching    what the margin becomes where heads are replaced: exact interventions
 gradients   attribution of all heads from one forward and one backward pass; direct effects
 visibility  one head alone sees the demonstrations
 curves      sets of heads: faithfulness against their number
