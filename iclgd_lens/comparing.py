@@ -12,10 +12,9 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
-from iclgd_lens.budget.asked_search import SEARCHED, check_search
-from iclgd_lens.budget.budget import BudgetMode
+from iclgd_lens.budget.asked_search import SEARCHED, BudgetMode, check_search, usual_budget
 from iclgd_lens.building import passes_of
 from iclgd_lens.collapse import CollapseJob
 from iclgd_lens.comparison_groups import Plan, groups_of, measure_draws, measure_networks
@@ -46,7 +45,7 @@ from iclgd_lens.tasks import Task
 from iclgd_lens.validation import checks_types
 from iclgd_lens.workers import how_many, spread
 
-_BUDGETS = ("matched", "published")
+_BUDGETS = get_args(BudgetMode)
 
 
 def as_draws(episodes: object) -> tuple[Episode, ...]:
@@ -121,8 +120,7 @@ def budget_mode(
         check_search(asked, ComparisonError)
         return "matched", dict(asked)
     if asked is None:
-        reference = bool(draws) and draws[0].protocol.name == "reference"
-        return ("published" if reference else "matched"), {}
+        return (usual_budget(draws[0].protocol) if draws else "matched"), {}
     if asked not in _BUDGETS:
         raise ComparisonError(
             f"budget is {asked!r}; allowed: {', '.join(_BUDGETS)}, or a mapping of what is "

@@ -36,6 +36,7 @@ from iclgd_lens.host import Prefix, as_host, frozen
 from iclgd_lens.intervention import Batch, Intervention
 from iclgd_lens.readout.reader import Reader
 from iclgd_lens.readout.taps import Hidden, Others, Recorder
+from iclgd_lens.tokens import continued
 
 LOO = ("exact", "masked", "causal")
 """The contexts of left-out demonstrations."""
@@ -199,12 +200,11 @@ class Contexts:
         after = self._after()
         head = () if self.shown.bos is None else (self.shown.bos,)
         rows = [(*head, *example.content, *after) for example in self.shown.examples]
-        longest = max(map(len, rows))
-        if min(map(len, rows)) < longest and not self.host.can_pad:
+        if len(set(map(len, rows))) > 1 and not self.host.can_pad:
             raise HypothesisError(
                 f"{self.rule}: {self.host.name} cannot read contents of different lengths together."
             )
-        tokens = self.host.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows])
+        tokens = self.host.tensor(continued(rows))
         lengths = self.host.tensor([len(row) for row in rows])[0]
         places = torch.arange(len(rows), device=lengths.device)
         return tokens, Batch(places, lengths, lengths - 1, True, tokens, lengths - 1 - len(after))

@@ -10,13 +10,12 @@ decorator, or from a package through the entry point group `iclgd_lens.controls`
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from iclgd_lens.errors import ControlError
-from iclgd_lens.registry import Entry, Table, check_choice, check_parameters
+from iclgd_lens.registry import Entry, Table, check_choice, check_parameters, first_line
 
 ActsOn = Literal["update", "demonstrations", "network", "change", "alone"]
 Kind = Literal["draw", "network", "check", "reference"]
@@ -75,7 +74,7 @@ _GIVEN: dict[ActsOn, tuple[str, ...]] = {
 
 
 def _wrap(name: str, function: Callable[..., Any]) -> Control:
-    return Control(name, function, _first_line(function))
+    return Control(name, function, first_line(function))
 
 
 CONTROLS: Table[Control] = Table(
@@ -117,15 +116,11 @@ def control(
         what = f"{name}: a control with acts_on={acts_on!r}"
         check_parameters(ControlError, what, function, _GIVEN[acts_on])
         of = kind or usual.get(acts_on, "draw")
-        entry = Control(name, function, meaning or _first_line(function), acts_on, of)
+        entry = Control(name, function, meaning or first_line(function), acts_on, of)
         CONTROLS.add(entry, replace=replace)
         return function
 
     return register
-
-
-def _first_line(function: Callable[..., Any]) -> str:
-    return (inspect.getdoc(function) or "").split("\n", 1)[0]
 
 
 _NULLS = "iclgd_lens.nulls"

@@ -244,9 +244,21 @@ def check_choice(
 
 
 def check_parameters(
-    error: type[LensError], what: str, function: Callable[..., Any], needed: Iterable[str]
+    error: type[LensError],
+    what: str,
+    function: Callable[..., Any],
+    needed: Iterable[str],
+    *,
+    settings: bool = False,
 ) -> None:
     """Refuse a function that cannot be called with what it will be given, by place.
+
+    Args:
+        error: Raised for it.
+        what: What is called, for the message.
+        function: The function.
+        needed: What it is given.
+        settings: Whether it may ask for more, which is then given by name.
 
     Raises:
         LensError: Of the given class: it takes other parameters.
@@ -257,11 +269,16 @@ def check_parameters(
     except (TypeError, ValueError):  # of a few that are written in C nothing can be told
         return
     try:
-        signature.bind(*names)
+        (signature.bind_partial if settings else signature.bind)(*names)
     except TypeError:
         raise error(
             f"{what} is called with ({', '.join(names)}); the function takes {signature}."
         ) from None
+
+
+def first_line(function: Callable[..., Any]) -> str:
+    """The first line of a function's docstring: what it means, where nobody says it otherwise."""
+    return (inspect.getdoc(function) or "").split("\n", 1)[0]
 
 
 def resolve(function: Callable[..., Any] | str) -> Callable[..., Any]:

@@ -12,13 +12,12 @@ from a package through the entry point group `iclgd_lens.scores`:
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from iclgd_lens.errors import ScoreError
-from iclgd_lens.registry import Entry, Table, check_choice, check_parameters
+from iclgd_lens.registry import Entry, Table, check_choice, check_parameters, first_line
 
 Level = Literal["query", "layer", "head"]
 Better = Literal["higher", "lower"]
@@ -101,7 +100,7 @@ class Score(Entry):
 
 
 def _wrap(name: str, function: Callable[..., Any]) -> Score:
-    return Score(name, function, _first_line(function))
+    return Score(name, function, first_line(function))
 
 
 _COLUMNS = (
@@ -158,7 +157,7 @@ def score(
         by_head = function if level == "head" else None
         whole: Callable[..., Any] = _mean_over_heads(function) if level == "head" else function
         entry = Score(
-            name, whole, meaning or _first_line(function), level, by_head, better,
+            name, whole, meaning or first_line(function), level, by_head, better,
             group=group, needs=needed, span=span,
         )  # fmt: skip
         SCORES.add(entry, replace=replace)
@@ -174,10 +173,6 @@ def _mean_over_heads(function: Callable[..., Any]) -> Callable[..., Any]:
     by_layer.__module__ = function.__module__
     by_layer.__qualname__ = getattr(function, "__qualname__", function.__module__)
     return by_layer
-
-
-def _first_line(function: Callable[..., Any]) -> str:
-    return (inspect.getdoc(function) or "").split("\n", 1)[0]
 
 
 _READ = "iclgd_lens.measures.score_functions"

@@ -286,6 +286,12 @@ def test_a_control_that_returns_something_else_is_told_what_it_must(
          r"acts_on='alone' is called with \(host, episode\)"),
         (lambda: lens.score("x")(lambda host, readings: readings), ScoreError,
          r"x: a score is called with \(readings\); the function takes \(host, readings\)"),
+        (lambda: lens.hypothesis("x", kind="checks"), HypothesisError,  # type: ignore[arg-type]
+         r"x: kind is 'checks'; allowed: explanation, .*Did you mean 'check'\?"),
+        (lambda: lens.hypothesis("x", needs="query"), HypothesisError,  # type: ignore[arg-type]
+         r"x: needs is 'query'; allowed: demonstrations, .*Did you mean 'queries'\?"),
+        (lambda: lens.hypothesis("x")(lambda host, *, lr: None), HypothesisError,
+         r"x: a hypothesis is called with \(host, episode\); the function takes \(host, \*, lr\)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_as_it_is_registered(
@@ -293,13 +299,14 @@ def test_what_cannot_be_used_is_refused_as_it_is_registered(
 ) -> None:
     with pytest.raises(error, match=told):
         make()
-    assert "x" not in (*SCORES.known(), *CONTROLS.known())
+    assert "x" not in (*SCORES.known(), *CONTROLS.known(), *HYPOTHESES.known())
 
 
 def test_parameters_with_defaults_or_gathered_fit() -> None:
     lens.control("more", acts_on="update")(lambda delta, seed, scale=1.0: delta)
     lens.control("any", acts_on="network")(lambda *arguments: arguments[0])
     lens.score("kept")(lambda readings, power=1: None)
+    lens.hypothesis("set")(lambda host, episode, *, lr: None)
     assert "kept" in SCORES
 
 

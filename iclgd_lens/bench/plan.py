@@ -20,6 +20,7 @@ from iclgd_lens.bench.plan_entries import (
     StudySpec,
     Varied,
 )
+from iclgd_lens.budget.asked_search import BudgetMode, usual_budget
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.model_names import is_file_name
 from iclgd_lens.protocol import Protocol, get_protocol
@@ -172,12 +173,12 @@ class Plan(Part):
         return self
 
     @property
-    def budget(self) -> Literal["published", "matched"] | None:
+    def budget(self) -> BudgetMode | None:
         """How a rate that is not given is found; None where the plan gives it."""
         if isinstance(self.lr, (float, int)):
             return None
         if self.lr is None:
-            return PUBLISHED if self.protocol.name == "reference" else MATCHED
+            return usual_budget(self.protocol)
         return self.lr
 
     def draws(self, published: tuple[int, ...]) -> Iterator[tuple[int, int]]:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from iclgd_lens.errors import LensError, nearest
-from iclgd_lens.protocol import LossOn
+from iclgd_lens.protocol import LossOn, Protocol
 from iclgd_lens.validation import check_arguments
+
+BudgetMode = Literal["matched", "published"]
+"""Whether budgets are chosen on left-out demonstrations, or those of the publications."""
+
+
+def usual_budget(protocol: Protocol) -> BudgetMode:
+    """How budgets are found where nobody says: published under the reference protocol alone."""
+    return "published" if protocol.name == "reference" else "matched"
+
 
 SEARCHED = ("grid", "epochs", "losses", "folds", "left_out")
 """The parts of a search that can differ from the default; see `choose_budget`."""

@@ -14,10 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from iclgd_lens.budget.asked_search import BudgetMode as BudgetMode
 from iclgd_lens.budget.asked_search import check_search
 from iclgd_lens.budget.race import GRID, Race
 from iclgd_lens.budget.trials import Course, Outcome, Point, named
@@ -25,14 +26,13 @@ from iclgd_lens.episode import Episode
 from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.registry import Hypothesis
+from iclgd_lens.plateaus import range_around
 from iclgd_lens.rules import Rule
 from iclgd_lens.training.folds import FOLDS, LEFT_OUT, balanced_folds
 from iclgd_lens.training.shared_batches import Chain, alone
 
 EPOCHS = (1, 2, 4, 8, 16)
 LOSSES = ("label", "all")
-BudgetMode = Literal["matched", "published"]
-"""Whether budgets are chosen on left-out demonstrations, or those of the publications."""
 
 
 @dataclass(frozen=True)
@@ -209,12 +209,7 @@ def _as_good(found: Mapping[Point, Outcome], chosen: Point) -> tuple[float, floa
             best[other] = min(best.get(other, outcome), outcome, key=lambda each: each.mean)
     ordered = sorted(best)
     good = [best[other].is_next_to(found[chosen]) for other in ordered]
-    low = high = ordered.index(rate)
-    while low > 0 and good[low - 1]:
-        low -= 1
-    while high + 1 < len(ordered) and good[high + 1]:
-        high += 1
-    return ordered[low], ordered[high]
+    return range_around(ordered, good, rate)
 
 
 def _passes(host: Host, episode: Episode, epochs: int) -> int:

@@ -18,7 +18,14 @@ from typing import Any, Literal, TypeVar, get_args
 
 from iclgd_lens.errors import HypothesisError, nearest
 from iclgd_lens.intervention import Intervention
-from iclgd_lens.registry import Entry, PluginWarning, Table, check_choice
+from iclgd_lens.registry import (
+    Entry,
+    PluginWarning,
+    Table,
+    check_choice,
+    check_parameters,
+    first_line,
+)
 from iclgd_lens.validation import check_arguments
 
 
@@ -187,7 +194,7 @@ class HypothesisWarning(PluginWarning):
 
 
 def _wrap(name: str, build: Callable[..., Any]) -> Hypothesis:
-    return Hypothesis(name, build, _first_line(build))
+    return Hypothesis(name, build, first_line(build))
 
 
 def _scan() -> None:
@@ -240,28 +247,22 @@ def hypothesis(
 
     Raises:
         HypothesisError: The name is taken or not usable, `kind` or `needs` does not exist, or an
-            explanation asks for queries.
+            explanation asks for queries, or the function does not take a host and an episode.
     """
     needed = (needs,) if isinstance(needs, str) else tuple(needs)
-    if kind not in get_args(Kind):
-        raise HypothesisError(
-            f"{name}: kind is {kind!r}; allowed: {', '.join(get_args(Kind))}."
-            + nearest(str(kind), get_args(Kind))
-        )
+    check_choice(HypothesisError, name, "kind", kind, get_args(Kind))
     for need in needed:
-        if need not in get_args(Need):
-            raise HypothesisError(
-                f"{name}: needs names {need!r}; allowed: {', '.join(get_args(Need))}."
-                + nearest(str(need), get_args(Need))
-            )
+        check_choice(HypothesisError, name, "needs", need, get_args(Need))
     if kind == "explanation" and "queries" in needed:
         raise HypothesisError(
             f"{name}: an explanation never reads queries; use kind='fitted' or 'check'."
         )
 
     def register(build: _B) -> _B:
+        what, given = f"{name}: a hypothesis", ("host", "episode")
+        check_parameters(HypothesisError, what, build, given, settings=True)
         entry = Hypothesis(
-            name, build, description or _first_line(build), version, kind, needed, source, rows,
+            name, build, description or first_line(build), version, kind, needed, source, rows,
             tuple(row_settings), tuple(chooses), dict(budgeted_at or {}),
         )  # fmt: skip
         HYPOTHESES.add(entry, replace=replace)
@@ -289,10 +290,6 @@ def get_hypothesis(name: str) -> Hypothesis:
         'explanation'
     """
     return HYPOTHESES[name]
-
-
-def _first_line(function: Callable[..., Any]) -> str:
-    return (inspect.getdoc(function) or "").split("\n", 1)[0]
 
 
 def _argument_meanings(text: str) -> dict[str, str]:

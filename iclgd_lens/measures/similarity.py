@@ -249,6 +249,14 @@ def label_prediction(label_scores: Float[Tensor, "query label"]) -> Int[Tensor, 
     return torch.where(finite, label_scores.argmax(dim=-1), -1)
 
 
+def label_margin(
+    label_scores: Float[Tensor, "query label"], gold: Int[Tensor, " query"]
+) -> Float[Tensor, " query"]:
+    """The gold label's score minus the mean of the others'."""
+    right = label_scores.gather(-1, gold[:, None])[:, 0]
+    return right - (label_scores.sum(-1) - right) / (label_scores.shape[-1] - 1)
+
+
 def accuracy(
     prediction: Int[Tensor, " query"], gold: Int[Tensor, " query"]
 ) -> Float[Tensor, " query"]:

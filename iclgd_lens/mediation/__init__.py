@@ -2,8 +2,8 @@
 
     mediation_job     `mediate`: from draws, hypotheses and controls to one result
     effects           what is measured on one draw, head by head
-    margins           the label margin, and what a last token runs on
-    patching          exact interventions: heads as rows of one batch on cached prefixes
+    margins           the label margin, and what stands before every query
+    patching          what the margin becomes where heads are replaced: exact interventions
     gradients         attribution of all heads from one forward and one backward pass
     head_maps         what effects are called, their statistics, curves of sets of heads
     mediation_result  `Mediation`: frame, table, top heads

@@ -6,15 +6,45 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iclgd_lens.display_names import label as shown_label
-from iclgd_lens.mediation.head_maps import ICL, KEPT, NECESSITY, SIGNIFICANT, unit_of
+from iclgd_lens.mediation.head_maps import (
+    ICL,
+    KEPT,
+    NECESSITY,
+    SIGNIFICANT,
+    SUBSTITUTION,
+    unit_of,
+)
 from iclgd_lens.subjects import Subject
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_UNITS = {"substitution": "share of necessity"}
+Floats = NDArray[np.floating[Any]]
+
+
+def drawn_map(effect: str, value: Floats, low: Floats, high: Floats, p: Floats) -> dict[str, Any]:
+    """What `figures.head_maps` takes to draw an effect, but its title.
+
+    Args:
+        effect: Which.
+        value: It, by layer and head; NaN where it does not exist.
+        low: Lower ends of its interval.
+        high: Upper ends.
+        p: Corrected p-values.
+    """
+    share = effect == SUBSTITUTION
+    largest = float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
+    with np.errstate(invalid="ignore"):
+        marks = (p <= SIGNIFICANT) & ((low > 0) | (high < 0))  # the two need not agree
+    return {
+        "panels": {"": value}, "score": "share of necessity" if share else "nats of label margin",
+        "intervals": {"": (low, high)}, "shown": marks,
+        # A share of a small effect may be huge: the scale ends where twice the work is done.
+        "reach": min(2.0, largest) if share and largest else None,
+    }  # fmt: skip
 
 
 class ShownMediation:
@@ -111,16 +141,8 @@ class ShownMediation:
     def heatmap_arguments(self, effect: str = NECESSITY, label: str = ICL) -> dict[str, Any]:
         """What `figures.head_maps` takes to draw an effect."""
         found = self._own.map(effect, label)
-        unit = _UNITS.get(effect, "nats of label margin")
-        known = np.abs(found.value[np.isfinite(found.value)])
-        return {
-            "panels": {"": found.value}, "score": unit,
-            "title": f"{effect.replace('_', ' by ')} of each head, {shown_label(label)}",
-            "intervals": {"": (found.low, found.high)}, "shown": found.above | found.below,
-            # A share of a small effect may be huge: the scale ends where a substitute does twice
-            # the work.
-            "reach": min(2.0, float(known.max())) if effect in _UNITS and known.size else None,
-        }  # fmt: skip
+        title = f"{effect.replace('_', ' by ')} of each head, {shown_label(label)}"
+        return {"title": title, **drawn_map(effect, found.value, found.low, found.high, found.p)}
 
     def set_curves(self) -> go.Figure:
         """Return a Plotly figure of faithfulness against the number of heads put into ZS."""

@@ -21,6 +21,7 @@ from iclgd_lens.episode import Episode
 from iclgd_lens.errors import HookError
 from iclgd_lens.host import Host, Prefix, frozen, writes_add_up
 from iclgd_lens.measures.readings import Frozen
+from iclgd_lens.measures.similarity import label_margin
 from iclgd_lens.mediation.gradients import (
     Gradients,
     direct_effects,
@@ -220,9 +221,7 @@ class Measuring:
 
     def _of_readout(self, readout: Readout) -> Tensor:
         """Label margins as a reader has them; unknown where label words have several tokens."""
-        scores = readout.label_scores
-        right = scores.gather(1, self.own.gold[:, None])[:, 0]
-        found = right - (scores.sum(1) - right) / (scores.shape[1] - 1)
+        found = label_margin(readout.label_scores, self.own.gold)
         long = any(len(tokens) > 1 for tokens in self.episode.label_tokens)
         return torch.full_like(found, torch.nan) if long else found
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import EpisodeError
 from iclgd_lens.host import Host, Prefix
+from iclgd_lens.measures.similarity import label_margin
 
 
 class Margin:
@@ -53,9 +54,7 @@ class Margin:
         else:
             logits = normalized.float() @ self._columns
             logits = logits if self._offset is None else logits + self._offset
-        right = logits.gather(-1, gold[:, None])[:, 0]
-        others = (logits.sum(-1) - right) / (logits.shape[-1] - 1)
-        return right - others
+        return label_margin(logits, gold)
 
     def __call__(
         self, residual: Float[Tensor, "row d_model"], gold: Int[Tensor, " row"]

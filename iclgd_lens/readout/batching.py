@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 import torch
 
 from iclgd_lens.errors import LensError
+from iclgd_lens.raised import is_out_of_memory
 
 
 class MemoryWarning(UserWarning):
@@ -103,11 +104,8 @@ def memory_limited() -> Generator[Outcome, None, None]:
     outcome = Outcome()
     try:
         yield outcome
-    except torch.OutOfMemoryError:
-        outcome.failed = True
-    except RuntimeError as error:
-        text = str(error)
-        if "memory" not in text or "alloc" not in text:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         outcome.failed = True
     if outcome.failed and torch.cuda.is_available():

@@ -9,6 +9,7 @@ import numpy as np
 
 from iclgd_lens import figures
 from iclgd_lens.display_names import label
+from iclgd_lens.mediation.display import drawn_map
 from iclgd_lens.mediation.head_maps import ICL, KEPT, MEANINGS, NECESSITY, SUBSTITUTION
 from iclgd_lens.report.figure_choices import Choice, Maker, groups
 from iclgd_lens.report.view import View
@@ -16,8 +17,6 @@ from iclgd_lens.sweeps.factors import FACTORS as _FACTORS
 from iclgd_lens.sweeps.factors import Factor
 
 _MT = ("Model", "Task")
-_SHOWN = 0.05
-"""Corrected p-value up to which a head is marked."""
 
 
 def _along(view: View) -> Iterator[Choice]:
@@ -54,19 +53,11 @@ def _effects(view: View) -> Iterator[Choice]:
         value, low, high, p = (_matrix(part, column) for column in columns)
         if not np.isfinite(value).any():
             continue
-        share = effect == SUBSTITUTION
-        largest = float(np.nanmax(np.abs(value)))
-        with np.errstate(invalid="ignore"):
-            marks = p <= _SHOWN
-        spec = figures.head_maps.spec(
-            {"": value}, score="share of necessity" if share else "nats of label margin",
-            intervals={"": (low, high)}, shown=marks,
-            # A share of a small effect may be huge: the scale ends where twice the work is done.
-            reach=min(2.0, largest) if share and largest else None,
-        )  # fmt: skip
+        spec = figures.head_maps.spec(**drawn_map(effect, value, low, high, p))
         said = (
             f"{effect.replace('_', ' by ')}, {label(name)}, on {task}, {model}: "
-            f"{MEANINGS.get(effect, effect)}. A diamond: corrected p at most {_SHOWN}."
+            f"{MEANINGS.get(effect, effect)}. A diamond: corrected p at most {SIGNIFICANT}, "
+            "and an interval that leaves out zero."
         )
         yield Choice((model, task, label(name), effect.replace("_", " by ")), said, spec)
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 from iclgd_lens.display_names import home, in_order, in_results, is_rival, rank, subject_of
 from iclgd_lens.figures.evidence import VERDICTS
 from iclgd_lens.scores import SCORES
+from iclgd_lens.verdicts.answer import OVERALL
 
 if TYPE_CHECKING:
     import pandas as pd
 Key = tuple[str, str, str, str]
 """Model, task, hypothesis, score."""
-OVERALL = "all controls"
-"""What a verdict over all controls names as its control."""
 OPTIONAL = {
     "gate": ("model", "task", "learns"),
     "verdicts": ("model", "task", "hypothesis", "score", "control", "verdict"),

@@ -154,14 +154,14 @@ class Sweep:
         """
         import pandas as pd
 
+        from iclgd_lens.measures.similarity import label_margin  # needs torch, as nothing else here
+
         lines: list[dict[str, Any]] = []
         for name in ("ZS", "ICL", *self.hypotheses):
             margins: list[Any] = []
             for point in self.points:
                 scores = point.comparison.tensor(LABEL_SCORES, point.names.get(name, name)).double()
-                gold = point.comparison.gold
-                right = scores.gather(1, gold[:, None])[:, 0]
-                margins.append((right - (scores.sum(1) - right) / (scores.shape[1] - 1)).numpy())
+                margins.append(label_margin(scores, point.comparison.gold).numpy())
             lines.append({"hypothesis": name, "spread": float(np.std(margins, axis=0).mean())})
         return pd.DataFrame(lines)
 

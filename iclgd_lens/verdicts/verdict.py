@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 from iclgd_lens.errors import VerdictError
 from iclgd_lens.phrases import layers_named, listed, number
+from iclgd_lens.plateaus import range_around
 from iclgd_lens.verdicts.answer import NO_EXPLANATION, Answer, not_applicable, overall
 from iclgd_lens.verdicts.answer import OVERALL as OVERALL
 from iclgd_lens.verdicts.answer import Verdict as Verdict
@@ -220,12 +221,7 @@ def _range(
     ordered: Sequence[float], at_rates: Mapping[float, Mapping[str, str]], rate: float, own: Verdict
 ) -> tuple[float, float]:
     same = [at_rates[each].get(own.control) == own.verdict for each in ordered]
-    low = high = ordered.index(rate)
-    while low > 0 and same[low - 1]:
-        low -= 1
-    while high + 1 < len(ordered) and same[high + 1]:
-        high += 1
-    return ordered[low], ordered[high]
+    return range_around(ordered, same, rate)
 
 
 # -- what was given ------------------------------------------------------------------------------

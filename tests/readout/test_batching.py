@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclgd_lens.readout.batching import batches
+from iclgd_lens.readout.batching import batches, memory_limited
 
 
 def cost(found: list[list[int]], lengths: list[int], pass_tokens: int) -> int:
@@ -69,3 +71,22 @@ def test_a_dear_pass_takes_all_at_once() -> None:
     assert batches([3, 9, 3, 5], tokens_at_once=100, pass_tokens=1000) == [[0, 2, 3, 1]]
     assert batches([3, 9, 3, 5], tokens_at_once=100, pass_tokens=5) == [[0, 2, 3], [1]]
     assert batches([], tokens_at_once=100, pass_tokens=3) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: not enough memory"),
+        MemoryError("Unable to allocate 8 GiB"),
+    ],
+)
+def test_memory_that_does_not_suffice_is_told(error: BaseException) -> None:
+    with memory_limited() as outcome:
+        raise error
+    assert outcome.failed
+
+
+def test_what_else_is_raised_is_not_taken_for_it() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), memory_limited():
+        raise RuntimeError("shapes do not fit")
