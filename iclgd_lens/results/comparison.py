@@ -19,7 +19,8 @@ from iclgd_lens.results.lookup import By, arrays_of, score_of_heads, series_of
 from iclgd_lens.results.parts import Part, Parts, parts_of
 from iclgd_lens.scores import SCORES
 from iclgd_lens.subjects import TRAINED
-from iclgd_lens.verdicts.gate import Behaviour, Gate
+from iclgd_lens.verdicts.behaviour import Behaviour
+from iclgd_lens.verdicts.gate import Gate
 from iclgd_lens.verdicts.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from iclgd_lens.results.other_queries import over_queries, told_of_queries
 from iclgd_lens.results.parts import Floats, Part, Parts
 from iclgd_lens.scores import LABEL_SCORES, SCORES, primary_scores
 from iclgd_lens.subjects import TRAINED, Subject, under_control
+from iclgd_lens.verdicts.behaviour import Behaviour, behaves
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
-from iclgd_lens.verdicts.gate import Behaviour, Gate, behaves
+from iclgd_lens.verdicts.gate import Gate
 from iclgd_lens.verdicts.statistics import holm, paired_t
 from iclgd_lens.verdicts.verdict import ALPHA, MARGIN, OVERALL, Verdict, decide
 

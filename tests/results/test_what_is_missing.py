@@ -14,10 +14,11 @@ from iclgd_lens.errors import ComparisonError
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.results.parts import Part
 from iclgd_lens.scores import KL_MOMENTS, LABEL_SCORES, SCORES
-from iclgd_lens.verdicts.behaviour import auc
+from iclgd_lens.verdicts.behaviour import Behaviour
+from iclgd_lens.verdicts.classification import auc
 from iclgd_lens.verdicts.draws_and_queries import Compared
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
-from iclgd_lens.verdicts.gate import Behaviour, Gate
+from iclgd_lens.verdicts.gate import Gate
 from iclgd_lens.verdicts.verdict import OVERALL, Verdict, decide
 from tests import checks
 
