@@ -20,7 +20,7 @@ from iclgd_lens.results.head_maps import head_map
 from iclgd_lens.results.other_queries import over_queries, told_of_queries
 from iclgd_lens.results.parts import Floats, Part, Parts
 from iclgd_lens.scores import LABEL_SCORES, SCORES, primary_scores
-from iclgd_lens.subjects import TRAINED, Subject, under_control
+from iclgd_lens.subjects import Subject, under_control
 from iclgd_lens.verdicts.behaviour import Behaviour, behaves
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
 from iclgd_lens.verdicts.gate import Gate
@@ -60,7 +60,7 @@ class Conclusions:
 
     def _own(self) -> list[Part]:
         """The model's own parts, one a draw and order."""
-        return [part for part in self.parts.parts if part.network == TRAINED and part.index == 0]
+        return [part for part in self.parts.parts if part.is_models_own]
 
     def _by_draw(self) -> list[list[Part]]:
         """The same, one list a draw: its orders."""
