@@ -88,7 +88,7 @@ class Setting:
     meaning: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hypothesis(Entry):
     """A named way to turn demonstrations into an intervention.
 
@@ -192,7 +192,7 @@ class HypothesisWarning(PluginWarning):
 
 
 def _wrap(name: str, build: Callable[..., Any]) -> Hypothesis:
-    return Hypothesis(name, build, _first_line(build))
+    return Hypothesis(name=name, build=build, description=_first_line(build))
 
 
 def _scan() -> None:
@@ -266,8 +266,9 @@ def hypothesis(
 
     def register(build: _B) -> _B:
         entry = Hypothesis(
-            name, build, description or _first_line(build), version, kind, needed, source, rows,
-            tuple(row_settings), tuple(chooses), dict(budgeted_at or {}),
+            name=name, build=build, description=description or _first_line(build), version=version,
+            kind=kind, needs=needed, source=source, rows=rows, row_settings=tuple(row_settings),
+            chooses=tuple(chooses), budgeted_at=dict(budgeted_at or {}),
         )  # fmt: skip
         HYPOTHESES.add(entry, replace=replace)
         return build

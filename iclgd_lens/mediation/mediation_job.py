@@ -245,7 +245,7 @@ def _built(plan: _Draw, job: Job) -> Iterator[tuple[str, Intervention | None, In
                 made = builder.build(own, other, label)
             yield label, made, None
     for control in plan.controls["alone"]:
-        rule = Rule(control.name, Hypothesis(control.name, resolve(control.function)))
+        rule = Rule(control.name, Hypothesis(name=control.name, build=resolve(control.function)))
         yield control.name, builder.build(rule, plan.episode, control.name), None
 
 

@@ -226,9 +226,10 @@ class Mediation(ShownMediation):
                     at = layer, head
                     yield (
                         Row(
-                            label, name, layer, head, float(found.value[at]),
-                            float(found.low[at]), float(found.high[at]), int(found.n[at]),
-                            int(found.undefined[at]),
+                            hypothesis=label, score=name, layer=layer, head=head,
+                            value=float(found.value[at]), ci_low=float(found.low[at]),
+                            ci_high=float(found.high[at]), n=int(found.n[at]),
+                            undefined=int(found.undefined[at]),
                         ),
                         float(found.p[at]),
                     )  # fmt: skip

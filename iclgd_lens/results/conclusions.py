@@ -202,11 +202,13 @@ class Conclusions:
         own = f"{score} is over queries of each subject's own, which are no comparison"
         asked, layers = self._asked(score), self.parts.common_layers
         return Evidence(
-            label, score, self.parts.per_draw(score, label)[:, 0],
-            dict(self._controls(label, score)), entry.better, self._kind(label), reason,
-            own if entry.own_queries else None, _rate(self.described(label)), rates or {}, asked,
-            tuple(name for name in self._rivals if name not in asked),
-            tuple(layers.left_out(score, label)), layers.unread(score, label),
+            hypothesis=label, score=score, values=self.parts.per_draw(score, label)[:, 0],
+            controls=dict(self._controls(label, score)), better=entry.better,
+            kind=self._kind(label), inapplicable=reason,
+            incomparable=own if entry.own_queries else None,
+            rate=_rate(self.described(label)), rates=rates or {}, asked=asked,
+            unasked=tuple(name for name in self._rivals if name not in asked),
+            left_out=tuple(layers.left_out(score, label)), unread=layers.unread(score, label),
         )  # fmt: skip
 
     def _controls(self, label: str, score: str) -> Iterator[tuple[str, ControlEvidence]]:

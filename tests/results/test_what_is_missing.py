@@ -309,7 +309,7 @@ def test_the_surest_no_of_several_controls_is_asked_as_often(controls: int) -> N
             for n in range(controls)
         }
         own = 0.0501 + 0.02 * generator.normal(size=10)
-        evidence = Evidence("gd", SCORE, own, others)
+        evidence = Evidence(hypothesis="gd", score=SCORE, values=own, controls=others)
         wrong += decide([evidence])[-1].verdict == "no"
     assert wrong / trials <= 0.075
 
@@ -323,11 +323,12 @@ def test_a_no_against_one_control_alone_says_so() -> None:
     far = own[:, None] + 0.5 * steps
     others = {"near": ControlEvidence("draw", near)}
     others |= {f"far {n}": ControlEvidence("draw", far) for n in range(3)}
-    found = {each.control: each for each in decide([Evidence("gd", SCORE, own, others)])}
+    four = Evidence(hypothesis="gd", score=SCORE, values=own, controls=others)
+    found = {each.control: each for each in decide([four])}
     assert found["near"].verdict == "no"
     assert found[OVERALL].verdict == "undecided"
     assert "no better than near taken alone; as the surest of 4 controls" in found[OVERALL].why
-    alone = decide([Evidence("gd", SCORE, own, {"near": others["near"]})])
+    alone = decide([replace(four, controls={"near": others["near"]})])
     assert alone[-1].verdict == "no"
 
 
