@@ -72,6 +72,10 @@ class Mediation(ShownMediation):
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
+    def _own(self) -> Mediation:
+        return self
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """In-context learning ("ICL"), hypotheses, controls."""
         return tuple(self.draws[0].heads)

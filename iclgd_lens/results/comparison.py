@@ -61,6 +61,10 @@ class Comparison(Shown):
         parts = parts_of(values, np.asarray(gold, np.int64), failures or {})
         return cls(parts, **fields)
 
+    @property
+    def _own(self) -> Comparison:
+        return self
+
     # -- reading -------------------------------------------------------------------------------
 
     @cached_property
