@@ -78,11 +78,11 @@ from .tasks import Task as Task
 from .tasks import get_task as get_task
 from .tasks import list_tasks as list_tasks
 from .token_attention import readout_attention as readout_attention
+from .verdicts.behaviour import Behaviour as Behaviour
+from .verdicts.behaviour import behaves as behaves
 from .verdicts.evidence import ControlEvidence as ControlEvidence
 from .verdicts.evidence import Evidence as Evidence
-from .verdicts.gate import Behaviour as Behaviour
 from .verdicts.gate import Gate as Gate
-from .verdicts.gate import behaves as behaves
 from .verdicts.verdict import Verdict as Verdict
 from .verdicts.verdict import decide as decide
 

@@ -296,7 +296,7 @@ def _exchangeable(what: str, control: str, values: Floats, others: Floats) -> Ra
 
 
 def _evidence(values: Floats, controls: dict[str, ControlEvidence]) -> Evidence:
-    return Evidence("simulated", "score", values, controls)
+    return Evidence(hypothesis="simulated", score="score", values=values, controls=controls)
 
 
 def _counted(

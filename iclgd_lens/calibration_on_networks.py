@@ -70,8 +70,9 @@ def _each_as_model(parts: Parts, label: str, score: str, control: str) -> dict[i
     for one in range(len(values)):
         others = np.delete(values, one)
         evidence = Evidence(
-            label, score, values[one : one + 1], {control: ControlEvidence("network", others)}
-        )
+            hypothesis=label, score=score, values=values[one : one + 1],
+            controls={control: ControlEvidence("network", others)},
+        )  # fmt: skip
         found[one] = decide([evidence], gate=False)[-1].verdict
     return found
 

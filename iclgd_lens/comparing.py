@@ -254,11 +254,12 @@ def compare(
     rules = resolve_rules(hypotheses, settings)
     asked = split_controls(controls if isinstance(controls, str) else list(controls), rules)
     plan = Plan(
-        host, draws, _rated(rules, lr), asked, mode, search, twins,
-        None if collapse else twin_queries, realisations, passes_of(trajectory),
-        None if other is None else with_foreign(draws[0], other), seed,
-        Options(batch_size, pad_queries, tok2attn_queries, "record_theirs"), progress or silent,
-        CollapseJob if collapse else Job,
+        host=host, draws=draws, rules=_rated(rules, lr), controls=asked, budget=mode,
+        search=search, twins=twins, twin_queries=None if collapse else twin_queries,
+        realisations=realisations, passes=passes_of(trajectory),
+        other=None if other is None else with_foreign(draws[0], other), seed=seed,
+        options=Options(batch_size, pad_queries, tok2attn_queries, "record_theirs"),
+        tell=progress or silent, job=CollapseJob if collapse else Job,
     )  # fmt: skip
     readouts = {} if zs is None else {reading_key(draws[0]): zs}
     crew = how_many(workers, host.model)

@@ -64,7 +64,7 @@ def groups_of(members: Sequence[T], host: Host) -> list[list[T]]:
     return [list(members[low:high]) for low, high in itertools.pairwise(bounds)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What was asked for."""
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 
 from iclgd_lens.controls import CONTROLS, Control
 from iclgd_lens.errors import LensError
 from iclgd_lens.scores import SCORES
-from iclgd_lens.subjects import Subject
+from iclgd_lens.subjects import BUDGET, Subject
 
 _NOUNS = {"update": "directions", "change": "directions", "network": "twins"}
 """What varies with a control, by what it acts on."""
@@ -23,8 +22,6 @@ _SETTINGS = {
     "ICL": "the frozen model reads the demonstrations, then the query",
     "ICL_shuffled": "the frozen model reads the demonstrations with wrong labels, then the query",
 }
-_BUDGET = "budget"
-"""The setting that tells whose budget another network's update was given."""
 _CONSONANTS = re.compile(r"[b-df-hj-np-tv-xz]{2,}")
 
 
@@ -44,7 +41,7 @@ def label(name: str) -> str:
     if entry is not None and subject.rule == subject.control:
         return _control_label(entry)
     rule, settings = _words(subject.rule), dict(subject.settings)
-    budget = settings.pop(_BUDGET, "")
+    budget = settings.pop(BUDGET, "")
     tail = f" ({budget} budget)" if budget else ""
     if settings:
         rule += f" ({', '.join(f'{key} {value}' for key, value in settings.items())})"
@@ -55,9 +52,7 @@ def label(name: str) -> str:
 
 def home(name: str) -> str:
     """The hypothesis that a name belongs to: `gd` for `gd@untrained`, at whatever budget."""
-    bare = subject_of(name).bare
-    settings = {key: value for key, value in bare.settings.items() if key != _BUDGET}
-    return str(replace(bare, settings=settings))
+    return str(subject_of(name).hypothesis)
 
 
 def control_label(name: str) -> str:
@@ -107,8 +102,8 @@ def rank(name: str) -> int:
 
 def is_rival(name: str) -> bool:
     """Whether a verdict asks a hypothesis to beat what a name stands for."""
-    entry = _control(subject_of(name))
-    return entry is not None and entry.is_rival
+    subject = subject_of(name)
+    return _control(subject) is not None and subject.is_rival
 
 
 def in_results(hypothesis: str, control: str) -> str:

@@ -188,7 +188,9 @@ class Job:
                 self._measure_directions(control, seed)
                 return
             self.tell(f"{control.name}: building it, then each query alone")
-            rule = Rule(control.name, Hypothesis(control.name, resolve(control.function)))
+            rule = Rule(
+                control.name, Hypothesis(name=control.name, build=resolve(control.function))
+            )
             right = self.builder.build(rule, self.episode, control.name)
             wrong = None
             if self.wrong is not None:

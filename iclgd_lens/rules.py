@@ -148,7 +148,7 @@ def _hypothesis(name: str, value: HypothesisLike) -> Hypothesis | Intervention:
     if isinstance(value, (Hypothesis, Intervention)):
         return value
     if callable(value):
-        return Hypothesis(name, value)
+        return Hypothesis(name=name, build=value)
     raise HypothesisError(
         f"{name!r} is a {type(value).__name__}; expected a registered name, a function or an "
         "Intervention."

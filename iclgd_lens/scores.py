@@ -177,6 +177,7 @@ def _mean_over_heads(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _READ = "iclgd_lens.measures.score_functions"
 _MEASURED = "iclgd_lens.ratios"
+_CLASSIFIED = "iclgd_lens.verdicts.classification"
 _DAI, _DEUTCH = "Dai et al. 2023, section 4.3", "Deutch et al. 2024"
 
 
@@ -274,17 +275,17 @@ _BUILT_IN = (
     Score(
         "AUC", "", "area under the curve of label log-odds, one label against the rest, mean over "
         "labels: knows no label bias", group="behaviour", span="0 to 1, .5 is chance",
-        fact=LABEL_SCORES, statistic="iclgd_lens.verdicts.behaviour:auc",
+        fact=LABEL_SCORES, statistic=f"{_CLASSIFIED}:auc",
     ),
     Score(
         "calibrated_accuracy", "", "accuracy after each label's mean log-probability over the "
         "queries is subtracted", group="behaviour", span="0 to 1",
-        fact=LABEL_SCORES, statistic="iclgd_lens.verdicts.behaviour:calibrated_accuracy",
+        fact=LABEL_SCORES, statistic=f"{_CLASSIFIED}:calibrated_accuracy",
     ),
     Score(
         "calibrated_NLL", "", "negative log-likelihood of the gold label after each label's mean "
         "log-probability over the queries is subtracted", better="lower", group="behaviour",
-        span="nats", fact=LABEL_SCORES, statistic="iclgd_lens.verdicts.behaviour:calibrated_nll",
+        span="nats", fact=LABEL_SCORES, statistic=f"{_CLASSIFIED}:calibrated_nll",
     ),
     Score(
         "accuracy", f"{_READ}:accuracy",

@@ -21,6 +21,8 @@ SETTINGS = ("ZS", "ICL", "ICL_shuffled")
 """The frozen model's own settings: the query alone, after the demonstrations, after demonstrations
 with wrong labels."""
 TRAINED = "trained"
+BUDGET = "budget"
+"""The setting that tells whose budget another network's update was given."""
 _RESERVED = (*SETTINGS, "gold")
 _NAME = r"[^@\[\]()|/= ]+"
 _RULE = r"[^@\[\]]+"
@@ -101,6 +103,18 @@ class Subject:
         return None if self.control is None else CONTROLS[self.control]
 
     @property
+    def is_rival(self) -> bool:
+        """Whether a verdict asks a hypothesis to beat it."""
+        entry = self.table_entry
+        return entry is not None and entry.is_rival and not self.is_setting
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it is a control that belongs to no single hypothesis."""
+        entry = self.table_entry
+        return entry is not None and entry.stands_alone
+
+    @property
     def model_state(self) -> str:
         """Whose weights: "trained", or the control that put another network in their place."""
         entry = self.table_entry
@@ -110,6 +124,12 @@ class Subject:
     def bare(self) -> Subject:
         """The same without its control."""
         return replace(self, control=None)
+
+    @property
+    def hypothesis(self) -> Subject:
+        """The hypothesis that it belongs to: without its control, at whatever budget."""
+        settings = {key: value for key, value in self.settings.items() if key != BUDGET}
+        return Subject(self.rule, None, settings)
 
     def under(self, control: str) -> Subject:
         """The same under a control."""
@@ -133,15 +153,11 @@ def hypothesis_labels(labels: Iterable[str]) -> list[str]:
 
 def rivals(label: str, labels: Iterable[str]) -> list[str]:
     """Those labels that a hypothesis has to beat: its own controls, and random directions."""
-    own = Subject.parse(label)
-    found: list[str] = []
-    for other, subject in parse_all(labels).items():
-        entry = subject.table_entry
-        if entry is None or not entry.is_rival or subject.is_setting:
-            continue
-        if entry.stands_alone or subject.bare == own.bare:
-            found.append(other)
-    return found
+    own = Subject.parse(label).bare
+    return [
+        other for other, subject in parse_all(labels).items()
+        if subject.is_rival and (subject.stands_alone or subject.bare == own)
+    ]  # fmt: skip
 
 
 def under_control(label: str, control: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -142,8 +142,9 @@ def _settings(
         facts = {**shared, **own, **_facts_of_value(shots, varied)}
         trained.append(
             Setting(
-                _key(facts), model, name, task.name, seed, permutation, data, queries, TRAINED, 0,
-                facts, problem, other=draws.other(task, data, seed, shots),
+                key=_key(facts), model=model, task=name, task_name=task.name, seed=seed,
+                permutation=permutation, data=data, queries=queries, network=TRAINED, index=0,
+                facts=facts, problem=problem, other=draws.other(task, data, seed, shots),
                 auxiliary=draws.auxiliary(name, data, seed, shots), shots=shots, varied=varied,
             )
         )  # fmt: skip
@@ -151,16 +152,16 @@ def _settings(
     for control in _networks(plan, model):
         for index in range(plan.twins):
             one = trained[index % len(trained)]
-            queries = one.queries if plan.twin_queries is None else plan.twin_queries
+            most = one.queries if plan.twin_queries is None else plan.twin_queries
+            queries = min(most, one.queries)
             facts = {
                 **one.facts,
                 "network": [control.name, function_digest(control.function), index],
-                "asked": min(queries, one.queries),
+                "asked": queries,
             }
-            yield Setting(
-                _key(facts), model, name, task.name, one.seed, one.permutation, data,
-                min(queries, one.queries), control.name, index, facts, one.problem, one,
-                auxiliary=one.auxiliary, shots=shots, varied=varied,
+            yield replace(
+                one, key=_key(facts), queries=queries, network=control.name, index=index,
+                facts=facts, trained=one, other=(),
             )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ from iclgd_lens.subjects import TRAINED, Subject
 if TYPE_CHECKING:
     import pandas as pd
 
+    from iclgd_lens.bench.run_tables import Run
+
 Where = tuple[str, str]
 """Model and task."""
 FORMS: Mapping[str, str] = {
@@ -43,8 +45,9 @@ class Drawn:
     """The part of `Run` that figures are drawn from."""
 
     @property
-    def _own(self) -> Any:
-        return self
+    def _own(self) -> Run:
+        """The run itself, which this is a part of."""
+        raise NotImplementedError
 
     def _together(self, make: Callable[[Comparison], pd.DataFrame]) -> pd.DataFrame:
         """A table of each comparison, one under the other, with model and task in front."""
@@ -212,7 +215,7 @@ class Drawn:
     def _studies(self, kind: str) -> Iterator[tuple[Where, bytes, str]]:
         """Model and task, bytes and name of each study of a kind."""
         for study in self._own.facts.get("studies", ()):
-            data: bytes | None = self._own.study_bytes.get(study["key"])
+            data = self._own.study_bytes.get(study["key"])
             if study["kind"] == kind and data is not None:
                 yield (study["model"], study["task"]), data, study["key"]
 

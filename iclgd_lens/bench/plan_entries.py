@@ -158,7 +158,7 @@ def varied_name(task: str, varied: Varied | None) -> str:
     return task if varied is None else f"{task} ({varied[0]} {varied[1]})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """One network and one draw of demonstrations.
 

@@ -125,6 +125,10 @@ class Run(Drawn):
     study_bytes: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
     @property
+    def _own(self) -> Run:
+        return self
+
+    @property
     def damaged(self) -> list[Mapping[str, Any]]:
         """Those of `failed` whose file is truncated or changed, not those that could not be had."""
         return [each for each in self.failed if str(each["reason"]).startswith(DAMAGED)]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.cli.console import say
 from iclgd_lens.phrases import count, partial_layer_sentences
-from iclgd_lens.subjects import TRAINED
 from iclgd_lens.verdicts.verdict import OVERALL, Verdict
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def headline(comparison: Comparison) -> list[str]:
     """What was compared, in two lines."""
     facts, episode = comparison.provenance["model"], comparison.provenance["episode"]
     draws = len(comparison.data.draws)
-    own = [part for part in comparison.parts if part.network == TRAINED and part.index == 0]
+    own = [part for part in comparison.parts if part.is_models_own]
     queries = len(own[0].gold) if own else 0
     return [
         f"{facts['name']} ({facts['host']}, {facts['n_layers']} layers, {facts['n_heads']} heads, "

@@ -95,7 +95,7 @@ class Setting:
     meaning: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hypothesis(Entry):
     """A named way to turn demonstrations into an intervention.
 
@@ -194,7 +194,7 @@ class HypothesisWarning(PluginWarning):
 
 
 def _wrap(name: str, build: Callable[..., Any]) -> Hypothesis:
-    return Hypothesis(name, build, first_line(build))
+    return Hypothesis(name=name, build=build, description=first_line(build))
 
 
 def _scan() -> None:
@@ -262,8 +262,9 @@ def hypothesis(
         what, given = f"{name}: a hypothesis", ("host", "episode")
         check_parameters(HypothesisError, what, build, given, settings=True)
         entry = Hypothesis(
-            name, build, description or first_line(build), version, kind, needed, source, rows,
-            tuple(row_settings), tuple(chooses), dict(budgeted_at or {}),
+            name=name, build=build, description=description or first_line(build), version=version,
+            kind=kind, needs=needed, source=source, rows=rows, row_settings=tuple(row_settings),
+            chooses=tuple(chooses), budgeted_at=dict(budgeted_at or {}),
         )  # fmt: skip
         HYPOTHESES.add(entry, replace=replace)
         return build

@@ -22,6 +22,8 @@ from iclgd_lens.subjects import Subject
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from iclgd_lens.mediation.mediation_result import Mediation
+
 Floats = NDArray[np.floating[Any]]
 
 
@@ -51,8 +53,9 @@ class ShownMediation:
     """The part of `Mediation` that shows it."""
 
     @property
-    def _own(self) -> Any:
-        return self
+    def _own(self) -> Mediation:
+        """The mediation itself, which this is a part of."""
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         own = self._own

@@ -240,7 +240,9 @@ def _read(plan: _Draw) -> tuple[Job, dict[str, Readout]]:
                     read(label, *made)
     for control in plan.controls["alone"]:
         with job.going_on(control.name):
-            rule = Rule(control.name, Hypothesis(control.name, resolve(control.function)))
+            rule = Rule(
+                control.name, Hypothesis(name=control.name, build=resolve(control.function))
+            )
             read(control.name, job.builder.build(rule, plan.episode, control.name), None)
     return job, changed
 

@@ -72,6 +72,10 @@ class Mediation(ShownMediation):
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
+    def _own(self) -> Mediation:
+        return self
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """In-context learning ("ICL"), hypotheses, controls."""
         return tuple(self.draws[0].heads)
@@ -226,9 +230,10 @@ class Mediation(ShownMediation):
                     at = layer, head
                     yield (
                         Row(
-                            label, name, layer, head, float(found.value[at]),
-                            float(found.low[at]), float(found.high[at]), int(found.n[at]),
-                            int(found.undefined[at]),
+                            hypothesis=label, score=name, layer=layer, head=head,
+                            value=float(found.value[at]), ci_low=float(found.low[at]),
+                            ci_high=float(found.high[at]), n=int(found.n[at]),
+                            undefined=int(found.undefined[at]),
                         ),
                         float(found.p[at]),
                     )  # fmt: skip

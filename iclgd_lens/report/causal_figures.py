@@ -10,7 +10,14 @@ import numpy as np
 from iclgd_lens import figures
 from iclgd_lens.display_names import label
 from iclgd_lens.mediation.display import drawn_map
-from iclgd_lens.mediation.head_maps import ICL, KEPT, MEANINGS, NECESSITY, SUBSTITUTION
+from iclgd_lens.mediation.head_maps import (
+    ICL,
+    KEPT,
+    MEANINGS,
+    NECESSITY,
+    SIGNIFICANT,
+    SUBSTITUTION,
+)
 from iclgd_lens.report.figure_choices import Choice, Maker, groups
 from iclgd_lens.report.view import View
 from iclgd_lens.sweeps.factors import FACTORS as _FACTORS

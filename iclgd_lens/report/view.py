@@ -74,7 +74,7 @@ class Reading:
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contrast:
     """Whether a is better than b on one task and score, and why.
 
@@ -323,12 +323,9 @@ def text_of(value: Any) -> str:
 def _verdict(row: Any) -> Contrast:
     p, low, high = (number_of(getattr(row, name, None)) for name in ("p", "ci_low", "ci_high"))
     why = text_of(getattr(row, "why", None))
-    model, task, score, a, b, verdict = (
-        str(each)
-        for each in (row.model, row.task, row.score, row.hypothesis, row.control, row.verdict)
-    )
     return Contrast(
-        model, task, score, a, in_results(a, b), verdict,
+        model=str(row.model), task=str(row.task), score=str(row.score), a=str(row.hypothesis),
+        b=in_results(str(row.hypothesis), str(row.control)), verdict=str(row.verdict),
         ci_low=low, ci_high=high, p=p, why=why, robust=_range(getattr(row, "robust", None)),
     )  # fmt: skip
 
@@ -342,9 +339,12 @@ def _range(robust: Any) -> str:
 
 def _difference(row: Any, known: Mapping[Any, Contrast]) -> Contrast:
     """A line of `differences()`; what stands beside it is the rule's verdict, if it gives any."""
-    model, task, score, a, b = place = tuple(str(getattr(row, name)) for name in _PLACE)
+    place = {name: str(getattr(row, name)) for name in _PLACE}
     low, high, p = (number_of(getattr(row, n)) for n in ("ci_low", "ci_high", "p_corrected"))
     value, said = number_of(row.difference), text_of(getattr(row, "verdict", None))
-    rule, own = known.get(place), said if said in VERDICTS else "undecided"
+    rule, own = known.get(tuple(place.values())), said if said in VERDICTS else "undecided"
     verdict, why = (rule.verdict, rule.why) if rule is not None else (own, "")
-    return Contrast(model, task, score, a, b, verdict, str(row.kind), value, low, high, p, why)
+    return Contrast(
+        **place, verdict=verdict, kind=str(row.kind), difference=value, ci_low=low, ci_high=high,
+        p=p, why=why,
+    )  # fmt: skip

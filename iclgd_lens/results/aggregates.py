@@ -39,14 +39,14 @@ OVER_UNITS = "Student t over draws (or networks)"
 OVER_QUERIES = "bootstrap over queries (Student t over networks or realisations of a control)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of `Comparison.frame()`."""
 
     hypothesis: str
     score: str
-    layer: int | None
-    head: int | None
+    layer: int | None = None
+    head: int | None = None
     value: float
     ci_low: float
     ci_high: float
@@ -103,17 +103,17 @@ def score_rows(parts: Parts, label: str, score: str, how: Resampling) -> Iterato
     overall = np.concatenate([parts.per_query(score, *each, label) for each in arrays])
     n, undefined = _counts(overall)
     if len(units) > 1:
-        value, low, high = _over_units(parts.per_unit(score, label)[:, None], how)
-        yield Row(label, score, None, None, value[0], low[0], high[0], n, undefined)
+        value, low, high = _over_units(parts.per_unit(score, label), how)
     elif entry is not None and entry.per_draw:
-        yield Row(label, score, None, None, _first(overall), math.nan, math.nan, n, undefined)
+        value, low, high = _first(overall), math.nan, math.nan
     else:
         each = [parts.per_query(score, *one, label) for one in arrays]
         found = bootstrap_mean(_over_orders(each), **how.as_dict())
-        yield Row(
-            label, score, None, None, float(found.value), float(found.low), float(found.high), n,
-            undefined,
-        )  # fmt: skip
+        value, low, high = found.value, found.low, found.high
+    yield Row(
+        hypothesis=label, score=score, value=float(value), ci_low=float(low), ci_high=float(high),
+        n=n, undefined=undefined,
+    )  # fmt: skip
     if arrays[0][1].ndim > 1:
         yield from _places(parts, label, score, how)
 
@@ -138,8 +138,9 @@ def _places(parts: Parts, label: str, score: str, how: Resampling) -> Iterator[R
             value, low, high = found.value, found.low, found.high
         for index, (layer, head) in enumerate(places):
             yield Row(
-                label, score, layer, head, float(value[index]), float(low[index]),
-                float(high[index]), int(counts[index]), int(len(flat) - counts[index]),
+                hypothesis=label, score=score, layer=layer, head=head, value=float(value[index]),
+                ci_low=float(low[index]), ci_high=float(high[index]), n=int(counts[index]),
+                undefined=int(len(flat) - counts[index]),
             )  # fmt: skip
 
 
@@ -151,17 +152,17 @@ def _fact_row(parts: Parts, label: str, score: str, how: Resampling) -> Row:
     defined = np.isfinite(facts).all(-1)
     n, undefined = int(defined.sum()), int((~defined).sum())
     if len(units) > 1:
-        value, low, high = _over_units(parts.per_unit(score, label)[:, None], how)
-        return Row(label, score, None, None, value[0], low[0], high[0], n, undefined)
-    if entry.fact == LABEL_SCORES:
-        whole = np.mean([statistic_of(entry, m, p.gold) for p, m in having])
-        low_high = _resampled(having, score, how) if math.isfinite(whole) else (math.nan, math.nan)
-        return Row(label, score, None, None, float(whole), *low_high, n, undefined)
-    facts = _over_orders([m[str(entry.fact)].astype(np.float64) for _, m in having])
-    found = bootstrap_ratio(facts, resolve(entry.statistic or ""), **how.as_dict())
+        value, low, high = _over_units(parts.per_unit(score, label), how)
+    elif entry.fact == LABEL_SCORES:
+        value = np.mean([statistic_of(entry, m, p.gold) for p, m in having])
+        low, high = _resampled(having, score, how) if math.isfinite(value) else (math.nan, math.nan)
+    else:
+        facts = _over_orders([m[str(entry.fact)].astype(np.float64) for _, m in having])
+        found = bootstrap_ratio(facts, resolve(entry.statistic or ""), **how.as_dict())
+        value, low, high = found.value, found.low, found.high
     return Row(
-        label, score, None, None, float(found.value), float(found.low), float(found.high), n,
-        undefined,
+        hypothesis=label, score=score, value=float(value), ci_low=float(low), ci_high=float(high),
+        n=n, undefined=undefined,
     )  # fmt: skip
 
 
@@ -202,7 +203,7 @@ def _over_orders(arrays: Sequence[Floats]) -> Floats:
 
 
 def _over_units(values: Floats, how: Resampling) -> tuple[Floats, Floats, Floats]:
-    """Mean over units and Student's t interval of each column of [unit column]."""
+    """Mean over units and Student's t interval of [unit], or of each column of [unit column]."""
     return t_interval(values, confidence=how.confidence)
 
 

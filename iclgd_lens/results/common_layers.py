@@ -135,8 +135,7 @@ class CommonLayers:
         found: dict[str, str | None] = {}
         hypotheses = {label for label, each in self.subjects.items() if each.is_hypothesis}
         for label, subject in self.subjects.items():
-            rest: dict[str, Any] = {k: v for k, v in subject.settings.items() if k != "budget"}
-            names = (str(subject.bare), str(Subject(subject.rule, None, rest)))
+            names = (str(subject.bare), str(subject.hypothesis))
             found[label] = next((name for name in names if name in hypotheses), None)
         return found
 
@@ -148,8 +147,8 @@ class CommonLayers:
             if own.is_hypothesis:
                 found[hypothesis] = tuple(
                     label for label, subject in self.subjects.items()
-                    if (self._owners[label] == hypothesis or _stands_alone(subject))
-                    and (label == hypothesis or _is_rival(subject))
+                    if (self._owners[label] == hypothesis or subject.stands_alone)
+                    and (label == hypothesis or subject.is_rival)
                 )  # fmt: skip
         return found
 
@@ -244,13 +243,3 @@ class CommonLayers:
 
     def _least(self, score: str, label: str, layer: int) -> float:
         return min(float(exists[:, layer].mean()) for _, exists in self._exists[score][label])
-
-
-def _is_rival(subject: Subject) -> bool:
-    entry = subject.table_entry
-    return entry is not None and entry.is_rival and not subject.is_setting
-
-
-def _stands_alone(subject: Subject) -> bool:
-    entry = subject.table_entry
-    return entry is not None and entry.stands_alone

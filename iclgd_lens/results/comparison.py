@@ -18,8 +18,8 @@ from iclgd_lens.results.display import Shown
 from iclgd_lens.results.lookup import By, arrays_of, score_of_heads, series_of
 from iclgd_lens.results.parts import Part, Parts, parts_of
 from iclgd_lens.scores import SCORES
-from iclgd_lens.subjects import TRAINED
-from iclgd_lens.verdicts.gate import Behaviour, Gate
+from iclgd_lens.verdicts.behaviour import Behaviour
+from iclgd_lens.verdicts.gate import Gate
 from iclgd_lens.verdicts.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ class Comparison(Shown):
         parts = parts_of(values, np.asarray(gold, np.int64), failures or {})
         return cls(parts, **fields)
 
+    @property
+    def _own(self) -> Comparison:
+        return self
+
     # -- reading -------------------------------------------------------------------------------
 
     @cached_property
@@ -83,7 +87,7 @@ class Comparison(Shown):
         """Gold label ids of the queries, draw after draw."""
         import torch
 
-        own = [part.gold for part in self.parts if part.network == TRAINED and part.index == 0]
+        own = [part.gold for part in self.parts if part.is_models_own]
         return torch.from_numpy(np.concatenate(own))
 
     @property
@@ -304,7 +308,7 @@ class Comparison(Shown):
         task = self.provenance.get("episode", {}).get("task", "task")
         draws = len(self.data.draws)
         names = ", ".join(self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
-        queries = sum(len(p.gold) for p in self.parts if p.network == TRAINED and p.index == 0)
+        queries = sum(len(part.gold) for part in self.parts if part.is_models_own)
         return (
             f"<Comparison of {names} on {facts}, {task}: {draws} draw{'s' if draws != 1 else ''}, "
             f"{queries} queries, {len(self.labels)} subjects; .table(), .frame(), .verdicts()>"

@@ -21,9 +21,10 @@ from iclgd_lens.results.head_maps import head_map
 from iclgd_lens.results.other_queries import over_queries, told_of_queries
 from iclgd_lens.results.parts import Floats, Part, Parts
 from iclgd_lens.scores import LABEL_SCORES, SCORES, primary_scores
-from iclgd_lens.subjects import TRAINED, Subject, under_control
+from iclgd_lens.subjects import Subject, under_control
+from iclgd_lens.verdicts.behaviour import Behaviour, behaves
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
-from iclgd_lens.verdicts.gate import Behaviour, Gate, behaves
+from iclgd_lens.verdicts.gate import Gate
 from iclgd_lens.verdicts.statistics import holm, paired_t
 from iclgd_lens.verdicts.verdict import ALPHA, MARGIN, OVERALL, Verdict, decide
 
@@ -60,7 +61,7 @@ class Conclusions:
 
     def _own(self) -> list[Part]:
         """The model's own parts, one per draw and order."""
-        return [part for part in self.parts.parts if part.network == TRAINED and part.index == 0]
+        return [part for part in self.parts.parts if part.is_models_own]
 
     def _by_draw(self) -> list[list[Part]]:
         """The same, one list per draw: its orders."""
@@ -204,11 +205,13 @@ class Conclusions:
         own = f"{score} is over queries of each subject's own, which are no comparison"
         asked, layers = self._asked(score), self.parts.common_layers
         return Evidence(
-            label, score, self.parts.per_draw(score, label)[:, 0],
-            dict(self._controls(label, score)), entry.better, self._kind(label), reason,
-            own if entry.own_queries else None, _rate(self.described(label)), rates or {}, asked,
-            tuple(name for name in self._rivals if name not in asked),
-            tuple(layers.left_out(score, label)), layers.unread(score, label),
+            hypothesis=label, score=score, values=self.parts.per_draw(score, label)[:, 0],
+            controls=dict(self._controls(label, score)), better=entry.better,
+            kind=self._kind(label), inapplicable=reason,
+            incomparable=own if entry.own_queries else None,
+            rate=_rate(self.described(label)), rates=rates or {}, asked=asked,
+            unasked=tuple(name for name in self._rivals if name not in asked),
+            left_out=tuple(layers.left_out(score, label)), unread=layers.unread(score, label),
         )  # fmt: skip
 
     def _controls(self, label: str, score: str) -> Iterator[tuple[str, ControlEvidence]]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from iclgd_lens.results.comparison import Comparison
+
 SUMMARY_SCORES = (
     "AUC", "accuracy", "KL_removed", "SimAOU_label", "SimAOU_label_centred", "SimAOU", "SimAM",
     "Tok2Attn",
@@ -261,8 +263,9 @@ class Shown:
     """The part of `Comparison` that shows it."""
 
     @property
-    def _own(self) -> Any:
-        return self
+    def _own(self) -> Comparison:
+        """The comparison itself, which this is a part of."""
+        raise NotImplementedError
 
     def _repr_html_(self) -> str:
         return html_summary(self._own, repr(self)[1:-1])

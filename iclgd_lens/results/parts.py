@@ -70,6 +70,14 @@ class Part:
         return str(subject)
 
     @property
+    def is_models_own(self) -> bool:
+        """Whether it is of the model itself, the settings' and the hypotheses' own numbers.
+
+        Further realisations of random controls are parts of their own.
+        """
+        return self.network == TRAINED and self.index == 0
+
+    @property
     def unit(self) -> tuple[int, int]:
         """What this part is a sample of: a draw, or a network."""
         return (self.draw, self.index) if self.network == TRAINED else (-1, self.index)

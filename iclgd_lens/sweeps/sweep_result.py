@@ -286,8 +286,7 @@ class Sweep:
 def _rival(name: str) -> Any:
     def is_rival(other: str) -> bool:
         subject = Subject.parse(other)
-        entry = subject.table_entry
-        return entry is not None and entry.is_rival and str(subject.bare) == name
+        return subject.is_rival and str(subject.bare) == name
 
     return is_rival
 

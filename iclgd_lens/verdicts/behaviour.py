@@ -1,332 +1,153 @@
-"""How well a model classifies, free of label bias: from label scores, on NumPy arrays alone.
+"""What an update does to the answers: does the changed model classify better, is it nearer to ICL?
 
-A prompt makes some label words likelier whatever the query says. Raw accuracy holds that bias, and
-so can fall where the model has learned. Three measures do not hold it:
-
-- `auc`: does the log-odds of a label rank its queries above the others? Macro mean of one label
-  against the rest, ties half.
-- `calibrated_accuracy` and `calibrated_nll`: each label's mean log-probability over the queries is
-  subtracted first (batch calibration).
-
-*Label scores* are each label word's mean log-probability in nats, [query label]. `compared` holds
-two settings against one another over two sources of chance at once, the draws of demonstrations
-and the queries: the same queries are asked in every draw, so that an untrained model whose answers
-happen to fit them does so in every draw, and draws alone would call that learning.
+A cosine of changes in attention says neither. Both are asked of label scores alone, over draws and
+queries at once, as the gate is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from iclgd_lens.errors import LensError, nearest
-from iclgd_lens.verdicts.auc_error import auc_freedom, auc_step
+from iclgd_lens.phrases import number, plain
+from iclgd_lens.verdicts.classification import (
+    DECIDES,
+    aligned,
+    judged,
+    kl_from,
+    query_weights,
+    resampled,
+)
 from iclgd_lens.verdicts.draws_and_queries import Compared, crossed
-from iclgd_lens.verdicts.resampling import resample_counts
-from iclgd_lens.verdicts.statistics import nanmean
 
-Floats = NDArray[np.float64]
-Gold = NDArray[np.int64]
-Weighted = Callable[[Floats, Gold, Floats], Floats]
-"""(label scores "query label", gold "query", weights "resample query") -> "resample"."""
-
-_AT_ONCE = 2**21  # numbers in memory at a time: 16 MB
-_TIE = 1e-12  # of the largest score: what rounding may tell apart
-
-
-def auc(label_scores: ArrayLike, gold: ArrayLike) -> float:
-    """Macro one-vs-rest area under the ROC curve of label log-odds; .5 is chance.
-
-    Args:
-        label_scores: [query label], in nats.
-        gold: Label ids [query].
-
-    Returns:
-        The mean over labels that are some but not all queries' gold label; ties count half. NaN if
-        there is none, or if any score is not finite: what diverged answers nothing, and the
-        queries that are left would flatter it.
-
-    Raises:
-        LensError: The shapes do not fit, or a gold label has no score.
-    """
-    return _plain(_auc, label_scores, gold)
-
-
-def calibrated_accuracy(label_scores: ArrayLike, gold: ArrayLike) -> float:
-    """Accuracy once each label's mean log-probability over the queries is subtracted.
-
-    Labels that tie for the top share the credit, so that constant scores are at chance. Arguments,
-    NaN and errors as in `auc`.
-    """
-    return _plain(_calibrated_accuracy, label_scores, gold)
-
-
-def calibrated_nll(label_scores: ArrayLike, gold: ArrayLike) -> float:
-    """Negative log-likelihood of the gold label, in nats, after the same subtraction.
-
-    Unlike the other two it falls where answers only get less sure; it decides nothing by itself.
-    Arguments, NaN and errors as in `auc`.
-    """
-    return _plain(_calibrated_nll, label_scores, gold)
-
-
-def accuracy(label_scores: ArrayLike, gold: ArrayLike) -> float:
-    """Share of queries whose gold label scores highest, the first of equals; holds label bias.
-
-    Arguments, NaN and errors as in `auc`.
-    """
-    return _plain(_accuracy, label_scores, gold)
-
-
-def kl_from(icl: ArrayLike, other: ArrayLike) -> Floats:
-    """KL(ICL || other) over the labels, in nats, of label scores [*rest label]: [*rest].
-
-    NaN where a score is not finite.
-    """
-    from scipy.special import log_softmax
-
-    with np.errstate(invalid="ignore"):
-        log_p, log_q = (log_softmax(np.asarray(each, np.float64), -1) for each in (icl, other))
-        return np.maximum((np.exp(log_p) * (log_p - log_q)).sum(-1), 0.0)
-
-
-# -- weighted, so that one formula serves every resample -----------------------------------------
-
-
-def _auc(scores: Floats, gold: Gold, weights: Floats) -> Floats:
-    found = [
-        _area(_log_odds(scores, label), gold == label, weights)
-        for label in range(scores.shape[1])
-        if 0 < np.count_nonzero(gold == label) < len(gold)
-    ]
-    return nanmean(np.stack(found), 0) if found else np.full(len(weights), np.nan)
-
-
-def _log_odds(scores: Floats, label: int) -> Floats:
-    from scipy.special import logsumexp
-
-    others = np.delete(scores, label, axis=1)
-    if others.shape[1] == 1:
-        return scores[:, label] - others[:, 0]
-    return scores[:, label] - logsumexp(others, axis=1)
-
-
-def _area(odds: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """Weighted share of pairs (positive, negative) in the right order, from one sort."""
-    order = np.argsort(odds, kind="stable")
-    odds, positive, weights = odds[order], positive[order], weights[:, order]
-    negatives = np.cumsum(np.where(positive, 0.0, weights), 1)
-    negatives = np.concatenate([np.zeros((len(weights), 1)), negatives], 1)
-    first, past = (np.searchsorted(odds, odds, side) for side in ("left", "right"))
-    below = (negatives[:, first] + negatives[:, past]) / 2  # those that tie count half
-    ours = np.where(positive, weights, 0.0)
-    with np.errstate(invalid="ignore"):
-        return (ours * below).sum(1) / (ours.sum(1) * negatives[:, -1])
-
-
-def _calibrated_accuracy(scores: Floats, gold: Gold, weights: Floats) -> Floats:
-    tie = _TIE * np.abs(scores).max(initial=1.0)
-    return _of_calibrated(partial(_credit, gold, tie), scores, weights)
-
-
-def _credit(gold: Gold, tie: float, calibrated: Floats) -> Floats:
-    top = calibrated >= calibrated.max(-1, keepdims=True) - tie
-    return top[:, np.arange(len(gold)), gold] / top.sum(-1)
-
-
-def _calibrated_nll(scores: Floats, gold: Gold, weights: Floats) -> Floats:
-    return _of_calibrated(partial(_loss, gold), scores, weights)
-
-
-def _loss(gold: Gold, calibrated: Floats) -> Floats:
-    from scipy.special import log_softmax
-
-    return -log_softmax(calibrated, -1)[:, np.arange(len(gold)), gold]
-
-
-def _accuracy(scores: Floats, gold: Gold, weights: Floats) -> Floats:
-    return weights @ (scores.argmax(1) == gold) / weights.sum(1)
-
-
-def _of_calibrated(
-    per_query: Callable[[Floats], Floats], scores: Floats, weights: Floats
-) -> Floats:
-    """Weighted mean over queries of a function of scores calibrated on the same resample."""
-    found = np.empty(len(weights))
-    step = max(1, _AT_ONCE // max(1, scores.size))
-    for start in range(0, len(weights), step):
-        drawn = weights[start : start + step]
-        shares = drawn / drawn.sum(1, keepdims=True)
-        calibrated = scores - (shares @ scores)[:, None]
-        found[start : start + step] = (shares * per_query(calibrated)).sum(1)
-    return found
-
-
-# -- measures by name ----------------------------------------------------------------------------
+UNCHANGED = 1e-4
+"""Nats by which label scores may differ where an update is said to do nothing."""
+NEARER = 0.05
+"""Share of ZS's KL to ICL whose removal counts as coming nearer."""
+_ICL, _ZS = "ICL", "ZS"
+Answer = Literal["yes", "no", "undecided"]
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One way to say how well a model classifies.
+class Behaviour:
+    """What a changed model answers, beside ZS and ICL.
 
     Attributes:
-        weighted: The formula.
-        better: +1 where higher is better, -1 where lower is.
-        steps: Smallest standard error over queries that is believed, given how many queries each
-            label has: a measure at its best value shows no spread, however few were asked.
-        freedom: Degrees of freedom of its standard error over queries, given the same.
+        hypothesis: Its label.
+        auc: AUC in ZS, in ICL and of the changed model, by name.
+        auc_change: AUC of the changed model minus that of ZS.
+        kl_change: KL of ZS from ICL minus that of the changed model, in nats: positive is nearer.
+        kl_removed: The same as a share of ZS's; 1 is ICL's own distribution.
+        unchanged: Whether its label scores are those of ZS.
     """
 
-    weighted: Weighted
-    better: int = 1
-    steps: Callable[[Floats], float] = lambda counts: 0.0
-    freedom: Callable[[Floats], float] = lambda counts: float(counts.sum() - 1)
+    hypothesis: str
+    auc: Mapping[str, float]
+    auc_change: Compared
+    kl_change: Compared
+    kl_removed: float
+    unchanged: bool
+
+    @property
+    def classifies_better(self) -> Answer:
+        """Whether it classifies better than ZS; "no" if it is unchanged, or shown to be worse."""
+        if self.unchanged or self.auc_change.below:
+            return "no"
+        return "yes" if self.auc_change.above else "undecided"
+
+    @property
+    def comes_nearer(self) -> Answer:
+        """Whether it comes nearer to ICL; "no" where it moves away, or by next to nothing."""
+        if self.unchanged or not self.kl_change.above:
+            return "no" if self.unchanged or self.kl_change.below else "undecided"
+        most = self.kl_removed * self.kl_change.high / self.kl_change.value
+        return "yes" if self.kl_removed >= NEARER else "no" if most < NEARER else "undecided"
+
+    @property
+    def sentence(self) -> str:
+        """Both answers, with their numbers."""
+        name = self.hypothesis
+        if self.unchanged:
+            return f"{name} changes nothing: its answers are those of ZS."
+        if not np.isfinite(self.auc_change.value):
+            return f"What {name} does to the answers is undefined: label scores are not finite."
+        better = {
+            "yes": "classifies better than ZS",
+            "no": "classifies worse than ZS",
+            "undecided": "is not shown to classify better than ZS",
+        }[self.classifies_better]
+        nearer = {
+            "yes": "comes nearer to ICL",
+            "no": "moves away from ICL" if self.kl_change.below else "comes no nearer to ICL",
+            "undecided": "is not shown to come nearer to ICL",
+        }[self.comes_nearer]
+        return (
+            f"{name} {better} (AUC {number(self.auc[name])}, ZS {number(self.auc[_ZS])}, ICL "
+            f"{number(self.auc[_ICL])}; difference from ZS {self.auc_change}) and {nearer} (share "
+            f"of ZS's KL to ICL removed {number(self.kl_removed)}; in nats {self.kl_change}), "
+            f"intervals over {self.auc_change.over}."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "hypothesis": self.hypothesis,
+            "classifies_better": self.classifies_better,
+            "comes_nearer": self.comes_nearer,
+            "sentence": self.sentence,
+            "auc": {name: plain(value) for name, value in self.auc.items()},
+            "auc_change": self.auc_change.as_dict(),
+            "kl_change": self.kl_change.as_dict(),
+            "kl_removed": plain(self.kl_removed),
+            "unchanged": self.unchanged,
+        }
 
 
-MEASURES = {
-    "AUC": Measure(_auc, steps=auc_step, freedom=auc_freedom),
-    "calibrated_accuracy": Measure(_calibrated_accuracy, steps=lambda counts: 1 / counts.sum()),
-    "calibrated_NLL": Measure(_calibrated_nll, better=-1),
-    "accuracy": Measure(_accuracy, steps=lambda counts: 1 / counts.sum()),
-}
-"""By the names that results use. `AUC` decides; the others are shown beside it."""
-
-
-def compared(
-    measure: str,
-    setting: ArrayLike,
-    baseline: ArrayLike | None,
+def behaves(
+    hypothesis: str,
+    changed: ArrayLike,
+    zs: ArrayLike,
+    icl: ArrayLike,
     gold: ArrayLike,
     *,
     confidence: float = 0.95,
     resamples: int = 500,
     seed: int = 0,
-) -> Compared:
-    """A measure of one setting, or how far it is above another's on the same queries.
-
-    Over draws and queries at once; see `iclgd_lens.verdicts.draws_and_queries`.
+) -> Behaviour:
+    """Say whether a changed model classifies better than ZS, and whether it comes nearer to ICL.
 
     Args:
-        measure: A name of `MEASURES`.
-        setting: Label scores [query label] or [draw query label].
-        baseline: The same of what it is held against; None for the value itself.
+        hypothesis: Its label, for the sentence.
+        changed: Its label scores, [query label] or [draw query label], in nats.
+        zs: Those of ZS.
+        icl: Those of ICL.
         gold: Label ids, [query] or [draw query].
-        confidence: The interval's coverage.
+        confidence: Coverage of the intervals.
         resamples: Bootstrap resamples of the queries.
         seed: Of the bootstrap.
 
-    Returns:
-        The difference, setting minus baseline; NaN where a score of either is not finite.
-
     Raises:
-        LensError: The measure is unknown, or shapes do not fit.
+        LensError: Shapes do not fit.
     """
-    settings = [setting] if baseline is None else [setting, baseline]
-    stacked, golds = aligned(settings, gold)
+    (ft, base, target), golds = aligned([changed, zs, icl], gold)
     weights = query_weights(golds.shape[1], resamples, seed)
-    by_draw = [resampled(measure, each, golds, weights) for each in stacked]
-    change = by_draw[0] if baseline is None else by_draw[0] - by_draw[1]
-    return judged(measure, change, golds, confidence=confidence)
-
-
-def query_weights(queries: int, resamples: int, seed: int) -> Floats:
-    """How often each query counts: once in the first row, then as drawn: [1 + resample query]."""
-    drawn = resample_counts(queries, resamples, np.random.default_rng(seed))
-    return np.concatenate([np.ones((1, queries)), drawn])
-
-
-def resampled(measure: str, scores: Floats, golds: Gold, weights: Floats) -> Floats:
-    """A measure of each draw under weights of queries: [draw row].
-
-    Args:
-        measure: A name of `MEASURES`.
-        scores: Label scores [draw query label], of `aligned`.
-        golds: Label ids [draw query], of `aligned`.
-        weights: [row query], of `query_weights`.
-
-    Raises:
-        LensError: The measure is unknown.
-    """
-    if measure not in MEASURES:
-        known = ", ".join(MEASURES)
-        raise LensError(f"No measure {measure!r}; there are {known}." + nearest(measure, MEASURES))
-    return _by_draw(MEASURES[measure].weighted, scores, golds, weights)
-
-
-def judged(measure: str, change: Floats, golds: Gold, *, confidence: float) -> Compared:
-    """A measure, or the difference of two, with its interval.
-
-    Args:
-        measure: A name of `MEASURES`.
-        change: [draw row] of `resampled`, or the difference of two of them.
-        golds: Label ids [draw query].
-        confidence: The interval's coverage.
-    """
-    labels, counts = np.unique(golds[:1], return_counts=True)
-    used, sizes = MEASURES[measure], counts.astype(np.float64)
-    step, freedom = 0.0, float(golds.shape[1] - 1)
-    if len(labels) > 1:
-        step, freedom = used.steps(sizes), used.freedom(sizes)
-    return crossed(change[:, 0], change[:, 1:], step=step, confidence=confidence, freedom=freedom)
-
-
-# -- shapes --------------------------------------------------------------------------------------
-
-
-def _plain(weighted: Weighted, label_scores: ArrayLike, gold: ArrayLike) -> float:
-    (scores,), golds = aligned([label_scores], gold)
-    return float(np.mean(_by_draw(weighted, scores, golds, np.ones((1, golds.shape[1])))))
-
-
-def _by_draw(weighted: Weighted, scores: Floats, golds: Gold, weights: Floats) -> Floats:
-    """The measure of each draw: [draw row]; NaN where any of its scores is not finite."""
-    if scores.strides[0] == golds.strides[0] == 0 and len(scores) > 1:  # one draw, shared by all
-        once = _by_draw(weighted, scores[:1], golds[:1], weights)
-        return np.broadcast_to(once, (len(scores), len(weights)))
-    return np.stack(
-        [
-            np.mean([weighted(order, gold, weights) for order in _orders(each)], 0)
-            if gold.size and np.isfinite(each).all()
-            else np.full(len(weights), np.nan)
-            for each, gold in zip(scores, golds, strict=True)
-        ]
+    settings = {_ZS: base, _ICL: target, hypothesis: ft}
+    areas = {name: resampled(DECIDES, each, golds, weights) for name, each in settings.items()}
+    both = kl_from(target, base), kl_from(target, ft)  # [draw query], orders averaged
+    away, left = (each.mean(1) if each.ndim == 3 else each for each in both)
+    nearer = (away - left) @ (weights / weights.sum(1, keepdims=True)).T
+    freedom = float(golds.shape[1] - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        removed = float(1 - left.mean() / away.mean())
+    return Behaviour(
+        hypothesis,
+        {name: float(area[:, 0].mean()) for name, area in areas.items()},
+        judged(DECIDES, areas[hypothesis] - areas[_ZS], golds, confidence=confidence),
+        crossed(nearer[:, 0], nearer[:, 1:], step=0.0, confidence=confidence, freedom=freedom),
+        removed,
+        bool(np.isfinite(ft).all() and np.abs(ft - base).max(initial=0.0) <= UNCHANGED),
     )
-
-
-def _orders(scores: Floats) -> Floats:
-    """Label scores of one draw, [order query label]."""
-    return scores if scores.ndim == 3 else scores[None]
-
-
-def aligned(settings: list[ArrayLike], gold: ArrayLike) -> tuple[list[Floats], Gold]:
-    """Settings as [draw query label] and gold labels as [draw query], the same draws for all.
-
-    Where a setting has orders, [draw order query label], all have that axis.
-
-    Raises:
-        LensError: They are of different queries or labels, or a gold label has no score.
-    """
-    arrays = [np.asarray(each, np.float64) for each in settings]
-    golds = np.asarray(gold, np.int64)
-    if any(each.ndim not in (2, 3, 4) or each.shape[-1] < 2 for each in arrays):
-        shapes = ", ".join(str(each.shape) for each in arrays)
-        raise LensError(f"Label scores must be [query label] or [draw query label], not {shapes}")
-    draws = max([len(each) for each in arrays if each.ndim > 2] or [1])
-    if any(each.ndim == 4 for each in arrays):
-        arrays = [each[:, None] if each.ndim == 3 else each for each in arrays]
-    draws = max(draws, len(golds)) if golds.ndim == 2 else draws
-    try:
-        golds = np.broadcast_to(golds, (draws, arrays[0].shape[-2]))
-        orders = max(each.shape[1:-2] for each in arrays)
-        whole = (draws, *orders, golds.shape[1], arrays[0].shape[-1])
-        arrays = [np.broadcast_to(each, whole) for each in arrays]
-    except ValueError:
-        shapes = ", ".join(str(np.shape(each)) for each in (*settings, gold))
-        raise LensError(f"Settings and gold labels are of different queries: {shapes}") from None
-    if golds.size and not (golds.min() >= 0 and golds.max() < arrays[0].shape[-1]):
-        raise LensError(f"Gold labels must be 0 to {arrays[0].shape[-1] - 1}")
-    return arrays, golds

@@ -67,7 +67,7 @@ class ControlEvidence:
     failed: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Evidence:
     """One hypothesis on one score, with everything that it is held against.
 

@@ -1,4 +1,4 @@
-"""The gate: is there in-context learning at all? And what does an update do to the answers?
+"""The gate: is there in-context learning at all?
 
 Where demonstrations do not help a model, there is nothing that gradient descent could be like, and
 a verdict has no object. `Gate.of` asks it free of label bias, by the AUC of label log-odds: ICL
@@ -6,41 +6,32 @@ against ZS (does it learn?), ICL against the same prompt with shuffled labels (d
 labels?), and that prompt against ZS (does the format help by itself?). Calibrated accuracy,
 calibrated NLL and raw accuracy are shown beside and decide nothing: the NLL also falls where
 answers only get less sure, and raw accuracy holds the prompt's label bias.
-
-`behaves` says of a changed model whether it classifies better than ZS, and whether it comes nearer
-to ICL: a cosine says neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from iclgd_lens.phrases import count, number, plain
-from iclgd_lens.verdicts.behaviour import (
+from iclgd_lens.phrases import count, number
+from iclgd_lens.verdicts.classification import (
+    DECIDES,
     MEASURES,
     aligned,
     judged,
-    kl_from,
     query_weights,
     resampled,
 )
-from iclgd_lens.verdicts.draws_and_queries import Compared, crossed
+from iclgd_lens.verdicts.draws_and_queries import Compared
 
-Floats = NDArray[np.float64]
-DECIDES = "AUC"
 SOLVED = 0.99
 """AUC of ZS from which there is nothing left to learn."""
 SMALL_GAIN = 0.05
 """Gain of AUC below which demonstrations add next to nothing."""
-UNCHANGED = 1e-4
-"""Nats by which label scores may differ where an update is said to do nothing."""
-NEARER = 0.05
-"""Share of ZS's KL to ICL whose removal counts as coming nearer."""
 _ICL, _ZS, _SHUFFLED = "ICL", "ZS", "ICL_shuffled"
 _LEARNS, _LABELS, _FORMAT = (_ICL, _ZS), (_ICL, _SHUFFLED), (_SHUFFLED, _ZS)
 
@@ -221,132 +212,6 @@ class Gate:
                 for (setting, baseline), found in self.differences.items()
             },
         }
-
-
-# -- what an update does -------------------------------------------------------------------------
-
-Answer = Literal["yes", "no", "undecided"]
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """What a changed model answers, beside ZS and ICL.
-
-    Attributes:
-        hypothesis: Its label.
-        auc: AUC in ZS, in ICL and of the changed model, by name.
-        auc_change: AUC of the changed model minus that of ZS.
-        kl_change: KL of ZS from ICL minus that of the changed model, in nats: positive is nearer.
-        kl_removed: The same as a share of ZS's; 1 is ICL's own distribution.
-        unchanged: Whether its label scores are those of ZS.
-    """
-
-    hypothesis: str
-    auc: Mapping[str, float]
-    auc_change: Compared
-    kl_change: Compared
-    kl_removed: float
-    unchanged: bool
-
-    @property
-    def classifies_better(self) -> Answer:
-        """Whether it classifies better than ZS; "no" if it is unchanged, or shown to be worse."""
-        if self.unchanged or self.auc_change.below:
-            return "no"
-        return "yes" if self.auc_change.above else "undecided"
-
-    @property
-    def comes_nearer(self) -> Answer:
-        """Whether it comes nearer to ICL; "no" where it moves away, or by next to nothing."""
-        if self.unchanged or not self.kl_change.above:
-            return "no" if self.unchanged or self.kl_change.below else "undecided"
-        most = self.kl_removed * self.kl_change.high / self.kl_change.value
-        return "yes" if self.kl_removed >= NEARER else "no" if most < NEARER else "undecided"
-
-    @property
-    def sentence(self) -> str:
-        """Both answers, with their numbers."""
-        name = self.hypothesis
-        if self.unchanged:
-            return f"{name} changes nothing: its answers are those of ZS."
-        if not np.isfinite(self.auc_change.value):
-            return f"What {name} does to the answers is undefined: label scores are not finite."
-        better = {
-            "yes": "classifies better than ZS",
-            "no": "classifies worse than ZS",
-            "undecided": "is not shown to classify better than ZS",
-        }[self.classifies_better]
-        nearer = {
-            "yes": "comes nearer to ICL",
-            "no": "moves away from ICL" if self.kl_change.below else "comes no nearer to ICL",
-            "undecided": "is not shown to come nearer to ICL",
-        }[self.comes_nearer]
-        return (
-            f"{name} {better} (AUC {number(self.auc[name])}, ZS {number(self.auc[_ZS])}, ICL "
-            f"{number(self.auc[_ICL])}; difference from ZS {self.auc_change}) and {nearer} (share "
-            f"of ZS's KL to ICL removed {number(self.kl_removed)}; in nats {self.kl_change}), "
-            f"intervals over {self.auc_change.over}."
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "hypothesis": self.hypothesis,
-            "classifies_better": self.classifies_better,
-            "comes_nearer": self.comes_nearer,
-            "sentence": self.sentence,
-            "auc": {name: plain(value) for name, value in self.auc.items()},
-            "auc_change": self.auc_change.as_dict(),
-            "kl_change": self.kl_change.as_dict(),
-            "kl_removed": plain(self.kl_removed),
-            "unchanged": self.unchanged,
-        }
-
-
-def behaves(
-    hypothesis: str,
-    changed: ArrayLike,
-    zs: ArrayLike,
-    icl: ArrayLike,
-    gold: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 500,
-    seed: int = 0,
-) -> Behaviour:
-    """Say whether a changed model classifies better than ZS, and whether it comes nearer to ICL.
-
-    Args:
-        hypothesis: Its label, for the sentence.
-        changed: Its label scores, [query label] or [draw query label], in nats.
-        zs: Those of ZS.
-        icl: Those of ICL.
-        gold: Label ids, [query] or [draw query].
-        confidence: Coverage of the intervals.
-        resamples: Bootstrap resamples of the queries.
-        seed: Of the bootstrap.
-
-    Raises:
-        LensError: Shapes do not fit.
-    """
-    (ft, base, target), golds = aligned([changed, zs, icl], gold)
-    weights = query_weights(golds.shape[1], resamples, seed)
-    settings = {_ZS: base, _ICL: target, hypothesis: ft}
-    areas = {name: resampled(DECIDES, each, golds, weights) for name, each in settings.items()}
-    both = kl_from(target, base), kl_from(target, ft)  # [draw query], orders averaged
-    away, left = (each.mean(1) if each.ndim == 3 else each for each in both)
-    nearer = (away - left) @ (weights / weights.sum(1, keepdims=True)).T
-    freedom = float(golds.shape[1] - 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        removed = float(1 - left.mean() / away.mean())
-    return Behaviour(
-        hypothesis,
-        {name: float(area[:, 0].mean()) for name, area in areas.items()},
-        judged(DECIDES, areas[hypothesis] - areas[_ZS], golds, confidence=confidence),
-        crossed(nearer[:, 0], nearer[:, 1:], step=0.0, confidence=confidence, freedom=freedom),
-        removed,
-        bool(np.isfinite(ft).all() and np.abs(ft - base).max(initial=0.0) <= UNCHANGED),
-    )
 
 
 def _plain(measures: Mapping[str, Compared]) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def test_words_and_what_only_shows_change_no_key(listing: Any, before: dict[str,
         for file in (
             "report/page.py", "figures/new.py", "results/display.py", "cli/app.py", "cli/bench.py",
             "bench/store.py", "bench/run_tables.py", "results/comparison.py", "verdicts/verdict.py",
-            "verdicts/statistics.py", "verdicts/gate.py", "worlds/world.py", "cli/new.py",
+            "verdicts/statistics.py", "verdicts/classification.py", "worlds/world.py", "cli/new.py",
             "__init__.py",
         )
     ]  # fmt: skip

@@ -77,7 +77,7 @@ def test_queries_have_no_say(model: Any, episode: Episode) -> None:
 
     other = dataclasses.replace(episode, queries=(Query((7, 8, 9), 0),))
     for each in (episode, other):
-        few(model, each, Hypothesis("spy", spy))
+        few(model, each, Hypothesis(name="spy", build=spy))
     left_out = [
         {e.content for e in f.left_out.examples} for f in balanced_folds(other.demonstrations)
     ]
@@ -119,12 +119,12 @@ def wild(host: Any, shown: Episode, *, lr: float) -> Intervention:
 
 
 def test_a_rate_that_diverges_cannot_win(model: Any, episode: Episode) -> None:
-    chosen = few(model, episode, Hypothesis("wild", wild), grid=(1e-2, 2.0))
+    chosen = few(model, episode, Hypothesis(name="wild", build=wild), grid=(1e-2, 2.0))
     assert chosen.settings["lr"] <= 0.2
     losses = {each.settings["lr"]: each.loss for each in chosen.tried}
     assert losses[2.0] == math.inf
     with pytest.raises(DivergedError, match="diverges at every learning rate tried, down to 2"):
-        few(model, episode, Hypothesis("wild", wild), grid=(2.0, 3.0))
+        few(model, episode, Hypothesis(name="wild", build=wild), grid=(2.0, 3.0))
 
 
 def test_a_rule_keeps_its_defaults_where_no_budget_can_be_chosen(
@@ -133,7 +133,9 @@ def test_a_rule_keeps_its_defaults_where_no_budget_can_be_chosen(
     def never(host: Any, shown: Episode, *, lr: float = 0.5) -> Intervention:
         raise DivergedError("never")
 
-    rule = with_budget(Rule("never", Hypothesis("never", never)), as_host(model), episode)
+    rule = with_budget(
+        Rule("never", Hypothesis(name="never", build=never)), as_host(model), episode
+    )
     assert dict(rule.settings) == {}
     assert "diverges at every learning rate" in rule.facts["budget"]["problem"]
     given = Rule("gd", GD, {"lr": 0.1})
@@ -212,7 +214,7 @@ def test_no_search_runs_inside_a_search(model: Any, episode: Episode) -> None:
         asked.append(generations)
         return gd(host, shown, lr=lr)
 
-    own = Hypothesis("own", build, budgeted_at={"generations": 0})
+    own = Hypothesis(name="own", build=build, budgeted_at={"generations": 0})
     few(model, episode, own)
     few(model, episode, own, settings={"generations": 3})
     assert set(asked) == {0}

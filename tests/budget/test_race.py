@@ -186,7 +186,7 @@ def landscape(
 
         monkeypatch.setattr(trials.Built, "losses", losses)
         monkeypatch.setattr(Course, "unchanged", lambda self: [alone])
-        spy = Hypothesis("spy", lambda host, episode, *, lr: Intervention())
+        spy = Hypothesis(name="spy", build=lambda host, episode, *, lr: Intervention())
         found = Race(Course(host, episode, spy, {}, ()), alone)
         edge = shared_batches.alone(found.search(rates, (1, 2, 4, 8, 16), LOSSES))
         return found, edge, spent

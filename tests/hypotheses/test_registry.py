@@ -129,7 +129,9 @@ def test_plugins_join(monkeypatch: pytest.MonkeyPatch) -> None:
         """A plugin's."""
         return Intervention()
 
-    whole = registry.Hypothesis("whole", plugged, "as an object", "7")
+    whole = registry.Hypothesis(
+        name="whole", build=plugged, description="as an object", version="7"
+    )
     plug(monkeypatch, plugged=plugged, whole=whole, zero=zero)
     found = lens.list_hypotheses()
     assert found["plugged"].description == "A plugin's."

@@ -14,10 +14,11 @@ from iclgd_lens.errors import ComparisonError
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.results.parts import Part
 from iclgd_lens.scores import KL_MOMENTS, LABEL_SCORES, SCORES
-from iclgd_lens.verdicts.behaviour import auc
+from iclgd_lens.verdicts.behaviour import Behaviour
+from iclgd_lens.verdicts.classification import auc
 from iclgd_lens.verdicts.draws_and_queries import Compared
 from iclgd_lens.verdicts.evidence import ControlEvidence, Evidence
-from iclgd_lens.verdicts.gate import Behaviour, Gate
+from iclgd_lens.verdicts.gate import Gate
 from iclgd_lens.verdicts.verdict import OVERALL, Verdict, decide
 from tests import checks
 
@@ -308,7 +309,7 @@ def test_the_surest_no_of_several_controls_is_asked_as_often(controls: int) -> N
             for n in range(controls)
         }
         own = 0.0501 + 0.02 * generator.normal(size=10)
-        evidence = Evidence("gd", SCORE, own, others)
+        evidence = Evidence(hypothesis="gd", score=SCORE, values=own, controls=others)
         wrong += decide([evidence])[-1].verdict == "no"
     assert wrong / trials <= 0.075
 
@@ -322,11 +323,12 @@ def test_a_no_against_one_control_alone_says_so() -> None:
     far = own[:, None] + 0.5 * steps
     others = {"near": ControlEvidence("draw", near)}
     others |= {f"far {n}": ControlEvidence("draw", far) for n in range(3)}
-    found = {each.control: each for each in decide([Evidence("gd", SCORE, own, others)])}
+    four = Evidence(hypothesis="gd", score=SCORE, values=own, controls=others)
+    found = {each.control: each for each in decide([four])}
     assert found["near"].verdict == "no"
     assert found[OVERALL].verdict == "undecided"
     assert "no better than near taken alone; as the surest of 4 controls" in found[OVERALL].why
-    alone = decide([Evidence("gd", SCORE, own, {"near": others["near"]})])
+    alone = decide([replace(four, controls={"near": others["near"]})])
     assert alone[-1].verdict == "no"
 
 

@@ -33,7 +33,7 @@ def networks(values: Any, **fields: Any) -> ControlEvidence:
 
 
 def evidence(values: Any, hypothesis: str = "gd", **controls: ControlEvidence) -> Evidence:
-    return Evidence(hypothesis, "SimAOU_label", values, controls)
+    return Evidence(hypothesis=hypothesis, score="SimAOU_label", values=values, controls=controls)
 
 
 def by_control(found: list[Verdict], hypothesis: str = "gd") -> dict[str, Verdict]:
@@ -183,7 +183,10 @@ def test_a_reason_makes_all_verdicts_not_applicable_and_is_told() -> None:
 
 
 def test_lower_scores_can_be_better() -> None:
-    given = Evidence("gd", "KL_ICL", drawn(0.1), {"random": draw(drawn(0.9, seed=1))}, "lower")
+    given = Evidence(
+        hypothesis="gd", score="KL_ICL", values=drawn(0.1),
+        controls={"random": draw(drawn(0.9, seed=1))}, better="lower",
+    )  # fmt: skip
     found = one(given)
     assert found.verdict == "yes"
     assert found.interval[0] > 0
