@@ -1,4 +1,4 @@
-"""The errors that a user's input or model can cause: one class a cause, all `LensError`."""
+"""The errors that a user's input or model can cause: one class per cause, all `LensError`."""
 
 from __future__ import annotations
 

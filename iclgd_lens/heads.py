@@ -55,7 +55,7 @@ class HeadScores:
     values: Float[Tensor, "layer head"]
 
     def top(self, k: int = 10) -> list[Head]:
-        """The `k` heads of the largest values, largest first; of equals the earlier one."""
+        """The `k` heads of the largest values, largest first; of equals, the earlier one first."""
         order = self.values.flatten().argsort(descending=True, stable=True)[:k].tolist()
         return [divmod(index, self.values.shape[1]) for index in order]
 
@@ -186,7 +186,7 @@ def _effects(
 
 
 def _replacing(host: Host, rows: Sequence[Head | None], means: Tensor) -> list[Hook]:
-    """Hooks that replace one head's output in each row, none where there is None."""
+    """Hooks that replace one head's output in each row; no head's where a row has None."""
     found: list[Hook] = []
     for layer in sorted({row[0] for row in rows if row is not None}):
         places = [(i, row[1]) for i, row in enumerate(rows) if row is not None and row[0] == layer]

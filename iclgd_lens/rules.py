@@ -45,8 +45,8 @@ class Options:
         pad_queries: Run queries of unequal length together.
         tok2attn_queries: On how many queries Tok2Attn is measured.
         forgiving: Record whatever a hypothesis raises as its failure, and go on.
-        goes_on: Record what a hypothesis, a control or a score of somebody's own raises as its
-            failure, and go on; this package's errors (a wrong setting, say) stay errors.
+        goes_on: Record what a user's own hypothesis, control or score raises as its failure, and go
+            on; this package's errors (a wrong setting, say) stay errors.
     """
 
     batch_size: int | None = None
@@ -175,7 +175,7 @@ _MAKES: Mapping[str, tuple[type, str]] = {
 
 
 def returned_by(control: Control, found: Any) -> Any:
-    """What a control's function returned, where it is what it has to return.
+    """What a control's function returned, checked to be of the kind that it has to return.
 
     Raises:
         ControlError: It is not.

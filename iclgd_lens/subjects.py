@@ -102,7 +102,7 @@ class Subject:
 
     @property
     def model_state(self) -> str:
-        """Whose weights: "trained", or the control that put another network in their place."""
+        """Whose weights they are: "trained", or the control that put another network in place."""
         entry = self.table_entry
         return entry.name if entry is not None and entry.acts_on == "network" else TRAINED
 
@@ -163,7 +163,7 @@ def check_name(name: str, registered: str | None = None) -> None:
         raise HypothesisError(f"A hypothesis cannot be called {name!a} in results: {NAME_RULE}.")
     if name in _RESERVED:
         raise HypothesisError(f"A hypothesis cannot be called {name!r}: results use it themselves.")
-    # This package's own controls that are hypotheses, too, are one and the same; others are not.
+    # Where this package registers a control as a hypothesis, too, both are the same; not so others.
     if name in CONTROLS and (name != registered or not CONTROLS[name].is_built_in):
         raise HypothesisError(
             f"A hypothesis cannot be called {name!r} in results: that is a control's name."

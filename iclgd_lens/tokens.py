@@ -18,8 +18,8 @@ TokenIds: TypeAlias = Any
 def continued(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     """Several sequences as rows of one length, the shorter ones continued at their end.
 
-    What continues a row is its own last token, which the model knows; attention is causal, so none
-    of the row's own tokens sees it.
+    A row is continued with its own last token, which the model knows; attention is causal, so none
+    of the row's own tokens sees the rest.
     """
     longest = max(map(len, rows))
     return [[*ids, *list(ids[-1:]) * (longest - len(ids))] for ids in rows]

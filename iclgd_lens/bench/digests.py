@@ -41,7 +41,7 @@ CORE_FILES = frozenset({"bench/session.py", "hypotheses/registry.py"})
 def core_digest() -> str:
     """Return sixteen hexadecimal digits over what the package's computing modules do.
 
-    What the tables of scores say counts entry by entry, somebody's own scores included.
+    What the tables of scores say counts entry by entry, users' own scores included.
     """
     digest = hashlib.sha256(files_digest().encode())
     for name, score in sorted(SCORES.items()):
@@ -76,7 +76,7 @@ def rooms_digest(*names: str) -> str:
 
 
 def _known_as(function: Callable[..., Any] | str | None) -> str:
-    """The name of one of the core's functions, or the digest of somebody's own."""
+    """The name of one of the core's functions, or the digest of a user's own."""
     return function_digest(function) if callable(function) else str(function)
 
 
@@ -91,9 +91,8 @@ def is_core(place: Path) -> bool:
 def function_digest(function: Callable[..., Any] | str) -> str:
     """Return sixteen hexadecimal digits over what a function's module does, and its imports.
 
-    The core is left out, since every key holds its digest: of one of its functions only the name
-    counts. A function of another package, or of a
-    script or notebook, is known by its own source.
+    The core is left out, since every key holds its digest: for one of its functions only the name
+    counts. A function of another package, or of a script or notebook, is known by its own source.
     """
     found = resolve(function)
     module = str(getattr(found, "__module__", ""))

@@ -84,7 +84,7 @@ class Drawn:
     def _with_heads(
         self, score: str, hypothesis: str, make: Callable[[Comparison], pd.DataFrame]
     ) -> pd.DataFrame:
-        """Tables of heads, of those comparisons that have the score for heads."""
+        """Tables of heads, for those comparisons that have the score for heads."""
         found: list[tuple[Where, pd.DataFrame]] = []
         for where, each in self._own.comparisons.items():
             series = each.data.series.get(hypothesis, ())

@@ -1,7 +1,7 @@
 """`load_run`: a run directory as tidy tables. Opening one needs no torch.
 
-A run is one comparison for each model and task, and says of it what a comparison says: the same
-frame, the same gate, the same verdicts, with model and task in front.
+A run is one comparison for each model and task, and says what a comparison says: the same frame,
+the same gate, the same verdicts, with model and task in front.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _studies(
     store: Store, facts: Mapping[str, Any], failures: list[dict[str, Any]],
     missing: list[dict[str, Any]],
 ) -> dict[str, bytes]:  # fmt: skip
-    """The bytes of studies, by key; what is not there joins the failures or what is missing."""
+    """The bytes of studies, by key; any other joins the failures or the missing ones."""
     found: dict[str, bytes] = {}
     for study in facts.get("studies", ()):
         key, place = study["key"], {name: study[name] for name in (*PLACE, "subject")}

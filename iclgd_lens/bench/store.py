@@ -149,7 +149,7 @@ class Store:
         return self._read_json(_failure(key), _tells_why(key))
 
     def strangers(self, cells: Iterable[Cell]) -> int:
-        """How many cell files are of none of these cells: of another plan, or of other code."""
+        """How many cell files belong to none of these cells but to another plan or other code."""
         return len(self.files.names("cells") - {f"{cell.key}.parquet" for cell in cells})
 
     # -- the run -------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Fold:
 
 
 def make_folds(shown: Demonstrations, count: int = FOLDS, share: float = LEFT_OUT) -> list[Fold]:
-    """Folds of the demonstrations, the left-out ones balanced over labels as far as they go.
+    """Folds of the demonstrations, the left-out ones balanced over labels as far as possible.
 
     Which are left out follows the order in which they were drawn, so every permutation of a draw
     leaves out the same. Both parts stay in prompt order.
@@ -87,14 +87,14 @@ def held_out_losses(
 def row_losses(
     host: Host, training: Training, left_out: Sequence[Demonstrations]
 ) -> Float[Tensor, "left_out row"]:
-    """The same of every row of a training: of each set of rows its own left-out demonstrations.
+    """The same for all rows of a training: each set is asked its own left-out demonstrations.
 
     Sequences are read together, the shorter ones continued at their end, where a model allows it.
 
     Args:
         host: The model.
         training: Its rows, set by set.
-        left_out: Of each set of rows; as many each.
+        left_out: Left-out demonstrations of each set of rows, equally many.
 
     Returns:
         Losses of the first set's left-out demonstrations by row, then of the next one's.

@@ -1,4 +1,4 @@
-"""What a folder of a `transformers` model must hold before anything of it is built.
+"""What a folder of a `transformers` model must hold before anything is built from it.
 
 Only data is read, and only in the folder itself.
 """
@@ -18,7 +18,7 @@ _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "intermediate_size", "max_position_embeddings",
 )  # fmt: skip
-"""What `transformers` calls sizes, in whatever words a configuration spells them."""
+"""What `transformers` calls sizes, whichever words a configuration uses for them."""
 
 _RAW = (*_SIZES, "n_embd", "n_head", "n_layer", "n_positions")
 
@@ -111,9 +111,10 @@ def _check_size(name: str, value: Any, place: str) -> None:
 
 
 def check_weights(config: Any, folder: Path) -> None:
-    """Refuse a configuration whose sizes are beyond all that the folder's weights hold.
+    """Refuse a configuration whose sizes exceed everything that the folder's weights hold.
 
-    Such a model would be built, and fill memory, before anything tells that it does not fit.
+    Otherwise such a model would be built, and fill memory, before anything shows that it does not
+    fit.
 
     Raises:
         ModelError: A weight file is unreadable, or a size is beyond the weights.
@@ -170,7 +171,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line: its own first, or what kind it is."""
+    """An error in one line: the first line of its text, or its type."""
     lines = str(error).strip().splitlines()
     kind = type(error).__name__
     if len(lines) > 1 and lines[0].endswith(":"):

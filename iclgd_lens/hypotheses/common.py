@@ -1,4 +1,4 @@
-"""Parts that several hypotheses share: labels, folds, losses on demonstrations, gradients, ends."""
+"""Parts that several hypotheses share: folds, losses on demonstrations, gradients, activations."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def folds(
     """Pairs of demonstrations to learn from and left-out ones; each is left out once.
 
     The i-th drawn is left out by fold i modulo the number of folds, which is at most that of
-    demonstrations. Order and permutation of the prompt have no say.
+    demonstrations. Order and permutation of the prompt play no part.
 
     Raises:
         HypothesisError: Fewer than two demonstrations, or fewer than two folds.
@@ -154,8 +154,8 @@ def at_ends(
 ) -> dict[str, Tensor]:
     """What passes at some hook points at one token of each row; by name, "row *rest", fp32.
 
-    Rows of unequal length share passes where the model can be padded: what continues a row is seen
-    by none of its own tokens.
+    Rows of unequal length share passes where the model can be padded: none of a row's own tokens
+    sees the padding.
 
     Args:
         host: The model, which is frozen meanwhile.

@@ -51,8 +51,8 @@ class Mediation(ShownMediation):
 
     A head on whose output demonstrations change nothing at a query's readout token (up to rounding)
     has no effect there: undefined, counted. `substitution` also needs a head whose necessity's
-    interval excludes 0: of nothing there is no share. Of heads that were not measured exactly
-    (`exact` heads) the exact effects are undefined and attribution is left.
+    interval excludes 0: there is no share of nothing. For heads that were not measured exactly
+    (those not in `exact`) the exact effects are undefined, and only attribution is left.
 
     Attributes:
         draws: Effects of each draw.
@@ -257,7 +257,7 @@ class Mediation(ShownMediation):
         """Return one line per head: the work it does, and whether the update does it there.
 
         Args:
-            hypothesis: Whose substitution and score; None for the first.
+            hypothesis: The one whose substitution and score are given; None for the first.
             score: A score of heads; None for the label contrast where it was measured, else SimAOU.
 
         Returns:
@@ -295,8 +295,8 @@ class Mediation(ShownMediation):
 
         Args:
             k: How many heads.
-            by: A column of `table()`; of heads that were not measured exactly, an attribution.
-            hypothesis: Whose substitution and score; None for the first.
+            by: A column of `table()`; an attribution where heads were not measured exactly.
+            hypothesis: The one whose substitution and score are given; None for the first.
 
         Raises:
             ComparisonError: There is no such column.

@@ -9,9 +9,9 @@ for each row (attention copies one layer's of them at a time). Where even that d
 are tried.
 
 Partial visibility: a query stands after the demonstrations, and one head alone sees them. What the
-head does with them, and what later layers make of that, is left to run freely. Held against a query
-at the same place of which no head sees a demonstration. Each head is a row of one batch, with all
-tokens of the query: a head may work before the last token.
+head does with them, and what later layers make of that, is left to run freely. It is held against a
+query at the same place where no head sees a demonstration. Each head is a row of one batch, with
+all tokens of the query: a head may work before the last token.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _put(
 def first_heads(
     ranking: Sequence[int], sizes: Sequence[int], shape: tuple[int, int]
 ) -> Bool[Tensor, "size layer head"]:
-    """The first heads of a ranking of flat indices, one row a size."""
+    """The first heads of a ranking of flat indices, one row per size."""
     found = torch.zeros(len(sizes), shape[0] * shape[1], dtype=torch.bool)
     for row, size in enumerate(sizes):
         found[row, list(ranking[:size])] = True

@@ -60,8 +60,8 @@ def sweep(
     """Measure hypotheses and their controls at every value of a factor.
 
     Args:
-        model: A model or its host; of the factor "model", a sequence of names for `load`.
-        task: A task, or episodes; those of the factors "shots" and "model" are drawn, so they take
+        model: A model or its host; for the factor "model", a sequence of names for `load`.
+        task: A task, or episodes; for the factors "shots" and "model" they are drawn, so these take
             a task.
         factor: A name of `FACTORS`.
         values: Its values; None for the usual ones.
@@ -153,7 +153,7 @@ def _along_draws(
     model: Any, drawn: Sequence[Sequence[Episode]], factor: Factor, values: Sequence[Any],
     asked: _Asked,
 ) -> Iterator[Point]:  # fmt: skip
-    """A comparison a value, of demonstrations drawn for it."""
+    """A comparison per value, with demonstrations drawn for it."""
     for value, episodes in zip(values, drawn, strict=True):
         asked.tell(f"{factor.name} {value}")
         yield Point(value, _compare(model, episodes, asked))
@@ -187,7 +187,7 @@ def _along_settings(
 def _along_episodes(
     model: Any, episodes: Sequence[Episode], factor: Factor, values: Sequence[Any], asked: _Asked
 ) -> Iterator[Point]:
-    """A comparison a value; queries stay, so ZS is read once."""
+    """A comparison per value; queries stay, so ZS is read once."""
     host, zs = as_host(model), dict[str, Readout]()
     reader = ResidualReader if asked.options.get("collapse") else Reader
     for value in values:
