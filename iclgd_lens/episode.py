@@ -244,7 +244,7 @@ class Episode:
 
         Raises:
             EpisodeError: A demonstration ends in no label word, lengths or labels disagree, or
-                something is no integer.
+                something is not an integer.
         """
         protocol = get_protocol(protocol)
         labels = tuple(
@@ -282,7 +282,7 @@ def _split_label(index: int, tokens: Tokens, labels: Sequence[Tokens]) -> Demons
     matches = [gold for gold, label in enumerate(labels) if tokens[-len(label) :] == label]
     if not matches:
         raise EpisodeError(
-            f"Demonstration {index} ends in {list(tokens[-3:])}, which is no label; labels are "
+            f"Demonstration {index} ends in {list(tokens[-3:])}, which is not a label; labels are "
             f"{[list(label) for label in labels]}."
         )
     gold = max(matches, key=lambda match: len(labels[match]))

@@ -23,7 +23,7 @@ class RowsError(LensError):
 
 
 class SeedError(LensError):
-    """A seed is no integer from 0 to 2**63 - 1."""
+    """A seed is not an integer from 0 to 2**63 - 1."""
 
 
 class FileError(LensError):

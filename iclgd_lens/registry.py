@@ -165,7 +165,7 @@ class Table(Mapping[str, E], Generic[E]):
         if not entry.is_built_in:
             self._fill()
         if not is_name(name):
-            raise self._error(f"{name!a} is no {self.what} name: {NAME_RULE}.")
+            raise self._error(f"{name!a} is not a {self.what} name: {NAME_RULE}.")
         if name in self._reserved:
             raise self._error(f"No {self.what} can be called {name!r}: results use it themselves.")
         earlier = self._entries.get(name)

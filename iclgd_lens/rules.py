@@ -73,7 +73,7 @@ def resolve_rules(
         settings: Settings by that name.
 
     Raises:
-        HypothesisError: A name or setting is unknown, or a value is no hypothesis.
+        HypothesisError: A name or setting is unknown, or a value is not a hypothesis.
         ComparisonError: A name would collide with something else in results.
     """
     pairs = _by_name(hypotheses)

@@ -31,7 +31,7 @@ def sealed(form: str, arrays: Arrays, facts: Mapping[str, Any], *, ordered: bool
             same bytes.
 
     Raises:
-        TypeError, ValueError: The facts are no JSON.
+        TypeError, ValueError: The facts are not JSON.
     """
     from safetensors.numpy import save
 
@@ -58,7 +58,7 @@ def unsealed(
     """
     kind = form.rpartition(".")[2].partition("/")[0]
     if not path.is_file():
-        there = "is no file" if path.exists() else "is not there"
+        there = "is not a file" if path.exists() else "is not there"
         raise error(f"{path} {there}; a {kind} was expected.")
     try:
         data = path.read_bytes()

@@ -73,7 +73,7 @@ class Subject:
         """
         match = _LABEL.fullmatch(label)
         if match is None:
-            raise ComparisonError(f"{label!r} is no label of a result.")
+            raise ComparisonError(f"{label!r} is not a label of a result.")
         rule, settings = _with_settings(match["of"] or match["plain"])
         control = match["update"] or match["at"]
         if control is None and rule in CONTROLS and CONTROLS[rule].stands_alone:
@@ -183,7 +183,7 @@ def _with_settings(text: str) -> tuple[str, dict[str, Any]]:
     if not opened:
         return rule, {}
     if not inside.endswith(")"):
-        raise ComparisonError(f"{text!r} is no label of a result: a bracket is not closed.")
+        raise ComparisonError(f"{text!r} is not a label of a result: a bracket is not closed.")
     pairs = (part.partition("=") for part in inside[:-1].split(","))
     return rule, {key: _value(value) for key, _, value in pairs}
 

@@ -33,7 +33,7 @@ def whole(value: Any, what: str) -> int:
         what: What it is called in the message.
 
     Raises:
-        EpisodeError: It is no whole number; truth values and text are none.
+        EpisodeError: It is not a whole number; truth values and text are not.
     """
     number: Any = value
     if hasattr(number, "item"):
@@ -71,7 +71,7 @@ def token_ids(values: Any, what: str) -> Tokens:
     """Return a sequence of token ids.
 
     Raises:
-        EpisodeError: It is text, or a member is no whole number.
+        EpisodeError: It is text, or a member is not a whole number.
     """
     return tuple(
         whole(value, f"{what}, number {i},") for i, value in enumerate(members(values, what))

@@ -82,7 +82,7 @@ def check_seed(seed: Any, what: str = "seed", error: type[LensError] = SeedError
         error: What is raised.
 
     Raises:
-        LensError: (the class `error`) It is no integer from 0 to `LARGEST`.
+        LensError: (the class `error`) It is not an integer from 0 to `LARGEST`.
     """
     try:
         if isinstance(seed, bool):

@@ -93,7 +93,7 @@ class Plan(Part):
     def _is_a_folder(cls, name: str) -> str:
         if not is_file_name(name):
             raise ValueError(
-                f"{name!a} is no name of a folder in runs/: no / or \\, no dot or space in "
+                f"{name!a} is not a name for a folder in runs/: no / or \\, no dot or space in "
                 "front, printable, at most 200 bytes"
             )
         return name
@@ -144,7 +144,7 @@ class Plan(Part):
                 return float(value)  # YAML 1.1 reads 5e-4 as text
             except ValueError:
                 hint = nearest(value, (PUBLISHED, MATCHED))
-                raise ValueError(f"{value!r} is no number.{hint}") from None
+                raise ValueError(f"{value!r} is not a number.{hint}") from None
         return value
 
     @model_validator(mode="after")
@@ -264,7 +264,7 @@ def parse_plan(fields: Mapping[str, Any], where: str = "") -> Plan:
     """Build a plan from a mapping, as a YAML file would hold it.
 
     Raises:
-        PlanError: It is no valid plan; the message names every fault.
+        PlanError: It is not a valid plan; the message names every fault.
     """
     try:
         return Plan.model_validate(dict(fields))

@@ -108,7 +108,7 @@ def _check_hypothesis(name: str, spec: HypothesisSpec) -> None:
         resolve_rules({name: spec.hypothesis}, {name: {**spec.settings, **variant}})
         label = str(Subject(name, None, variant))
         if not _is_readable(label):
-            raise PlanError(f"hypothesis {name!r}: {label} is no label: vary numbers and words")
+            raise PlanError(f"hypothesis {name!r}: {label} is not a label: vary numbers and words")
 
 
 def _check_auxiliary(plan: Plan, name: str, spec: HypothesisSpec) -> None:

@@ -35,13 +35,13 @@ def check_folder(folder: Path) -> None:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} has no config.json: it is no folder of a transformers model")
+        raise ModelError(f"{folder} has no config.json: it is not a folder of a transformers model")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"Cannot read {path}: {first_line(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelError(f"{path} names no model_type: it is no configuration of transformers")
+        raise ModelError(f"{path} names no model_type: it is not a configuration of transformers")
     if config.get("auto_map"):
         raise UnsupportedModelError(
             f"{path} points to code of its own (auto_map), which is never run; remove the entry "
@@ -78,7 +78,7 @@ def check_sizes(config: Any, place: str) -> None:
     """Refuse sizes that no model can have.
 
     Raises:
-        ModelError: One is no positive whole number, or heads do not divide what they share.
+        ModelError: One is not a positive whole number, or heads do not divide what they share.
     """
     sizes: dict[str, Any] = {name: getattr(config, name, None) for name in _SIZES}
     for name, value in sizes.items():
@@ -166,7 +166,7 @@ def _shards(index: Path) -> list[str]:
     for shard in shards:
         path = PurePosixPath(shard) if isinstance(shard, str) else None
         if path is None or path.is_absolute() or ".." in path.parts or "\\" in str(shard):
-            raise ModelError(f"{index} points to {shard!r}, which is no file of its folder")
+            raise ModelError(f"{index} points to {shard!r}, which is not a file of its folder")
     return sorted(set(shards))
 
 

@@ -156,7 +156,7 @@ def visible_margins(
         HookError: The model's scores cannot be changed.
     """
     asked = episode.queries[query]
-    # BOS stays in sight: it is no demonstration.
+    # BOS stays in sight: it is not a demonstration.
     later = torch.arange(prefix.length, device=host.device) >= int(
         episode.demonstrations.bos is not None
     )

@@ -18,7 +18,7 @@ is the cosine of a change of direction: without something to turn, ZS has none. 
 vector this long differs from u / CONSTANT by |u|^2 / CONSTANT^2, here below 1e-5."""
 
 ALOOF = -30.0
-"""Logit of every token that is no label word."""
+"""Logit of every token that is not a label word."""
 
 
 class Layout:
