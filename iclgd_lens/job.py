@@ -48,7 +48,7 @@ class Job:
 
     Attributes:
         values: What was measured, by label and score; on the CPU.
-        failures: Why a label, or a score of somebody's own, has no values.
+        failures: Why a label, or a user's own score, has no values.
         described: Settings, metadata and version of each rule.
         built: Each rule's interventions, from right and from wrong demonstrations.
         trajectory: Scores along the training, by label and number of passes.
