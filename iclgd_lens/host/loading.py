@@ -187,7 +187,7 @@ def _build(
     where = traceback.extract_tb(error.__traceback__)[-1].name
     reason = (str(error).strip() or f"{type(error).__name__} in {where}").splitlines()[0]
     raise UnsupportedModelError(
-        f"the installed TransformerLens has an adapter for {type(hf_model).__name__}, but not "
+        f"The installed TransformerLens has an adapter for {type(hf_model).__name__}, but not "
         f"for {checkpoint.name} ({reason})"
     ) from error
 
@@ -295,7 +295,7 @@ def _bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device) -> A
     architecture = type(hf_model).__name__
     if architecture not in SUPPORTED_ARCHITECTURES:
         raise UnsupportedModelError(
-            f"the installed TransformerLens has no adapter for {name} ({architecture})"
+            f"The installed TransformerLens has no adapter for {name} ({architecture})"
         )
     config, family = hf_model.config, family_of(architecture)
     biased = family is not None and "Q" in family.biases and family.names is not None
