@@ -1,9 +1,9 @@
 """Builds a rule's interventions, from right and from wrong demonstrations and along its training.
 
-Along its training: what a rule has learned after 1, 2, 4, ... passes. One point on such a curve is
-no answer to whether attention comes nearer to in-context learning's as
-behaviour does. Where a rule trains by this package's own loop the points are stages of one
-training; else it is built anew for each.
+Along its training: what a rule has learned after 1, 2, 4, ... passes. One point on such a curve
+cannot tell whether attention comes nearer to in-context learning's as behaviour does. Where a rule
+trains by this package's own loop the points are stages of one training; else it is built anew for
+each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Builder:
         host: The network.
         episode: The draw's demonstrations, and the queries.
         wrong: The same demonstrations with wrong labels, or None.
-        options: What of that which a hypothesis raises is recorded as its failure.
+        options: Which errors of a hypothesis are recorded as its failure.
 
     Attributes:
         failures: Why a label could not be built.

@@ -51,7 +51,7 @@ class Spreads:
 
     Attributes:
         shared: Between draws, the same for hypothesis and control.
-        draw: Between draws, of each by itself.
+        draw: Between draws, for hypothesis and control separately.
         network: Between networks.
         query: Between queries of one draw.
         queries: Queries of a draw.

@@ -2,8 +2,8 @@
 
 Untrained networks of one model are exchangeable: let each in turn play the model, with the others
 as its twins. Whatever is called "yes" is called so by chance (N1). And does a verdict on the model
-hang on which networks and directions were drawn (S2)? Both re-use one comparison's numbers: nothing
-is measured anew.
+depend on which networks and directions were drawn (S2)? Both re-use one comparison's numbers:
+nothing is measured anew.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def never_trained(
 ) -> Rate:
     """How often a network of a control is "yes" against the others, with the gate off.
 
-    Where networks had budgets of their own, each is held against the others at those: networks that
-    chose alike are exchangeable, networks at one of theirs are not.
+    Where networks had budgets of their own, each is held against the others at those budgets:
+    networks that all chose in the same way are exchangeable, networks at the budget that one of
+    them chose are not.
 
     Args:
         comparisons: With several networks of the control each (`twins=`).
@@ -107,7 +108,7 @@ def _overall(comparison: Comparison) -> dict[tuple[str, str], str]:
 def disjoint(comparison: Comparison, networks: int) -> list[Comparison]:
     """The same comparison with other networks each time, none of them twice.
 
-    Each is what another seed of the networks gives, but for which of them share a draw.
+    Each is what another seed of the networks would give, except for which of them share a draw.
 
     Args:
         comparison: With several times as many networks of each control.

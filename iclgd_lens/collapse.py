@@ -9,9 +9,9 @@ each block, at the readout token of every query, is grouped by gold label:
     between  = sum_c n_c |m_c - m|^2 / n        m_c: mean of class c, m: mean of all queries
     within   = sum_q |r_q - m_c(q)|^2 / n       r_q: residual stream of query q
 
-Both are traces of covariances, so that the ratio knows no scale and no rotation; the directions in
-which the residual stream varies most count most. Where labels make no difference it is not 0: class
-means of n queries differ by chance, and C classes then give about (C - 1) / (n - C).
+Both are traces of covariances, so that neither scale nor rotation changes the ratio; the directions
+in which the residual stream varies most count most. Where labels make no difference it is not 0:
+class means of n queries differ by chance, and C classes then give about (C - 1) / (n - C).
 
 No other score looks at the residual stream, so it is kept only where this one is asked for, by
 `compare(..., collapse=True)`; nothing else costs more, or reads other numbers.
@@ -113,7 +113,8 @@ class _Residuals(Intervention):
         return found
 
     def _keep(self, batch: Batch, layer: int, activation: Tensor, hook: Any) -> None:
-        # What is read again with a label word behind it may stand at other positions: first counts.
+        # What is read again with a label word after it may stand elsewhere: the first reading
+        # counts.
         before = self.kept[batch.queries, layer]
         now = batch.at_readout(activation).to(before.dtype)
         self.kept[batch.queries, layer] = torch.where(before.isnan(), now, before)

@@ -113,8 +113,7 @@ def budget_mode(
     Where nothing is asked: published under the reference protocol, else matched.
 
     Raises:
-        ComparisonError: There is no such way, no such part of the search, or a part is of another
-            type.
+        ComparisonError: The way is unknown, or a part of the search is unknown or of another type.
     """
     if isinstance(asked, Mapping):
         check_search(asked, ComparisonError)
@@ -217,8 +216,8 @@ def compare(
         seed: Seed of random controls, twins and the bootstrap; draw d uses seed + d.
         batch_size: Queries run together at most; None fits it to the prompt.
         pad_queries: Run queries of unequal length together: faster, equal but for rounding.
-        tok2attn_queries: Tok2Attn is measured on the first so many queries (it is the one score
-            whose cost grows with queries times demonstrations); its `n` says so.
+        tok2attn_queries: Tok2Attn is measured on this many of the first queries (it is the one
+            score whose cost grows with queries times demonstrations); its `n` says so.
         collapse: Also measure `label_collapse`, for which the residual stream is kept. Other
             networks are then asked every query: the score depends on how many there are.
         resamples: Bootstrap resamples, where there is one draw.
@@ -226,7 +225,7 @@ def compare(
         zs: The ZS readout of these queries on this model, where it was read before (by
             `Reader.zs` with `first=tok2attn_queries`); it is not read again.
         workers: Copies of this process that measure draws and other networks beside one another,
-            each on one thread (Linux, on a CPU). None takes one a thread of PyTorch's for a small
+            each on one thread (Linux, on a CPU). None takes one per thread of PyTorch's for a small
             model, else 1: no copies. Numbers are those of one thread: those of several differ by
             rounding, which training at a high rate magnifies.
         progress: Called with a short text at each stage.

@@ -1,8 +1,8 @@
 """A comparison's draws and networks: measured a few at a time, trained together.
 
 What is built by passes over demonstrations is built for all of a group in the same batches
-(`iclgd_lens.training.shared_batches`): the searches for budgets, the trainings at those, and, of
-other networks, the trainings at the model's budgets. Everything else is measured one by one.
+(`iclgd_lens.training.shared_batches`): the searches for budgets, the trainings at those, and the
+trainings of other networks at the model's budgets. Everything else is measured one by one.
 
 Groups are the same however many processes share them, and so are the numbers.
 """

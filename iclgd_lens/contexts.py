@@ -82,13 +82,13 @@ class Contexts:
 
     Args:
         model: A HookedTransformer, TransformerBridge or host.
-        demonstrations: The examples, or their episode; of an episode, label words are its own.
+        demonstrations: The examples, or their episode, which brings its own label words.
         rule: Who asks, for error messages.
 
     Attributes:
         host: The model's host.
         shown: The demonstrations.
-        words: The label words; of demonstrations alone, or of another task, those that are shown.
+        words: The label words; for demonstrations alone, or of another task, those that are shown.
         gold: Each demonstration's own, by index.
     """
 
@@ -126,7 +126,8 @@ class Contexts:
             names: Hook points whose values are kept.
             loo: "exact", "masked" or "causal"; see the module.
             attention: Whether attention to each demonstration is kept.
-            labels: Whether label words are scored; else ("masked" apart) their scores are empty.
+            labels: Whether label words are scored; if not, their scores are empty (except in
+                "masked").
 
         Raises:
             HypothesisError: Fewer than two demonstrations, or no such context.
@@ -306,7 +307,7 @@ class Contexts:
 def label_words(demonstrations: Demonstrations | Episode) -> tuple[tuple[Tokens, ...], list[int]]:
     """The label words, and the index of each demonstration's own, in prompt order.
 
-    Those of the episode; of demonstrations alone, or of another task, those that are shown.
+    Those of the episode; for demonstrations alone, or of another task, those that are shown.
     """
     shown = shown_of(demonstrations)
     if isinstance(demonstrations, Episode) and all(e.gold != FOREIGN for e in shown.examples):
@@ -317,7 +318,7 @@ def label_words(demonstrations: Demonstrations | Episode) -> tuple[tuple[Tokens,
 
 
 def mean_of_others(values: Float[Tensor, "context *rest"]) -> Float[Tensor, "context *rest"]:
-    """For each context the mean over all others; of one alone, 0."""
+    """For each context the mean over all others; 0 where there is only one."""
     n = values.shape[0]
     return (values.sum(0, keepdim=True) - values) / max(n - 1, 1)
 

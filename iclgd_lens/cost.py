@@ -84,7 +84,7 @@ def counted(host: Host) -> Generator[Ledger, None, None]:
 
 @contextlib.contextmanager
 def sharing(host: Host) -> Generator[None, None, None]:
-    """Inside, what several hypotheses ask of the same demonstrations is computed once.
+    """Inside, what several hypotheses need from the same demonstrations is computed once.
 
     Ledgers count it for each of them: a cost is what a hypothesis costs alone. The model must stay
     as it is inside the context.

@@ -315,7 +315,7 @@ def write_delta(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     try:
         data = sealed(FORMAT, arrays, metadata)
     except (TypeError, ValueError) as error:
-        raise DeltaError(f"The metadata of this delta is no JSON: {error}.") from error
+        raise DeltaError(f"The metadata of this delta is not JSON: {error}.") from error
     write_whole(path, data)
 
 
@@ -329,5 +329,5 @@ def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name in arrays:
         parts = name.split(".")
         if len(parts) != 4 or parts[0] != "blocks" or not parts[1].isdigit():
-            raise DeltaError(f"{path.name} holds {name!r}, which is no TransformerLens weight.")
+            raise DeltaError(f"{path.name} holds {name!r}, which is not a TransformerLens weight.")
     return {name: torch.from_numpy(array) for name, array in arrays.items()}, metadata

@@ -51,10 +51,10 @@ class TrainingSequence:
     Attributes:
         tokens: Token ids.
         targets: Positions whose token's negative log-likelihood is summed.
-        label_start: Position of the label word's first token; the one before it is the last of the
-            content, where a query is read.
+        label_start: Position of the label word's first token; the token before it is the last of
+            the content, where a query is read.
         copies: How many rows of a batch read it, side by side.
-        beside: Tokens of other sequences of the same shape that are read beside it, a row each.
+        beside: Tokens of other sequences of the same shape that are read beside it, one row each.
         others: Sequences of any shape that are read in the same batch, each by its own rows; the
             shorter ones are continued at their end, which nothing before it sees.
     """

@@ -16,7 +16,7 @@ from iclgd_lens.scores import SCORES
 from iclgd_lens.subjects import BUDGET, Subject
 
 _NOUNS = {"update": "directions", "change": "directions", "network": "twins"}
-"""What varies with a control, by what it acts on."""
+"""What varies from one realisation of a control to the next, by what it acts on."""
 _SETTINGS = {
     "ZS": "the frozen model reads the query alone",
     "ICL": "the frozen model reads the demonstrations, then the query",

@@ -51,7 +51,7 @@ class Episode:
         queries: The unlabelled ones.
         label_tokens: Token ids of each label word, by label id.
         provenance: Where the text came from: task, prompt hash, row hashes, seed, permutation.
-        auxiliary: Demonstrations of other tasks, for what learns from those too.
+        auxiliary: Demonstrations of other tasks, for hypotheses that learn from those too.
     """
 
     demonstrations: Demonstrations
@@ -234,7 +234,7 @@ class Episode:
         Args:
             demonstrations: Content followed by the label word, without BOS and separator.
             queries: Content alone, without BOS, label and separator.
-            label_tokens: The label words by label id, one token or several each.
+            label_tokens: The label words by label id, each one token or several.
             gold: The label id of each query.
             bos: The beginning-of-sequence token, which the protocol adds; None for no BOS.
             separator: Token or tokens between demonstrations.
@@ -244,7 +244,7 @@ class Episode:
 
         Raises:
             EpisodeError: A demonstration ends in no label word, lengths or labels disagree, or
-                something is no integer.
+                something is not an integer.
         """
         protocol = get_protocol(protocol)
         labels = tuple(
@@ -282,7 +282,7 @@ def _split_label(index: int, tokens: Tokens, labels: Sequence[Tokens]) -> Demons
     matches = [gold for gold, label in enumerate(labels) if tokens[-len(label) :] == label]
     if not matches:
         raise EpisodeError(
-            f"Demonstration {index} ends in {list(tokens[-3:])}, which is no label; labels are "
+            f"Demonstration {index} ends in {list(tokens[-3:])}, which is not a label; labels are "
             f"{[list(label) for label in labels]}."
         )
     gold = max(matches, key=lambda match: len(labels[match]))

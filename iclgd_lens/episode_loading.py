@@ -168,7 +168,7 @@ def load_demonstrations(
 
 @dataclass(frozen=True)
 class Asking:
-    """A task with the rows that it asks: beside these queries no other task may show them."""
+    """A task with its evaluation rows, which no other task may show beside these queries."""
 
     task: Task
     rows: Rows
@@ -211,7 +211,7 @@ def _drawn_alone(
 
 
 def _check_is_model(model: object) -> None:
-    """Refuse a name in the model's place: of a task, where the two arguments were swapped."""
+    """Refuse a name in the model's place, such as a task's where the two arguments were swapped."""
     if isinstance(model, (str, Path, Task)):
         shown = model.name if isinstance(model, Task) else str(model)
         raise EpisodeError(

@@ -1,6 +1,6 @@
 """Which rows make episodes under a protocol: demonstrations, and the queries that all are asked.
 
-Nothing here needs a model, so that what is wrong with rows is told before one is loaded.
+Nothing here needs a model, so that faults of the rows are found before one is loaded.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def demonstrations_of(
 ) -> tuple[tuple[Row, ...], tuple[int, ...]]:
     """Demonstrations in prompt order, and the indices that put them into the drawn order.
 
-    None at all are a design of their own, in which there is no in-context learning.
+    No demonstrations at all are a design of its own, in which there is no in-context learning.
     """
     drawn, rows = (
         draw_demonstrations(

@@ -61,7 +61,7 @@ class Writer:
         return tuple(found["input_ids"])
 
     def _spelled(self, text: str) -> Counter[str]:
-        """The special tokens that a text spells, where the tokenizer takes them for such."""
+        """The special tokens that a text spells out and the tokenizer takes for such."""
         candidates = {word: number for word, number in self._special.items() if word in text}
         if not candidates:
             return Counter()
@@ -129,7 +129,7 @@ class Writer:
         return sum(token == self.unknown for token in tokens) / len(tokens) if tokens else 0.0
 
     def bos_in_words(self) -> str:
-        """What sequences begin with, and why with nothing."""
+        """What sequences begin with, and where they begin with nothing, why."""
         return bos_in_words(self._tokenizer) if self.protocol.bos else "none: the protocol's choice"
 
     # -- labels --------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class Writer:
         return self.unknown is not None and set(label) == {self.unknown}
 
     def unknown_labels(self) -> tuple[str, ...]:
-        """Label words of which the tokenizer knows no part."""
+        """Label words that the tokenizer does not know any part of."""
         pairs = zip(self.task.labels, self.labels, strict=True)
         return tuple(word for word, label in pairs if self._is_unknown(label))
 
@@ -194,7 +194,7 @@ class Writer:
         raise EpisodeError(f"{fault}; {remedy}")
 
     def _tokens_of(self, separator: str) -> Tokens | None:
-        """A separator's own tokens; None where the tokenizer has none for it."""
+        """A separator's own tokens; None where the tokenizer gives it none."""
         if separator == "":
             return ()
         if separator == EOS:

@@ -1,4 +1,4 @@
-"""The errors that a user's input or model can cause: one class a cause, all `LensError`."""
+"""The errors that a user's input or model can cause: one class per cause, all `LensError`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RowsError(LensError):
 
 
 class SeedError(LensError):
-    """A seed is no integer from 0 to 2**63 - 1."""
+    """A seed is not an integer from 0 to 2**63 - 1."""
 
 
 class FileError(LensError):

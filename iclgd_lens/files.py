@@ -43,8 +43,8 @@ def write_whole(
             that holds `path`.
 
     Raises:
-        OSError: The place takes no files, is none for a file (a folder, a device, a loop of
-            links), or the disk is full; nothing is left behind.
+        OSError: The place takes no files, cannot be a file (a folder, a device, a loop of links),
+            or the disk is full; nothing is left behind.
     """
     place = _place(path)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
         files: Contents by path; missing folders are made. The last one is moved last.
 
     Raises:
-        OSError: As of `write_whole`; all files are as they were, unless moving itself fails.
+        OSError: As in `write_whole`; all files are as they were, unless moving itself fails.
     """
     written: dict[Path, Path] = {}
     try:

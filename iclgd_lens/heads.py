@@ -59,7 +59,7 @@ class HeadScores:
     values: Float[Tensor, "layer head"]
 
     def top(self, k: int = 10) -> list[Head]:
-        """The `k` heads of the largest values, largest first; of equals the earlier one."""
+        """The `k` heads of the largest values, largest first; of equals, the earlier one first."""
         order = self.values.flatten().argsort(descending=True, stable=True)[:k].tolist()
         return [divmod(index, self.values.shape[1]) for index in order]
 

@@ -37,7 +37,7 @@ class Batch:
     Attributes:
         queries: Index of each row's query in the episode; -1 for a row that is none of them (a
             demonstration read alone). None where that is not known.
-        lengths: Tokens of each row in this pass, without what continues it. None: all of them.
+        lengths: Tokens of each row in this pass, without its padding. None: all of them.
         readout: Position of each row's readout token in this pass. None: the last.
         reads: Whether the readout tokens are in this pass. They are not where it only continues
             rows that were read before (the later tokens of a label word).
@@ -173,7 +173,7 @@ class Shift(Intervention):
         self.vectors = vectors
 
     def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        """One hook a vector."""
+        """One hook per vector."""
         return [
             (name, partial(_shift, batch, vector.to(host.device)))
             for name, vector in self.vectors.items()
@@ -233,7 +233,7 @@ def takes_batch(intervention: Intervention) -> bool:
 
 
 def hooks_of(intervention: Intervention, host: Host, batch: Batch) -> list[Hook]:
-    """An intervention's hooks for some rows; those of a plugin that knows no rows are asked so."""
+    """An intervention's hooks for some rows; a plugin that takes no rows is given none."""
     if takes_batch(intervention):
         return list(intervention.hooks(host, batch))
     hooks: Callable[..., Sequence[Hook]] = intervention.hooks
@@ -249,7 +249,7 @@ def hide(host: Host, layer: int, hidden: Bool[Tensor, "row head key"]) -> Hook:
     """Return the hook that hides the first keys of a layer where `hidden` says so.
 
     Every token of the pass is kept from them. Keys after those of `hidden` stay as they are. In a
-    pass that no such prefix stands before, nothing is hidden.
+    pass without such a prefix before it, nothing is hidden.
 
     Args:
         host: The model.

@@ -46,7 +46,7 @@ class Job:
 
     Attributes:
         values: What was measured, by label and score; on the CPU.
-        failures: Why a label, or a score of somebody's own, has no values.
+        failures: Why a label, or a user's own score, has no values.
         described: Settings, metadata and version of each rule.
         built: Each rule's interventions, from right and from wrong demonstrations.
         trajectory: Scores along the training, by label and number of passes.
@@ -139,7 +139,7 @@ class Job:
             controls: Its controls that act on the update or on the demonstrations.
             pair: What `Builder.pair` returned, where it was built before.
             seed: Of the controls.
-            own: Whether the rule itself is measured, or its controls alone.
+            own: Whether the rule itself is measured too, or only its controls.
             other: Demonstrations for the control "other_task"; None draws them.
         """
         todo = "building the update, then each query alone" if pair is None else "each query alone"
@@ -199,7 +199,7 @@ class Job:
 
     @contextmanager
     def going_on(self, label: str) -> Generator[None, None, None]:
-        """Where it is survived, record what is raised inside as the label's failure, and go on."""
+        """Where errors are survived, record one raised inside as the label's failure, and go on."""
         try:
             yield
         except Exception as error:  # a user's function may fail in any way
@@ -220,8 +220,8 @@ class Job:
         Args:
             label: What results call it.
             right: The intervention; None where it could not be built.
-            wrong: The same rule's from wrong labels, for the label contrast.
-            readout: What `right` leaves, where it was read before.
+            wrong: The same rule's intervention from wrong labels, for the label contrast.
+            readout: The readout under `right`, where it was read before.
 
         Returns:
             What `wrong` leaves.

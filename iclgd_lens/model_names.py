@@ -11,7 +11,7 @@ UNTRAINED_SUFFIX = "-untrained"
 def split_untrained(name: str) -> tuple[str, bool]:
     """Return the model that a name stands for, and whether its untrained twin is meant.
 
-    A folder whose own name ends so is a folder.
+    An existing folder with such a name is that folder.
     """
     if not name.endswith(UNTRAINED_SUFFIX) or Path(name).expanduser().exists():
         return name, False
@@ -19,13 +19,13 @@ def split_untrained(name: str) -> tuple[str, bool]:
 
 
 def label_of(name: str) -> str:
-    """What results call a model: its name, of a folder or file the last part."""
+    """What results call a model: its name; for a folder or file, the last part of the path."""
     path = Path(name).expanduser()
     return path.resolve().name if path.exists() else name
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a name can be that of a file or folder, in the place where it is made."""
+    """Whether a file or folder can have this name, in the place where it is made."""
     return (
         name.isprintable()
         and name.strip() == name != ""

@@ -173,9 +173,9 @@ def deranged(values: Sequence[int], generator: np.random.Generator) -> list[int]
     """Return a random permutation that leaves no value where it was; None if there is none.
 
     1. Places are sorted by value, values and the places of each in random order.
-    2. Each takes the value of the one that stands as far on as the commonest value is long: that is
-       never its own.
-    3. Random pairs change places, many times, where both stay wrong.
+    2. Each place takes the value that stands further on, by as many places as the commonest value
+       has: that is never its own.
+    3. Random pairs of places exchange their values, many times, where both stay wrong.
     """
     own = np.asarray(values, dtype=np.int64)
     kinds, counts = np.unique(own, return_counts=True)
@@ -277,7 +277,7 @@ def random_update(intervention: Intervention, seed: int = 0) -> Intervention:
 
 
 def other_task(model: Any, episode: Episode, seed: int = 0) -> Episode:
-    """The episode with demonstrations of the task that its own names as another one.
+    """The episode with demonstrations of the other task that its own task names.
 
     They are drawn from the same source; rows that the episode's task asks are passed over. The
     learning rate stays this task's: only the demonstrations are foreign.
@@ -301,7 +301,7 @@ def other_task(model: Any, episode: Episode, seed: int = 0) -> Episode:
 
 
 def with_foreign(episode: Episode, other: Episode | Demonstrations) -> Episode:
-    """The episode with another task's demonstrations, whose labels are none of its own."""
+    """The episode with another task's demonstrations, whose labels are not its own."""
     shown = other.demonstrations if isinstance(other, Episode) else other
     return episode.with_demonstrations(
         [replace(example, gold=FOREIGN) for example in shown.examples], shown.drawn

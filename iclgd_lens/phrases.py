@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 _NAMED = 3
-"""Names that a sentence gives of many."""
+"""How many names a sentence gives where there are many."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Style:
     """How numbers are written in one place.
 
     Attributes:
-        decimals: Of a number below 1,000; it is never shown as 0 where it is not.
+        decimals: For a number below 1,000, which is never shown as 0 unless it is 0.
         minus: The sign of a negative number.
         undefined: What stands for no number.
     """
@@ -27,7 +27,7 @@ class Style:
     undefined: str = "undefined"
 
     def number(self, value: float) -> str:
-        """One or two figures more where the decimals would show a number that is not 0 as 0."""
+        """One or two more figures where the decimals would show a number other than 0 as 0."""
         if not math.isfinite(value):
             return self.undefined
         text = self._plain(value)
@@ -94,7 +94,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def all_of(tasks: Sequence[str]) -> str:
-    """The one task, or how many all are."""
+    """The task where there is one, else how many there are."""
     return tasks[0] if len(tasks) == 1 else f"all {len(tasks)} tasks"
 
 
@@ -104,7 +104,7 @@ def plain(value: float | None) -> float | None:
 
 
 LONGEST = 60
-"""Characters of one fact at most; a console shows the line whole."""
+"""The most characters of one fact, so that a console shows the line whole."""
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
@@ -113,7 +113,7 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def one_line(name: str, facts: Mapping[str, object]) -> str:
-    """Return "Name(fact, fact)": what each fact is, stands in the fact itself."""
+    """Return "Name(fact, fact)"; each fact says what it is."""
     return f"{name}({', '.join(shortened(str(fact)) for fact in facts.values())})"
 
 
@@ -129,7 +129,7 @@ def html_table(name: str, facts: Mapping[str, object], notes: Sequence[str] = ()
 
 
 def partial_layer_sentences(frame: Any) -> list[str]:
-    """What `Comparison.partial_layers()` says, those together that leave out the same layers."""
+    """What `Comparison.partial_layers()` says, joined where the same layers are left out."""
     scores: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for (score, hypothesis), lines in frame.groupby(["score", "hypothesis"], sort=False):
         layers = tuple(dict.fromkeys(int(layer) for layer in lines["layer"]))
@@ -151,7 +151,7 @@ def partial_layer_sentences(frame: Any) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> list[str]:
-    """The first few, and how many more; one more is named, too."""
+    """The first few, and how many more there are; a single further one is named, too."""
     more = len(names) - _NAMED
     return [*names[:_NAMED], f"{more} more"] if more > 1 else list(names)
 

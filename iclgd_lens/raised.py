@@ -1,4 +1,4 @@
-"""What a function raised that a comparison goes on without: in one line, with its place."""
+"""What a function raised, in one line with its place, where a comparison goes on without it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def warn_of_failure(told: str) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice: another machine may do better."""
+    """Whether an error says that memory ran out: another machine may do better."""
     text = str(error).lower()
     return (
         isinstance(error, MemoryError)
@@ -45,7 +45,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _place(error: BaseException) -> str:
-    """The file and line where somebody's own code raised, or called what did; else the last."""
+    """The file and line where a user's own code raised, or called what raised; else the last."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [each for each in frames if not each.filename.startswith((_PACKAGE, *_LIBRARIES))]
     for frame in (own or frames)[::-1][:1]:

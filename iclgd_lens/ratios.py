@@ -1,7 +1,7 @@
 """Ratios of mean facts over queries: how much of in-context learning's change is explained.
 
-Each maps mean moments, "*batch moment" -> "*batch", whatever holds them (NumPy array or tensor):
-a ratio of means over queries, not a mean of ratios. What is read of a finished run needs no torch.
+Each maps mean moments, "*batch moment" -> "*batch", of a NumPy array or a tensor: a ratio of means
+over queries, not a mean of ratios. Reading a finished run needs no torch.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class Table(Mapping[str, E], Generic[E]):
         note: it is a notebook's cell that was run again.
 
         Raises:
-            LensError: Of the table's class: the name is taken, or not usable.
+            LensError: (the table's class) The name is taken, or not usable.
         """
         name = entry.name
         # The package's own entries are there first, or they would find their names taken. (They
@@ -165,7 +165,7 @@ class Table(Mapping[str, E], Generic[E]):
         if not entry.is_built_in:
             self._fill()
         if not is_name(name):
-            raise self._error(f"{name!a} is no {self.what} name: {NAME_RULE}.")
+            raise self._error(f"{name!a} is not a {self.what} name: {NAME_RULE}.")
         if name in self._reserved:
             raise self._error(f"No {self.what} can be called {name!r}: results use it themselves.")
         earlier = self._entries.get(name)
@@ -223,17 +223,17 @@ class Table(Mapping[str, E], Generic[E]):
 def check_choice(
     error: type[LensError], name: str, what: str, given: Any, allowed: Iterable[str]
 ) -> None:
-    """Refuse a word that is none of those allowed.
+    """Refuse a word that is not one of those allowed.
 
     Args:
         error: Raised for it.
-        name: Whose it is.
-        what: What it is called where it is given.
+        name: The entry that it belongs to.
+        what: What the argument is called.
         given: The word.
         allowed: The words that there are.
 
     Raises:
-        LensError: Of the given class: it is none of them; the nearest is named.
+        LensError: (the class `error`) It is not one of them; the nearest is named.
     """
     words = tuple(allowed)
     if given not in words:
@@ -261,12 +261,12 @@ def check_parameters(
         settings: Whether it may ask for more, which is then given by name.
 
     Raises:
-        LensError: Of the given class: it takes other parameters.
+        LensError: (the class `error`) It takes other parameters.
     """
     names = tuple(needed)
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of a few that are written in C nothing can be told
+    except (TypeError, ValueError):  # some functions written in C do not tell their parameters
         return
     try:
         (signature.bind_partial if settings else signature.bind)(*names)

@@ -83,7 +83,7 @@ def resolve_rules(
         settings: Settings by that name.
 
     Raises:
-        HypothesisError: A name or setting is unknown, or a value is no hypothesis.
+        HypothesisError: A name or setting is unknown, or a value is not a hypothesis.
         ComparisonError: A name would collide with something else in results.
     """
     pairs = _by_name(hypotheses)
@@ -185,7 +185,7 @@ _MAKES: Mapping[str, tuple[type, str]] = {
 
 
 def returned_by(control: Control, found: Any) -> Any:
-    """What a control's function returned, where it is what it has to return.
+    """What a control's function returned, checked to be of the kind that it has to return.
 
     Raises:
         ControlError: It is not.

@@ -37,7 +37,7 @@ FACTS = {
     CHANGE_NORMS: "norms of the changes that ICL and the changed model make to the attention "
     "output, root mean square over layers: [query 2]",
 }
-"""Per-query facts that are no scores: what scores with a `statistic` follow from, and sizes."""
+"""Per-query facts that are no scores: sizes, and what scores with a `statistic` follow from."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Score(Entry):
         function: `(readings) -> tensor`, or "module:function": [query] or [query layer], NaN where
             it does not exist; None where `statistic` gives it.
         meaning: What it says, in one sentence.
-        level: The finest place at which it exists: of a whole query, of each layer, or of each
+        level: The finest level at which it exists: for a whole query, for each layer, or for each
             layer and head.
-        by_head: The same of each head, [query layer head]; None where `level` is not "head".
+        by_head: The same for each head, [query layer head]; None where `level` is not "head".
         better: Whether higher or lower is nearer to in-context learning.
         primary: Whether verdicts rest on it.
         group: What it looks at: attention, the residual stream, or what the model answers.
@@ -59,8 +59,8 @@ class Score(Entry):
         oracle: What the demonstrations' own keys and values must score; None where nothing follows.
         needs: "shuffled" where it compares right with wrong labels.
         fact: The per-query fact that `statistic` looks at, a key of `FACTS`.
-        statistic: Maps mean facts to the value (a ratio of means), or, of label scores, label
-            scores and gold labels to the value.
+        statistic: Maps mean facts to the value (a ratio of means), or label scores and gold labels,
+            where the fact is label scores.
         per_draw: One value per draw of demonstrations, the same for each of its queries.
         first_queries: Measured on the first queries alone (`Options.tok2attn_queries`).
         own_queries: Each subject has queries of its own (those that it sets right, say), so that no

@@ -24,14 +24,14 @@ def sealed(form: str, arrays: Arrays, facts: Mapping[str, Any], *, ordered: bool
     """Return the bytes of a sealed file; the same content gives the same bytes.
 
     Args:
-        form: What the file is, with its version, as "iclgd_lens.ParameterDelta/2".
+        form: What the file is, with its version, such as "iclgd_lens.ParameterDelta/2".
         arrays: By name.
         facts: Anything that JSON holds.
         ordered: Keep the order of their keys; otherwise the same facts in another order give the
             same bytes.
 
     Raises:
-        TypeError, ValueError: The facts are no JSON.
+        TypeError, ValueError: The facts are not JSON.
     """
     from safetensors.numpy import save
 
@@ -58,7 +58,7 @@ def unsealed(
     """
     kind = form.rpartition(".")[2].partition("/")[0]
     if not path.is_file():
-        there = "is no file" if path.exists() else "is not there"
+        there = "is not a file" if path.exists() else "is not there"
         raise error(f"{path} {there}; a {kind} was expected.")
     try:
         data = path.read_bytes()
@@ -70,7 +70,7 @@ def unsealed(
 def opened(
     data: bytes, name: str, form: str, error: type[LensError]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The same from the bytes of a file of some name."""
+    """The same from a file's bytes; its name is for messages."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -90,7 +90,7 @@ def opened(
         return arrays, cast("dict[str, Any]", facts)
     except error:
         raise
-    # What a damaged file does to the libraries that read it.
+    # What libraries raise when they read a damaged file.
     except (
         SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
         MemoryError, OverflowError,

@@ -75,7 +75,7 @@ class Subject:
         """
         match = _LABEL.fullmatch(label)
         if match is None:
-            raise ComparisonError(f"{label!r} is no label of a result.")
+            raise ComparisonError(f"{label!r} is not a label of a result.")
         rule, settings = _with_settings(match["of"] or match["plain"])
         control = match["update"] or match["at"]
         if control is None and rule in CONTROLS and CONTROLS[rule].stands_alone:
@@ -116,7 +116,7 @@ class Subject:
 
     @property
     def model_state(self) -> str:
-        """Whose weights: "trained", or the control that put another network in their place."""
+        """Whose weights they are: "trained", or the control that put another network in place."""
         entry = self.table_entry
         return entry.name if entry is not None and entry.acts_on == "network" else TRAINED
 
@@ -179,7 +179,7 @@ def check_name(name: str, registered: str | None = None) -> None:
         raise HypothesisError(f"A hypothesis cannot be called {name!a} in results: {NAME_RULE}.")
     if name in _RESERVED:
         raise HypothesisError(f"A hypothesis cannot be called {name!r}: results use it themselves.")
-    # This package's own controls that are hypotheses, too, are one and the same; others are not.
+    # Where this package registers a control as a hypothesis, too, both are the same; not so others.
     if name in CONTROLS and (name != registered or not CONTROLS[name].is_built_in):
         raise HypothesisError(
             f"A hypothesis cannot be called {name!r} in results: that is a control's name."
@@ -199,7 +199,7 @@ def _with_settings(text: str) -> tuple[str, dict[str, Any]]:
     if not opened:
         return rule, {}
     if not inside.endswith(")"):
-        raise ComparisonError(f"{text!r} is no label of a result: a bracket is not closed.")
+        raise ComparisonError(f"{text!r} is not a label of a result: a bracket is not closed.")
     pairs = (part.partition("=") for part in inside[:-1].split(","))
     return rule, {key: _value(value) for key, _, value in pairs}
 

@@ -90,7 +90,7 @@ def _positions(tokens: int, keys: int, prompt: int, own: int) -> list[int | None
     if tokens == prompt + own:
         return [*range(prompt + own - keys, prompt + own)]
     before = keys - own
-    if before == prompt:  # the demonstrations' own keys, or those in their place
+    if before == prompt:  # the demonstrations' own keys, or those that replace them
         return [*range(prompt), *query]
     if before == 1:  # the BOS alone
         return [0, *query]

@@ -18,8 +18,8 @@ TokenIds: TypeAlias = Any
 def continued(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     """Several sequences as rows of one length, the shorter ones continued at their end.
 
-    What continues a row is its own last token, which the model knows; attention is causal, so none
-    of the row's own tokens sees it.
+    A row is continued with its own last token, which the model knows; attention is causal, so none
+    of the row's own tokens sees the rest.
     """
     longest = max(map(len, rows))
     return [[*ids, *list(ids[-1:]) * (longest - len(ids))] for ids in rows]
@@ -33,7 +33,7 @@ def whole(value: Any, what: str) -> int:
         what: What it is called in the message.
 
     Raises:
-        EpisodeError: It is no whole number; truth values and text are none.
+        EpisodeError: It is not a whole number; truth values and text are not.
     """
     number: Any = value
     if hasattr(number, "item"):
@@ -71,7 +71,7 @@ def token_ids(values: Any, what: str) -> Tokens:
     """Return a sequence of token ids.
 
     Raises:
-        EpisodeError: It is text, or a member is no whole number.
+        EpisodeError: It is text, or a member is not a whole number.
     """
     return tuple(
         whole(value, f"{what}, number {i},") for i, value in enumerate(members(values, what))

@@ -49,7 +49,7 @@ def validated(
 
     Args:
         error: The class to raise.
-        say: From pydantic's description of the fault and what was given by name, the message.
+        say: Makes the message from pydantic's description of the fault and what was given by name.
     """
 
     def wrap(cls: Class) -> Class:
@@ -90,7 +90,7 @@ def check_seed(seed: Any, what: str = "seed", error: type[LensError] = SeedError
         error: What is raised.
 
     Raises:
-        LensError: (the class `error`) It is no integer from 0 to `LARGEST`.
+        LensError: (the class `error`) It is not an integer from 0 to `LARGEST`.
     """
     try:
         if isinstance(seed, bool):
@@ -110,7 +110,7 @@ def check_seed(seed: Any, what: str = "seed", error: type[LensError] = SeedError
 
 
 def checks_types(error: type[LensError]) -> Callable[[Function], Function]:
-    """Decorate a public function: arguments of plainly another type are refused in one line.
+    """Decorate a public function: arguments of a plainly wrong type are refused in one line.
 
     Args:
         error: What is raised; see `check_arguments`.
@@ -123,7 +123,7 @@ def checks_types(error: type[LensError]) -> Callable[[Function], Function]:
         def checked(*values: Any, **named: Any) -> Any:
             try:
                 given = signature.bind(*values, **named).arguments
-            except TypeError:  # a name that is missing or unknown: Python says so itself, below
+            except TypeError:  # Python itself complains of a missing or unknown name, below
                 given = {}
             check_arguments(function, given, error)
             return function(*values, **named)
@@ -138,12 +138,12 @@ def check_arguments(
 ) -> None:
     """Refuse a value whose type is plainly not the one that a function's signature names.
 
-    Looked at are annotations made of int, float, str, bool, None and lists of these, or of a
-    mapping and None; any other one takes everything. What turns into a number by itself (NumPy's,
-    a tensor of one) is a number.
+    Checked are annotations made of int, float, str, bool, None and lists of these, or of a mapping
+    and None; any other annotation allows everything. What can be used as a number (NumPy's, a
+    tensor with one entry) is a number.
 
     Args:
-        function: Whose arguments they are.
+        function: The function that they are passed to.
         given: Values by argument.
         error: What is raised.
         where: Set before the argument's name in the message.
@@ -159,7 +159,7 @@ def check_arguments(
         text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
         allowed = [_kind(part) for part in text.strip("'\"").split(" | ")]
         if _MAPPING in allowed and any(k not in (_MAPPING, _KINDS["None"]) for k in allowed):
-            continue  # beside other types the function says better what it wants
+            continue  # where other types are allowed, too, the function says better what it wants
         if any(kind is None or kind[1](given[name]) for kind in allowed):
             continue
         wanted = " or ".join(kind[0] for kind in allowed if kind is not None)

@@ -1,17 +1,17 @@
-"""Independent tasks in copies of this process, one a core.
+"""Independent tasks in copies of this process, one per core.
 
 A pass of a small model is over before PyTorch has handed it to a second thread, so that threads
 bring nothing there (a default comparison of the embedded model takes as long on two as on one).
-Whole tasks beside one another do. A copy (`fork`) has the model without loading it, and what it
+Whole tasks side by side do. A copy (`fork`) has the model without loading it, and what it
 does to itself stays with it. The steps:
 
 1. Copies are made, each with a pipe of its own; each is given the number of one task.
-2. A copy sends what the task tells, then its result (of a generator, each one as it is there), and
-   is given the next number.
+2. A copy sends what the task tells, then its result (a generator's results one by one, as they
+   come), and is given the next number.
 3. What a copy could not do (it raised, it was killed, its result cannot be sent) is done in this
    process after all, so an error is the same error as without copies.
 
-Copies compute on one thread: those of the process that they are copies of are not theirs to use.
+Copies compute on one thread: the threads of the process that was copied do not exist in them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SMALL = 64 * 2**20
 
 
 class WorkersWarning(UserWarning):
-    """More processes were asked for than there can be."""
+    """More processes were asked for than can be started."""
 
 
 T = TypeVar("T")
@@ -51,8 +51,8 @@ def how_many(asked: int | None, model: torch.nn.Module | None = None) -> int:
     """Processes that work beside one another.
 
     Args:
-        asked: As many; None for one a thread of PyTorch's, if the model is small, and one where
-            processes cannot be copied.
+        asked: How many; None for one per thread of PyTorch's, if the model is small, and for one
+            where processes cannot be copied.
         model: What they run.
 
     Raises:
@@ -83,7 +83,7 @@ def spread(
         work: A task; it must not depend on what another one left in memory.
         count: How many there are.
         workers: Processes beside one another; with 1, nothing is copied.
-        tell: Is told what a task tells.
+        tell: Called with what a task tells.
     """
     ready: dict[int, T] = {}
     following = 0
@@ -98,7 +98,7 @@ def spread(
 def as_they_come(
     work: Callable[[int, Tell], T | Generator[T, None, None]], count: int, workers: int, tell: Tell
 ) -> Generator[tuple[int, T], None, None]:
-    """Yield tasks' numbers and results, those that are finished first first; see `spread`.
+    """Yield tasks' numbers and results in the order in which they finish; see `spread`.
 
     A task may be a generator: what it yields comes as it is there. Of one that was broken off in a
     copy and done again in this process, results may come twice.
@@ -157,7 +157,7 @@ def _copies(
                 if kind == "part":
                     yield index, said
                     continue
-                if kind == "gone" or not _deal(copy, waiting):  # dealt first: none waits for us
+                if kind == "gone" or not _deal(copy, waiting):  # dealt first: no copy waits
                     _end(crew.pop(copy.pipe))
                 if kind == "result":
                     yield index, said

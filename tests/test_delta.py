@@ -34,7 +34,7 @@ def test_a_loaded_delta_may_be_changed_in_place(tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DeltaError, match=r"none\.safetensors is not there; a ParameterDelta"):
         ParameterDelta.load(tmp_path / "none.safetensors")
-    with pytest.raises(DeltaError, match="is no file"):
+    with pytest.raises(DeltaError, match="is not a file"):
         ParameterDelta.load(tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     for name in ("weight", "blocks.x.attn.W_K", "layers.0.attn.W_K", "blocks.0.W_K"):
         path.write_bytes(sealed(FORMAT, {name: np.zeros(2, np.float32)}, {}))
         with pytest.raises(
-            DeltaError, match=rf"holds '{name}', which is no TransformerLens weight"
+            DeltaError, match=rf"holds '{name}', which is not a TransformerLens weight"
         ):
             ParameterDelta.load(path)
     with checks.untyped():
@@ -142,6 +142,6 @@ def _umask() -> int:
 
 def test_metadata_that_is_no_json_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     delta = ParameterDelta({"blocks.0.attn.b_O": torch.ones(3)}, {"model": object()})
-    with pytest.raises(DeltaError, match="metadata of this delta is no JSON"):
+    with pytest.raises(DeltaError, match="metadata of this delta is not JSON"):
         delta.save(tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())

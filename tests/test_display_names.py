@@ -29,14 +29,6 @@ def test_labels_follow_from_the_tables(name: str, text: str) -> None:
     assert display_names.label(name) == text
 
 
-def test_a_control_may_bring_its_own_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        type(CONTROLS["shuffled"]), "label", property(lambda self: "wrong labels"), raising=False
-    )
-    assert display_names.label("gd@shuffled") == "GD, wrong labels"
-    assert display_names.control_label("gd@shuffled") == "wrong labels"
-
-
 @pytest.mark.parametrize(
     ("name", "of"),
     [("gd", "gd"), ("gd@untrained", "gd"), ("gd(budget=own)@untrained", "gd"),

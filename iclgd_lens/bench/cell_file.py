@@ -54,10 +54,10 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What was measured of a cell.
+    """What was measured for a cell.
 
     Attributes:
-        values: By score: [query], [query layer], or of "score/head" [query layer head].
+        values: By score: [query], [query layer], or, for "score/head", [query layer head].
         gold: Gold label ids of the queries.
         failure: Why the subject has no scores, or None.
         described: Settings, budget, cost and metadata of its rule.
@@ -74,7 +74,7 @@ class CellData:
     """What a cell file holds.
 
     Attributes:
-        values: By score, as of `Measured`.
+        values: By score, as in `Measured`.
         gold: Gold label ids of the queries.
         facts: "key", "place", "failure", "described", "setting", "cell".
     """

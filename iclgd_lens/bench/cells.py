@@ -2,7 +2,7 @@
 
 A *setting* is a network and a draw of demonstrations: the model's own, or another network that a
 control puts in its place. A *cell* is one subject in one setting. A new hypothesis, control or
-value of a setting is new cells, and no other's key changes.
+value of a setting makes new cells and changes no other cell's key.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def key_of(plan: Plan, setting: Setting, subject: Subject, budget: str) -> str |
 def subjects_of(
     plan: Plan, model: ModelSpec, network: str
 ) -> Iterator[tuple[Subject, str, HypothesisSpec | None]]:
-    """Subjects of a setting, each with its budget and (of a rule) its entry in the plan.
+    """Subjects of a setting, each with its budget and, for a rule, its entry in the plan.
 
     Args:
         plan: The plan.

@@ -42,7 +42,7 @@ CORE_FILES = frozenset({"bench/session.py", "hypotheses/registry.py"})
 def core_digest() -> str:
     """Return sixteen hexadecimal digits over what the package's computing modules do.
 
-    What the tables of scores say counts entry by entry, somebody's own scores included.
+    What the tables of scores say counts entry by entry, users' own scores included.
     """
     digest = hashlib.sha256(files_digest().encode())
     for name, score in sorted(SCORES.items()):
@@ -77,7 +77,7 @@ def rooms_digest(*names: str) -> str:
 
 
 def _known_as(function: Callable[..., Any] | str | None) -> str:
-    """The name of one of the core's functions, or the digest of somebody's own."""
+    """The name of one of the core's functions, or the digest of a user's own."""
     return function_digest(function) if callable(function) else str(function)
 
 

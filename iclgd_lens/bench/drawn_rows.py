@@ -39,7 +39,7 @@ class Draws:
     def facts(
         self, task: Task, data: str, seed: int, permutation: int, shots: int
     ) -> tuple[dict[str, Any], int, str | None]:
-        """A draw's facts, its number of queries and why it cannot be measured, if so."""
+        """A draw's facts, its number of queries and, if it cannot be measured, why."""
         plan = self.plan
         facts: dict[str, Any] = {
             "task": task.name, "prompt": task.prompt_hash, "seed": seed, "permutation": permutation,
@@ -60,7 +60,7 @@ class Draws:
         return facts | {"rows": rows, "query_rows": places}, len(asked), None
 
     def _check_is_new(self, task: Task, data: str, seed: int, shown: tuple[Any, ...]) -> None:
-        """Refuse a draw that another seed has, too, in whatever order."""
+        """Refuse a draw that another seed gives as well, in whatever order."""
         place = (task.name, data, frozenset(row.index for row in shown))
         first = self._seeds.setdefault(place, seed)
         if shown and first != seed:
@@ -83,7 +83,7 @@ class Draws:
         return (other.prompt_hash, hash_rows(drawn))
 
     def auxiliary(self, name: str, data: str, seed: int, shots: int) -> tuple[tuple[str, ...], ...]:
-        """The other tasks that a hypothesis of the plan needs, with their rows as far as they are.
+        """The other tasks that a hypothesis of the plan needs, with those rows that they have.
 
         Args:
             name: The task, as the plan names it.
@@ -104,7 +104,7 @@ class Draws:
     def _beside(
         self, asking: Task, other: Task, data: str, seed: int, shots: int
     ) -> tuple[Any, ...]:
-        """Another task's demonstrations beside the queries of a task, none of which is shown."""
+        """Another task's demonstrations beside a task's queries; no query is shown."""
         train = self._split(other, data, "train")
         place = (asking.name, other.name, data)
         if place not in self._asked:

@@ -36,7 +36,7 @@ QUERIES = 1000
 EFFICIENCY = 0.3
 """Share of a matrix product's speed that a model reaches."""
 CALLS = 250
-"""Assumed small operations of a layer, each of which takes time however small."""
+"""Assumed number of small operations per layer; each takes time, however small it is."""
 BATCH = 8
 """Assumed queries that run together."""
 BESIDE = 9
@@ -53,7 +53,7 @@ SEARCH = 2.5
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a cost follows from."""
+    """The sizes from which a cost follows."""
 
     parameters: int
     layers: int
@@ -66,8 +66,9 @@ class Texts:
     """How long the texts are (assumed: the six tasks have 20 to 90 of GPT-2's tokens).
 
     Attributes:
-        tokens: Of a demonstration or query, on average.
-        passes: Over a batch of queries: one, and one more for each label word of several tokens.
+        tokens: Tokens of a demonstration or query, on average.
+        passes: Passes over a batch of queries: one, and one more for each label word of several
+            tokens.
         measured: Whether rows were looked at.
     """
 

@@ -95,7 +95,7 @@ class Plan(Part):
     def _is_a_folder(cls, name: str) -> str:
         if not is_file_name(name):
             raise ValueError(
-                f"{name!a} is no name of a folder in runs/: no / or \\, no dot or space in "
+                f"{name!a} is not a name for a folder in runs/: no / or \\, no dot or space in "
                 "front, printable, at most 200 bytes"
             )
         return name
@@ -247,7 +247,7 @@ def parse_plan(fields: Mapping[str, Any], where: str = "") -> Plan:
     """Build a plan from a mapping, as a YAML file would hold it.
 
     Raises:
-        PlanError: It is no valid plan; the message names every fault.
+        PlanError: It is not a valid plan; the message names every fault.
     """
     try:
         return Plan.model_validate(dict(fields))

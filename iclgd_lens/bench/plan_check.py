@@ -34,7 +34,7 @@ def check_plan(plan: Plan) -> None:
             faults.append(str(error))
 
     if not plan.models:
-        faults.append("the plan names no model: give --model NAME (or `models:` in the plan)")
+        faults.append("The plan names no model: give --model NAME (or `models:` in the plan)")
     for model in plan.models:
         attempt(lambda model=model: _check_model(model))
         attempt(lambda model=model: _check_controls(plan, model))
@@ -80,7 +80,7 @@ def _check_factor(name: str, values: list[Any]) -> None:
 def _check_model(model: ModelSpec) -> None:
     if model.host == "hooked" and not has_hooked_transformer():
         raise PlanError(
-            f"model {model.label!r}: host 'hooked' needs TransformerLens 3; use 'bridge' or 'auto'"
+            f"Model {model.label!r}: host 'hooked' needs TransformerLens 3; use 'bridge' or 'auto'"
         )
     find_model(model.name).check()
 
@@ -91,13 +91,13 @@ def _check_controls(plan: Plan, model: ModelSpec) -> None:
 
 def _check_task(plan: Plan, task: Task) -> None:
     if plan.seeds == PUBLISHED and not task.seeds:
-        raise PlanError(f"task {task.name!r} has no published seeds: list `seeds:`")
+        raise PlanError(f"Task {task.name!r} has no published seeds: list `seeds:`")
     if plan.budget == PUBLISHED and task.learning_rate is None:
         for name, spec in plan.hypotheses.items():
             takes_rate = "lr" in get_hypothesis(spec.hypothesis).settings()
             if takes_rate and "lr" not in spec.settings:
                 raise PlanError(
-                    f"task {task.name!r} has no published learning rate for {name!r}: give `lr:` "
+                    f"Task {task.name!r} has no published learning rate for {name!r}: give `lr:` "
                     "a number or 'matched'"
                 )
 
@@ -115,7 +115,7 @@ def _check_hypothesis(name: str, spec: HypothesisSpec) -> None:
             )
         labels.add(label)
         if not _is_readable(label):
-            raise PlanError(f"hypothesis {name!r}: {label} is no label: vary numbers and words")
+            raise PlanError(f"Hypothesis {name!r}: {label} is not a label: vary numbers and words")
 
 
 def _check_auxiliary(plan: Plan, name: str, spec: HypothesisSpec) -> None:
@@ -125,7 +125,7 @@ def _check_auxiliary(plan: Plan, name: str, spec: HypothesisSpec) -> None:
     alone = [task for task in plan.tasks if not plan.others(task)]
     if alone:
         raise PlanError(
-            f"hypothesis {name!r} needs demonstrations of other tasks, and {alone[0]!r} has none "
+            f"Hypothesis {name!r} needs demonstrations of other tasks, and {alone[0]!r} has none "
             "beside it: list more `tasks:`, or `auxiliary:` tasks"
         )
 

@@ -23,7 +23,7 @@ class ModelSpec(Part):
     Attributes:
         name: What `load_model` takes: a Hub name, a folder or "embedded". "X-untrained" is short
             for X with `untrained: embeddings`.
-        label: What results call it; default, the name (of a folder, its last part).
+        label: What results call it; default, the name (for a folder, its last part).
         dtype: Of weights and activations.
         host: "auto", "hooked" or "bridge".
         revision: Of the Hub repository.
@@ -62,7 +62,7 @@ class HypothesisSpec(Part):
         hypothesis: Its registered name.
         settings: What it is built with.
         vary: Values of settings to go through, each a subject of its own: {epochs: [1, 2, 4]}.
-            Rates ({lr: [0.001, 0.01]}) are gone through beside the plan's.
+            Rates ({lr: [0.001, 0.01]}) are tried beside the plan's.
         controls: In place of the plan's; None for the plan's.
     """
 
@@ -84,8 +84,8 @@ class HypothesisSpec(Part):
     def variants(self) -> Iterator[dict[str, Any]]:
         """Yield the varied settings of each subject: one empty mapping where nothing varies.
 
-        Where rates are gone through, so is the rate that the plan gives or chooses: verdicts look
-        whether they would be others at other rates.
+        Where several rates are tried, the rate that the plan gives or chooses is among them:
+        verdicts check whether they would differ at other rates.
         """
         others = sorted(self.vary.keys() - {"lr"})
         for values in product(*(self.vary[name] for name in others)):
@@ -151,7 +151,7 @@ Varied = tuple[str, Any]
 
 
 def varied_name(task: str, varied: Varied | None) -> str:
-    """What results call a task at a value of a factor, as "sst2 (shots 4)".
+    """What results call a task at a value of a factor, such as "sst2 (shots 4)".
 
     Each value has a gate, verdicts and tables of its own, as a task has.
     """
@@ -179,7 +179,7 @@ class Setting:
         other: The rows of the control "other_task", where they are asked for.
         auxiliary: Other tasks and the hashes of their rows, where a hypothesis needs them.
         shots: Demonstrations.
-        varied: The factor of the plan's `vary:` that this setting has a value of, and the value.
+        varied: The factor of the plan's `vary:` that was varied for this setting, and its value.
     """
 
     key: str

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from iclgd_lens.bench.workbench import CellOutcome
 
 _EVERY = 10.0  # seconds between plain lines
-_ENOUGH = 20  # cells from which on a time is told
+_ENOUGH = 20  # a time left is given from this many cells on
 
 
 @runtime_checkable
@@ -74,8 +74,8 @@ class Counter:
     def summary(self) -> str:
         """For example "22/40 cells, 1 failed, 0.42/s, 43 s left".
 
-        The first cells tell too little of the others for a time: ZS is read with them, say. Copies
-        may hand over several cells at once: what they took counts, not when they come.
+        The first cells say too little about the others to estimate a time: ZS is read with them,
+        say. Copies may hand over several cells at once: what they took counts, not when they come.
         """
         worked = self.done + self.failed
         seconds = max(time.monotonic() - self.start, 1e-9)

@@ -60,7 +60,7 @@ def ray_engine(options: RayOptions, imports: Sequence[str]) -> Engine:
 
 
 def _connect(ray: Any, options: RayOptions) -> bool:
-    """Join or start a cluster; whether this process did so, and so has to leave it."""
+    """Join or start a cluster; returns whether this process did so, and so has to leave it."""
     if ray.is_initialized():
         return False
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
@@ -206,7 +206,7 @@ def _next(
 ) -> list[Cell]:
     """Take the setting that best fits what a worker holds: its model, then its ZS readout.
 
-    Else one whose readout no other worker makes.
+    Otherwise one whose readout no other worker is making.
     """
     others = {setting.reading for setting in at_work}
 

@@ -37,7 +37,7 @@ class RayOptions:
     """How cells are spread with Ray.
 
     Attributes:
-        address: Of a cluster ("auto" finds the one of this machine); None starts one here.
+        address: A cluster's address ("auto" finds this machine's); None starts one here.
         workers: Actors, each with a model of its own; None for as many as the cluster holds.
         gpus: GPUs per worker, possibly a fraction.
         cpus: CPUs per worker, and the threads it computes with.
@@ -56,8 +56,8 @@ class Outcome:
     Attributes:
         where: The run directory.
         cells: Cells of the plan (of the shard, where one was asked for).
-        found: Finished before.
-        done: Measured now.
+        found: Cells that were finished before.
+        done: Cells that were measured now.
         failed: Keys and reasons of cells that failed, now or (where they were not retried) before.
         places: Model, task, seed and order of the failed cells, in words, by key.
         quarantined: Damaged files that were moved aside.
@@ -212,7 +212,7 @@ def run_beside(
         announce(str(groups[index][0].setting))
         yield from bench.do(groups[index], fresh=fresh)
 
-    told = set[str]()  # of a copy that was killed, what it had done comes again
+    told = set[str]()  # what a copy that was killed had done comes again
     with closing(as_they_come(work, len(groups), workers, tell.stage)) as found:
         for _, (cell, outcome) in found:
             if cell.key not in told:

@@ -80,7 +80,7 @@ class _LocalFiles(Files):
         try:
             # Opening a FIFO would wait for ever.
             if not stat.S_ISREG(place.stat().st_mode):
-                raise RunError(f"{place} is no regular file; move it away")
+                raise RunError(f"{place} is not a regular file; move it away")
             return place.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None

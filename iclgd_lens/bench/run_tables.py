@@ -85,7 +85,7 @@ def _studies(
     store: Store, facts: Mapping[str, Any], failures: list[dict[str, Any]],
     missing: list[dict[str, Any]],
 ) -> dict[str, bytes]:  # fmt: skip
-    """The bytes of studies, by key; what is not there joins the failures or what is missing."""
+    """The bytes of studies, by key; any other joins the failures or the missing ones."""
     found: dict[str, bytes] = {}
     for study in facts.get("studies", ()):
         key, place = study["key"], {name: study[name] for name in (*PLACE, "subject")}

@@ -99,7 +99,7 @@ class Session:
         """Measure some cells of one setting, rule by rule; yields each as soon as it is there.
 
         What a hypothesis raises is its own cells' failure alone: their values do not exist. Where
-        memory did not suffice there are none, but the reason.
+        memory ran out there are no values, only the reason.
 
         Raises:
             LensError: The episode cannot be made or its rows changed meanwhile, or the model
@@ -154,9 +154,9 @@ class Session:
         """The rule at the budget of a setting's network: chosen once, or read from a finished cell.
 
         Args:
-            setting: Whose network and demonstrations choose.
+            setting: The setting whose network and demonstrations choose.
             rule: The rule without one.
-            subject: What its cell there is of.
+            subject: The subject of its cell there.
             budget: That cell's.
         """
         known = (setting.key, budget, str(subject))
@@ -189,7 +189,7 @@ class Session:
     ) -> Iterator[tuple[Cell, Measured | str]]:
         """Hand on what the job has measured of a group; what is missing has a reason.
 
-        What is `lost` is no measurement: another machine may have the memory.
+        If it is `lost`, nothing counts as measured: another machine may have the memory.
         """
         gold = np.asarray(job.episode.gold, np.int64)
         values, failures = dict(job.values), dict(job.failures)
@@ -235,7 +235,7 @@ class Session:
         return get_factor(name).altered(episode, value)
 
     def job(self, setting: Setting, episode: Episode, tell: Tell | None) -> Job:
-        """What measures on a setting, with its network's own readouts read or found."""
+        """The job that measures on a setting, with its network's own readouts read or found."""
         host = self.host(setting)
         wrong = shuffled_labels(episode, self.plan.control_seed + setting.seed)
         options = Options(tok2attn_queries=self.plan.tok2attn_queries, on_error="record_builds")

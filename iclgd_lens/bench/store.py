@@ -149,7 +149,7 @@ class Store:
         return self._read_json(_failure(key), _tells_why(key))
 
     def strangers(self, cells: Iterable[Cell]) -> int:
-        """How many cell files are of none of these cells: of another plan, or of other code."""
+        """How many cell files belong to none of these cells but to another plan or other code."""
         return len(self.files.names("cells") - {f"{cell.key}.parquet" for cell in cells})
 
     # -- the run -------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Store:
         """Refuse a directory that holds something else; remove what killed processes left in it.
 
         Raises:
-            RunError: It is not empty and is no run directory, or an earlier version's.
+            RunError: It is not empty and is not a run directory, or is an earlier version's.
         """
         self.check_version()
         found = self.files.names()
@@ -166,8 +166,8 @@ class Store:
         is_run = "run.json" in found or self.files.names("cells")
         if strangers and not is_run:
             raise RunError(
-                f"{self.files.where} holds other files ({min(strangers)}, ...) and is no run; give "
-                "an empty or new directory"
+                f"{self.files.where} holds other files ({min(strangers)}, ...) and is not a run; "
+                "give an empty or new directory"
             )
         self.files.clean("cells", "failed", "invocations", "readings", "studies", "quarantine")
 
@@ -241,7 +241,7 @@ class Store:
         try:
             facts: Any = json.loads(data)
             if not isinstance(facts, dict):
-                raise RunError("it is no JSON object")
+                raise RunError("it is not a JSON object")
             known = cast("dict[str, Any]", facts)
             if known.pop("sha256", None) != _digest(known):
                 raise RunError("its checksum does not match its content")

@@ -5,7 +5,7 @@ attention    which tokens the readout token of one query attends to, in ZS, ICL 
 mediation    which heads do the work, and whether a rule does it there, over all draws
 
 A study is named by a hash of the cells that it belongs to and of its own code: it is made once,
-when those cells are there, and again when a number of them could be another.
+when those cells are there, and again when one of their numbers could have changed.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def run_studies(
 ) -> Iterator[Study]:
     """Make the studies whose cells are there and that are not there yet; yields each.
 
-    What a study raises is its own failure, written beside those of cells; as theirs, it is tried
+    What a study raises is its own failure, written beside those of cells; like them, it is tried
     again where that is asked for.
     """
     session: Session | None = None
@@ -196,7 +196,7 @@ _CODE: Mapping[str, tuple[str, ...]] = {
     "attention": ("bench/studies.py", "token_attention.py"),
     "mediation": ("bench/studies.py", "mediation", "heads.py"),
 }
-"""What each is made by, beside the core, whose digest is in the keys of cells."""
+"""The code that makes each, beside the core, whose digest is in the keys of cells."""
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ def import_modules(names: Iterable[str]) -> None:
     """Import modules that register hypotheses, scores and controls.
 
     Args:
-        names: Modules by name, also of the working directory, or paths of `.py` files.
+        names: Modules by name, those of the working directory included, or paths of `.py` files.
 
     Raises:
         PlanError: There is no such module or file, or it fails.
@@ -154,7 +154,7 @@ def _look_in(folder: Path) -> None:
 
 
 def _import_file(path: Path) -> None:
-    """Run a file as a module of a name of its own, once: it may be called like another module."""
+    """Run a file once, as a module with its own name: the file may be called like another."""
     name = f"iclgd_imported_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if name in sys.modules or spec is None or spec.loader is None:

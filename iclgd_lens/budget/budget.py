@@ -1,12 +1,12 @@
 """How far an update is trained: rate, epochs and loss tokens, chosen on left-out demonstrations.
 
-In-context learning that solves a task is to be compared with an update that solves it too, or a
-score says only how far training went. Some demonstrations are left out; every budget of a grid
-trains on the rest, and the one whose update gives the left-out label words the lowest negative
-log-likelihood is taken. Neither queries nor in-context learning are looked at: a budget tuned on
-the scores would favour the hypothesis that it is meant to test.
+In-context learning that solves a task is to be compared with an update that solves it, too;
+otherwise a score says only how far training went. Some demonstrations are left out; every budget of
+a grid trains on the rest, and the one whose update gives the left-out label words the lowest
+negative log-likelihood is taken. Neither queries nor in-context learning are looked at: a budget
+tuned on the scores would favour the hypothesis that it is meant to test.
 
-How it is searched, and what that costs, is `iclgd_lens.budget.race`'s.
+How the budgets are searched, and what that costs: see `iclgd_lens.budget.race`.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Budget:
         edge: Whether the best rate still lies on the edge of the widest grid.
         rates: Lowest and highest of the neighbouring rates, at the same loss tokens, that do as
             well: worse by no more than one standard error. None where it takes no rate.
-        trainings: What the search cost: block passes, in those of one training on all
-            demonstrations at the chosen budget. Several rows of a batch count each, though they
-            take much less time than as many trainings.
+        trainings: What the search cost: its block passes, in units of one training on all
+            demonstrations at the chosen budget. Each row of a batch counts, though rows take much
+            less time than as many trainings.
     """
 
     settings: Mapping[str, Any]
@@ -126,8 +126,8 @@ def choose_budget(
         episode: Its demonstrations; its queries are not read.
         hypothesis: Takes `lr`; epochs and loss tokens are chosen where it takes `epochs` and
             `loss_on`.
-        settings: The hypothesis's other settings; what is given here is not chosen. Those that it
-            is `budgeted_at` stand in their place.
+        settings: The hypothesis's other settings; what is given here is not chosen. Its
+            `budgeted_at` settings override these.
         grid: Rates tried first; widened while the best lies on its edge.
         epochs: Passes over the demonstrations.
         losses: Tokens whose loss is minimised.
@@ -160,7 +160,7 @@ def choosing(
     left_out: float = LEFT_OUT,
     beside: int = 1,
 ) -> Chain[Budget]:
-    """`choose_budget` beside so many others (`shared_batches`)."""
+    """`choose_budget` as one of `beside` searches that run together (`shared_batches`)."""
     given = {**(settings or {}), **hypothesis.budgeted_at}
     takes = hypothesis.settings()
     passes = tuple(sorted(set(epochs))) if "epochs" in takes and "epochs" not in given else (None,)

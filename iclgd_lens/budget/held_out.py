@@ -29,7 +29,7 @@ def row_losses(
     Args:
         host: The model.
         training: Its rows, set by set.
-        left_out: Of each set of rows; as many each.
+        left_out: Left-out demonstrations of each set of rows, equally many.
 
     Returns:
         Losses of the first set's left-out demonstrations by row, then of the next one's.

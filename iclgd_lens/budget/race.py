@@ -6,14 +6,14 @@ The steps:
    batch.
 2. At each stage (1, 2, 4, ... passes; stages of one training) the best few go on (`GO_ON`).
 3. At the second stage every other rate joins on the other tokens, where none does well on the
-   label's; those go on alone that learn from the leader's tokens. From there on (`EARLY`) rates
+   label's; only those go on that learn from the leader's tokens. From there on (`EARLY`) rates
    beyond the leader join while it lies on the edge of what was tried.
 4. It ends early (`Race._is_over`) where next to nothing is left to gain, where more passes no
    longer gain anything, where nothing improves on the unchanged model, or where all that are left
    begin to forget.
 
-Few may go on: a rate that learns much later than others has learned at a higher rate sooner, and
-which of several good budgets is best is beyond what a handful of left-out demonstrations can tell.
+Few may go on: what a rate learns much later than others, a higher rate has learned sooner, and
+which of several good budgets is best is more than a handful of left-out demonstrations can tell.
 What a search costs is counted (`Budget.trainings`). Rows of one batch share the reading of every
 weight and the calls of every kernel, so they take less time than as many trainings.
 
@@ -69,7 +69,7 @@ class Race:
 
     @property
     def best(self) -> tuple[Point, Outcome]:
-        """The budget of the lowest loss; of equals the lowest rate."""
+        """The budget of the lowest loss; among equals, the one of the lowest rate."""
         return min(self.found.items(), key=lambda item: (item[1].mean, item[0][0] or 0.0))
 
     def search(
@@ -89,7 +89,7 @@ class Race:
                 yield from self._join(rates, losses[0], count, passes)
             else:
                 yield from self._advance(self._groups, count)
-            if stage == min(1, last):  # one pass tells too little of either
+            if stage == min(1, last):  # one pass tells too little about either
                 for loss_on in losses[1:]:
                     if not self._does_well:
                         yield from self._join(rates[::2], loss_on, count, passes)
@@ -123,7 +123,7 @@ class Race:
 
     @property
     def _does_well(self) -> bool:
-        """Whether a budget does twice as well as guessing: other loss tokens are not tried."""
+        """Whether a budget does twice as well as guessing; other loss tokens then go untried."""
         guess = math.log(self.course.episode.n_labels)
         return any(outcome.mean < guess / 2 for outcome in self.found.values())
 

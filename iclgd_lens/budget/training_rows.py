@@ -1,4 +1,4 @@
-"""Trainings of one rule side by side, a row of a batch each: at several rates, on several sets."""
+"""Trainings of one rule side by side, each a row of a batch: at several rates, on several sets."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def row_trainings(
 ) -> Iterator[Training]:
     """Train one row for each rate, one demonstration per step; yields after each epoch.
 
-    The same object each time: rows may be dropped from it before the next epoch, of each set of
-    demonstrations as many. The caller's model is frozen while an epoch runs, and as before in
-    between.
+    It yields the same object each time: rows may be dropped from it before the next epoch, equally
+    many of each set of demonstrations. The caller's model is frozen while an epoch runs, and as
+    before in between.
 
     Args:
         rule: What one step does.
         host: The model.
-        shown: Demonstrations, or several sets of as many: each is learned from at every rate, set
-            by set. More than one needs a model that can be padded (`Host.can_pad`).
+        shown: Demonstrations, or several sets of equal size: each is learned from at every rate,
+            set by set. More than one needs a model that can be padded (`Host.can_pad`).
         rates: Learning rates.
         epochs: Passes over the demonstrations.
         loss_on: Tokens whose loss is minimised; None takes the protocol's.
@@ -104,13 +104,13 @@ def built_beside(
     weights: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
 ) -> Chain[tuple[list[ParameterDelta | DivergedError], Ledger] | None]:
-    """Updates of one rule by several sets of demonstrations of the same texts, side by side.
+    """One rule's updates from several sets of demonstrations of the same texts, side by side.
 
     For right and wrong labels: one pass serves both. Equal to training them one after the other, up
     to rounding.
 
     Returns:
-        One update a set, or why it diverged, and what each cost; None where the sets' sequences
+        One update per set, or why it diverged, and what each cost; None where the sets' sequences
         differ in shape (label words of different length), so that they cannot be rows of one batch.
     """
     sequences = [each.sequences(loss_on) for each in shown]

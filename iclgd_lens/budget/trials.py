@@ -63,11 +63,11 @@ class Course:
 
     Attributes:
         host: The model.
-        episode: Whose demonstrations the folds are of.
+        episode: Its demonstrations are cut into the folds.
         hypothesis: What is built.
         given: Its settings that are not searched.
         folds: What is learned from, and what judges.
-        beside: Courses that are run beside one another and share the room for deltas.
+        beside: How many courses run beside one another and share the room for deltas.
         spent: Passes through the model so far.
     """
 
@@ -81,12 +81,12 @@ class Course:
 
     @property
     def bundles(self) -> list[list[Fold]]:
-        """Folds that are trained in one batch: all, if sequences can be continued at their end."""
+        """Folds that are trained in one batch: all, if sequences can be padded."""
         return [list(self.folds)] if self.host.can_pad else [[fold] for fold in self.folds]
 
     @cached_property
     def rates_at_once(self) -> int:
-        """Rates whose deltas, of all folds, take no more than the model's weights do, or `ROOM`.
+        """How many rates' deltas, for all folds, take no more than the model's weights, or `ROOM`.
 
         At least one.
         """
@@ -157,7 +157,7 @@ class Rows:
         return lane_of(self.rule, self.course.host, shown, rates, **settings)
 
     def takes_in(self, other: Rows | Built) -> bool:
-        """Let another's trainings go on in this batch, where both stand at the same place."""
+        """Let another's trainings go on in this batch, where both have come equally far."""
         if not isinstance(other, Rows) or not self._lanes or not other._lanes:
             return False
         if (self.loss_on, self.passes) != (other.loss_on, other.passes):

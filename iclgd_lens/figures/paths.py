@@ -107,9 +107,9 @@ def rate_curve(
     chosen: Mapping[str, Sequence[float]] | None = None,
     title: str = "",
 ) -> Spec:
-    """Score, accuracy or held-out loss against the learning rate, one panel a measure.
+    """Score, accuracy or held-out loss against the learning rate, one panel per measure.
 
-    Chosen rates have a ring; a ring at the end of the grid is said to be at its edge, since a
+    Chosen rates have a ring; a ring at the end of the grid is marked as being at its edge, since a
     better rate may lie beyond.
 
     Args:

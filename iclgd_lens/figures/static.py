@@ -35,7 +35,7 @@ def write_static(
         formats: Any of svg, png, pdf.
 
     Returns:
-        None if all were written, else why some were not, in a line.
+        None if all were written, else why some were not, in one line.
     """
     try:
         kaleido: Any = import_module("kaleido")
@@ -49,7 +49,7 @@ def write_static(
     jobs = [_job(figures[name], folder / f"{name}.{kind}", kind) for name, kind in wanted]
     try:
         with _quiet():
-            # mathjax=False: it would be asked of a server.
+            # mathjax=False, since it would be fetched from a server.
             kaleido.write_fig_from_object_sync(jobs, kopts={"mathjax": False, "timeout": _SECONDS})
     except Exception as error:  # of many libraries: no browser, one that does not start, timeouts
         name = type(error).__name__

@@ -115,7 +115,7 @@ _SETTINGS = {
     "ICL": ("star", "solid", INK),
     "ICL_shuffled": ("star-open", "dash", QUIET),
 }
-"""Mark, dash and colour of the model's own settings, where they stand beside one another."""
+"""Mark, dash and colour of the model's own settings, where several stand beside one another."""
 
 
 def apart(found: dict[str, Look]) -> dict[str, Look]:
@@ -200,7 +200,7 @@ def records(frame: pd.DataFrame, needed: Sequence[str], who: str) -> list[Any]:
 
 
 def one_score(lines: Sequence[Any], score: str, who: str) -> str:
-    """The score that all lines are of, for an axis.
+    """The one score of all lines, for an axis.
 
     Raises:
         LensError: There are several.

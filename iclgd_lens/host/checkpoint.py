@@ -90,7 +90,7 @@ class Checkpoint:
 
         Raises:
             ModelError: It is missing or unreadable, or its weights are not safetensors.
-            UnsupportedModelError: It needs its own code, or is no such model.
+            UnsupportedModelError: It needs its own code, or is not such a model.
         """
         from transformers import AutoConfig
 
@@ -212,7 +212,7 @@ def _check_causal(config: Any, name: str) -> None:
     encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
     if encoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModelError(
-            f"{name} is no causal language model ({kind}); only causal decoders are served"
+            f"{name} is not a causal language model ({kind}); only causal decoders are served"
         )
 
 
@@ -247,7 +247,7 @@ class GgufCheckpoint(Checkpoint):
         except OSError as error:
             raise ModelError(f"Cannot read {self.location!r}: {error.strerror}") from error
         if magic != _MAGIC:
-            raise ModelError(f"{self.location!r} is no GGUF file: it does not begin as one")
+            raise ModelError(f"{self.location!r} is not a GGUF file: it does not begin as one")
         _ = self._reader
 
     def _check_config(self, config: Any) -> None:

@@ -1,4 +1,4 @@
-"""The condition that a model is handed over in, and what a result records about it.
+"""The condition in which a model is handed over, and what a result records about it.
 
 Some of it forbids measuring; the rest is measured as it is, said in results, and named where a
 model turns out not to do what its weights say.
@@ -207,9 +207,9 @@ _INCIDENTAL = frozenset(
 def model_provenance(model: Any) -> dict[str, str]:
     """Name, revision, dtype, host class and configuration hash of a loaded model.
 
-    Works for any HookedTransformer or TransformerBridge; what a model does not know of itself is
-    "unknown". Neither weights nor device enter the hash. The hash tells configurations of one
-    host apart: HookedTransformer and TransformerBridge describe the same model differently.
+    Works for any HookedTransformer or TransformerBridge; what a model does not say about itself is
+    "unknown". Neither weights nor device enter the hash. The hash tells configurations of one host
+    apart: HookedTransformer and TransformerBridge describe the same model differently.
 
     Returns:
         `name`; `revision`, a Hub commit or, for a folder, "sha256:..." over its weight files;
@@ -259,7 +259,7 @@ def _config_hash(model: Any) -> str:
 
 
 def _is_data(value: Any) -> bool:
-    """Whether a value reads the same in every process, as an object's default text does not."""
+    """Whether a value's text is the same in every process, unlike an object's default text."""
     if isinstance(value, dict):
         return all(_is_data(item) for item in value.values())
     if isinstance(value, (list, tuple)):

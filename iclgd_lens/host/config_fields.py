@@ -83,12 +83,12 @@ def llama(config: Any) -> Fields:
 
 
 def mistral(config: Any) -> Fields:
-    """Mistral's fields; its converter writes grouped keys and values always."""
+    """Mistral's fields; its converter always writes grouped keys and values."""
     return _gated(config) | {"n_key_value_heads": config.num_key_value_heads}
 
 
 def qwen2(config: Any) -> Fields:
-    """Qwen2's fields; its converter writes grouped keys and values always."""
+    """Qwen2's fields; its converter always writes grouped keys and values."""
     return mistral(config) | {"default_prepend_bos": False}
 
 

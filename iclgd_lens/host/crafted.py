@@ -30,7 +30,7 @@ without a scale. Biases that are left out are zero."""
 KINDS = ("auto", "hooked", "bridge")
 
 _FLAT = 1e6
-"""What idle LayerNorms divide and multiply by: against its square a variance is rounding."""
+"""What idle LayerNorms divide and multiply by: beside its square a variance is lost in rounding."""
 
 
 def crafted_model(

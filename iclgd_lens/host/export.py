@@ -221,7 +221,7 @@ def _module(model: Any, site: LinearSite) -> Any:
 
 
 def _place(tensor: Tensor) -> tuple[int, ...]:
-    """What two tensors share only if they are the same memory read the same way."""
+    """A key that two tensors share only if they are the same memory, read in the same way."""
     return (tensor.data_ptr(), *tensor.shape, *tensor.stride())
 
 
@@ -275,7 +275,7 @@ def _split_indices(attention: Any, joint: Any) -> tuple[Any, Any, Any]:
         old: Tensor | None = getattr(joint, kind, None)
         numbers = None
         if old is not None:
-            # float64 counts exactly further than any weight is large.
+            # float64 counts exactly beyond the size of any weight.
             count = torch.arange(old.numel(), dtype=torch.float64).view(old.shape)
             numbers = nn.Parameter(count, requires_grad=False)
         stand_in.register_parameter(kind, numbers)

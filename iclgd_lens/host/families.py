@@ -1,4 +1,4 @@
-"""The table of model families that become HookedTransformers, and the models built by it.
+"""The table of model families that become HookedTransformers, and the models built from it.
 
 A family is a `transformers` class. To add one is to add one entry here; a family without an entry
 is served by TransformerBridge alone.

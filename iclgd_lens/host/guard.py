@@ -1,4 +1,4 @@
-"""Keeps the caller's model as it was: frozen, laid out in memory for a while, or copied.
+"""Keeps the caller's model as it was, whether it is frozen, laid out in memory or copied.
 
 `frozen`: inside the context every module is in evaluation mode and no parameter asks for a
 gradient, so that autograd keeps nothing for frozen weights. On exit, by success, exception or
@@ -10,9 +10,9 @@ in every forward pass. Where the transposed weight already lies in memory that i
 values, no copy. The caller's own memory is never written; each parameter gets its own back on exit,
 whatever happens.
 
-`copied`: `copy.deepcopy` copies modules and methods, but no plain function: a `forward` that an
-adapter replaced, or a hook, goes on reaching into the original through what it closes over. Such
-functions are made anew, closed over the copy.
+`copied`: `copy.deepcopy` copies modules and methods, but no plain functions: a `forward` that an
+adapter replaced, or a hook, would still reach into the original through its closure. Such functions
+are made anew, closed over the copy.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def laid_out(
 ) -> Generator[None, None, None]:
     """Hold each parameter in memory in the given order of its axes, slowest first.
 
-    Parameters that lie so already are left alone, so contexts may be nested. The copies take the
-    parameters' size in memory.
+    Parameters that already lie in this order are left alone, so contexts may be nested. The copies
+    take the parameters' size in memory.
     """
     originals: list[tuple[nn.Parameter, Tensor]] = []
 
@@ -150,7 +150,7 @@ def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy of `model`, also after a forward pass that kept attention maps on it.
 
     Attention bridges keep the last pattern with its graph, which `copy.deepcopy` refuses. Hooks of
-    the model's are hooks of the copy's.
+    the model become hooks of the copy.
 
     Raises:
         UnsupportedModelError: The copy shares weights with the model.

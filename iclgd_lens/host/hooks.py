@@ -1,7 +1,7 @@
 """Hooks that are attached for a while, counted as they fire, and gone afterwards whatever happens.
 
 An interrupt can arrive between any two steps, those that attach and detach included. Detaching
-knows what was about to be attached and can be done twice, so nothing is left behind.
+knows what was about to be attached and can be repeated, so nothing is left behind.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _detach(
 def without_reread(
     reread: Callable[[], int], name: str, function: HookFunction, activation: Tensor, hook: Any
 ) -> Tensor | None:
-    """Call `function` on what its caller gave, where a pass reads `reread()` tokens before it."""
+    """Call `function` on the given tokens alone, where a pass reads `reread()` more before them."""
     skipped = reread()
     if not skipped:
         return function(activation, hook=hook)

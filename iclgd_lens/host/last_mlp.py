@@ -1,8 +1,9 @@
 """The last block's MLP, run at the one token of each row whose residual stream is asked for.
 
-After the last block's attention no token sees another, so what its MLP gives elsewhere is read by
-nobody. Its input is cut down to the token asked for; the sum with the residual stream then spreads
-the MLP's output over all tokens of the row, which is right at that token and unread elsewhere.
+After the last block's attention no token sees another, so nothing reads what its MLP gives
+elsewhere. Its input is cut down to the token asked for; the sum with the residual stream then
+spreads the MLP's output over all tokens of the row, which is right at that token and unread
+elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from iclgd_lens.host.base import Host
 
 At = Int[Tensor, " batch"] | int
-"""A token of each row: its position in each, or one position for all."""
+"""One token of each row: its position in each row, or one position for all."""
 
 # Parts of a block that come after its MLP; a hook on one of them is to see every token.
 _AFTER_MLP = ("hook_mlp_out", "ln2_post", "hook_resid_post", "hook_out")

@@ -38,7 +38,7 @@ DTYPES = {
     "float64": torch.float64,
 }
 _GATES = ("gate_proj", "gate_up_proj")  # how `transformers` names a gated MLP's maps
-_LARGE = 50_000_000  # parameters from which on passes over weights are what takes time
+_LARGE = 50_000_000  # from this many parameters on, passes over weights are what takes time
 _TOKENS = 8  # read to compare logits with those of `transformers`
 
 
@@ -80,7 +80,7 @@ def load_model(
         tokenizer files in a folder the model comes without a tokenizer and a `ModelWarning`.
 
     Raises:
-        ModelError: An argument is none of the allowed ones, or no model can be read there.
+        ModelError: An argument is not an allowed one, or no model can be read there.
         UnsupportedModelError: No host can hold the model, or not the one asked for.
 
     Examples:
@@ -187,7 +187,7 @@ def _build(
     where = traceback.extract_tb(error.__traceback__)[-1].name
     reason = (str(error).strip() or f"{type(error).__name__} in {where}").splitlines()[0]
     raise UnsupportedModelError(
-        f"the installed TransformerLens has an adapter for {type(hf_model).__name__}, but not "
+        f"The installed TransformerLens has an adapter for {type(hf_model).__name__}, but not "
         f"for {checkpoint.name} ({reason})"
     ) from error
 
@@ -196,8 +196,8 @@ def _order(hf_model: Any) -> tuple[str, ...]:
     """The hosts that "auto" tries, in turn.
 
     HookedTransformer copies the weights of a gated MLP, transposed, in each pass, and such models
-    mostly rotate queries and keys too, which it does anew for all keys of a cache. In a small
-    model neither is felt.
+    mostly rotate queries and keys too, which it does anew for all keys of a cache. In a small model
+    neither matters.
     """
     if not has_hooked_transformer():
         return ("bridge",)
@@ -230,7 +230,7 @@ def identify_model(name_or_folder: str | Path, revision: str | None = None) -> s
 
     Raises:
         ModelError: No model can be read there.
-        UnsupportedModelError: The checkpoint is none that a host could serve.
+        UnsupportedModelError: No host could serve the checkpoint.
     """
     source = find_model(name_or_folder)
     source.refuse_pickled()
@@ -295,7 +295,7 @@ def _bridge(hf_model: Any, tokenizer: Any, name: str, device: torch.device) -> A
     architecture = type(hf_model).__name__
     if architecture not in SUPPORTED_ARCHITECTURES:
         raise UnsupportedModelError(
-            f"the installed TransformerLens has no adapter for {name} ({architecture})"
+            f"The installed TransformerLens has no adapter for {name} ({architecture})"
         )
     config, family = hf_model.config, family_of(architecture)
     biased = family is not None and "Q" in family.biases and family.names is not None

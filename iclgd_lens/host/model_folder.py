@@ -1,4 +1,4 @@
-"""What a folder of a `transformers` model must hold before anything of it is built.
+"""What a folder of a `transformers` model must hold before anything is built from it.
 
 Only data is read, and only in the folder itself.
 """
@@ -18,7 +18,7 @@ _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "intermediate_size", "max_position_embeddings",
 )  # fmt: skip
-"""What `transformers` calls sizes, in whatever words a configuration spells them."""
+"""What `transformers` calls sizes, whichever words a configuration uses for them."""
 
 _RAW = (*_SIZES, "n_embd", "n_head", "n_layer", "n_positions")
 
@@ -35,13 +35,13 @@ def check_folder(folder: Path) -> None:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} has no config.json: it is no folder of a transformers model")
+        raise ModelError(f"{folder} has no config.json: it is not a folder of a transformers model")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"Cannot read {path}: {first_line(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelError(f"{path} names no model_type: it is no configuration of transformers")
+        raise ModelError(f"{path} names no model_type: it is not a configuration of transformers")
     if config.get("auto_map"):
         raise UnsupportedModelError(
             f"{path} points to code of its own (auto_map), which is never run; remove the entry "
@@ -78,7 +78,7 @@ def check_sizes(config: Any, place: str) -> None:
     """Refuse sizes that no model can have.
 
     Raises:
-        ModelError: One is no positive whole number, or heads do not divide what they share.
+        ModelError: One is not a positive whole number, or heads do not divide what they share.
     """
     sizes: dict[str, Any] = {name: getattr(config, name, None) for name in _SIZES}
     for name, value in sizes.items():
@@ -111,9 +111,10 @@ def _check_size(name: str, value: Any, place: str) -> None:
 
 
 def check_weights(config: Any, folder: Path) -> None:
-    """Refuse a configuration whose sizes are beyond all that the folder's weights hold.
+    """Refuse a configuration whose sizes exceed everything that the folder's weights hold.
 
-    Such a model would be built, and fill memory, before anything tells that it does not fit.
+    Otherwise such a model would be built, and fill memory, before anything shows that it does not
+    fit.
 
     Raises:
         ModelError: A weight file is unreadable, or a size is beyond the weights.
@@ -165,12 +166,12 @@ def _shards(index: Path) -> list[str]:
     for shard in shards:
         path = PurePosixPath(shard) if isinstance(shard, str) else None
         if path is None or path.is_absolute() or ".." in path.parts or "\\" in str(shard):
-            raise ModelError(f"{index} points to {shard!r}, which is no file of its folder")
+            raise ModelError(f"{index} points to {shard!r}, which is not a file of its folder")
     return sorted(set(shards))
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line: its own first, or what kind it is."""
+    """An error in one line: the first line of its text, or its type."""
     lines = str(error).strip().splitlines()
     kind = type(error).__name__
     if len(lines) > 1 and lines[0].endswith(":"):

@@ -1,4 +1,4 @@
-"""What a model's name is: where it leads, and whether there can be a model.
+"""What a model's name stands for: where it leads, and whether a model can be there.
 
 The one place that answers. Loading, plans, estimates and listings all ask here; nothing is loaded
 and no network is used.
@@ -72,7 +72,7 @@ class ModelSource:
         return self.is_folder or self.is_file
 
     def check(self) -> None:
-        """Refuse what is certainly no model that could be loaded, without asking the Hub.
+        """Refuse what certainly cannot be loaded, without asking the Hub.
 
         Raises:
             ModelError: The folder holds no `transformers` model, or the name is unknown.

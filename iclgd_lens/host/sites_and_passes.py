@@ -1,4 +1,4 @@
-"""What a host hands out: its linear maps, and what of a forward pass later passes may share."""
+"""What a host hands out: its linear maps, and parts of a forward pass that later passes share."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Prefix:
 class WholePrefix(Prefix):
     """Tokens to be read again before each query, where positions depend on the whole length.
 
-    Their keys and values would be others as soon as a query follows, so none are kept.
+    Their keys and values would change as soon as a query follows, so none are kept.
     """
 
     def __init__(self, tokens: Int[Tensor, "batch pos"]) -> None:

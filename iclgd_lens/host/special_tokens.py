@@ -23,8 +23,8 @@ def own_token(tokenizer: Any, kind: Literal["bos", "eos"]) -> SpecialToken | Non
     """Return the BOS or EOS that a tokenizer's files name, or None.
 
     What the user has set since is theirs, and counts; what TransformerLens fills in does not. A
-    token that the vocabulary does not hold is none. A tokenizer without a record of how it was made
-    (none of `transformers`) is taken at its word.
+    token that is not in the vocabulary does not count. A tokenizer without a record of how it was
+    made (one that is not of `transformers`) is taken at its word.
     """
     name = f"{kind}_token"
     made: Any = getattr(tokenizer, "init_kwargs", None)

@@ -82,7 +82,7 @@ def new_weights(model: Any, seed: int) -> Weights:
 
 
 def initialiser_of(model: Any) -> str:
-    """Name whose rule `new_weights` draws by."""
+    """The name of the one whose rule `new_weights` follows."""
     original = getattr(model, "original_model", None)
     if original is not None:
         return f"transformers {type(original).__name__}"

@@ -5,11 +5,11 @@ r"""Attention kernel: a query takes the labels of the demonstrations that a head
 from the readout token, to the demonstration's tokens and the separator after it, in in-context
 learning's own pass of the query. `head` is the head whose p is best on left-out demonstrations
 ("best"), the mean over all heads ("mean"), or a head by layer and number ("3.0"). The model reads
-the query alone, and its label words get the probabilities p (of which `floor` is shared out
+the query alone, and its label words get the probabilities p (a share `floor` of them divided
 equally); see `label_direction`.
 
-Limits: attention that is uniform over demonstrations gives their label frequencies; `strength=0` is
-nothing, to the bit.
+Limits: attention that is uniform over demonstrations gives their label frequencies; `strength=0`
+changes nothing, to the bit.
 
 A reconstruction, hence fitted: it asks in-context learning itself, query by query, which
 demonstrations it looks at. What it can show is that labels are read off by one head's attention;
@@ -60,7 +60,7 @@ def attention_kernel(
         demonstrations: The examples, or their episode.
         head: "best" on left-out demonstrations, "mean" of all, or "LAYER.HEAD".
         loo: Contexts of left-out demonstrations: "exact", "masked" or "causal".
-        floor: Share of the probability that all label words have alike.
+        floor: Share of the probability that is given to all label words equally.
         strength: How far the model's own label scores move there; 0 is not at all.
 
     Raises:

@@ -43,9 +43,9 @@ from iclgd_lens.training.sgd import trained_names
 
 Point = dict[str, Any]
 STARTS = 5
-"""Trials before the Gaussian process is asked, the first one given."""
+"""Trials before the Gaussian process is asked; the first of them is the given setting."""
 _WORST = 1e6
-"""What a trial that diverged counts; optuna takes no infinity into its model."""
+"""The value that a diverged trial counts as; optuna takes no infinity into its model."""
 
 
 def minimise(
@@ -147,7 +147,7 @@ def bayes_lcgd(
         budget: "full", or "matched": a quarter of the demonstrations and at most 8 trials.
         seed: Seed of the search.
         lr: Learning rate tried first; None takes the task's published one.
-        epochs: Passes tried first; 1, 2 and 4 are searched beside.
+        epochs: Passes tried first; 1, 2 and 4 are searched, too.
         loss_on: Loss tried first: "all" or "label"; None takes the protocol's.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
 

@@ -76,8 +76,8 @@ def at_ends(
 ) -> dict[str, Tensor]:
     """What passes at some hook points at one token of each row; by name, "row *rest", fp32.
 
-    Rows of unequal length share passes where the model can be padded: what continues a row is seen
-    by none of its own tokens.
+    Rows of unequal length share passes where the model can be padded: none of a row's own tokens
+    sees the padding.
 
     Args:
         host: The model, which is frozen meanwhile.

@@ -8,8 +8,8 @@ is a line to read scores by, never evidence.
 
     z_h <- z_h + mean_(i > 1) [z_h(x_i in the prompt) - z_h(x_i alone)]   at the readout token
 
-Where the readout token is that of a label word after the content, examples are read so, too: each
-content with that word after it, in the prompt up to it and alone.
+Where the readout token is that of a label word after the content, examples are read in the same
+way: each content with that word after it, both in the prompt up to it and alone.
 
 Limits: strength 0 is no change. The centred scores of one constant vector are undefined or near 0:
 it has nothing to say about what differs between queries.

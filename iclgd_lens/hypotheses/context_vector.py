@@ -10,7 +10,7 @@ of AdamW (weight decay 1e-3, two demonstrations per step) on the loss of their l
 them at their start. Published: start (0.1, 1), step size 1e-2, 100 epochs, and noise on the stream
 while calibrating, which is left out here.
 
-Limits: `strength=0, keep=1, epochs=0` is nothing, to the bit.
+Limits: `strength=0, keep=1, epochs=0` changes nothing, to the bit.
 
 An explanation: no pass in context is read. Models without an MLP have the attention part alone.
 
@@ -110,7 +110,7 @@ class ContextVectors(Intervention):
         self.vectors, self.factors = vectors, factors
 
     def hooks(self, host: Host, batch: Batch = UNCOUNTED) -> list[Hook]:
-        """One hook a vector."""
+        """One hook per vector."""
         return [
             (point, partial(_mixed, vector, factor))
             for (point, vector), factor in zip(self.vectors.items(), self.factors, strict=True)

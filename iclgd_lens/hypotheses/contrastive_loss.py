@@ -64,7 +64,7 @@ class Contrast:
         self.step += 1
 
     def loss(self, layers: Sequence[int], sequence: TrainingSequence) -> Float[Tensor, ""]:
-        """The loss of the sequence that is running, summed over layers; 0 where none is alike."""
+        """The running sequence's loss, summed over layers; 0 where no other has its label."""
         place = self.order[self.step % len(self.order)]
         alike = self.gold == self.gold[place]
         alike[place] = False

@@ -71,7 +71,7 @@ def distilled(
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: What is shown, at least two (unless mu is 0).
         fit: "ridge" (values alone, closed form) or "sgd".
-        ridge: Of "ridge": penalty relative to the inputs' mean square.
+        ridge: For "ridge": penalty relative to the inputs' mean square.
         mu: Of "sgd": weight of the attention outputs beside the language-model loss.
         lr: Of "sgd": learning rate, never searched for; None takes the task's published one.
         epochs: Of "sgd": passes over the demonstrations.

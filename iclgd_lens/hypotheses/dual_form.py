@@ -27,7 +27,7 @@ from iclgd_lens.errors import HookError, HypothesisError
 from iclgd_lens.host import Hook, Host, Prefix, frozen
 
 _ROWS = 64
-"""Queries of the prompt that the factor of the scores is read off."""
+"""How many of the prompt's queries the factor of the scores is read from."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,14 +1,14 @@
 """Evolution: which heads learn is found by trial, not by gradients.
 
 LCGD proposes a change for every key/value head; evolution strategies choose how much of each is
-taken. A gate γ a layer, head and weight (keys or values; a bias goes with its weight), γ = 1 at
+taken. One gate γ per layer, head and weight (keys or values; a bias goes with its weight), γ = 1 at
 first; the change is Σ γ_h Δ_h, and its fitness is the mean log-likelihood of the demonstrations'
 label words under it:
 
     F(γ) = mean_i log p(y_i | x_i; Σ_h γ_h Δ_h)
 
-    nes   ĝ = 1 / (2 n σ) Σ_ε [F(γ + σε) - F(γ - σε)] ε, then γ moves along ĝ by `rate` a gate (root
-          mean square). ĝ is exact in expectation where F is quadratic, else the gradient of F
+    nes   ĝ = 1 / (2 n σ) Σ_ε [F(γ + σε) - F(γ - σε)] ε, then γ moves along ĝ by `rate` per gate
+          (root mean square). ĝ is exact in expectation where F is quadratic, else the gradient of F
           smoothed by a Gaussian (Salimans et al. 2017; Wierstra et al. 2014)
     cma   CMA-ES (Hansen 2016) by `cmaes`; the separable one above 200 gates
 
@@ -17,7 +17,7 @@ generations = 0 is LCGD to the bit.
 
 `evolution_weights` searches the weights themselves, from no change, with as many trials as LCGD has
 block passes. With n trials in d dimensions the expected cosine with the gradient is
-sqrt(n / (n + d + 1)), next to nothing: it is the random control that evolution at this budget is.
+sqrt(n / (n + d + 1)), next to nothing: at this budget evolution is no more than a random control.
 
 Source: this package; Salimans et al. 2017, Hansen 2016; on whole language models MeZO (Malladi et
 al. 2023).
@@ -184,9 +184,9 @@ def evolution(
         demonstrations: What to learn from.
         method: "nes" or "cma" (needs the extra `search`).
         generations: Rounds of trials; 0 is LCGD.
-        population: Trials a round (of "nes" half of them mirrored); None for 4 + 3 ln(gates).
+        population: Trials per round (for "nes", half of them mirrored); None for 4 + 3 ln(gates).
         sigma: Spread of the trials around the centre, in gates.
-        rate: Of "nes": how far the centre moves a round.
+        rate: For "nes": how far the centre moves per round.
         seed: Seed of the trials.
         lr: LCGD's learning rate; None takes the task's published one.
         epochs: LCGD's passes over the demonstrations.
@@ -241,7 +241,7 @@ class Gated:
         self.changed = ParameterDelta({name: value.clone() for name, value in delta.items()})
 
     def at(self, gates: Float[np.ndarray, " gate"]) -> ParameterDelta:
-        """The change at some gates; the same object each time would be written over."""
+        """The change at some gates: a new object each time, so that none is overwritten."""
         scaled = {name: value * self._factor(name, gates) for name, value in self.delta.items()}
         return ParameterDelta(scaled, self.delta.metadata)
 
@@ -282,7 +282,8 @@ def evolution_weights(
     Args:
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: What the trials are asked.
-        trials: Mirrored pairs; None for as many as cost what LCGD does (a pass back counts double).
+        trials: Mirrored pairs; None for as many as cost what LCGD costs (a backward pass counts
+            double).
         sigma: Spread of the trials, in weights.
         seed: Seed of the trials.
         lr: Learning rate; the step is as long as those of GD's exact gradient in one pass would be,
@@ -310,7 +311,7 @@ def evolution_weights(
     step = lr if lr is not None else shown.learning_rate or 1.0
     size = sum(value.numel() for value in like.values())
     exact = gradients(gd_step, host, like, shown.sequences("label"))
-    # An estimate in so many dimensions is far longer than the gradient; a direction is what it has.
+    # An estimate in so many dimensions is far longer than the gradient; only its direction is used.
     length = step * _norm(exact) / max(_norm(estimate), 1e-30)
     delta = ParameterDelta({name: length * value for name, value in estimate.items()})
     delta.metadata = {

@@ -10,8 +10,8 @@ best, each with the mean of the others' passes. (In those it stands among the ex
 are chosen with it: the choice of the layer is not free of its label.) After the last layer no
 attention reads it, and SimAOU is undefined.
 
-Limits: `strength=0` is nothing, to the bit. With all heads of one layer, the change of z̄ instead of
-z̄, and v added where attention's output is, this is that layer of `constant_shift`.
+Limits: `strength=0` changes nothing, to the bit. With all heads of one layer, the change of z̄
+instead of z̄, and v added where attention's output is, this is that layer of `constant_shift`.
 
 Fitted, because v is an average of in-context learning's own activations on the demonstrations.
 Published with 10 heads, 10 shots and 100 prompts, injected at about a third of the depth.
@@ -93,7 +93,7 @@ def function_vector(
     chosen = indirect_effects(host, contexts.shown, trials=trials, seed=seed).top(heads)
     outputs = head_sum(host, torch.stack([seen.values[point] for point in points], 1), chosen)
     if layer is None:
-        # Without a context of its own a demonstration has no share in the mean of the others.
+        # A demonstration without a context of its own takes no part in the mean of the others.
         own = outputs.mean(0).expand(len(contexts.shown), -1).clone()
         own[list(seen.places)] = mean_of_others(outputs)
         layer = best_layer(

@@ -9,8 +9,8 @@ place, X the demonstrations' inputs at the end of their contents in that layer:
 
 for values; other weights follow GD. γ = 1 takes the direction that demonstrations share most out of
 what is learned. X is taken once, on the unchanged model, and errors are those of the inputs as they
-are. The published rule transforms queries, too; here they are read as they come, so that this is
-its effect on what is learned alone.
+are. The published rule transforms queries, too; here they are read as they come, so that this shows
+only its effect on what is learned.
 
 Limits: γ = 0 is GD to the bit. Where the columns of X are orthonormal it is GD with values at the
 rate η (1 - γ).
@@ -113,7 +113,7 @@ def value_moments(
     Args:
         host: The model.
         shown: The demonstrations.
-        loss_on: Which tokens of a demonstration the loss is of.
+        loss_on: Which tokens of a demonstration the loss counts.
     """
     sites = {name: site for name, site in host.sites.items() if site.kind == "W_V"}
     sums: dict[str, Tensor] = {}

@@ -21,7 +21,7 @@ COMBINERS = ("sum", "pcgrad", "upgrad")
 
 
 def combiner(rule: str, name: str) -> Combine | None:
-    """What makes one gradient of several; None for the sum, which one back-propagation gives.
+    """What makes one gradient of several; None for the sum, which back-propagation itself gives.
 
     Raises:
         HypothesisError: `torchjd` is not installed.
@@ -55,7 +55,7 @@ def upgrad(rows: Float[Tensor, "task entry"]) -> Float[Tensor, " entry"]:
 
 @lru_cache(maxsize=8)
 def _weighting(tasks: int) -> Callable[[Tensor], Tensor]:
-    """UPGrad's weights of gradients whose products are given; made once, for steps are many."""
+    """The function from products of gradients to UPGrad's weights; made once for many steps."""
     from torchjd.aggregation import UPGradWeighting
     from torchjd.linalg import DualConeProjector
 
@@ -80,7 +80,7 @@ def project(u: Float[Tensor, " task"], gram: Float[Tensor, "task task"]) -> Floa
 
 
 def _projected(us: _Array, gram: _Array) -> _Array:
-    """`project` of several u, one per row; in NumPy, since calls are all that takes time here."""
+    """`project` of several u, one per row; in NumPy, since only the calls take time here."""
     tasks = len(gram)
     best, least = us.copy(), ((us @ gram) * us).sum(1)
     for code in range(2**tasks - 1):

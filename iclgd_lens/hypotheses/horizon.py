@@ -105,7 +105,7 @@ class _Walk:
                 reached,
                 [*below, *learned.values()],
                 flow,
-                # A block that a later loss is carried through is needed again.
+                # A block through which a later loss is carried back is needed again.
                 retain_graph=not last and at > lowest,
                 allow_unused=True,
             )

@@ -148,7 +148,7 @@ class ImplicitPatch(Intervention):
         """The patches of the rows' queries; none for rows that are no queries.
 
         Raises:
-            HypothesisError: Nobody knows which queries the rows are.
+            HypothesisError: It is not known which queries the rows are.
         """
         if batch.queries is None:
             raise HypothesisError("implicit_patch holds one patch per query and changes no other.")
@@ -179,7 +179,8 @@ def rank_one(
 ) -> list[Hook]:
     """Add source^T target / |source|^2 to a linear map, row by row; a source of 0 adds nothing.
 
-    Sources and targets are looked up as the map runs: while patches are made, they are new then.
+    Sources and targets are looked up when the map runs: while patches are being made, they have
+    just been set then.
     """
     read: list[Tensor] = []
 
@@ -213,7 +214,7 @@ def _scale(
 
 
 def _groups(episode: Episode, prompt: int) -> list[list[int]]:
-    """Query indices of one length each, as many as a pass holds."""
+    """Groups of queries of one length, each group as many as a pass holds."""
     found: list[list[int]] = []
     for length, indices in episode.lengths().items():
         step = max(1, TOKENS_AT_ONCE // (prompt + length))
@@ -335,7 +336,7 @@ def _before_norm(
 ) -> Float[Tensor, "row d_model"]:
     """What must enter an RMSNorm so that it leaves in the direction of `wanted`, at its length now.
 
-    The norm's gain, up to a factor, is what left it over what entered it in another pass.
+    The norm's gain, up to a factor, is what left it divided by what entered it in another pass.
     """
     gain = torch.where(read == 0, 1.0, left / torch.where(read == 0, 1.0, read))
     needed = wanted / torch.where(gain == 0, 1.0, gain)

@@ -12,11 +12,11 @@ the readout token of a content read alone; the demonstrations are in no prompt. 
 
 with distances in units of their mean over pairs of demonstrations. `layer` and τ are chosen by the
 likelihood of left-out demonstrations' labels, where they are not given. The model's label words get
-the probabilities p (of which `floor` is shared out equally); see `label_direction`.
+the probabilities p (a share `floor` of them divided equally); see `label_direction`.
 
 Limits: τ → 0 is the nearest neighbour (ties share), τ → ∞ the demonstrations' label frequencies,
-`strength=0` nothing, to the bit. Attention is not touched, so SimAOU is undefined; KL, recovery and
-accuracy are not.
+`strength=0` no change, to the bit. Attention is not touched, so SimAOU is undefined; KL, recovery
+and accuracy are not.
 
 An explanation: no pass in context is read.
 
@@ -69,7 +69,7 @@ def kernel_regression(
         layer: Block whose input is compared; None chooses on left-out demonstrations.
         kernel: "cosine", "rbf" or "mahalanobis".
         tau: Width of the kernel, 0 and inf included; None chooses on left-out demonstrations.
-        floor: Share of the probability that all label words have alike.
+        floor: Share of the probability that is given to all label words equally.
         strength: How far the model's own label scores move there; 0 is not at all.
 
     Raises:

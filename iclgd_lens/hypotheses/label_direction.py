@@ -8,14 +8,14 @@ Let x be the stream there, c its centred part where the norm subtracts the mean,
 divides by, g its gain, and A_c = g (u_c - ū) the direction of label word c, u_c its column of the
 unembedding. The least change of c that does it is σ A^+ s, A^+ the pseudo-inverse. What of c lies
 outside the span of A is scaled so that the length of c, and with it σ, stays what it is: the norm
-divides by what it divided by. Logits of other tokens move by what that takes. A change that the
+divides by what it divided by. Other tokens' logits move as a result. A change that the
 length does not allow keeps its direction and is as large as it can be.
 
 Norm and unembedding are asked, not read: g, bias and centring from what the norm makes of two
 vectors, columns from gradients where a soft cap or a factor follows (and the change is then
 corrected for the cap).
 
-Label words of several tokens: the first token of word c, of n_c tokens, moves by n_c s_c, so that
+Label words of several tokens: the first token of a word c with n_c tokens moves by n_c s_c, so that
 the mean log-probability moves by s_c. Words that share their first token cannot be told apart.
 """
 
@@ -45,7 +45,7 @@ class LabelDirections:
 
     Args:
         host: The model.
-        tokens: Whose logits are moved.
+        tokens: The tokens whose logits are moved.
     """
 
     def __init__(self, host: Host, tokens: Sequence[int]) -> None:
@@ -153,7 +153,7 @@ class LabelPredictor(Intervention):
         self._lengths = torch.tensor([float(len(word)) for word in words], device=host.device)
 
     def before(self, host: Host, batch: Batch) -> Tensor | None:
-        """What the rule reads of the rows in passes of its own, before the pass; None for none."""
+        """What the rule reads of the rows in its own passes, before the pass; None for nothing."""
         return None
 
     @abstractmethod
@@ -209,7 +209,7 @@ def contents_of(batch: Batch, bos: bool) -> list[Tokens]:
     """Each row's tokens up to the one where its label is predicted, without BOS.
 
     Raises:
-        HypothesisError: Nobody tells the rows' tokens.
+        HypothesisError: The rows' tokens are not given.
     """
     if batch.tokens is None:
         raise HypothesisError(

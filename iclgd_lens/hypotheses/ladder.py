@@ -1,6 +1,6 @@
-r"""The ladder: from in-context learning to one constant vector, an ingredient less at each rung.
+r"""The ladder: from in-context learning to a constant vector, one ingredient less at each rung.
 
-What separates in-context learning from simpler things is what is lost from one rung to the next:
+What in-context learning has beyond simpler things is what is lost from one rung to the next:
 
     0  oracle: the demonstrations' keys and values before each query
     1  queries frozen: head outputs are those of attention to demonstrations and own tokens, but

@@ -6,7 +6,7 @@ block alone. What layer l learns therefore depends on layers <= l only, as in in
 
     ΔW_l <- ΔW_l - lr ∇_(W_l) Σ_t -log softmax(norm(x_l) W_U)_(x_t) / T,   x_l: what leaves block l
 
-Limits: of a model of one layer it is GD. In an LCGD-world (`lens.worlds`), where in-context
+Limits: on a model of one layer it is GD. In an LCGD-world (`lens.worlds`), where in-context
 learning is one such step, SimAOU is 1; in a GD-world of angle θ it is cos θ.
 
 Source: Deutch et al. 2024, section 5.
@@ -151,7 +151,7 @@ def lcgd(
     """Return the weight changes that layer-causal gradient descent makes.
 
     The loss is the sum over layers (not the mean) of each layer's language-model loss, divided by
-    the predicted tokens. A layer's loss is back-propagated as soon as its block has run (of short
+    the predicted tokens. A layer's loss is back-propagated as soon as its block has run (for short
     sequences, those of a few layers together), so memory does not grow with the number of layers.
     The model is not changed.
 

@@ -14,10 +14,11 @@ Limits: γ = 0 is LCGD to the bit. Where attention is uniform over tokens and de
 equally long, every γ is LCGD. It stays layer-causal: attention of layer l needs blocks < l alone.
 
 The weights are in-context learning's own: the prompt of the demonstrations is read once, though no
-query. What it has above LCGD may come from that pass.
+query. What it gains over LCGD may come from that pass.
 
-Two weightings that know nothing of the prompt tell whether *which* demonstration matters:
-"recency", w = exp(-(K - i) / τ), and "permuted", the prompt's own w moved to other demonstrations.
+Two weightings that know nothing of the prompt's attention tell whether it matters *which*
+demonstration is weighted: "recency", w = exp(-(K - i) / τ), and "permuted", the prompt's own w
+moved to other demonstrations.
 
 Source: this package. That attention to a demonstration is the size of its update is the reading of
 Dai et al. 2023, section 3.
@@ -75,8 +76,8 @@ def lcgd_attention(
         demonstrations: What to learn from.
         gamma: Power of the weights; 0 is LCGD.
         weighted_by: "attention", or the comparisons "recency" and "permuted".
-        tau: Of "recency": how many demonstrations back the weight falls to 1/e.
-        seed: Of "permuted": seed of the permutation.
+        tau: For "recency": how many demonstrations back the weight falls to 1/e.
+        seed: For "permuted": seed of the permutation.
         lr: Learning rate; None takes the task's published one.
         epochs: Passes over the demonstrations.
         batch_size: Sequences per step.

@@ -1,4 +1,4 @@
-r"""LCGD whose layers are not alone: how far a loss reaches back, in what order, and how fast.
+r"""LCGD whose layers do not learn alone: how far a loss reaches back, in what order, and how fast.
 
 Four questions about the layers of LCGD, each with a setting that is off at its neutral value.
 
@@ -9,15 +9,15 @@ the bit: a dose of what breaks layer causality, with both ends known.
 **Sequential.** Layer l is updated, block l runs again with the new Δ_l, and only then does block
 l + 1 read it, as later layers do in a prompt. Still layer-causal.
 
-**Rates.** constant: η. norm: η trust |W_h| / |g_h| a head (LARS; biases keep η). rms:
-g / (sqrt(running mean of g²) + 1e-8). hyper: η_(t+1) = η_t (1 + β cos(g_t, g_(t-1))) a layer; β = 0
-is constant. surprise: η (1 - p_i), where p_i is the probability that the loss's layer gives the
+**Rates.** constant: η. norm: η trust |W_h| / |g_h| per head (LARS; biases keep η). rms:
+g / (sqrt(running mean of g²) + 1e-8). hyper: η_(t+1) = η_t (1 + β cos(g_t, g_(t-1))) per layer; β =
+0 is constant. surprise: η (1 - p_i), where p_i is the probability that the loss's layer gives the
 demonstration's label word: learning driven by error.
 
 **Feedback ρ.** At the label, the target is (1 - ρ) onehot(y) + ρ p_L, where p_L is what the last
 layer predicted at the label of the demonstration before. This breaks layer causality by design.
 
-In one line, at its neutral values but for m:
+In one line, with all but m at their neutral values:
 
     Δ_l <- Δ_l - η ∂loss_min(l+m, L-1) / ∂Δ_l
 
@@ -87,8 +87,8 @@ def lcgd_dynamic(
         sequential: Whether a block runs again, changed, before the next one reads it; needs
             horizon 0 and batch_size 1.
         rates: "constant", "norm", "rms", "hyper" or "surprise".
-        trust: Of rates "norm": the step's length relative to the weights, at a rate of 1.
-        beta: Of rates "hyper": how much a step's agreement with the one before changes the rate.
+        trust: For rates "norm": the step's length relative to the weights, at a rate of 1.
+        beta: For rates "hyper": how much a step's agreement with the one before changes the rate.
         feedback: Share of the last layer's prediction of the demonstration before in the target.
         lr: Learning rate; None takes the task's published one.
         epochs: Passes over the demonstrations.
@@ -138,7 +138,7 @@ def lcgd_dynamic(
 
 
 class _Rule:
-    """One sequence's step; remembers what the last layer predicted for the one before."""
+    """One sequence's step; it remembers what the last layer predicted for the sequence before."""
 
     def __init__(
         self, n_layers: int, horizon: int, sequential: bool, surprise: bool, feedback: float

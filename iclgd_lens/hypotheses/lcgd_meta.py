@@ -11,7 +11,7 @@ step and ask the left-out ones:
 clipped to a tenth to ten times the learning rate, `steps` times. The update is then LCGD in
 sequence, at the rates found. L_f is the label's loss of the left-out demonstrations: that of layer
 l's own output for α_l ("layer"), or the model's ("final"). The maximum is over all rates; with
-"layer" over those of layers up to l, so that no later layer has a say and the whole stays
+"layer" over those of layers up to l, so that no later layer plays a part and the whole stays
 layer-causal.
 
 Limits: steps = 0 is LCGD to the bit. A layer that L_f does not depend on keeps its rate.
@@ -77,8 +77,9 @@ def lcgd_meta(
         demonstrations: What to learn from, at least two unless steps is 0.
         steps: Steps on the rates; 0 is LCGD.
         fold_count: Parts that the demonstrations are cut into; each is left out once.
-        meta_lr: How far the fastest rate moves a step, in its logarithm.
-        per: "layer" or "weight" (a layer's keys and values apart): what has a rate of its own.
+        meta_lr: How far the fastest rate moves per step, in its logarithm.
+        per: What has a rate of its own: "layer", or "weight" (a layer's keys and values
+            separately).
         validate: "layer": a rate is asked for by its own layer's output. "final": by the model's.
         lr: Learning rate that all begin with; None takes the task's published one.
         epochs: Passes over the demonstrations.
@@ -144,7 +145,7 @@ class MetaRates:
         pairs = folds_in_turn(NAME, shown, fold_count)
         self.left_out = [left_out for _, left_out in pairs]
         own = [gradients(layer_step, host, start, f.sequences(loss_on)) for f in self.left_out]
-        # What fold f learns from is the sum of the other folds' own.
+        # What fold f learns from is the sum of the other folds' gradients.
         self.learned_from = [
             {name: torch.stack([g[name] for i, g in enumerate(own) if i != f]).sum(0)
              for name in names}

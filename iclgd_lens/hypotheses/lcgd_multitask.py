@@ -9,7 +9,7 @@ From the demonstrations alone, layer by layer as in LCGD:
               content i; the others' are those last seen (at first, the unchanged model's) and are
               held constant
 
-Combined by "sum" (fixed weights), by "pcgrad" (of two gradients that disagree, each loses its part
+Combined by "sum" (fixed weights), by "pcgrad" (where two gradients disagree, each loses its part
 along the other: g_t -= (g_t · g_s) / |g_s|² g_s; Yu et al. 2020) or by "upgrad" (each is projected
 onto the cone of directions that harm no task; Quinton and Rey 2024, by `torchjd`). A layer's key
 and value gradients are combined as one vector, each layer by itself.
@@ -187,7 +187,7 @@ def _combined(
     tasks: list[list[Tensor]] = []
     for place, term in enumerate(terms):
         found: Sequence[Tensor | None] = [None] * len(values)
-        if term.requires_grad:  # not so where no demonstration is alike in any layer
+        if term.requires_grad:  # it does not where no other demonstration has the same label
             found = torch.autograd.grad(
                 term, values, retain_graph=place < len(terms) - 1, allow_unused=True
             )

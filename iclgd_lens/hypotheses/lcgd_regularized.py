@@ -16,7 +16,7 @@ plain one. Every setting is off by default, and LCGD to the bit where it is off.
 
 Limits: each setting at its default (λ = κ = ε = τ = 0, no rank, c = ∞) is LCGD to the bit.
 
-Suggested grids: λ .01, .1, 1; r 1, 2, 4; κ .1, 1. Layer-causal whatever is on, but for
+Suggested grids: λ .01, .1, 1; r 1, 2, 4; κ .1, 1. Layer-causal whatever is on, except for
 `early_stop`, whose choice of one number reads the model's own output.
 
 Source: this package; Eckart and Young 1936 (rank), Yuan and Lin 2006 (group lasso).
@@ -78,7 +78,7 @@ def cut_rank(delta: Mapping[str, Tensor], rank: int) -> None:
 def smoothing_loss(
     host: Host, residual: Float[Tensor, "layer pos d_model"], sequence: TrainingSequence
 ) -> Float[Tensor, ""]:
-    """What label smoothing adds a unit: sum of (wanted logit - mean logit) over predictions.
+    """What label smoothing adds per unit: sum of (wanted logit - mean logit) over predictions.
 
     -sum_v t_v log q_v is linear in the target t, so that (1 - e) onehot + e / V differs from the
     one-hot target's loss by e times this.
@@ -202,10 +202,10 @@ def lcgd_regularized(
         demonstrations: What to learn from.
         l2: Share of the change, times the rate, that each step takes away.
         rank: Rank of each head's change after an epoch; None for no limit.
-        clip: Length of each head's gradient at most; inf for no limit.
+        clip: The greatest length of each head's gradient; inf for no limit.
         kl: Weight of the divergence from the unchanged model; costs a second forward pass.
         smoothing: Share of the target that is spread over the vocabulary.
-        group: How far each head's change shrinks a step, in units of the rate.
+        group: How far each head's change shrinks per step, in units of the rate.
         early_stop: Whether left-out demonstrations choose the number of epochs, at most `epochs`;
             needs at least two demonstrations.
         lr: Learning rate; None takes the task's published one.

@@ -77,12 +77,12 @@ def lcgd_reinforce(
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: What to learn from.
         estimator: "exact", "group" or "sample".
-        weight_power: Of "exact": the power of p that a demonstration is weighted by.
-        samples: Of "sample": words drawn for each layer and demonstration.
-        entropy: Weight of the policy's entropy, which is to be large.
+        weight_power: For "exact": the power of p that a demonstration is weighted by.
+        samples: For "sample": words drawn for each layer and demonstration.
+        entropy: Weight of the policy's entropy, which the loss rewards.
         policy: "labels": over the label words. "vocabulary": over all words.
         causal: Whether each layer's own prediction is rewarded, not the model's.
-        seed: Of "sample": seed of the draws.
+        seed: For "sample": seed of the draws.
         lr: Learning rate; None takes the task's published one.
         epochs: Passes over the demonstrations, one per step.
         weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
@@ -133,7 +133,7 @@ class _Weight:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, p: Float[Tensor, "layer label"], gold: int) -> Float[Tensor, "layer label"]:
-        """One weight per layer and word; but for sampling, only the right word's is not 0."""
+        """One weight per layer and word; except in sampling, only the right word's is not 0."""
         if self.estimator == "sample":
             return self._sampled(p, gold)
         weight = torch.zeros_like(p)
@@ -141,7 +141,7 @@ class _Weight:
         return weight
 
     def of_right(self, p: Float[Tensor, " layer"]) -> Float[Tensor, " layer"]:
-        """Of the right word, by its probability."""
+        """The right word's weight, from its probability."""
         if self.estimator == "group":
             p = p.clamp(_CLIP, 1 - _CLIP)
             return (p / (1 - p)).sqrt()
@@ -207,8 +207,8 @@ def word_scores(
 
     Args:
         host: The model.
-        residual: What leaves a block: one row per layer where every word is one token, else one row
-            a layer and word.
+        residual: What leaves a block: one row per layer where every word is one token, else one per
+            layer and word.
         start: Position of a word's first token.
         words: The label words.
     """

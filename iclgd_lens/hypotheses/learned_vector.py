@@ -3,13 +3,13 @@ r"""Learned vector: one vector in the residual stream, trained on the demonstrat
     x_l <- x_l + strength θ    at the token where the label is predicted; θ in R^d_model
     θ minimises Σ_i -log p(y_i | x_i; θ) by AdamW, demonstrations read alone, in training order
 
-Vectors that are read off in-context learning may be poor because of how they are read. This one is
-trained for its place. The budget is small, one step per demonstration, as that of an update of one
-epoch, and each moves a coordinate by step_size at most: it is not the best that its place allows.
-Published are up to 1,000 steps at 1e-3 from a random start, θ ~ U(-0.1, 0.1).
+Vectors that are read off in-context learning may work poorly because of how they are read. This one
+is trained for its place. The budget is small, one step per demonstration, as that of an update of
+one epoch, and each step moves a coordinate by step_size at most: the vector is not the best that
+its place allows. Published are up to 1,000 steps at 1e-3 from a random start, θ ~ U(-0.1, 0.1).
 
-Limits: `strength=0`, or `steps=0` from a start of 0, is nothing, to the bit; the first step from
-there is step_size times the sign of the gradient.
+Limits: `strength=0`, or `steps=0` from a start of 0, changes nothing, to the bit; the first step
+from there is step_size times the sign of the gradient.
 
 An explanation: no pass in context is read, labels are the targets.
 

@@ -57,7 +57,7 @@ class Norm:
 
 
 class Rms:
-    """RMSProp: g / (sqrt(running mean of g^2) + 1e-8), with a memory of .99 a step."""
+    """RMSProp: g / (sqrt(running mean of g^2) + 1e-8), with a memory of .99 per step."""
 
     def __init__(self) -> None:
         self.squares: dict[str, Tensor] = {}
@@ -71,7 +71,7 @@ class Rms:
 
 
 class Hyper:
-    """A layer's rate grows while its gradients agree: times 1 + beta cos(g_t, g_(t-1)) a step."""
+    """A layer's rate grows while its gradients agree: times 1 + beta cos(g_t, g_(t-1)) per step."""
 
     def __init__(self, beta: float) -> None:
         self.beta = beta

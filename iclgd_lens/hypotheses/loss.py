@@ -12,8 +12,8 @@ from iclgd_lens.episode import TrainingSequence
 from iclgd_lens.host import Host
 
 _COLUMNS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
-"""Tokens of the vocabulary whose logits are in memory together. On a CPU those of a few hundred
-rows stay in its cache, and each weight is read from main memory once for both products."""
+"""How many tokens of the vocabulary have their logits in memory at a time. On a CPU those of a few
+hundred rows stay in its cache, and each weight is read from main memory once for both products."""
 
 
 def sequence_loss(
@@ -51,7 +51,7 @@ class _LinearLoss(torch.autograd.Function):
     and its gradient sum over v != t of p_v (W_v - W_t). Both are summed in one pass, without the
     target: where the target is nearly certain, softmax minus one would lose every digit. The steps:
     exponentials are taken beside the largest logit so far, and what was summed is scaled down when
-    a larger one comes. All logits are never in memory, and nothing is kept for the way back.
+    a larger one comes. All logits are never in memory, and nothing is kept for the backward pass.
     """
 
     @staticmethod

@@ -10,8 +10,8 @@ Kronecker-factored curvature, K-FAC):
 A is the mean of u uᵀ over the tokens from which the loss's are predicted, summed over the query
 heads that share a value head; so common directions are learned no faster than rare ones. Other
 weights follow g itself. The gradient is LCGD's, which lies in the span of A, or GD's with
-`causal=False`, of which what flows back through later tokens and layers need not. A is taken once,
-on the unchanged model.
+`causal=False`, where the part that flows back through later tokens and layers need not lie in it. A
+is taken once, on the unchanged model.
 
 Limits: damping = infinity is LCGD (or GD) to the bit. In a world that is linear regression a full
 step on the label with η δ = 1 and δ -> 0 is least squares. That transformers' layers follow
@@ -122,13 +122,13 @@ def mixed_inputs(
     Args:
         host: The model.
         shown: The demonstrations.
-        loss_on: Which tokens of a demonstration the loss is of.
+        loss_on: Which tokens of a demonstration the loss counts.
 
     Raises:
         HypothesisError: The model does not show its attention pattern.
 
     Returns:
-        Rows in fp32 by W_V's name, those of all query heads that share a value head; where they
+        Rows in fp32 by W_V's name, those of all query heads that share a value head; where there
         are many, d_in others with the same second moments. And the number of tokens.
     """
     shown.check_vocabulary(host)
@@ -179,8 +179,8 @@ def inverse_moments(
 ) -> Callable[[Float[Tensor, "kv_head d_in d_head"]], Float[Tensor, "kv_head d_in d_head"]]:
     """The map g -> (A / δ + I)⁻¹ g, A = Uᵀ U / n with the rows U of n tokens.
 
-    δ is damping times A's mean eigenvalue. Of fewer rows than inputs by the kernel of rows, in
-    fp64: g - Uᵀ (U Uᵀ + n δ I)⁻¹ U g.
+    δ is damping times A's mean eigenvalue. Where there are fewer rows than inputs, by the kernel of
+    rows, in fp64: g - Uᵀ (U Uᵀ + n δ I)⁻¹ U g.
     """
     u = rows.double()
     d_in = u.shape[-1]

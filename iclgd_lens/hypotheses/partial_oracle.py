@@ -102,7 +102,7 @@ class PartialInjection(Intervention):
         self.seeing, self._prefix = seeing, prefix
         later = torch.arange(prefix.length, device=host.device) >= bos
         self.hidden = [~own[None, :, None] & later for own in seeing.to(host.device)]
-        self.hooks(host)  # a model that cannot be served is told of at once
+        self.hooks(host)  # a model that cannot be served is refused at once
 
     def prefix(self, host: Host) -> Prefix:
         """The demonstrations' keys and values."""

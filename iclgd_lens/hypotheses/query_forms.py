@@ -1,4 +1,4 @@
-"""Interventions whose change of a head's output is made from its query, current or at ZS."""
+"""Interventions that change a head's output as a function of its query, current or at ZS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 
 @dataclass(frozen=True, eq=False)
 class Own:
-    """What one layer of the unchanged model holds of some rows; fp32.
+    """What one layer of the unchanged model computes on some rows; fp32.
 
     Attributes:
         q: Query at the readout token, as it enters the dot product.
@@ -44,7 +44,7 @@ class FromZeroShot(Intervention):
     """Puts head outputs at the readout token that are made from the unchanged model's.
 
     Before each pass its rows are read without any change, so no layer's output is made from what an
-    earlier layer's change did: layers do not interplay.
+    earlier layer's change did: layers do not interact.
     """
 
     def __init__(self, make: Make) -> None:

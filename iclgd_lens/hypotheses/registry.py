@@ -67,7 +67,7 @@ def _nearest(given: int | float, low: int | float, high: int | float) -> str:
 
 
 def only_with(rule: str, name: str, given: bool, needed: str, holds: bool) -> None:
-    """Raise `HypothesisError` where a setting is given that means nothing beside the others."""
+    """Raise `HypothesisError` where a setting is given that has no meaning with the others."""
     if given and not holds:
         raise HypothesisError(f"{rule}: {name} needs {needed}.")
 
@@ -83,7 +83,7 @@ class Setting:
     """One setting of a hypothesis.
 
     Attributes:
-        name: By which it is given.
+        name: The name by which it is given.
         default: Its value where it is not given.
         annotation: Its type, as written.
         meaning: What it does, from the docstring.
@@ -108,11 +108,12 @@ class Hypothesis(Entry):
             fitted to in-context learning's own passes, so that a high score is no evidence.
             "check": it tells whether the instrument works. "control": it cannot be true.
         needs: What it reads: the "demonstrations"; "auxiliary" demonstrations of other tasks; the
-            "queries", which no explanation may.
+            "queries", which no explanation may read.
         source: The paper, or where it is from.
         rows: The step by which it trains (an `UpdateRule`), where several rates can train side by
-            side as rows of one batch; None where it is built anew for each. One of this package
-            reads no weight of a block: its rows may be of several networks. A plugin's may.
+            side as rows of one batch; None where it is built anew for each. This package's own
+            steps read no weight of a block, so that their rows may be of several networks; a
+            plugin's step may read one.
         row_settings: Its settings that `rows` takes by keyword, too.
         chooses: Settings that it finds on the demonstrations itself: no budget is searched for it.
         budgeted_at: Settings with which a budget is searched, where it searches itself: without
@@ -167,8 +168,8 @@ class Hypothesis(Entry):
         """Refuse settings that `build` does not take.
 
         Raises:
-            HypothesisError: It has no such setting, or a value is plainly of another type than the
-                one that `build` names.
+            HypothesisError: It has no such setting, or a value is plainly not of the type that
+                `build` names.
         """
         self.check_names(settings)
         check_arguments(self.build, settings, HypothesisError, f"{self.name}: ")
@@ -243,7 +244,8 @@ def hypothesis(
         row_settings: Its settings that `rows` takes, too.
         chooses: Settings that it finds itself; see `Hypothesis`.
         budgeted_at: Settings with which a budget is searched; see `Hypothesis`.
-        replace: Allow the name to be taken over. A notebook's cell that is run again needs none.
+        replace: Allow the name to be taken over. A notebook's cell that is run again does not need
+            it.
 
     Raises:
         HypothesisError: The name is taken or not usable, `kind` or `needs` does not exist, or an

@@ -2,7 +2,7 @@ r"""State vector: heads' outputs along the prompt are steps of a descent, averag
 
     s_i = z_{0..l*} at the last token of demonstration i's content, after i - 1 others
     inner:     s̄ = mean of the last `inner` of them
-    momentum:  s̄ + momentum Σ_i w_i (s_i - s_{i-1}),   w doubling from one to the next, in sum 1
+    momentum:  s̄ + momentum Σ_i w_i (s_i - s_{i-1}),   w doubling each time, their sum 1
 
 The heads' outputs at the readout token are replaced by it in layers 0 to l*. States along the
 prompt play the weights of a descent that takes one step per demonstration, so the mean is averaging
@@ -11,10 +11,10 @@ demonstrations read alone are labelled best, each with a vector from the others'
 demonstration has nothing before it and gives no state.
 
 Limits: `momentum=0` is the plain average; `inner=1, momentum=0` the last demonstration's own state;
-`strength=0` is nothing, to the bit, what lies between mixes.
+`strength=0` changes nothing, to the bit; values between 0 and 1 mix.
 
 Fitted, because the states are in-context learning's own on the demonstrations. Published with 7 of
-them and a layer for each task by hand.
+them and a layer chosen by hand for each task.
 
 Source: Li et al. 2024 (state vector), re-derived: the weights of the published momentum leave out
 the last difference.

@@ -9,9 +9,9 @@ readout token knows nothing of its own content but what attention fetches: in-co
 are labelled best, each with a θ from the others. After the last layer no attention reads it, and
 SimAOU is undefined.
 
-Limits: `strength=0` is nothing, to the bit; 1 puts θ, what lies between mixes it with the stream.
-Even a query's *own* in-context state, put there, does not give in-context learning's later layers:
-they attend to demonstrations, too. That is no defect of an implementation.
+Limits: `strength=0` changes nothing, to the bit; 1 puts θ in place; values between mix it with the
+stream. Even a query's *own* in-context state, put there, does not give in-context learning's later
+layers: they attend to demonstrations, too. That is not a defect of the implementation.
 
 Fitted, because θ is an average of in-context learning's own states on the demonstrations. Published
 with 5 demonstrations and one layer for each task, chosen by accuracy on 50 queries.

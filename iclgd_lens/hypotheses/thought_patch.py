@@ -14,7 +14,7 @@ the model patched so far, so that what earlier patches have done is not done aga
 of weights: it acts at every token. Attention's own weights do not change.
 
 Limits: one pair and ridge → 0 is the exact patch of that demonstration, of rank 1. ridge → ∞ leaves
-the bias; `ridge=inf, bias=False` is nothing, to the bit.
+the bias; `ridge=inf, bias=False` changes nothing, to the bit.
 
 Fitted, because u_C and r_C are in-context learning's own activations, taken as targets.
 

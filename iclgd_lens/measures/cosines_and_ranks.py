@@ -24,7 +24,7 @@ def working_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def over_queries(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`function` of slices of the first axis, joined in fp32."""
+    """`function` applied to slices of the first axis, joined in fp32."""
     # 256 KB of fp32 stay in a core's cache, and leave little to split between threads, which is
     # slow on a busy machine. An accelerator wants fewer and larger launches.
     elements = 2**16 if tensors[0].device.type == "cpu" else 2**25
@@ -42,7 +42,7 @@ def _is_safe(norm: Tensor) -> Tensor:
 
 
 def _cosine(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """cos(x, y) over the last axis, and where its squares surely kept their digits."""
+    """cos(x, y) over the last axis, and where its squares have certainly kept their digits."""
     x_norm, y_norm = _norm(x), _norm(y)
     # Divided one after the other: the product of two norms can overflow where they do not.
     cosine = ((x * y).sum(dim=-1) / x_norm / y_norm).clamp(-1, 1)
@@ -64,7 +64,7 @@ def _with_fallback(attempt: Callable[[torch.dtype], tuple[Tensor, Tensor]], like
 def change_cosine(
     zs: Tensor, icl: Tensor, ft: Tensor, *, normalize: bool, factor: Tensor | None = None
 ) -> Tensor:
-    """cos(icl - zs, ft - zs) over the last axis; with `factor`, of what it maps the three to."""
+    """cos(icl - zs, ft - zs) over the last axis; with `factor`, after it has mapped all three."""
     return _with_fallback(partial(_change_cosine, (zs, icl, ft), normalize, factor), zs)
 
 

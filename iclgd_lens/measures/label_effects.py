@@ -7,7 +7,7 @@ is zero. A change also has a part that is the same for every query. `mismatched`
 similarity that part explains, `common` compares it alone, `centred` compares what is left.
 
 Pure functions on tensors, with the conventions of `iclgd_lens.measures.similarity`: one fp32 number
-a query, NaN where it does not exist. Differences of nearly equal things are taken in fp64.
+per query, NaN where it does not exist. Differences of nearly equal things are taken in fp64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from iclgd_lens.measures.cosines_and_ranks import over_queries
 from iclgd_lens.measures.similarity import head_factor
 
 _NOTHING = 2.0**-44
-"""Differences of unit vectors below this are rounding of float64."""
+"""Differences of unit vectors below this are float64's rounding."""
 
 
 def label_contrast(
@@ -37,7 +37,7 @@ def label_contrast(
     """cos(a(icl) - a(icl_wrong), a(ft) - a(ft_wrong)), with a(x) = x / |x| unless told otherwise.
 
     Arguments are attention outputs at the readout token after demonstrations with gold and with
-    wrong labels, and of the models that were changed by the one and by the other.
+    wrong labels, and of the two models that these changed.
     """
     score = partial(_difference_cosine, normalize=normalize)
     return over_queries(score, icl, icl_wrong, ft, ft_wrong)
@@ -103,7 +103,7 @@ def centred(
     """Cosine of two changes of each query, each minus its mean over the queries of its group.
 
     Args:
-        one: A change of every query, as of `changes`.
+        one: A change of every query, as `changes` gives it.
         other: Another.
         groups: Which queries belong together; None for all. A query alone in its group has no
             specific part, so its score is NaN. One that lacks either change has none, and is in no

@@ -1,4 +1,4 @@
-"""Scores of somebody's own: called one by one, and checked for the shape that their level needs."""
+"""Users' own scores: called one by one, and checked for the shape that their level needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def own_score(
     """One score of a subject, by name, and by "name/head" where it exists for heads.
 
     Args:
-        score: Whose function is somebody's own.
+        score: A score whose function is a user's own.
         readings: What it looks at.
         failures: Where what it raises is recorded, by its name; its values then do not exist. None
             raises it.
@@ -58,7 +58,8 @@ def _values(score: Score, readings: Readings) -> dict[str, Tensor | None]:
         level = "layer" if score.level == "head" else score.level
         return {score.name: _checked(score, level, resolve(score.function)(readings), readings)}
     by_head = _checked(score, "head", resolve(score.by_head)(readings), readings)
-    # Asked for second: the mean of a wrong shape over heads is an error that explains nothing.
+    # Asked for second, since the mean over heads of a wrong shape fails without explaining
+    # anything.
     whole = None if by_head is None else resolve(score.function)(readings)
     return {
         score.name: _checked(score, "layer", whole, readings),
@@ -84,7 +85,7 @@ def _checked(score: Score, level: str, value: Any, readings: Readings) -> Tensor
 
 
 def _of_first_queries(value: Tensor, shape: tuple[int, ...], readings: Readings) -> bool:
-    """Whether it is of the queries alone whose demonstration scores are kept, as Tok2Attn is."""
+    """Whether it is only of the queries whose demonstration scores are kept, as Tok2Attn is."""
     kept = readings.icl.demonstration_scores
     return kept is not None and tuple(value.shape) == (len(kept), *shape[1:])
 

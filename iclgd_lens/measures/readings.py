@@ -61,7 +61,7 @@ class Frozen:
             episode.protocol, host.dtype, similarity.head_factor(weights),
         )  # fmt: skip
 
-    # What demonstrations leave unchanged, up to rounding, has no direction to compare with.
+    # What demonstrations leave unchanged, up to rounding, gives no direction to compare with.
 
     @cached_property
     def same_outputs(self) -> Bool[Tensor, "query layer"]:
@@ -94,7 +94,7 @@ class Frozen:
 
 @dataclass
 class Readings:
-    """What one intervention leaves on the queries, beside what the frozen model does.
+    """What one intervention leaves on the queries, beside what the frozen model leaves.
 
     Attributes:
         frozen: ZS, ICL, ICL after wrong labels.
@@ -143,7 +143,7 @@ class Readings:
         """Which queries a setting answers with their gold label."""
         return similarity.label_prediction(readout.label_scores) == self.gold
 
-    # What an intervention leaves as it is, too, has no direction.
+    # What an intervention leaves as it is gives no direction, either.
 
     @cached_property
     def same_outputs(self) -> Bool[Tensor, "query layer"]:

@@ -23,11 +23,11 @@ def measured(readings: Readings, failures: dict[str, str] | None = None) -> dict
 
     Args:
         readings: What the scores look at.
-        failures: Where what a score of somebody's own raises is recorded, by its name.
+        failures: Where errors of users' own scores are recorded, by the score's name.
 
     Raises:
-        ScoreError: A score of somebody's own returned something of another shape than its level
-            needs, or raised where nothing is recorded.
+        ScoreError: A user's own score returned something of another shape than its level needs, or
+            raised where nothing is recorded.
     """
     found: dict[str, Tensor | None] = {}
     for name, score in SCORES.items():
@@ -128,7 +128,7 @@ def sim_aou_label_centred(readings: Readings) -> Tensor | None:
         label_effects.changes(before, after, normalize=readings.frozen.normalize)
         for before, after in ((wrong, icl), (changed, ft))
     )
-    # What lacks an effect is in no mean.
+    # Queries without an effect are in no mean.
     return label_effects.centred(
         one.masked_fill(still, torch.nan), other.masked_fill(still, torch.nan)
     )

@@ -139,7 +139,7 @@ def sim_am(
 ) -> Float[Tensor, "query layer head"]:
     """SimAM: do demonstrations and intervention redirect attention the same way?
 
-    cos(icl - zs, ft - zs) in [-1, 1], a head. Arguments are scaled pre-softmax attention scores
+    cos(icl - zs, ft - zs) in [-1, 1], per head. Arguments are scaled pre-softmax attention scores
     of the readout token over the query's own tokens (no demonstrations, no BOS). Queries of
     different lengths share a tensor when the keys past a query's own are 0 in all three.
 
@@ -201,7 +201,7 @@ def kendall_tau(
 ) -> Float[Tensor, "*batch"]:
     """Kendall's tau-b (ties corrected) of each row of `a` with the same row of `b`, in [-1, 1].
 
-    NaN where a row is constant, has fewer than two items or contains NaN. Takes O(n log n) a row:
+    NaN where a row is constant, has fewer than two items or contains NaN. Takes O(n log n) per row:
     discordant pairs are inversions of a permutation, counted bit by bit.
 
     Source: Kendall 1945; Knight 1966 for the counting of discordant pairs by sorting.

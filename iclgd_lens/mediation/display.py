@@ -77,7 +77,7 @@ class ShownMediation:
     def sentence(self) -> str:
         """Say in plain words which heads do the work, and whether the update does it there.
 
-        The gate comes first: without in-context learning there is no work to be named.
+        The gate comes first: without in-context learning there is no work to name.
         """
         own = self._own
         gate = own.comparison.gate()

@@ -150,7 +150,7 @@ class Measuring:
         return DrawEffects(heads, margins, curves, sizes, asked, self.failures)
 
     def _every_other(self) -> tuple[int, ...]:
-        """Every other query of each gold label: both halves ask all labels, as far as they go."""
+        """Every other query of each gold label, so that both halves ask all labels if possible."""
         gold = self.episode.gold
         by_label = sorted(range(len(gold)), key=lambda query: (gold[query], query))
         return tuple(sorted(by_label[1::2]))

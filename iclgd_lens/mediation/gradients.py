@@ -33,7 +33,7 @@ from iclgd_lens.tokens import continued
 
 TOKENS_AT_ONCE = 2048
 """Tokens of a differentiated pass at most, shared ones counted for each row: what autograd keeps of
-every layer until the pass back takes some ten times the memory of one that is not."""
+every layer until the backward pass takes some ten times the memory of a plain pass."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def direct_effects(
 
     Args:
         host: The model.
-        change: Of each head's output.
+        change: The change of each head's output.
         by_residual: `Gradients.direct`.
     """
     found: list[Tensor] = []

@@ -10,16 +10,16 @@ of in-context learning (or of an update):
 a ratio of means over queries, 0 without heads. With all heads the readout token has everything that
 in-context learning's has but its position: f is 1 on models with rotary positions. The ranking is
 by signed necessity, largest first, found on other queries than those that the curve is measured on.
-Two numbers sum a curve up: its area over the share of heads, which a few heads that carry much make
-large, and the area between it and 1, which a curve that overshoots makes large, too. (Mueller et
-al. 2025, MIB: CPR and CMD.)
+Two numbers sum a curve up: its area over the share of heads, which is large where a few heads carry
+much, and the area between it and 1, which is also large where the curve overshoots. (Mueller et al.
+2025, MIB: CPR and CMD.)
 
 A prompt moves the margin towards some labels whatever the query says, most of all in networks that
 learned nothing. Queries are therefore weighted so that every gold label counts alike (`balanced`):
 over labels such a move adds up to nothing.
 
-With two or more draws an interval is Student's t over draws (of a ratio of means Fieller's), with
-one a bootstrap over its queries. P-values are those of the largest |t| under sign flips
+With two or more draws an interval is Student's t over draws (Fieller's for a ratio of means); with
+one draw, a bootstrap over its queries. P-values are those of the largest |t| under sign flips
 (`resampling.max_t`) over queries, each averaged over the draws that share it, and then they speak
 of these demonstrations alone; from six draws on, which can give .05, the larger of that and the
 same over draws. Draws alone are not enough: they ask the same queries, and what happens to fit
@@ -231,7 +231,7 @@ def ratio_map(
 
     Args:
         numerators: Effects [query layer head] of each draw.
-        denominators: The same of what they are a share of.
+        denominators: The effects that they are a share of, likewise.
         defined: [layer head], where the ratio exists.
         how: Coverage, resamples, seed.
     """
@@ -294,7 +294,7 @@ class Verification:
     Attributes:
         heads: Which heads: the first of the ranking by attribution, and some at random.
         sufficiency: Correlation over them of mean sufficiency, exact and attributed.
-        necessity: The same of necessity.
+        necessity: The same for necessity.
     """
 
     heads: tuple[tuple[int, int], ...]

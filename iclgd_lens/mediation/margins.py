@@ -1,7 +1,7 @@
 """The label margin, and what stands before every query.
 
 The margin is the gold label's logit minus the mean of the others', where the label is predicted: at
-the last token of a query's content, whatever token the protocol reads. Of a word of several tokens
+the last token of a query's content, whatever token the protocol reads. For a word of several tokens
 the first one's logit counts, so that label words must differ in it.
 """
 
@@ -22,7 +22,7 @@ class Margin:
 
     Args:
         host: The model.
-        episode: Its label words; of each the first token counts.
+        episode: Gives the label words; the first token of each counts.
 
     Raises:
         EpisodeError: Two label words begin with the same token.

@@ -103,7 +103,7 @@ def mediate(
             random heads.
         visibility: Whether each head alone is shown the demonstrations.
         curves: Whether sets of heads are put in.
-        name_heads: Whether induction and function-vector scores of heads are set beside.
+        name_heads: Whether induction and function-vector scores of heads are added.
         lr: Learning rate of every hypothesis that takes one; None leaves the choice to `budget`.
         settings: Settings by hypothesis name.
         budget: How rates are found; see `compare`.

@@ -49,8 +49,8 @@ class Mediation(ShownMediation):
 
     A head on whose output demonstrations change nothing at a query's readout token (up to rounding)
     has no effect there: undefined, counted. `substitution` also needs a head whose necessity's
-    interval excludes 0: of nothing there is no share. Of heads that were not measured exactly
-    (`exact` heads) the exact effects are undefined and attribution is left.
+    interval excludes 0: there is no share of nothing. For heads that were not measured exactly
+    (those not in `exact`) the exact effects are undefined, and only attribution is left.
 
     Attributes:
         draws: Effects of each draw.

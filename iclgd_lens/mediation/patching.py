@@ -3,9 +3,9 @@
 Replaced: at the query's last token, everything before it read once; see `readout.patched_heads`.
 
 Partial visibility: a query stands after the demonstrations, and one head alone sees them. What the
-head does with them, and what later layers make of that, is left to run freely. Held against a query
-at the same place of which no head sees a demonstration. Each head is a row of one batch, with all
-tokens of the query: a head may work before the last token.
+head does with them, and what later layers make of that, is left to run freely. It is held against a
+query at the same place where no head sees a demonstration. Each head is a row of one batch, with
+all tokens of the query: a head may work before the last token.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from iclgd_lens.readout.patched_heads import LastToken, Patches, patched
 def first_heads(
     ranking: Sequence[int], sizes: Sequence[int], shape: tuple[int, int]
 ) -> Bool[Tensor, "size layer head"]:
-    """The first heads of a ranking of flat indices, one row a size."""
+    """The first heads of a ranking of flat indices, one row per size."""
     found = torch.zeros(len(sizes), shape[0] * shape[1], dtype=torch.bool)
     for row, size in enumerate(sizes):
         found[row, list(ranking[:size])] = True
@@ -81,7 +81,7 @@ def visible_margins(
         HookError: The model's scores cannot be changed.
     """
     asked = episode.queries[query]
-    # BOS stays in sight: it is no demonstration.
+    # BOS stays in sight: it is not a demonstration.
     later = torch.arange(prefix.length, device=host.device) >= int(
         episode.demonstrations.bos is not None
     )

@@ -62,7 +62,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def decode(data: bytes, name: str) -> dict[str, Any]:
-    """The fields of the mediation that a file of some name holds.
+    """The fields of the mediation that a file's bytes hold; its name is for messages.
 
     Raises:
         ComparisonError: It is truncated, changed, of another version, or something else.

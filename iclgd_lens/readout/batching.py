@@ -1,4 +1,4 @@
-"""Which queries run together: as few passes over the weights as pay for what they pad."""
+"""Which queries run together: fewer passes, as long as they save more than padding costs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def batches(
     most: int | None = None,
     pass_tokens: int,
 ) -> list[list[int]]:
-    """Indices of sequences by batch, shortest first, such that the work is least.
+    """Indices of sequences by batch, shortest first, so that the work is least.
 
-    A pass costs its tokens, padding included, and `pass_tokens` more: what reading every weight
-    once, and starting every kernel, cost beside the arithmetic.
+    A pass costs its tokens, padding included, and `pass_tokens` more: the price of reading every
+    weight once and starting every kernel.
 
     Args:
         lengths: Tokens of each sequence.
@@ -36,7 +36,8 @@ def batches(
         tokens_at_once: Tokens of a batch at most, shared ones counted for each of its sequences;
             one sequence always runs.
         most: Sequences of a batch at most.
-        pass_tokens: What a pass costs, in tokens; 0 puts equal lengths alone together.
+        pass_tokens: What a pass costs beside its tokens, in tokens; 0 puts only equal
+            lengths together.
     """
     by_length: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
@@ -100,7 +101,7 @@ class Outcome:
 
 @contextlib.contextmanager
 def memory_limited() -> Generator[Outcome, None, None]:
-    """Catch that memory did not suffice; what is yielded says so afterwards."""
+    """Catch the error that memory ran out; what is yielded says afterwards whether it did."""
     outcome = Outcome()
     try:
         yield outcome

@@ -18,7 +18,7 @@ from iclgd_lens.intervention import Batch, Intervention, hooks_of
 from iclgd_lens.tokens import Tokens
 
 _LOGITS_AT_ONCE = 1 << 22
-"""Logits in memory together (16 MB): enough rows that the unembedding's weights are read seldom."""
+"""Logits in memory at a time (16 MB): enough rows to read the unembedding's weights seldom."""
 
 
 def add_first_tokens(
@@ -84,7 +84,7 @@ def later_tokens(
 def later_anew(
     host: Host, label: Tokens, batch: Batch, shared: Prefix | None, intervention: Intervention
 ) -> Float[Tensor, " row"]:
-    """The same where positions depend on the length: each token at the length that it itself ends.
+    """The same where positions depend on the length: each token is read at the end of a sequence.
 
     Args:
         host: The model.

@@ -30,13 +30,14 @@ from iclgd_lens.tokens import continued
 TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 """Tokens of a batch at most, by device; the shared prefix counts for each query."""
 PASS_TOKENS = {"cpu": 128, "cuda": 4096}
-"""What a pass costs beside its tokens, in tokens: how far `pad_queries` goes. With GPT-2's
-weights on two cores, 64 and 128 do alike; a GPU's is assumed: few tokens leave most of it idle."""
+"""What a pass costs beside its tokens, in tokens; it decides how far `pad_queries` goes. With
+GPT-2's weights on two cores, 64 and 128 are equally good; a GPU's is assumed: few tokens leave most
+of it idle."""
 
 
 @dataclass(frozen=True)
 class Readout:
-    """What one setting leaves at the readout token of every query; fp32, on the model's device.
+    """What one setting gives at the readout token of every query; fp32, on the model's device.
 
     Attributes:
         attention_output: Attention block output, before the residual sum.
@@ -188,7 +189,7 @@ class Reader:
         )
 
     def _demonstration_positions(self, prefix: Prefix) -> Sequence[int]:
-        """Where the demonstrations' tokens are in `prefix`; none in that of other demonstrations.
+        """Where the demonstrations' tokens are in `prefix`; empty for one of other demonstrations.
 
         Raises:
             EpisodeError: Prefix, query and label together are longer than the context.
@@ -234,7 +235,7 @@ class Reader:
     def _read_batch(
         self, taps: Taps, indices: list[int], prefix: Prefix | None, intervention: Intervention
     ) -> Float[Tensor, "batch d_model"]:
-        """Fill `taps` for `indices`, with label words' later tokens alone in its label scores.
+        """Fill `taps` for `indices`; its label scores then hold only the label words' later tokens.
 
         Returns the residual stream at the predicting tokens.
         """
@@ -252,7 +253,7 @@ class Reader:
         batch = Batch(
             host.tensor(indices)[0], lengths, lengths - 1, tokens=tokens, predicting=places
         )
-        # What the intervention does comes before what is read of it.
+        # The intervention acts before its effect is read.
         with (
             host.hooked(hooks_of(intervention, host, batch)),
             taps.attached(want_queries=bool(self.first)),
@@ -320,9 +321,9 @@ def demonstration_batch(
 
     Args:
         host: The model.
-        contents: Of each row, tokens up to and including the last of the content, BOS included.
+        contents: Each row's tokens up to and including the last of the content, BOS included.
         tokens: The rows.
-        lengths: Tokens of each row without what continues it; None where none is continued.
+        lengths: Tokens of each row without padding; None where no row is padded.
     """
     rows = tokens.shape[0]
     return Batch(

@@ -35,7 +35,7 @@ class Taps:
         self, host: Host, episode: Episode, first: int, demonstration_positions: Sequence[int]
     ) -> None:
         n, layers, heads = len(episode.queries), host.n_layers, host.n_heads
-        # Whatever the caller's default dtype and the model's are.
+        # Whatever the caller's default dtype and the model's dtype are.
         fp32: dict[str, Any] = {"dtype": torch.float32, "device": host.device}
         self.host = host
         self.attention_output = torch.empty(n, layers, host.d_model, **fp32)

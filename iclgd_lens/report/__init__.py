@@ -1,6 +1,6 @@
 """The page a researcher shows: a run's tables as one self-contained HTML file, CSV, LaTeX, figures.
 
-It reads tidy frames alone (`RunFrames`) and knows nothing of how a cell is computed.
+It reads only tidy frames (`RunFrames`) and knows nothing about how a cell is computed.
 """
 
 from iclgd_lens.report.view import RunFrames as RunFrames

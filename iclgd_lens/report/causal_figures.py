@@ -49,7 +49,7 @@ def _factor(name: str) -> Factor | None:
 
 
 def _effects(view: View) -> Iterator[Choice]:
-    """Heat maps: of ICL every effect, of a hypothesis or control what it keeps."""
+    """Heat maps: every effect of ICL, and what a hypothesis or control keeps."""
     for key, part in groups(view, "mediation", ("model", "task", "hypothesis", "score")):
         model, task, name, effect = key
         if effect.endswith("_attribution") and _has_exact(part, view, key):

@@ -28,7 +28,7 @@ class Picture:
         name: Its identifier, and how its files' names begin.
         title: Over it.
         selects: What can be chosen.
-        choices: One for every combination that there is.
+        choices: One for every combination that exists.
     """
 
     name: str

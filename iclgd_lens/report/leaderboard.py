@@ -15,7 +15,7 @@ from iclgd_lens.results.display import SUMMARY_SCORES
 from iclgd_lens.scores import SCORES
 
 ORDER = tuple(sorted(SUMMARY_SCORES, key=lambda score: SCORES[score].group == "behaviour"))
-"""Scores of attention first: worlds stand above with what they must read."""
+"""Scores of attention come first: worlds stand above, with what they must read."""
 KINDS = ("explanation", "fitted", "check", "control")
 _ANGLE = 60.0
 """Degrees between the rules of the worlds that are shown; the page's own table has all."""
@@ -93,7 +93,7 @@ def _gate(view: View, model: str) -> str:
 
 
 def _costs(view: View, model: str) -> tuple[str, dict[str, str]]:
-    """What each hypothesis cost over all tasks: its ledger, else the frame's first number."""
+    """What each hypothesis cost over all tasks, by its ledger or else the frame's first number."""
     frame = view.more.get("cost")
     columns = [] if frame is None else list(frame.select_dtypes("number"))
     if frame is None or not columns:
@@ -136,7 +136,7 @@ def _rule(facts: Mapping[str, Any], name: str) -> str:
 
 
 def _tally(view: View, model: str, name: str, score: str) -> Item:
-    """On how many tasks the rule says yes, of those on which it was asked."""
+    """On how many tasks the rule says yes, out of those on which it was asked."""
     said = [answer(view, lines) for lines in questions(view, model, name, score).values()]
     if not said or all(each == "not applicable" for each in said):
         return Item(MARKS["not applicable"], "not asked" if not said else "not applicable")

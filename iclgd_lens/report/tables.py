@@ -25,7 +25,7 @@ MARKS = {"yes": "●", "partly": "◐", "no": "◆", "undecided": "○", "not ap
 _ROWS = ("hypothesis", "control", "setting", "setting control")
 _WIDE = ("sentence", "why", "reason")
 _COUNTS = ("block_forwards", "block_backwards", "unembeddings", "demonstrations")
-"""Columns of `cost()`: means of counts, written as counts where they are whole."""
+"""Columns of `cost()` that are means of counts, written as counts where they are whole."""
 
 
 @dataclass(frozen=True)

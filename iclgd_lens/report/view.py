@@ -34,7 +34,7 @@ OPTIONAL = {
     "agreement": ("model", "task", "hypothesis", "margin_gain"),
     "head_sets": ("model", "task", "hypothesis", "heads", "value"),
 }
-"""Frames that a run may offer, by method, with the columns without which they are left out."""
+"""Frames that a run may offer, by method, with the columns that they must have to be used."""
 
 
 @runtime_checkable

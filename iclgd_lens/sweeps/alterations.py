@@ -11,7 +11,7 @@ from iclgd_lens.errors import EpisodeError
 
 
 def _relabelled(episode: Episode, places: Iterable[int], shifts: Iterable[int]) -> Episode:
-    """The episode with labels at some places moved on by so many label ids."""
+    """The episode with the labels at some places moved on by a number of label ids."""
     examples = list(episode.demonstrations.examples)
     for place, shift in zip(places, shifts, strict=True):
         old = examples[place]

@@ -84,13 +84,13 @@ class Claim(Part):
         a large model takes fewer draws.
 
         Args:
-            values: Of the factor of every sweep.
+            values: Values of the factor, in every sweep.
             hypotheses: In every sweep.
             controls: At every point of every sweep.
             numbers: shots, queries, draws.
 
         Raises:
-            PlanError: A number is out of range. (What is no value of a factor, `run` refuses.)
+            PlanError: A number is out of range. (`run` refuses what is no value of a factor.)
         """
         given: dict[str, Sequence[Any] | None] = {
             "values": values, "hypotheses": hypotheses, "controls": controls,

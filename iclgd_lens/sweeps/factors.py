@@ -1,9 +1,9 @@
 """The table of factors: what each changes, the values that are usual, how its axis is drawn.
 
 A factor of the *rule* is a setting of the hypothesis: its values are subjects of one comparison, so
-the model's own settings are read once. One of the *episode* changes demonstrations, of the *draw*
-how they are drawn, of the *model* which network is asked: each value is a comparison of its own.
-The table needs no torch.
+the model's own settings are read once. A factor of the *episode* changes demonstrations, one of the
+*draw* how they are drawn, one of the *model* which network is asked: each value is a comparison of
+its own. The table needs no torch.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Factor:
         """Refuse a value of another kind than the usual ones: a word for a number, say.
 
         Raises:
-            ComparisonError: It is none, or out of range.
+            ComparisonError: It is of another kind, or out of range.
         """
         usual = {type(each) for each in self.values} or {str}
         if str in usual:

@@ -157,7 +157,7 @@ def _along_draws(
     model: Any, drawn: Sequence[Sequence[Episode]], factor: Factor, values: Sequence[Any],
     asked: _Asked,
 ) -> Iterator[Point]:  # fmt: skip
-    """A comparison a value, of demonstrations drawn for it."""
+    """A comparison per value, with demonstrations drawn for it."""
     for value, episodes in zip(values, drawn, strict=True):
         asked.tell(f"{factor.name} {value}")
         yield Point(value, _compare(model, episodes, asked))
@@ -191,7 +191,7 @@ def _along_settings(
 def _along_episodes(
     model: Any, episodes: Sequence[Episode], factor: Factor, values: Sequence[Any], asked: _Asked
 ) -> Iterator[Point]:
-    """A comparison a value; queries stay, so ZS is read once."""
+    """A comparison per value; queries stay, so ZS is read once."""
     host, zs = as_host(model), dict[str, Readout]()
     reader = ResidualReader if asked.options.get("collapse") else Reader
     for value in values:

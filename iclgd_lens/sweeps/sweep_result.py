@@ -43,7 +43,7 @@ class Point:
     Attributes:
         value: The value.
         comparison: What was measured there.
-        names: The comparison's name of each hypothesis; empty where it is its own.
+        names: The comparison's name for each hypothesis; empty where that is its own name.
     """
 
     value: Any
@@ -51,7 +51,7 @@ class Point:
     names: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def renamed(self, name: str) -> str | None:
-        """A label of the comparison as the sweep shows it; None if another value's."""
+        """A label of the comparison as the sweep shows it; None if it belongs to another value."""
         if not self.names:
             return name
         subject = Subject.parse(name)
@@ -145,7 +145,7 @@ class Sweep:
         return where_equal(ratios, scores), where_equal(ratios, shares)
 
     def spread(self) -> pd.DataFrame:
-        """Return how far answers move along the factor: of no use where values differ in queries.
+        """Return how far answers move along the factor; meaningless where values differ in queries.
 
         Returns:
             Columns: hypothesis (ICL and ZS too), spread: the standard deviation over the factor's
@@ -201,7 +201,7 @@ class Sweep:
         return float(lines["value"].iloc[0]) if len(lines) else math.nan
 
     def sentence(self) -> str:
-        """Say where in-context learning is shown, then of each hypothesis what the factor does.
+        """Say where in-context learning is shown, then for each hypothesis what the factor does.
 
         A value in words is the score at its highest, beside the best control there: no verdict.
         """

@@ -1,4 +1,4 @@
-"""Columns: those that a prompt names, and what is wrong with a row's."""
+"""Columns: those that a prompt names, and faults of a row's."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def is_text(value: object) -> bool:
 
 
 def what_is_wrong(row: Mapping[str, object], column: str) -> str:
-    """Say why a row's column is no text for a prompt."""
+    """Say why a row's column cannot be text of a prompt."""
     if column not in row:
         return missing_column(column, row)
     value = row[column]

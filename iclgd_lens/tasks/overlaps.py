@@ -1,7 +1,7 @@
-"""Rows of one task that another task asks: sets of film reviews, say, share sentences.
+"""Rows of one task that are queries of another: sets of film reviews, say, share sentences.
 
 A row that a query of another task repeats is no demonstration beside that query: it would show the
-answer under another template. Texts are compared by their letters and digits alone, since sets
+answer under another template. Texts are compared only by their letters and digits, since sets
 differ in case, spaces and punctuation.
 """
 
@@ -32,7 +32,7 @@ def asked_elsewhere(train: Rows, task: Task, asked: Rows, asking: Task) -> froze
 
 
 def _texts(rows: Rows, task: Task) -> list[str]:
-    """Letters and digits of what each row fills into its task's prompt."""
+    """Letters and digits of the text that each row fills into its task's prompt."""
     template = _pattern(task.prompt)
     found: list[str] = []
     for row in rows.examples:

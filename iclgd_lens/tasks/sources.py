@@ -117,7 +117,7 @@ def split_in_memory(task: Task, split: Split, data: Data) -> tuple[Any, str]:
     """Return the table of a split, and what it is called in messages.
 
     Args:
-        task: Whose `train_split` and `evaluation_split` are names of splits, too.
+        task: Its `train_split` and `evaluation_split` are names of splits, too.
         split: The split.
         data: A table for both splits, or a mapping of splits to tables.
 
@@ -191,7 +191,7 @@ def _mappings(
 def _plain(
     records: Iterable[tuple[str, Mapping[str, object]]],
 ) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Rows whose NumPy and torch scalars are Python's: a label is a label wherever it lies."""
+    """Rows with NumPy's and torch's scalars as Python's: a label is one wherever it is from."""
     for place, row in records:
         yield place, {name: _scalar(value) for name, value in row.items()}
 
@@ -258,7 +258,7 @@ def _parquet(path: Path, task: Task) -> Iterator[tuple[str, Mapping[str, object]
 
 
 def _known_columns(names: Sequence[str], task: Task, source: object) -> list[str]:
-    """Return the columns that the task needs, all of which must be there once."""
+    """Return the columns that the task needs; each must be there exactly once."""
     needed = [*task.columns, task.label_column]
     for column in needed:
         if names.count(column) > 1:

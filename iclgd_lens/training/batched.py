@@ -5,9 +5,9 @@ and one back serve all of them.
 
 Untrained twins of a model differ from one another in the weights and biases of their blocks' linear
 maps alone. So a batch on the first of them serves all, where the output of every such map is put
-there anew, x W + b with the row's own W and b. Whether networks are that alike is not taken from
-their names: they are asked. What is read in training is read by each network itself, and by its
-rows on the first one; where the two differ by more than rounding, that network is left out.
+there anew, x W + b with the row's own W and b. Whether networks are that alike is not concluded
+from their names but tried: each network reads the training sequences itself, and as rows on the
+first one; where the two differ by more than rounding, that network is left out.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class Training:
         self.delta[name] = value.requires_grad_(True)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows alone."""
+        """Go on with only some of the rows."""
         self.rates = [self.rates[row] for row in rows]
         with torch.inference_mode(False), torch.no_grad():
             for name, value in self.delta.items():
                 self._hold(name, value.detach()[list(rows)].clone())
 
     def take_in(self, other: Training, sets: int = 1) -> None:
-        """Go on with another training's rows, too, of each set after one's own."""
+        """Go on with another training's rows, too; in each set they follow this one's."""
         mine, theirs = self.rows // sets, other.rows // sets
         order = [
             row
@@ -87,7 +87,7 @@ class Training:
 
     @classmethod
     def joined(cls, parts: Sequence[Training]) -> Training:
-        """One training of all rows of several; they are without theirs until it is `parted`."""
+        """One training of all rows of several, which hold no rows until this one is `parted`."""
         whole = cls(parts[0].host, (), ())
         whole.rates = [rate for part in parts for rate in part.rates]
         with torch.inference_mode(False), torch.no_grad():
@@ -97,7 +97,7 @@ class Training:
         return whole
 
     def parted(self, parts: Sequence[Training]) -> None:
-        """Give the rows back to those they are of."""
+        """Give the rows back to the trainings that they came from."""
         sizes = [part.rows for part in parts]
         with torch.inference_mode(False), torch.no_grad():
             for name in list(self.delta):
@@ -171,11 +171,11 @@ ROUNDING = 1e-4
 """Share of the largest entry by which two ways to compute the same may differ."""
 
 Span = tuple[Host, int]
-"""A network, and how many rows of a batch are of it."""
+"""A network, and how many rows of a batch belong to it."""
 
 
 Maps = dict[str, tuple[Tensor, Tensor]]
-"""W and b of all linear maps that read the same, side by side, by where that passes."""
+"""W and b of all linear maps with the same input, side by side, by the input's hook point."""
 
 
 class Networks:
@@ -185,7 +185,7 @@ class Networks:
 
     Args:
         hosts: The networks.
-        shown: What they are to be trained on.
+        shown: The sequences that they are trained on.
     """
 
     def __init__(self, hosts: Sequence[Host], shown: Sequence[TrainingSequence]) -> None:
@@ -295,7 +295,7 @@ def _make(
     activation: Tensor,
     hook: Any,
 ) -> None:
-    """Compute the maps that read `activation`, each network's for so many rows."""
+    """Compute the maps that read `activation`, each network's for its own rows."""
     x = sites[0].read(activation).flatten(2)
     if len(set(rows)) == 1:
         whole = torch.baddbmm(biases, x.reshape(len(rows), -1, x.shape[-1]), weights)

@@ -76,9 +76,9 @@ def train(
     """Take SGD steps on the demonstrations and return what they add to the weights.
 
     No momentum, decay, clipping, warm-up or dropout; a batch's loss is summed over its sequences
-    and divided by their predicted tokens. See `gd` and `lcgd` for the arguments. Of those that
-    they do not have, `start` is the change that training begins with, `transform` turns each
-    batch's gradient into what the step follows, and `after_step` is called after each step.
+    and divided by their predicted tokens. See `gd` and `lcgd` for the arguments. Arguments beyond
+    theirs: `start` is the change that training begins with, `transform` turns each batch's gradient
+    into what the step follows, and `after_step` is called after each step.
 
     Raises:
         HypothesisError: A setting is not allowed, or the model lacks a named weight.
@@ -261,7 +261,7 @@ def trained_names(
 
 
 def zeros(host: Host, name: str) -> Tensor:
-    """A change of nothing, laid out as `LinearSite.apply` reads it.
+    """A change of zero, laid out as `LinearSite.apply` reads it.
 
     Heads lie side by side in memory, so that no step copies a weight, and autograd keeps no copies.
     """

@@ -2,13 +2,13 @@
 
 A training is a chain, a generator that yields the laps it wants run: passes over demonstrations by
 the rows of one `Lane`. What it does between two laps (ask left-out demonstrations, decide which
-rates go on) is its own affair, and the same whoever it runs beside. The steps of `together`:
+rates go on) is its own affair, and the same whatever runs beside it. The steps of `together`:
 
 1. Every chain goes on until it wants a lap.
 2. Laps that can share a batch (`Lane.joins`) do, each by its own rows, for as many steps as the
    shortest of them has left.
-3. A chain whose lap is done goes on to its next one; what others run beside it changes rounding,
-   and nothing else.
+3. A chain whose lap is done goes on to its next one; what runs beside it changes rounding, and
+   nothing else.
 
 One step of a small model costs mostly the calls of its kernels, so a batch of many rows takes
 little longer than one of two.
@@ -42,10 +42,10 @@ class Lane:
     """Rows that learn from sets of demonstrations.
 
     Attributes:
-        host: The network that they are of.
+        host: The network that they belong to.
         rule: What one step does.
-        training: The rows, set by set, of each set as many.
-        steps: What is read, step by step, again and again: of each set one sequence.
+        training: The rows, set by set, equally many of each.
+        steps: What is read, step by step, again and again: one sequence of each set.
         done: How many steps were taken.
     """
 
@@ -65,7 +65,7 @@ class Lane:
 
     @property
     def tokens(self) -> int:
-        """Tokens of its longest step, in all of its rows."""
+        """Tokens of its longest step, over all of its rows."""
         return self.training.rows * max(each.longest for each in self.steps)
 
     def joins(self, other: Lane, networks: Networks | None) -> bool:
@@ -85,7 +85,7 @@ class Lane:
 
 @dataclass
 class Lap:
-    """Steps that a lane is to take: so many passes over its demonstrations."""
+    """Steps that a lane is to take: a number of passes over its demonstrations."""
 
     lane: Lane
     passes: InitVar[int]
@@ -111,7 +111,8 @@ def together(chains: Sequence[Chain[T]], networks: Networks | None = None) -> li
 
     Args:
         chains: They must not depend on one another.
-        networks: Whose rows can share a batch; without it, those of one network can.
+        networks: The networks whose rows can share a batch; without it, only rows of one
+            network can.
     """
     outcomes: list[Future[T]] = [Future() for _ in chains]
     waiting: dict[int, Lap] = {}
@@ -184,9 +185,9 @@ def run(
     The caller's model is frozen meanwhile, and as before afterwards.
 
     Args:
-        lanes: They join one another (`Lane.joins`).
+        lanes: Lanes that can share a batch (`Lane.joins`).
         steps: How many.
-        networks: Where the lanes are of several networks.
+        networks: Given where the lanes belong to several networks.
         costs: Where each lane's share of the passes through the model is added.
     """
     first, parts = lanes[0], [lane.training for lane in lanes]
@@ -213,7 +214,7 @@ def run(
 
 
 def _knows_passes_alone(rule: Any) -> bool:
-    """Whether a step is of this package: those read no weight of a block.
+    """Whether a step is this package's own: those read no weight of a block.
 
     Rows of several networks pass through the first of them. A plugin's step that read its weights
     would learn from the wrong network, in silence: plugins' networks are trained one by one.

@@ -29,7 +29,7 @@ class Mark:
     Attributes:
         world: The world's name.
         theta: Its angle in degrees, or None.
-        rule: The rule; a head's number in brackets where the world has an angle a head.
+        rule: The rule; a head's number in brackets where the world has an angle per head.
         value: SimAOU as measured, mean over queries and the layers that ICL changes.
         exact: SimAOU by construction.
         error: Largest difference from `exact` of any query and layer.
@@ -107,7 +107,7 @@ def _mark(world: World, result: Comparison, rule: str) -> Mark:
 WORLDS = {"gd": gd_world, "lcgd": lcgd_world}
 
 ROUNDING = 1e-5
-"""Scores of worlds are known to this; a smaller difference is none."""
+"""Scores of worlds are known to this accuracy; a smaller difference counts as none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ class Power:
         return tuple(bool(bound > ROUNDING) for bound in low)
 
     def smallest(self, confidence: float = 0.95) -> float | None:
-        """The smallest angle from which on all are told apart; None where the largest is not."""
+        """The smallest angle from which on all are told apart; None if the largest is not."""
         found: float | None = None
         for theta, apart in sorted(zip(self.thetas, self.told_apart(confidence), strict=True))[
             ::-1

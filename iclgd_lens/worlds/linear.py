@@ -78,7 +78,7 @@ def linear_world(
     rules: dict[str, Any] = {
         "least_squares": partial(least_squares, task, layout, vectors, gamma=gamma)
     }
-    if steps == 1:  # inputs that move after the only step are read by nothing
+    if steps == 1:  # nothing reads inputs that move after the only step
         rules = {"gd": "gd", "lcgd": "lcgd"} | rules
     return World(
         name="linear" + (f", {steps} steps" if steps > 1 else "") + (", GD++" if gamma else ""),
@@ -108,7 +108,7 @@ def linearised_world(
 
     Heads of queries +scale x and -scale x, with values v/(2 scale) and -v/(2 scale), sum to the
     mean over tokens of s_j v_j, up to a share of order scale^2, where the values sum to zero
-    (balanced labels). GD's own attention to one token deviates by as much.
+    (balanced labels). GD's own attention to one token deviates equally much.
 
     Args:
         scale: Factor on the scores; in fp32 .03 balances what is left out against rounding.

@@ -153,7 +153,7 @@ class Regression:
 
 
 def equal_shares(scores: Float[np.ndarray, "word label"]) -> Int[np.ndarray, " word"]:
-    """Labels by falling score, no label to more words than its share."""
+    """Labels by falling score; no label goes to more words than its share."""
     words, labels = scores.shape
     found = np.full(words, -1)
     for place in np.argsort(-scores, axis=None):

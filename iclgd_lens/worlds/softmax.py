@@ -5,7 +5,7 @@ word after it. In layer 1 a query attends to the demonstrations of its own word;
 their labels, centred: sum_i k(x_i, x) (y_i - 1/C), which is what one full-batch step of gradient
 descent on W_V adds, since a query that attends to itself alone makes W_V a linear classifier.
 Layer 2 turns what layer 1 wrote by an angle theta. The gradient that reaches layer 1 through layer
-2 (GD) is turned back, that of layer 1's own readout (LCGD) is not: whichever of the two the values
+2 (GD) is turned back; that of layer 1's own readout (LCGD) is not: whichever of the two the values
 of layer 1 were written for is in-context learning, and the other one scores cos(theta).
 """
 

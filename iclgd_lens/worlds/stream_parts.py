@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 HARD = 60.0
-"""Score by which a position is picked: what other keys get is e^-60 of it, nothing in fp32."""
+"""Score by which a position is picked: other keys get e^-60 of its weight, nothing in fp32."""
 
 CONSTANT = 200.0
-"""What every head that learns writes into a part of its own, which no loss sees. SimAOU is the
-cosine of a change of direction: without something to turn, ZS has none. The change u of a vector
-this long differs from u / CONSTANT by |u|^2 / CONSTANT^2, here below 1e-5."""
+"""A constant that every head that learns writes into a part of its own, which no loss sees. SimAOU
+is the cosine of a change of direction: without something to turn, ZS has none. The change u of a
+vector this long differs from u / CONSTANT by |u|^2 / CONSTANT^2, here below 1e-5."""
 
 ALOOF = -30.0
-"""Logit of every token that is no label word."""
+"""Logit of every token that is not a label word."""
 
 
 class Layout:
@@ -95,9 +95,9 @@ def itself(block: Block, place: slice, head: int = 0) -> None:
 def unembedding(
     layout: Layout, tokens: int, predicted: slice, labels: range
 ) -> Float[Tensor, "width token"]:
-    """Read label logits from a part of the stream; every other token stands aloof.
+    """Read label logits from a part of the stream; every other token has a low logit.
 
-    The logit of the others comes from the position, which each token has exactly one of.
+    The logit of the others comes from the position: each token has exactly one.
     """
     found = torch.zeros(layout.width, tokens)
     found[layout["place"]] = ALOOF

@@ -164,11 +164,11 @@ class Words:
         return 1 + self.contents + label
 
     def draw(self, learning_rate: float, name: str, seed: int, balanced: bool = True) -> Episode:
-        """Demonstrations in random order: word w has label w, but for a third of them.
+        """Demonstrations in random order: word w has label w, except in a third of them.
 
         A third of the demonstrations exchange their labels at random, which keeps the labels
-        balanced (or are given any label, where `balanced` is false), so that what is learned of a
-        word is a mixture of labels. The gold label of word w is w.
+        balanced (or are given any label, where `balanced` is false), so that what is learned about
+        a word is a mixture of labels. The gold label of word w is w.
         """
         generator = np.random.default_rng(seed)
         words = np.repeat(np.arange(self.contents), self.shows)

@@ -39,9 +39,9 @@ LEAST: dict[str, Any] = {"models": ["gpt2"], "tasks": ["sst2"], "hypotheses": ["
         ({"seeds": "publishd"}, "seeds: .*'published'"),
         ({"shots": -1}, r"shots: .*greater than or equal to 0 \(-1\)"),
         ({"queries": 0}, "queries: .*greater than or equal to 1"),
-        ({"lr": "publishd"}, r"lr: 'publishd' is no number\. Did you mean 'published'\?"),
+        ({"lr": "publishd"}, r"lr: 'publishd' is not a number\. Did you mean 'published'\?"),
         ({"lr": 0}, "lr is 0.0; it must be a positive number"),
-        ({"lr": "machted"}, r"lr: 'machted' is no number\. Did you mean 'matched'\?"),
+        ({"lr": "machted"}, r"lr: 'machted' is not a number\. Did you mean 'matched'\?"),
         ({"lr": {"grid": [0.1]}}, "lr: "),
         ({"search": {"fold": 1}}, r"unknown key 'search\.fold'.*'folds'\?"),
         ({"search": {"folds": 0}}, "^search: folds must be 1 or more, not 0$"),
@@ -69,7 +69,7 @@ def test_a_malformed_plan_is_refused_in_words(change: dict[str, Any], message: s
     ["../../esc", "/tmp/esc", "..", ".", "", " ", "a/b", "a\\b", "a\nb", "a\0b", "é" * 200, ".x"],
 )
 def test_a_name_is_no_path(name: str) -> None:
-    with pytest.raises(PlanError, match=r"name: .* is no name of a folder") as told:
+    with pytest.raises(PlanError, match=r"name: .* is not a name for a folder") as told:
         parse_plan(LEAST | {"name": name})
     assert "\n" not in str(told.value)
     assert parse_plan(LEAST | {"name": "Six tasks, é"}).name == "Six tasks, é"
@@ -127,7 +127,7 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
         ),
         (
             {"hypotheses": {"x": {"hypothesis": "gd", "vary": {"layers": [[0, 1]]}}}},
-            r"x\(layers=\[0;1\]\) is no label: vary numbers and words",
+            r"x\(layers=\[0;1\]\) is not a label: vary numbers and words",
         ),
         (
             {"hypotheses": {"x": {"hypothesis": "gd", "settings": {"epochs": "many"}}}},

@@ -76,7 +76,7 @@ def test_what_is_no_file_is_named_and_nothing_waits(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name in ("run.json", "folder"):
-        with pytest.raises(RunError, match=f"{name} is no regular file; move it away"):
+        with pytest.raises(RunError, match=f"{name} is not a regular file; move it away"):
             run.read(name)
     with pytest.raises(RunError, match="loop cannot be read: Too many levels"):
         run.read("loop")

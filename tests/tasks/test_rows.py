@@ -88,7 +88,7 @@ def test_missing_places_are_named(tmp_path: Path) -> None:
     with pytest.raises(RowsError, match=r"validation.jsonl.* holds: train.jsonl\)"):
         load_rows(TOY, "validation", tmp_path)
     folder(tmp_path, b"", "train.parquet")
-    with pytest.raises(RowsError, match=r"both .*train.jsonl and train.parquet exist"):
+    with pytest.raises(RowsError, match=r"Both .*train.jsonl and train.parquet exist"):
         load_rows(TOY, "train", tmp_path)
 
 
