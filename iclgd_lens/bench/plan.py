@@ -143,7 +143,7 @@ class Plan(Part):
     def _rate(cls, value: Any) -> Any:
         if isinstance(value, str) and value not in (PUBLISHED, MATCHED):
             hint = nearest(value, (PUBLISHED, MATCHED))
-            raise ValueError(f"{value!r} is no number.{hint}")
+            raise ValueError(f"{value!r} is not a number.{hint}")
         return value
 
     @model_validator(mode="after")
