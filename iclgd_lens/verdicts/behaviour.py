@@ -41,7 +41,8 @@ class Behaviour:
         auc: AUC in ZS, in ICL and of the changed model, by name.
         auc_change: AUC of the changed model minus that of ZS.
         kl_change: KL of ZS from ICL minus that of the changed model, in nats: positive is nearer.
-        kl_removed: The same as a share of ZS's; 1 is ICL's own distribution.
+        removed: The same as a share of ZS's, the mean over draws of each one's: 1 is ICL's own
+            distribution. The score KL_removed.
         unchanged: Whether its label scores are those of ZS.
     """
 
@@ -49,8 +50,13 @@ class Behaviour:
     auc: Mapping[str, float]
     auc_change: Compared
     kl_change: Compared
-    kl_removed: float
+    removed: Compared
     unchanged: bool
+
+    @property
+    def kl_removed(self) -> float:
+        """The share of ZS's KL to ICL that is removed."""
+        return self.removed.value
 
     @property
     def classifies_better(self) -> Answer:
@@ -64,8 +70,9 @@ class Behaviour:
         """Whether it comes nearer to ICL; "no" where it moves away, or by next to nothing."""
         if self.unchanged or not self.kl_change.above:
             return "no" if self.unchanged or self.kl_change.below else "undecided"
-        most = self.kl_removed * self.kl_change.high / self.kl_change.value
-        return "yes" if self.kl_removed >= NEARER else "no" if most < NEARER else "undecided"
+        if self.kl_removed >= NEARER:
+            return "yes"
+        return "no" if self.removed.high < NEARER else "undecided"
 
     @property
     def sentence(self) -> str:
@@ -139,15 +146,16 @@ def behaves(
     areas = {name: resampled(DECIDES, each, golds, weights) for name, each in settings.items()}
     both = kl_from(target, base), kl_from(target, ft)  # [draw query], orders averaged
     away, left = (each.mean(1) if each.ndim == 3 else each for each in both)
-    nearer = (away - left) @ (weights / weights.sum(1, keepdims=True)).T
-    freedom = float(golds.shape[1] - 1)
+    means = (weights / weights.sum(1, keepdims=True)).T
+    far, rest = away @ means, left @ means  # [draw, 1 + resample]
     with np.errstate(invalid="ignore", divide="ignore"):
-        removed = float(1 - left.mean() / away.mean())
+        share = 1 - rest / far
+    how = {"step": 0.0, "confidence": confidence, "freedom": float(golds.shape[1] - 1)}
     return Behaviour(
         hypothesis,
         {name: float(area[:, 0].mean()) for name, area in areas.items()},
         judged(DECIDES, areas[hypothesis] - areas[_ZS], golds, confidence=confidence),
-        crossed(nearer[:, 0], nearer[:, 1:], step=0.0, confidence=confidence, freedom=freedom),
-        removed,
+        crossed((far - rest)[:, 0], (far - rest)[:, 1:], **how),
+        crossed(share[:, 0], share[:, 1:], **how),
         bool(np.isfinite(ft).all() and np.abs(ft - base).max(initial=0.0) <= UNCHANGED),
     )

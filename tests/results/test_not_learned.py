@@ -7,7 +7,8 @@ import pytest
 
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.results.parts import Part
-from iclgd_lens.scores import LABEL_SCORES
+from iclgd_lens.scores import KL_MOMENTS, LABEL_SCORES
+from iclgd_lens.verdicts.classification import kl_from
 
 GOLD = np.arange(32) % 2
 RULES = {"gd": {"kind": "explanation", "budget": {"settings": {"lr": 0.1}, "improves": False}}}
@@ -35,3 +36,18 @@ def test_what_the_queries_say_otherwise_is_told(knows: float) -> None:
     assert told.startswith("gd has not learned: on left-out demonstrations")
     assert "in 0 of 5 draws" in told
     assert ("Yet it classifies the queries better than ZS (AUC" in told) == bool(knows)
+
+
+def test_the_share_of_kl_in_words_is_that_of_the_table() -> None:
+    """Draws whose KL differs much: a ratio of sums over draws would be another number."""
+    parts: list[Part] = []
+    for draw in range(4):
+        zs, icl, gd = answers(0.0, 99), answers(1.0 + 4 * draw, draw), answers(2.0, 9 + draw)
+        kl = [kl_from(icl[LABEL_SCORES], each[LABEL_SCORES]) for each in (gd, zs)]
+        gd[KL_MOMENTS] = np.stack(kl, -1).astype(np.float32)
+        parts.append(Part({"ZS": zs, "ICL": icl, "gd": gd}, GOLD, draw))
+    found = Comparison(tuple(parts), {})
+    frame = found.frame()
+    (shown,) = frame[(frame["score"] == "KL_removed") & (frame["hypothesis"] == "gd")]["value"]
+    (told,) = found.behaviour()
+    assert told.kl_removed == pytest.approx(shown, rel=1e-5)

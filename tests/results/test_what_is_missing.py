@@ -332,12 +332,13 @@ def test_a_no_against_one_control_alone_says_so() -> None:
     assert alone[-1].verdict == "no"
 
 
-@pytest.mark.parametrize(("high", "answer"), [(0.02, "no"), (0.03, "undecided")])
+@pytest.mark.parametrize(("high", "answer"), [(0.04, "no"), (0.06, "undecided")])
 def test_next_to_nothing_is_said_only_where_it_is_sure(high: float, answer: str) -> None:
     """Two hundredths of the KL are removed: surely less than five, or perhaps six."""
     none = Compared(0.0, -0.1, 0.1, 1.0, "draws and queries")
-    nearer = Compared(0.01, 0.005, high, 0.01, "draws and queries")
-    found = Behaviour("gd", {"gd": 0.5, "ZS": 0.5, "ICL": 0.9}, none, nearer, 0.02, False)
+    nearer = Compared(0.01, 0.005, 0.02, 0.01, "draws and queries")
+    share = Compared(0.02, 0.01, high, 0.01, "draws and queries")
+    found = Behaviour("gd", {"gd": 0.5, "ZS": 0.5, "ICL": 0.9}, none, nearer, share, False)
     assert found.comes_nearer == answer
     words = {"no": "comes no nearer to ICL", "undecided": "is not shown to come nearer to ICL"}
     assert words[answer] in found.sentence
