@@ -101,7 +101,7 @@ def test_the_longest_label_that_fits_is_the_label() -> None:
     [
         (
             {"demonstrations": [[10, 11, 8]]},
-            r"Demonstration 0 ends in \[10, 11, 8\], which is no la",
+            r"Demonstration 0 ends in \[10, 11, 8\], which is not a la",
         ),
         ({"demonstrations": [[]]}, r"Demonstration 0 ends in \[\]"),
         ({"demonstrations": [[10, 5], [5]]}, "Demonstration 1 has no content or no label tokens"),
