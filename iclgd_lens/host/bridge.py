@@ -175,7 +175,8 @@ class BridgeHost(Host):
         """See `Host.query_key_hook`."""
         position = getattr(self.cfg, "positional_embedding_type", "standard")
         rotary = position == "rotary"
-        if position not in ("standard", "rotary") or (rotary and self._is_native(0)):
+        hidden = (rotary and self._is_native(0)) or not self.exposes_queries
+        if position not in ("standard", "rotary") or hidden:
             raise HookError(
                 f"This bridge of {self.name} does not expose queries and keys as they enter the "
                 "dot product; Tok2Attn is undefined on it."
@@ -295,6 +296,11 @@ def _refuse(model: Any) -> None:
             raise UnsupportedModelError(
                 f"Layer {layer} of {name} has no separate query, key, value and output maps (state "
                 "space, linear or latent attention); such layers are not served."
+            )
+        if any("SSM" in type(part).__name__ for part in block._modules.values()):
+            raise UnsupportedModelError(
+                f"Layer {layer} of {name} has a state space beside its attention, whose state "
+                "cannot be shared among queries as keys and values are; such layers are not served."
             )
     implementation = getattr(config, "_attn_implementation", "eager")
     if implementation != "eager":
