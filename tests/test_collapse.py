@@ -169,9 +169,11 @@ def test_nothing_else_changes_where_it_is_asked_for(kind: str) -> None:
         assert LABEL_COLLAPSE not in scores
         assert set(asked[name]) == {*scores, LABEL_COLLAPSE}
         for score, values in scores.items():
-            assert torch.equal(
-                values.nan_to_num(9.0), asked[name][score].nan_to_num(9.0)
-            ), (name, score)  # fmt: skip
+            # Where the residual stream is kept the last MLP runs at every token, else at one.
+            torch.testing.assert_close(
+                asked[name][score], values, rtol=1e-5, atol=1e-6, equal_nan=True,
+                msg=f"{name}, {score}",
+            )  # fmt: skip
 
 
 def test_what_failed_is_undefined_and_never_missing() -> None:

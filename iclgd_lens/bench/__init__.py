@@ -6,6 +6,8 @@
     drawn_rows         which rows each draw shows and asks
     cells              each cell, named by a hash of everything that changes its numbers
     digests            the part of that hash that stands for the code
+    code_meaning       what code does, as text: without comments, docstrings and layout
+    own_code           the same of somebody's own function, in a module or a notebook
     estimate           what a plan will cost, before anything runs
     run                `run_plan`: measures what is missing, here or on Ray, records what fails
     ray_engine         the same work on a Ray cluster
@@ -15,6 +17,7 @@
     store              the run directory: one file per finished cell, one record per failed one
     run_folder         that directory on a disk, or wherever fsspec goes
     cell_file          a cell's file
+    readings_file      the file of what a setting's own network leaves
     studies            what is looked at once per model and task: training, attention, heads
     run_tables         `load_run`: tidy tables, intervals, differences and verdicts
     figure_data        what a run's figures are drawn from

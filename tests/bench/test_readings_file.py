@@ -53,7 +53,7 @@ def sealed_with(change: Any) -> bytes:
     """A well-sealed file of other content."""
     arrays = dict(opened(encode_readings(readouts(), "here"), "x", FORM, RunError)[0])
     change(arrays)
-    return sealed(FORM, arrays, {})
+    return sealed(FORM, arrays, {"setting": "here"})
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,7 @@ def sealed_with(change: Any) -> bytes:
         (encode_readings(readouts(), "here")[:-1], "damaged"),
         (encode_readings(readouts(), "here")[:-1] + b"\0", "its checksum"),
         (sealed("iclgd_lens.readings/1", {}, {}), "another version"),
+        (encode_readings(readouts(), "there"), "another setting"),
         (sealed("iclgd_lens.Delta/1", {}, {}), "another kind"),
         (sealed_with(lambda a: a.pop("icl|z")), "not whole: .*'z'"),
         (sealed_with(lambda a: a.update({"icl|more": np.zeros(1)})), "not whole: .*'more'"),

@@ -25,5 +25,7 @@ def test_a_share_of_a_small_effect_does_not_set_the_scale(
     value, p = np.array([values]), np.array([[0.01, 0.2, np.nan]])
     found = drawn_map(effect, value, value - 1, value + 1, p)
     assert found["reach"] == reach
-    assert found["shown"].tolist() == [[True, False, False]]
+    assert not found["shown"].any(), "where the interval holds zero nothing is shown"
+    sure = drawn_map(effect, value, np.abs(value) + 1, np.abs(value) + 2, p)
+    assert sure["shown"].tolist() == [[bool(np.isfinite(values[0])), False, False]]
     assert found["score"].startswith("share" if effect == SUBSTITUTION else "nats")

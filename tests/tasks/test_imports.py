@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ALLOWED = {"tasks", "errors", "embedded", "validation"}
+ALLOWED = {"tasks", "errors", "embedded", "validation", "yaml_files"}
 ROOM = Path(__file__).parents[2] / "iclgd_lens" / "tasks"
 
 
