@@ -39,7 +39,7 @@ def test_both_ends_of_the_horizon_are_known(
         assert list(found) == list(expected)
         largest = max(float(expected[name].abs().max()) for name in expected)
         for name in expected:  # GD's last MLP may run at the target's token alone
-            checks.close(found[name], expected[name], 1e-6, largest)
+            checks.close(found[name], expected[name], 1e-5, largest)
 
 
 @BY_KIND
