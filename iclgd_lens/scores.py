@@ -12,6 +12,7 @@ from a package through the entry point group `iclgd_lens.scores`:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
@@ -38,6 +39,13 @@ FACTS = {
     "output, root mean square over layers: [query 2]",
 }
 """Per-query facts that are no scores: sizes, and what scores with a `statistic` follow from."""
+
+
+_BOUNDS = {
+    "-1 to 1": (-1.0, 1.0), "0 to 1": (0.0, 1.0), "0 to 2": (0.0, 2.0),
+    "at most 1": (-math.inf, 1.0), "0 or more": (0.0, math.inf),
+}  # fmt: skip
+"""What ranges in words allow."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,12 @@ class Score(Entry):
     def is_bounded(self) -> bool:
         """Whether it is a cosine or a share, so that a twentieth of it is next to nothing."""
         return self.span.startswith(("-1 to 1", "0 to 1", "at most 1"))
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Its least and its largest possible value."""
+        found = (bounds for words, bounds in _BOUNDS.items() if words in self.span)
+        return next(found, (-math.inf, math.inf))
 
     def made_by(self) -> Callable[..., Any] | str:
         """The function behind it, or where that is."""

@@ -185,7 +185,6 @@ def _check_linear(host: Host, layer: int, scores: Tensor, pattern: Tensor) -> No
 
 def agree(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
     """Whether two results of the same computation in `dtype` differ only by rounding."""
-    tolerance = 1e-3 if dtype in (torch.float32, torch.float64) else 6e-2
     a, b = a.float(), b.float()
     return bool((a - b).abs().max() <= _rounding(dtype) * (1 + b.abs().max()))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,18 @@ def rows(parts: Parts, how: Resampling) -> Iterator[Row]:
     """Every line of `Comparison.frame()`: by label, score, layer and head."""
     for label in parts.subjects:
         for score in parts.scores(label):
-            yield from score_rows(parts, label, score, how)
+            yield from map(_in_range, score_rows(parts, label, score, how))
+
+
+def _in_range(row: Row) -> Row:
+    """A line whose interval ends where its score's range does: t knows of no range."""
+    if row.score not in SCORES:
+        return row
+    low, high = SCORES[row.score].bounds
+    inside = row.ci_low >= low and row.ci_high <= high
+    if inside or not low <= row.value <= high:  # a score of somebody's own may say too little
+        return row
+    return replace(row, ci_low=max(row.ci_low, low), ci_high=min(row.ci_high, high))
 
 
 def score_rows(parts: Parts, label: str, score: str, how: Resampling) -> Iterator[Row]:

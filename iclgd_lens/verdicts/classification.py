@@ -17,7 +17,7 @@ happen to fit them does so in every draw, and draws alone would call that learni
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -195,6 +195,7 @@ MEASURES = {
 }
 """By the names that results use. `DECIDES` decides; the others are shown beside it."""
 DECIDES = "AUC"
+_SHARES = ("AUC", "calibrated_accuracy", "accuracy")  # whose differences lie between -1 and 1
 
 
 def compared(
@@ -272,7 +273,10 @@ def judged(measure: str, change: Floats, golds: Gold, *, confidence: float) -> C
     step, freedom = 0.0, float(golds.shape[1] - 1)
     if len(labels) > 1:
         step, freedom = used.steps(sizes), used.freedom(sizes)
-    return crossed(change[:, 0], change[:, 1:], step=step, confidence=confidence, freedom=freedom)
+    found = crossed(change[:, 0], change[:, 1:], step=step, confidence=confidence, freedom=freedom)
+    if measure not in _SHARES:
+        return found
+    return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
 
 
 # -- shapes --------------------------------------------------------------------------------------

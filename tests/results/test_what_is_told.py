@@ -1,4 +1,4 @@
-"""An update whose best budget is no better has not learned; what speaks against it is said."""
+"""What tables and sentences tell of the numbers beneath them."""
 
 from __future__ import annotations
 
@@ -51,3 +51,17 @@ def test_the_share_of_kl_in_words_is_that_of_the_table() -> None:
     (shown,) = frame[(frame["score"] == "KL_removed") & (frame["hypothesis"] == "gd")]["value"]
     (told,) = found.behaviour()
     assert told.kl_removed == pytest.approx(shown, rel=1e-5)
+
+
+def test_intervals_end_where_their_scores_do() -> None:
+    """Student's t over two draws would give an AUC of up to three."""
+    parts = [
+        Part({"ZS": answers(0.0, draw), "ICL": answers(1.5 * draw, draw)}, GOLD, draw)
+        for draw in range(2)
+    ]
+    frame = Comparison(tuple(parts), {}).frame()
+    bounded = frame[frame["score"].isin(["AUC", "accuracy"])]
+    assert len(bounded) >= 2
+    assert bounded["ci_low"].ge(0).all()
+    assert bounded["ci_high"].le(1).all()
+    assert (bounded["ci_high"] - bounded["ci_low"]).gt(0.9).any()
