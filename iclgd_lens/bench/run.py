@@ -139,6 +139,11 @@ def run_plan(
         for cell in cells
         if fresh or found[cell.key] == "missing" or (retry_failed and found[cell.key] == "failed")
     ]
+    if others := store.strangers(every):
+        tell.say(
+            f"{others} more files in cells/ are of another plan or another version of the code; "
+            "load_run and the report leave them out."
+        )
     log = _Log(store, engine, shard_of)
     tell.begin(len(cells), len(cells) - len(todo))
     for cell, outcome in _engine(engine, ray, crew, imports)(work, todo, store, fresh, tell):
@@ -151,11 +156,6 @@ def run_plan(
         store.write_worlds(_read_worlds())
     log.finish()
     _settle(store, plan, every, studies)
-    if others := store.strangers(every):
-        tell.say(
-            f"{others} more files in cells/ are of another plan or another version of the code; "
-            "load_run and the report leave them out."
-        )
     known = 0 if fresh else sum(state == "done" for state in found.values())
     return _outcome(store, [*cells, *studies], len(cells), known, log, time.monotonic() - start)
 
