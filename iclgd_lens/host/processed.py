@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from iclgd_lens.errors import UnsupportedModelError
+from iclgd_lens.host.families import family_of
 
 if TYPE_CHECKING:
     from iclgd_lens.host.base import Host
@@ -35,6 +36,12 @@ def check_unprocessed(host: Host) -> None:
         raise UnsupportedModelError(
             f"The weights of {host.name} that write to the residual stream are centred, so they "
             f"are processed and gradient descent on them is a different one. {PROCESSED}"
+        )
+    if _folded_values(host):
+        raise UnsupportedModelError(
+            f"The value biases of {host.name} are folded into b_O (fold_value_biases: every b_V is "
+            "0), so its weights are processed and what its heads give lacks a constant of each "
+            f"head's. {PROCESSED}"
         )
 
 
@@ -76,6 +83,27 @@ def _wide(weight: Tensor | None) -> Tensor | None:
     if weight is None or not weight.is_floating_point():
         return None
     return weight if weight.dtype == torch.float64 else weight.float()
+
+
+# -- value biases ----------------------------------------------------------------------------------
+
+
+def _folded_values(host: Host) -> bool:
+    """Whether b_O holds what b_V would have, in a family that trains value biases.
+
+    The block's output is the same, each head's own is not. Where b_O is 0, too, as before any
+    training, nothing was folded.
+    """
+    family = family_of(str(getattr(host.cfg, "original_architecture", None)))
+    # A bridge keeps a trace of all processing; its biases may be those of a crafted model.
+    if host.kind != "HookedTransformer" or family is None or "V" not in family.biases:
+        return False
+    stems = [f"blocks.{layer}.attn" for layer in range(host.n_layers)]
+    outputs = [host.parameter(f"{stem}.b_O") for stem in stems]
+    if not any(bias is not None and bool(bias.any()) for bias in outputs):
+        return False
+    values = [host.parameter(f"{stem}.b_V") for stem in stems]
+    return all(bias is not None and not bool(bias.any()) for bias in values)
 
 
 # -- centred writes to the residual stream ---------------------------------------------------------

@@ -52,7 +52,27 @@ def test_orthogonal_weights_that_nobody_refactored_are_served() -> None:
         for block in model.blocks:
             attention = block.attn
             attention.b_V.zero_()
+            attention.b_O.zero_()
             for weight in (attention.W_Q, attention.W_K, attention.W_V, attention.W_O.mT):
                 for head in weight:
                     torch.nn.init.orthogonal_(head)
+    Host(model)
+
+
+@needs_hooked
+@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
+def test_folded_value_biases_are_refused(family: str) -> None:
+    refused(processed(family, fold_value_biases=True), r"value biases of .* are folded into b_O")
+
+
+@needs_hooked
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "llama"])
+def test_biases_of_zero_that_nobody_folded_are_served(family: str) -> None:
+    """Before any training, or where the family has no value biases."""
+    model = checks.fresh("hooked", family)
+    with torch.no_grad():
+        for block in model.blocks:
+            for name, bias in block.attn.named_parameters():
+                if name.lstrip("_") in ("b_V", "b_O"):
+                    bias.zero_()
     Host(model)
