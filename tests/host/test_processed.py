@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from iclgd_lens.errors import UnsupportedModelError
 from iclgd_lens.host import Host
@@ -75,4 +76,54 @@ def test_biases_of_zero_that_nobody_folded_are_served(family: str) -> None:
             for name, bias in block.attn.named_parameters():
                 if name.lstrip("_") in ("b_V", "b_O"):
                     bias.zero_()
+    Host(model)
+
+
+@needs_hooked
+@BY_DTYPE
+@pytest.mark.parametrize("first", [True, False], ids=["then cast", "cast before"])
+def test_centred_weights_are_refused_in_every_dtype(dtype: torch.dtype, first: bool) -> None:
+    model = checks.fresh("hooked", "gpt2")
+    model = model if first else model.to(dtype)
+    model.load_and_process_state_dict(
+        model.state_dict(), **(NONE | {"center_writing_weights": True})
+    )
+    refused(model.to(dtype), r"are centred, so they are processed .*from_pretrained_no_processing")
+
+
+@BY_DTYPE
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_a_centred_bridge_is_refused_in_every_dtype(kind: str, dtype: torch.dtype) -> None:
+    model = checks.fresh(kind, "gpt2").to(dtype)
+    with torch.no_grad():
+        for weight in (model.embed.W_E, *(block.attn.W_O for block in model.blocks)):
+            weight.sub_(weight.mean(-1, keepdim=True))
+    refused(model, "are centred, so they are processed")
+
+
+@BY_DTYPE
+@pytest.mark.parametrize("seed", range(6))
+def test_weights_that_nobody_centred_are_served_in_every_dtype(
+    dtype: torch.dtype, seed: int
+) -> None:
+    """The narrower and shallower, the fewer rows must have a mean by chance."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = transformers.GPT2Config(
+            n_embd=8, n_layer=1, n_head=1, n_positions=16, vocab_size=12, n_inner=8
+        )
+        plain = transformers.AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager", dtype=dtype
+        )
+    Host(families.hosted("bridge", plain.eval()))
+
+
+def test_writes_of_zero_are_not_centred() -> None:
+    """Some begin training with output maps of 0."""
+    model = checks.fresh("bridge", "gpt2")
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.o.original_component.weight.zero_()
+        embedding = model.embed.original_component.weight
+        embedding.sub_(embedding.mean(-1, keepdim=True))
     Host(model)
