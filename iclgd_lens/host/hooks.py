@@ -129,7 +129,9 @@ def run_twice(host: Host, layers: Iterable[int]) -> Generator[None, None, None]:
     handles: list[Any] = []
     try:
         for layer in layers:
-            handles.append(blocks[layer].register_forward_hook(_again, with_kwargs=True))
+            # Before the user's own hooks, so that these act on what is handed on.
+            handle = blocks[layer].register_forward_hook(_again, prepend=True, with_kwargs=True)
+            handles.append(handle)
         yield
     finally:
         for handle in handles:
