@@ -89,7 +89,9 @@ def own_hooks(model: Any) -> list[str]:
     points: dict[str, Any] = dict(model.hook_dict)
     # The last of a hook point's names is TransformerLens's own, where a bridge has another, too.
     names = {
-        id(point): name for name, point in points.items() if point.fwd_hooks or point.bwd_hooks
+        id(point): name
+        for name, point in points.items()
+        if not all(_is_permanent_wiring(handle) for handle in (*point.fwd_hooks, *point.bwd_hooks))
     }
     found = list(names.values())
     known = {id(point) for point in points.values()}
@@ -135,10 +137,25 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _is_wiring(function: Any) -> bool:
+    return _library(function) in _LIBRARIES
+
+
+def _library(function: Any) -> str:
+    """The package that defines a function."""
     while isinstance(function, partial):
         function = function.func
     module = str(getattr(function, "__module__", None) or type(function).__module__)
-    return module.split(".")[0] in _LIBRARIES
+    return module.split(".")[0]
+
+
+def _is_permanent_wiring(handle: Any) -> bool:
+    """Whether a hook point's hook is how TransformerLens passes activations from part to part.
+
+    Such hooks outlive `reset_hooks`. Others that a library made were attached at someone's wish:
+    patches of TransformerLens's, or a delta or a linear attention of this package's.
+    """
+    function = getattr(handle, "user_hook", None)
+    return bool(handle.is_permanent) and _library(function) == "transformer_lens"
 
 
 def _some(names: list[str]) -> str:

@@ -96,6 +96,27 @@ def test_hooks_on_modules_are_seen_and_wiring_is_not(kind: str) -> None:
     handle.remove()
 
 
+@pytest.mark.parametrize("family", ["opt", "bloom"])
+def test_what_a_bridge_passes_on_by_hooks_is_not_the_users(family: str) -> None:
+    """A part without a forward of its own is fed by permanent hooks (OPT's MLP, in version 4)."""
+    model = checks.fresh("bridge", family)
+    assert "hooks" not in model_provenance(model)
+    model.add_hook("blocks.1.mlp.in.hook_in", zeroed)
+    assert "blocks.1" in model_provenance(model)["hooks"]
+    model.reset_hooks()
+    assert "hooks" not in model_provenance(model)
+
+
+@BY_KIND
+def test_deltas_and_permanent_hooks_of_the_user_are_in_the_provenance(kind: str) -> None:
+    model = checks.fresh(kind, "gpt2")
+    host = Host(model)
+    with host.hooked([(host.z_hook(2), zeroed)], forced=False):
+        assert "blocks.2" in model_provenance(model)["hooks"]
+    host.hook_point(host.z_hook(1)).add_hook(zeroed, is_permanent=True)
+    assert "blocks.1" in model_provenance(model)["hooks"]
+
+
 def zeroed(value: Tensor, hook: Any) -> Tensor:
     return value * 0
 
