@@ -296,6 +296,11 @@ def _refuse(model: Any) -> None:
                 f"Layer {layer} of {name} has no separate query, key, value and output maps (state "
                 "space, linear or latent attention); such layers are not served."
             )
+        if any("SSM" in type(part).__name__ for part in block._modules.values()):
+            raise UnsupportedModelError(
+                f"Layer {layer} of {name} has a state space beside its attention, whose state "
+                "cannot be shared among queries as keys and values are; such layers are not served."
+            )
     implementation = getattr(config, "_attn_implementation", "eager")
     if implementation != "eager":
         raise UnsupportedModelError(

@@ -279,6 +279,11 @@ def test_a_model_without_a_final_norm_is_refused() -> None:
     refused(wrapped(model), "has no final norm before its unembedding")
 
 
+def test_a_state_space_beside_attention_is_refused() -> None:
+    config = transformers.FalconH1Config(**families._GROUPED)
+    refused(wrapped(families.of_config(config)), "Layer 0 of tiny has a state space beside its")
+
+
 def test_a_bridge_over_something_else_is_refused() -> None:
     stub = types.SimpleNamespace(
         original_model=types.SimpleNamespace(), cfg=types.SimpleNamespace()
