@@ -53,6 +53,8 @@ class Host(HookNames):
         n_ctx: Positions.
         cfg: The model's configuration.
         cuts_last_mlp: Whether its last MLP can run at some tokens alone; see `last_mlp`.
+        exposes_queries: Whether what a bridge shows as queries and keys is what its attention
+            multiplies; see `dot_products`.
         unembedded: Sequences unembedded so far, from which the cost of a build is counted.
         charged: Further costs that are counted, of passes that were shared; see `cost.sharing`.
         memory: Where passes that several builds share are kept; see `cost.sharing`.
@@ -86,6 +88,7 @@ class Host(HookNames):
         self.unembedded, self.charged = 0, (0, 0, 0, 0)  # so far; see `cost`
         self.memory: dict[Any, Any] | None = None  # see `cost.sharing`
         self.cuts_last_mlp = False  # until the model was asked whether it can
+        self.exposes_queries = True  # until the model was asked whether it does
         self._reread = 0  # tokens at the beginning of a running pass that its caller did not give
         self._points: dict[str, Any] = dict(cast(Any, model).hook_dict)
         self._sites = {site.weight: site for site in self._list_sites()}

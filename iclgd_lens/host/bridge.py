@@ -175,7 +175,8 @@ class BridgeHost(Host):
         """See `Host.query_key_hook`."""
         position = getattr(self.cfg, "positional_embedding_type", "standard")
         rotary = position == "rotary"
-        if position not in ("standard", "rotary") or (rotary and self._is_native(0)):
+        hidden = (rotary and self._is_native(0)) or not self.exposes_queries
+        if position not in ("standard", "rotary") or hidden:
             raise HookError(
                 f"This bridge of {self.name} does not expose queries and keys as they enter the "
                 "dot product; Tok2Attn is undefined on it."

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
 from iclgd_lens.host.condition import causes
+from iclgd_lens.host.dot_products import give_scores, queries_and_keys
 from iclgd_lens.host.guard import frozen
 from iclgd_lens.host.processed import PROCESSED, check_unprocessed
 
@@ -116,6 +117,7 @@ def _observed_run(host: Host, tokens: Tensor) -> Tensor:
         with (
             host.score_hooks(lambda layer, value: scores.__setitem__(layer, value)),
             host.hooked([(name, partial(_keep, seen, name)) for name in watched]),
+            queries_and_keys(host) as parts,
         ):
             residual = host.run(tokens).residual
     except HookError as error:
@@ -127,6 +129,8 @@ def _observed_run(host: Host, tokens: Tensor) -> Tensor:
         _check_site(host, site, seen)
     for layer, name in enumerate(patterns):
         _check_scores(host, layer, scores.get(layer), seen[name])
+    weights = {layer: seen[name] for layer, name in enumerate(patterns)}
+    host.exposes_queries = give_scores(parts, scores, weights, _rounding(host.dtype))
     return residual
 
 
@@ -181,9 +185,13 @@ def _check_linear(host: Host, layer: int, scores: Tensor, pattern: Tensor) -> No
 
 def agree(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
     """Whether two results of one computation in `dtype` differ by rounding alone."""
-    tolerance = 1e-3 if dtype in (torch.float32, torch.float64) else 6e-2
     a, b = a.float(), b.float()
-    return bool((a - b).abs().max() <= tolerance * (1 + b.abs().max()))
+    return bool((a - b).abs().max() <= _rounding(dtype) * (1 + b.abs().max()))
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """What rounding may do to a result, as a share of 1 and its largest entry."""
+    return 1e-3 if dtype in (torch.float32, torch.float64) else 6e-2
 
 
 _WRAPPER = "_original_component"
