@@ -11,14 +11,15 @@ values, no copy. The caller's own memory is never written; each parameter gets i
 whatever happens.
 
 `copied`: `copy.deepcopy` copies modules and methods, but no plain function: a `forward` that an
-adapter replaced, or a hook, goes on reaching into the original through what it closes over. Such
-functions are made anew, closed over the copy.
+adapter replaced, or a hook, goes on reaching into the original through what it closes over, itself
+or by a weak reference. Such functions are made anew, closed over the copy.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import weakref
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from types import CellType, FunctionType
@@ -199,6 +200,12 @@ def _rebind(model: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
 
 def _bound(value: Any, of_twin: Mapping[int, nn.Module], bound: dict[int, Any]) -> Any:
     """`value` with every module of the original in its reach replaced by the copy's."""
+    if type(value) in weakref.ProxyTypes:
+        try:
+            module: Any = value.modules.__self__  # what the proxy stands for
+        except (AttributeError, ReferenceError):  # no module, or gone
+            return value
+        return weakref.proxy(of_twin[id(module)]) if id(module) in of_twin else value
     if isinstance(value, nn.Module):
         return of_twin.get(id(value), value)
     if id(value) in bound:

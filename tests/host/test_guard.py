@@ -475,3 +475,19 @@ def test_a_copy_is_independent_also_after_a_forward_pass(kind: str) -> None:
     )
     shared = {id(p) for p in model.parameters()} & {id(p) for p in twin.parameters()}
     assert not shared
+
+
+def test_a_pass_of_a_copy_leaves_nothing_on_the_model() -> None:
+    """Wiring of a bridge's holds the parts that it writes to by weak references."""
+    model = checks.fresh("bridge", "gpt2")
+    checks.logits(model, families.tokens(4)).sum()  # wired in the first pass
+    twin: Any = copied(model)
+    before = [dict(module.__dict__) for module in guard.all_modules(model)]
+    with torch.no_grad():
+        checks.logits(twin, families.tokens(6))
+    after = [module.__dict__ for module in guard.all_modules(model)]
+    for old, new in zip(before, after, strict=True):
+        assert [name for name in new if new[name] is not old.get(name)] == []
+    # The copy has its own: nothing of the model's is needed, nor kept alive.
+    layers = [block.attn._captured_pre_ln_residual for block in twin.blocks]
+    assert layers == [None] * len(layers)
