@@ -10,9 +10,9 @@ in every forward pass. Where the transposed weight already lies in memory that i
 values, no copy. The caller's own memory is never written; each parameter gets its own back on exit,
 whatever happens.
 
-`copied`: `copy.deepcopy` copies modules and methods, but no plain functions: a `forward` that an
-adapter replaced, or a hook, would still reach into the original through its closure. Such functions
-are made anew, closed over the copy.
+`copied`: `copy.deepcopy` copies modules and methods, but no plain function: a `forward` that an
+adapter replaced, or a hook, goes on reaching into the original through what it closes over, itself
+or by a weak reference. Such functions are made anew, closed over the copy.
 """
 
 from __future__ import annotations

@@ -43,6 +43,12 @@ def check_unprocessed(host: Host) -> None:
             f"The weights of {host.name} that write to the residual stream are centred, so they "
             f"are processed and gradient descent on them is a different one. {PROCESSED}"
         )
+    if _folded_values(host):
+        raise UnsupportedModelError(
+            f"The value biases of {host.name} are folded into b_O (fold_value_biases: every b_V is "
+            "0), so its weights are processed and what its heads give lacks a constant of each "
+            f"head's. {PROCESSED}"
+        )
 
 
 # -- refactored queries, keys and values -----------------------------------------------------------
