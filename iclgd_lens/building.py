@@ -65,7 +65,7 @@ class Builder:
         ledger = Ledger()
         try:
             with counted(self.host) as ledger:
-                found: Any = value.build(self.host, episode, **rule.settings)
+                found: Any = value.built(self.host, episode, **rule.settings)
             if not isinstance(found, Intervention):
                 raise HypothesisError(
                     f"{rule.name} returned a {type(found).__name__}, not an Intervention."

@@ -234,7 +234,8 @@ def compare(
         ComparisonError: There is no episode, episodes do not belong together, a number is out of
             range, or an argument is of another type.
         ControlError: A control is unknown or cannot be built.
-        HypothesisError: A hypothesis or setting is unknown, or a setting is of another type.
+        HypothesisError: A hypothesis or setting is unknown, or a setting is of another type or
+            would do nothing beside the others.
         EpisodeError: The model cannot read an episode whole.
         LensError: `workers` is less than 1.
 
@@ -250,7 +251,7 @@ def compare(
     draws = as_draws(episodes)
     mode, search = budget_mode(budget, draws)
     check_draws(draws, twins)
-    rules = resolve_rules(hypotheses, settings)
+    rules = resolve_rules(hypotheses, settings, searched=lr is None and mode == "matched")
     asked = split_controls(controls if isinstance(controls, str) else list(controls), rules)
     plan = Plan(
         host=host, draws=draws, rules=_rated(rules, lr), controls=asked, budget=mode,

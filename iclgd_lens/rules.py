@@ -74,6 +74,8 @@ class Options:
 def resolve_rules(
     hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike],
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    searched: bool = True,
 ) -> dict[str, Rule]:
     """Rules by the name that results will use.
 
@@ -81,9 +83,11 @@ def resolve_rules(
         hypotheses: Registered names, or a mapping from a name of the caller's choice to a
             registered name, a hypothesis, a function or an intervention.
         settings: Settings by that name.
+        searched: Whether a budget is searched for those without a rate.
 
     Raises:
-        HypothesisError: A name or setting is unknown, or a value is not a hypothesis.
+        HypothesisError: A name or setting is unknown, a setting would do nothing beside the others,
+            or a value is not a hypothesis.
         ComparisonError: A name would collide with something else in results.
     """
     pairs = _by_name(hypotheses)
@@ -103,7 +107,7 @@ def resolve_rules(
             )
         own = dict(own)
         if isinstance(value, Hypothesis):
-            value.check_settings(own)
+            value.check_settings(own, searched=searched)
         found[name] = Rule(name, value, own)
     return found
 

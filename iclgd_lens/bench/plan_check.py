@@ -41,7 +41,7 @@ def check_plan(plan: Plan) -> None:
     for task in plan.tasks:
         attempt(lambda task=task: _check_task(plan, get_task(task)))
     for name, spec in plan.hypotheses.items():
-        attempt(lambda name=name, spec=spec: _check_hypothesis(name, spec))
+        attempt(lambda name=name, spec=spec: _check_hypothesis(plan, name, spec))
         attempt(lambda spec=spec: CONTROLS.check(spec.controls or ()))
         attempt(lambda name=name, spec=spec: _check_auxiliary(plan, name, spec))
     for task in plan.auxiliary or ():
@@ -102,11 +102,13 @@ def _check_task(plan: Plan, task: Task) -> None:
                 )
 
 
-def _check_hypothesis(name: str, spec: HypothesisSpec) -> None:
-    get_hypothesis(spec.hypothesis).check_names(spec.vary)
+def _check_hypothesis(plan: Plan, name: str, spec: HypothesisSpec) -> None:
+    hypothesis, searched = get_hypothesis(spec.hypothesis), plan.budget == MATCHED
+    hypothesis.check_names(spec.vary)
+    resolve_rules({name: spec.hypothesis})
+    hypothesis.settings_at(spec.settings, spec.variants(), searched=searched)
     labels: set[str] = set()
     for variant in spec.variants():
-        resolve_rules({name: spec.hypothesis}, {name: {**spec.settings, **variant}})
         label = str(Subject(name, None, variant))
         if label in labels:
             raise PlanError(

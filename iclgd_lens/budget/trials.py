@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -208,9 +208,8 @@ class Built:
         shown = Episode(
             fold.train, asked, own.label_tokens, {"task": own.task}, auxiliary=own.auxiliary
         )
-        build: Callable[..., Any] = course.hypothesis.build
         try:
-            built = build(course.host, shown, **{**course.given, **chosen})
+            built = course.hypothesis.built(course.host, shown, **{**course.given, **chosen})
             return _losses(course.host, built, fold.left_out)
         except DivergedError:
             return [math.inf] * len(fold.left_out)

@@ -34,6 +34,7 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import DivergedError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.common import shown_of
+from iclgd_lens.hypotheses.companions import Where, above
 from iclgd_lens.hypotheses.gradient_combination import optional
 from iclgd_lens.hypotheses.lcgd_regularized import lcgd_regularized
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
@@ -116,6 +117,15 @@ NAME = "bayes_lcgd"
 _LOWEST, _HIGHEST = -4.0, 0.5
 WHOLE = 0
 """Stands for no limit on the rank."""
+MATCHED = 8
+"""Trials at most of a matched budget."""
+
+
+def _within(trials: int, budget: str) -> bool:
+    return trials <= MATCHED or budget != "matched"
+
+
+AT_MOST = Where(f"trials of at most {MATCHED}, or budget='full'", _within)
 
 
 @hypothesis(
@@ -123,6 +133,10 @@ WHOLE = 0
     description="LCGD with rate, layers, rank, loss and epochs chosen by Bayesian optimisation",
     source="Snoek et al. 2012, with a Gaussian process by optuna",
     chooses=("lr", "epochs", "loss_on"),
+    only_with={
+        **{name: {"trials": above(1)} for name in ("fold_count", "budget", "seed")},
+        "trials": {("trials", "budget"): AT_MOST},
+    },
 )
 def bayes_lcgd(
     model: Any,
@@ -166,7 +180,7 @@ def bayes_lcgd(
     chosen: dict[str, Any] = {"lr": rate, "epochs": epochs, "loss_on": loss_on}
     trace: list[float] = []
     if budget == "matched":
-        trials = min(trials, 8)
+        trials = min(trials, MATCHED)
     if trials > 1 and rate is not None and 0 < rate < math.inf:
         optional(NAME, "optuna")
         few = part(shown, (shown.drawn or range(len(shown)))[: max(2, len(shown) // 4)])

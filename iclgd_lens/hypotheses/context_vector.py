@@ -31,6 +31,7 @@ from iclgd_lens.contexts import Contexts
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HookError
 from iclgd_lens.host import Hook, Host, frozen
+from iclgd_lens.hypotheses.companions import other_than
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
@@ -43,6 +44,10 @@ _BATCH, _DECAY = 2, 1e-3
     NAME,
     description="mean outputs of demonstrations read alone, added to every layer at every token",
     source="Li et al. 2025 (I2CL)",
+    only_with={
+        "step_size": {"epochs": other_than(0)},
+        "seed": {"epochs": other_than(0)},
+    },
 )
 def context_vector(
     model: Any,

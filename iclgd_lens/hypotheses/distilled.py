@@ -37,7 +37,7 @@ from iclgd_lens.host import Hook, Host, as_host, layer_of
 from iclgd_lens.hypotheses.common import at_ends, label_words, shown_of, training_order
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.registry import between, hypothesis, one_of, only_with
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.hypotheses.value_regression import fit_values
 from iclgd_lens.training.sgd import Learn, train, trained_names
 
@@ -50,6 +50,13 @@ NAME = "distilled"
     kind="fitted",
     source="IA2 (Mishra et al. 2026), on leave-one-out demonstrations",
     chooses=("lr", "epochs", "loss_on"),  # none of which its closed form has
+    only_with={
+        "ridge": {"fit": "ridge"},
+        **{
+            name: {"fit": "sgd"}
+            for name in ("mu", "lr", "epochs", "batch_size", "loss_on", "weights")
+        },
+    },
 )
 def distilled(
     model: Any,
@@ -90,7 +97,8 @@ def distilled(
     between(NAME, "ridge", ridge, 0)
     between(NAME, "mu", mu, 0, 1)
     by_label = shown.protocol.readout == "first_label_word"
-    only_with(NAME, 'fit "sgd"', fit == "sgd", "a readout at the last prompt token", not by_label)
+    if fit == "sgd" and by_label:
+        raise HypothesisError(f'{NAME}: fit "sgd" needs a readout at the last prompt token.')
     if len(shown) < 2 and (fit == "ridge" or mu):
         raise HypothesisError(f"{NAME} needs at least 2 demonstrations, not {len(shown)}.")
     if fit == "ridge":

@@ -53,6 +53,9 @@ ROPES = ("aligned", "none")
     description="each head's query times a matrix that the demonstrations' keys and values make",
     kind="fitted",
     source="Dai et al. 2023, section 3; Chen et al. 2024",
+    only_with={
+        "loo": {"scale": SCALES},
+    },
 )
 def dual_linear(
     model: Any,
@@ -71,12 +74,14 @@ def dual_linear(
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: The examples, or their episode.
         scale: A number, or "matched", "lstsq" or "gate"; see the page.
-        center: Whether the mean key is subtracted.
+        center: Whether the mean key is subtracted; with scale "gate" it never is where attention
+            is linear.
         rank: Rank of each head's map; None for all of it.
         rope: "aligned" turns rotary queries to where they stand in the prompt; "none" does not.
         frozen: Whether queries are those of the unchanged model, not those after earlier layers'
             changes.
-        loo: Contexts of left-out demonstrations: "exact", "masked" or "causal".
+        loo: Contexts of left-out demonstrations: "exact", "masked" or "causal"; with scale "gate"
+            it does nothing where attention is linear.
 
     Raises:
         HypothesisError: A setting is not allowed, or the model's attention has no dual form.

@@ -39,12 +39,13 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.common import gradients, shown_of
+from iclgd_lens.hypotheses.companions import other_than
 from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.gradient_combination import optional
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.training.label_losses import label_losses
-from iclgd_lens.training.sgd import trained_names, zeros
+from iclgd_lens.training.sgd import learning_rate, trained_names, zeros
 
 Vector = NDArray[np.float64]
 Fitness = Callable[[Vector], float]
@@ -160,6 +161,13 @@ NAME = "evolution"
     description="LCGD's changes, each head's share chosen by evolution strategies",
     source="NES (Salimans et al. 2017) and CMA-ES (Hansen 2016) on LCGD's heads",
     budgeted_at={"generations": 0},
+    only_with={
+        **{
+            name: {"generations": other_than(0)}
+            for name in ("method", "population", "sigma", "seed")
+        },
+        "rate": {"generations": other_than(0), "method": "nes"},
+    },
 )
 def evolution(
     model: Any,
@@ -287,7 +295,7 @@ def evolution_weights(
         sigma: Spread of the trials, in weights.
         seed: Seed of the trials.
         lr: Learning rate; the step is as long as those of GD's exact gradient in one pass would be,
-            one per demonstration. None takes the task's published one.
+            one per demonstration. None takes the task's published one, or 1.
         weights: What is changed, e.g. ("W_K", "W_V"); None takes the protocol's.
         layers: Which layers are changed; None for all.
 
@@ -298,6 +306,7 @@ def evolution_weights(
     between("evolution_weights", "sigma", sigma, 0, above=True)
     pairs = 2 if trials is None else trials
     between("evolution_weights", "trials", pairs, 1)
+    step = learning_rate(lr if lr is not None else shown.learning_rate or 1.0, shown)
     names = trained_names(host, shown.protocol.trained if weights is None else weights, layers)
     like = {name: zeros(host, name) for name in names}
     changed = ParameterDelta({name: value.clone() for name, value in like.items()})
@@ -308,7 +317,6 @@ def evolution_weights(
         return -float(label_losses(host, shown, changed).mean())
 
     estimate = antithetic(fitness, like, pairs, sigma, seed)
-    step = lr if lr is not None else shown.learning_rate or 1.0
     size = sum(value.numel() for value in like.values())
     exact = gradients(gd_step, host, like, shown.sequences("label"))
     # An estimate in so many dimensions is far longer than the gradient; only its direction is used.

@@ -32,6 +32,7 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import Hook, Host, LinearSite, as_host, frozen
 from iclgd_lens.hypotheses.common import padded, shown_of
+from iclgd_lens.hypotheses.companions import naming
 from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.training.sgd import train
@@ -43,6 +44,9 @@ NAME = "gd_plus_plus"
     NAME,
     description="GD on demonstrations pushed apart before values learn (GD++)",
     source="von Oswald et al. 2023 (GD++)",
+    only_with={
+        "gamma": {"weights": naming("W_V")},
+    },
 )
 def gd_plus_plus(
     model: Any,
@@ -66,7 +70,8 @@ def gd_plus_plus(
         epochs: Passes over the demonstrations.
         batch_size: Sequences per step.
         loss_on: "all" tokens or the "label" alone; None takes the protocol's.
-        weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's.
+        weights: What is trained, e.g. ("W_K", "W_V"); None takes the protocol's. Without values
+            this is GD.
         layers: Which layers are trained; None for all.
 
     Raises:

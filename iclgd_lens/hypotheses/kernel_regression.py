@@ -25,6 +25,7 @@ Source: Han et al. 2023 (in-context learning as kernel regression); Nadaraya 196
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ from iclgd_lens.contexts import Contexts
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.companions import other_than
 from iclgd_lens.hypotheses.label_direction import LabelPredictor, towards, votes
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.intervention import Intervention
@@ -50,6 +52,10 @@ SHRINK = 0.1
     NAME,
     description="a query takes the labels of demonstrations whose activations are like its own",
     source="Han et al. 2023",
+    only_with={
+        "layer": {"tau": other_than(math.inf)},
+        "kernel": {"tau": other_than(math.inf)},
+    },
 )
 def kernel_regression(
     model: Any,

@@ -24,6 +24,7 @@ what labels do.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ from torch import Tensor
 from iclgd_lens.contexts import Contexts
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
+from iclgd_lens.hypotheses.companions import other_than
 from iclgd_lens.hypotheses.label_direction import LabelPredictor
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import Intervention
@@ -47,6 +49,9 @@ _SMALLEST = 1e-30
     NAME,
     description="demonstrations tell which label word stands for which class, and nothing else",
     source="this package, in the spirit of Xie et al. 2022",
+    only_with={
+        "temperature": {"prior": other_than(math.inf)},
+    },
 )
 def label_bayes(
     model: Any,

@@ -50,6 +50,11 @@ NAME = "ladder"
     description="from the oracle to a constant vector, an ingredient less at each rung",
     kind="fitted",
     source="this package, after Dai et al. 2023 and Todd et al. 2024",
+    only_with={
+        "rank": {"rung": 4},
+        "rope": {"rung": (1, 2, 3, 4)},
+        "loo": {"rung": (2, 3, 4)},
+    },
 )
 def ladder(
     model: Any,
@@ -68,7 +73,9 @@ def ladder(
         rung: 0 (the oracle) to 5 (a constant shift).
         rank: Rank of each head's map at rung 4.
         rope: "aligned" turns rotary queries to where they stand in the prompt; "none" does not.
-        loo: Contexts in which gates are measured: "exact", "masked" or "causal".
+            Where queries are not rotary, both are one.
+        loo: Contexts in which gates are measured: "exact", "masked" or "causal". Attention that
+            is linear has no gate, and `loo` does nothing there.
 
     Raises:
         HypothesisError: A setting is not allowed, or the model's attention has no dual form.

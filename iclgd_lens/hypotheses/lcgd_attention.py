@@ -40,6 +40,7 @@ from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import EpisodeError
 from iclgd_lens.host import Hook, Host, as_host, frozen, layer_of
 from iclgd_lens.hypotheses.common import shown_of, training_order
+from iclgd_lens.hypotheses.companions import other_than
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.training.sgd import Learn, train
@@ -53,6 +54,11 @@ SINK = 0.95
     NAME,
     description="LCGD, each head learning from a demonstration as much as the prompt attends to it",
     source="Dai et al. 2023, section 3, read as a learning rate",
+    only_with={
+        "tau": {"weighted_by": "recency", "gamma": other_than(0)},
+        "seed": {"weighted_by": "permuted", "gamma": other_than(0)},
+        "weighted_by": {"gamma": other_than(0)},
+    },
 )
 def lcgd_attention(
     model: Any,

@@ -48,7 +48,7 @@ from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step, lens_loss
 from iclgd_lens.hypotheses.learning_rates import RATES, transform_of
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.registry import between, hypothesis, one_of, only_with
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.training.sgd import Learn, train
 
 NAME = "lcgd_dynamic"
@@ -60,6 +60,10 @@ NAME = "lcgd_dynamic"
     rows=partial(horizon_step, horizon=1),
     row_settings=("horizon",),
     source="Deutch et al. 2024, between LCGD and GD",
+    only_with={
+        "trust": {"rates": "norm"},
+        "beta": {"rates": "hyper"},
+    },
 )
 def lcgd_dynamic(
     model: Any,
@@ -107,8 +111,8 @@ def lcgd_dynamic(
     between(NAME, "trust", trust, 0, above=True)
     between(NAME, "feedback", feedback, 0, 1)
     between(NAME, "beta", beta, -1, 1)
-    alone = horizon == 0 and batch_size == 1
-    only_with(NAME, "sequential", sequential, "horizon=0 and batch_size=1", alone)
+    if sequential and not (horizon == 0 and batch_size == 1):
+        raise HypothesisError(f"{NAME}: sequential needs horizon=0 and batch_size=1.")
     rule = _Rule(host.n_layers, horizon, sequential, rates == "surprise", feedback)
     # As GD runs: its back-propagation keeps every weight in any case.
     whole = host.laid_out() if rule.horizon == rule.last else contextlib.nullcontext()

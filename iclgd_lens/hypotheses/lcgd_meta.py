@@ -38,6 +38,7 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host, layer_of
 from iclgd_lens.hypotheses.common import auxiliary_of, gradients, shown_of
+from iclgd_lens.hypotheses.companions import other_than
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
@@ -53,6 +54,9 @@ _SPAN = math.log(10)
     description="LCGD with each layer's rate learned on left-out demonstrations (Meta-SGD)",
     source="Meta-SGD (Li et al. 2017) on LCGD",
     budgeted_at={"steps": 0},
+    only_with={
+        name: {"steps": other_than(0)} for name in ("fold_count", "meta_lr", "per", "validate")
+    },
 )
 def lcgd_meta(
     model: Any,
@@ -190,6 +194,10 @@ def _layer(group: str) -> int:
     description="LCGD from a change that other tasks' LCGD has in common (Reptile)",
     needs=("demonstrations", "auxiliary"),
     source="Reptile (Nichol et al. 2018), first-order MAML (Finn et al. 2017), on LCGD",
+    only_with={
+        "auxiliary": {"steps": other_than(0)},
+        "rate": {"steps": other_than(0)},
+    },
 )
 def lcgd_initial(
     model: Any,

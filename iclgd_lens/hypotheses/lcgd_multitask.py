@@ -40,6 +40,7 @@ from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host, layer_of
 from iclgd_lens.hypotheses.common import auxiliary_of, shown_of
+from iclgd_lens.hypotheses.companions import Where, other_than
 from iclgd_lens.hypotheses.contrastive_loss import Contrast
 from iclgd_lens.hypotheses.gradient_combination import COMBINERS, Combine, combiner
 from iclgd_lens.hypotheses.lcgd import ROWS, layer_step, lcgd
@@ -50,10 +51,23 @@ from iclgd_lens.training.sgd import Learn, train
 NAME = "lcgd_multitask"
 
 
+def _tasks(*weights: int | float) -> int:
+    return sum(weight != 0 for weight in weights)
+
+
+SEVERAL = Where("two of label, content and contrast above 0", lambda *given: _tasks(*given) > 1)
+EITHER = Where("label or content above 0", lambda *given: _tasks(*given) > 0)
+
+
 @hypothesis(
     NAME,
     description="LCGD on label, content and contrast, by fixed weights, PCGrad or UPGrad",
     source="LCGD (Deutch et al. 2024) with PCGrad (Yu et al. 2020), UPGrad (Quinton and Rey 2024)",
+    only_with={
+        "temperature": {"contrast": other_than(0)},
+        "combine": {("label", "content", "contrast"): SEVERAL},
+        "per": {("label", "content"): EITHER},
+    },
 )
 def lcgd_multitask(
     model: Any,

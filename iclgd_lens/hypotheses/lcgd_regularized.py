@@ -37,6 +37,7 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, TrainingSequence
 from iclgd_lens.host import Hook, Host, as_host
 from iclgd_lens.hypotheses.common import shown_of
+from iclgd_lens.hypotheses.companions import above
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.learning_rates import head_norms
 from iclgd_lens.hypotheses.loss import sequence_loss
@@ -176,6 +177,9 @@ FOLDS = 4
     description="LCGD held back: L2, rank, clipping, KL, smoothing, group lasso, early stop",
     rows=layer_step,
     source="LCGD (Deutch et al. 2024) with standard regularisers",
+    only_with={
+        "early_stop": {"epochs": above(1)},
+    },
 )
 def lcgd_regularized(
     model: Any,
@@ -201,7 +205,8 @@ def lcgd_regularized(
         model: A HookedTransformer, TransformerBridge or host.
         demonstrations: What to learn from.
         l2: Share of the change, times the rate, that each step takes away.
-        rank: Rank of each head's change after an epoch; None for no limit.
+        rank: Rank of each head's change after an epoch; None for no limit, as is any rank of at
+            least the model's d_head.
         clip: The greatest length of each head's gradient; inf for no limit.
         kl: Weight of the divergence from the unchanged model; costs a second forward pass.
         smoothing: Share of the target that is spread over the vocabulary.

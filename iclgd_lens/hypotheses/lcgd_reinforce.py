@@ -36,12 +36,13 @@ from torch import Tensor
 
 from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Demonstrations, Episode, Tokens, TrainingSequence
+from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host
 from iclgd_lens.hypotheses.common import label_words, shown_of, training_order
 from iclgd_lens.hypotheses.horizon import horizon_step
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.loss import sequence_loss
-from iclgd_lens.hypotheses.registry import between, hypothesis, one_of, only_with
+from iclgd_lens.hypotheses.registry import between, hypothesis, one_of
 from iclgd_lens.tokens import continued
 from iclgd_lens.training.sgd import Learn, train
 
@@ -54,6 +55,12 @@ _CLIP = 1e-3
     NAME,
     description="LCGD by reward: policy gradients on label words, exact, group or sampled",
     source="REINFORCE (Williams 1992) and GRPO (Shao et al. 2024), layer-causal",
+    only_with={
+        "weight_power": {"estimator": "exact"},
+        "samples": {"estimator": "sample"},
+        "seed": {"estimator": "sample"},
+        "entropy": {"policy": "labels"},
+    },
 )
 def lcgd_reinforce(
     model: Any,
@@ -99,10 +106,8 @@ def lcgd_reinforce(
     between(NAME, "samples", samples, 1)
     between(NAME, "entropy", entropy, 0)
     whole = policy == "vocabulary"
-    only_with(NAME, 'policy "vocabulary"', whole, "entropy=0", not entropy)
-    only_with(
-        NAME, 'policy "vocabulary"', whole, 'estimator "exact" or "group"', estimator != "sample"
-    )
+    if whole and estimator == "sample":
+        raise HypothesisError(f'{NAME}: policy "vocabulary" needs estimator "exact" or "group".')
     words, gold = label_words(demonstrations)
     weigh = _Weight(estimator, weight_power, samples, seed)
     loss = _Loss(() if whole else words, weigh, entropy)

@@ -28,6 +28,7 @@ from iclgd_lens.contexts import shown_of
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, as_host, frozen
+from iclgd_lens.hypotheses.companions import other_than
 from iclgd_lens.hypotheses.loss import sequence_loss
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
@@ -40,6 +41,10 @@ _DECAY = 0.01
     NAME,
     description="one vector in the residual stream, trained on the demonstrations' labels",
     source="Yang et al. 2026",
+    only_with={
+        "step_size": {"steps": other_than(0)},
+        "seed": {"start": other_than(0)},
+    },
 )
 def learned_vector(
     model: Any,

@@ -38,6 +38,7 @@ from iclgd_lens.episode import Episode
 from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Hook, Host, LinearSite, as_host, frozen
 from iclgd_lens.hypotheses.common import padded, shown_of
+from iclgd_lens.hypotheses.companions import naming
 from iclgd_lens.hypotheses.gd import gd_step
 from iclgd_lens.hypotheses.lcgd import layer_step
 from iclgd_lens.hypotheses.registry import between, hypothesis
@@ -51,6 +52,9 @@ NAME = "newton"
     description="LCGD whose value gradients are scaled by the inverse moments of what heads mix",
     source="K-FAC (Martens and Grosse 2015); Fu et al. 2024",
     version="2",
+    only_with={
+        "damping": {"weights": naming("W_V")},
+    },
 )
 def newton(
     model: Any,

@@ -48,6 +48,10 @@ SETS = ("all", "none", "induction", "function_vector")
     description="the demonstrations' keys and values, visible to some heads alone",
     kind="check",
     source="this package; Olsson et al. 2022; Todd et al. 2024",
+    only_with={
+        "top": {"heads": ("induction", "function_vector")},
+        "seed": {"heads": ("induction", "function_vector")},
+    },
 )
 def partial_oracle(
     model: Any,

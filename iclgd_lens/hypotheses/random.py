@@ -15,6 +15,7 @@ from typing import Any
 
 from iclgd_lens.delta import ParameterDelta, matched_random
 from iclgd_lens.episode import Demonstrations, Episode
+from iclgd_lens.hypotheses.companions import NOT_GIVEN
 from iclgd_lens.hypotheses.gd import gd
 from iclgd_lens.hypotheses.registry import hypothesis
 
@@ -23,6 +24,9 @@ from iclgd_lens.hypotheses.registry import hypothesis
     "random",
     description="random directions; each head's norm matched to a given delta",
     kind="control",
+    only_with={
+        "lr": {"like": NOT_GIVEN},
+    },
 )
 def random(
     model: Any,

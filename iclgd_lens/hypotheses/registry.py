@@ -11,12 +11,22 @@ import importlib
 import inspect
 import math
 import pkgutil
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
 from iclgd_lens.errors import HypothesisError, nearest
+from iclgd_lens.hypotheses.companions import (
+    OnlyWith,
+    asked_for_company,
+    at_each,
+    check_table,
+    idle,
+    refuse_idle,
+    table_of,
+    unasked,
+)
+from iclgd_lens.hypotheses.described import Setting, described, parameters
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.registry import (
     Entry,
@@ -66,33 +76,10 @@ def _nearest(given: int | float, low: int | float, high: int | float) -> str:
     return f"{high if given > high else low:g}."
 
 
-def only_with(rule: str, name: str, given: bool, needed: str, holds: bool) -> None:
-    """Raise `HypothesisError` where a setting is given that has no meaning with the others."""
-    if given and not holds:
-        raise HypothesisError(f"{rule}: {name} needs {needed}.")
-
-
 Build = Callable[..., Intervention]
 Kind = Literal["explanation", "fitted", "check", "control"]
 Need = Literal["demonstrations", "auxiliary", "queries"]
 _B = TypeVar("_B", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a hypothesis.
-
-    Attributes:
-        name: The name by which it is given.
-        default: Its value where it is not given.
-        annotation: Its type, as written.
-        meaning: What it does, from the docstring.
-    """
-
-    name: str
-    default: Any
-    annotation: str
-    meaning: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +124,15 @@ class Hypothesis(Entry):
         return self.build
 
     @property
+    def only_with(self) -> OnlyWith:
+        """Settings that act beside others only, each with what those must be."""
+        return table_of(self.build)
+
+    def built(self, host: Any, episode: Any, **settings: Any) -> Any:
+        """What it builds at settings that were checked before, or that a search found."""
+        return unasked(self.build)(host, episode, **settings)
+
+    @property
     def takes_rate(self) -> bool:
         """Whether it has a learning rate."""
         return "lr" in self.settings()
@@ -148,29 +144,51 @@ class Hypothesis(Entry):
 
     def settings(self) -> dict[str, Any]:
         """Names and defaults of the settings that `build` takes by keyword."""
-        return {p.name: p.default for p in self._parameters() if p.kind is not p.VAR_KEYWORD}
+        return {p.name: p.default for p in parameters(self.build) if p.kind is not p.VAR_KEYWORD}
 
     def described_settings(self) -> list[Setting]:
         """Every setting with its type and meaning."""
-        meanings = _argument_meanings(inspect.getdoc(self.build) or "")
-        return [
-            Setting(
-                p.name,
-                None if p.default is p.empty else p.default,
-                "" if p.annotation is p.empty else str(p.annotation).strip("'"),
-                meanings.get(p.name, ""),
-            )
-            for p in self._parameters()
-            if p.kind is not p.VAR_KEYWORD
-        ]
+        return described(self.build)
 
-    def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Refuse settings that `build` does not take.
+    def check_settings(self, settings: Mapping[str, Any], *, searched: bool = True) -> None:
+        """Refuse settings that `build` does not take, or that would do nothing beside the others.
+
+        Args:
+            settings: What was given.
+            searched: Whether a budget is searched for it where no rate is given.
 
         Raises:
-            HypothesisError: It has no such setting, or a value is plainly not of the type that
-                `build` names.
+            HypothesisError: It has no such setting, a value is plainly of another type than the
+                one that `build` names, or a setting would do nothing.
         """
+        self._check_values(settings)
+        refuse_idle(self.name, self._idle(settings, searched))
+
+    def settings_at(
+        self,
+        fixed: Mapping[str, Any],
+        varied: Iterable[Mapping[str, Any]],
+        *,
+        searched: bool = True,
+    ) -> list[dict[str, Any]]:
+        """Settings at each point of a sweep: what varies, and of what is fixed that which acts.
+
+        Raises:
+            HypothesisError: As `check_settings`; what is fixed has to act at one point at least.
+        """
+
+        def idle_at(settings: Mapping[str, Any]) -> dict[str, str]:
+            self._check_values(settings)
+            return self._idle(settings, searched)
+
+        return list(at_each(self.name, fixed, varied, idle_at))
+
+    def _idle(self, settings: Mapping[str, Any], searched: bool) -> dict[str, str]:
+        found = searched and self.takes_budget and settings.get("lr") is None
+        undecided = ("lr", "epochs", "loss_on") if found else ()
+        return idle(self.only_with, settings, self.settings(), undecided)
+
+    def _check_values(self, settings: Mapping[str, Any]) -> None:
         self.check_names(settings)
         check_arguments(self.build, settings, HypothesisError, f"{self.name}: ")
 
@@ -185,9 +203,6 @@ class Hypothesis(Entry):
                     f"{self.name} has no setting {key!r}; it has "
                     f"{', '.join(allowed) or 'none'}.{nearest(key, allowed)}"
                 )
-
-    def _parameters(self) -> list[inspect.Parameter]:
-        return list(inspect.signature(self.build).parameters.values())[2:]
 
 
 class HypothesisWarning(PluginWarning):
@@ -229,9 +244,12 @@ def hypothesis(
     row_settings: tuple[str, ...] = (),
     chooses: tuple[str, ...] = (),
     budgeted_at: Mapping[str, Any] | None = None,
+    only_with: OnlyWith | None = None,
     replace: bool = False,
 ) -> Callable[[_B], _B]:
-    """Register the decorated function under `name`; the function itself is returned unchanged.
+    """Register the decorated function under `name`, and return it.
+
+    Without `only_with` it is returned unchanged; with it, it refuses settings that do nothing.
 
     Args:
         name: What results call it.
@@ -244,12 +262,15 @@ def hypothesis(
         row_settings: Its settings that `rows` takes, too.
         chooses: Settings that it finds itself; see `Hypothesis`.
         budgeted_at: Settings with which a budget is searched; see `Hypothesis`.
-        replace: Allow the name to be taken over. A notebook's cell that is run again does not need
-            it.
+        only_with: Settings that act beside others only, each with what those must be, such as
+            `{"rank": {"rung": 4}}`; see `iclgd_lens.hypotheses.companions`.
+        replace: Allow the name to be taken over. A notebook's cell that is run again does not
+            need it.
 
     Raises:
-        HypothesisError: The name is taken or not usable, `kind` or `needs` does not exist, or an
-            explanation asks for queries, or the function does not take a host and an episode.
+        HypothesisError: The name is taken or not usable, `kind` or `needs` does not exist, an
+            explanation asks for queries, `only_with` names an unknown setting, or the function does
+            not take a host and an episode.
     """
     needed = (needs,) if isinstance(needs, str) else tuple(needs)
     check_choice(HypothesisError, name, "kind", kind, get_args(Kind))
@@ -263,11 +284,14 @@ def hypothesis(
     def register(build: _B) -> _B:
         what, given = f"{name}: a hypothesis", ("host", "episode")
         check_parameters(HypothesisError, what, build, given, settings=True)
+        if only_with:
+            build = asked_for_company(name, build, only_with)
         entry = Hypothesis(
             name=name, build=build, description=description or first_line(build), version=version,
             kind=kind, needs=needed, source=source, rows=rows, row_settings=tuple(row_settings),
             chooses=tuple(chooses), budgeted_at=dict(budgeted_at or {}),
         )  # fmt: skip
+        check_table(name, only_with or {}, entry.settings())
         HYPOTHESES.add(entry, replace=replace)
         return build
 
@@ -293,18 +317,3 @@ def get_hypothesis(name: str) -> Hypothesis:
         'explanation'
     """
     return HYPOTHESES[name]
-
-
-def _argument_meanings(text: str) -> dict[str, str]:
-    """Meanings by argument of a docstring's section "Args:"."""
-    match = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)+)", text, re.MULTILINE)
-    found: dict[str, str] = {}
-    name = ""
-    for line in (match[1] if match else "").splitlines():
-        start = re.match(r" {4}(\w+)(?: \([^)]*\))?: (.*)", line)
-        if start:
-            name = start[1]
-            found[name] = start[2].strip()
-        elif name and line.strip():
-            found[name] += f" {line.strip()}"
-    return found

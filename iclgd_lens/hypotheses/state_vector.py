@@ -32,6 +32,7 @@ from torch import Tensor
 from iclgd_lens.contexts import Contexts
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.host import Host
+from iclgd_lens.hypotheses.companions import other_than
 from iclgd_lens.hypotheses.injected_vectors import Lerp, best_layer
 from iclgd_lens.hypotheses.registry import between, hypothesis
 from iclgd_lens.intervention import Intervention
@@ -44,6 +45,9 @@ NAME = "state_vector"
     description="heads' outputs along the prompt, averaged, put in place of the query's own",
     kind="fitted",
     source="Li et al. 2024",
+    only_with={
+        "momentum": {"inner": other_than(1)},
+    },
 )
 def state_vector(
     model: Any,

@@ -126,7 +126,7 @@ def mediate(
     check_draws(given, 0)
     if tokens_at_once < 4:
         raise ComparisonError(f"tokens_at_once is {tokens_at_once}; it must be 4 or more.")
-    rules = resolve_rules(hypotheses, settings)
+    rules = resolve_rules(hypotheses, settings, searched=lr is None and mode == "matched")
     if lr is not None:
         rules = {name: with_settings_of(rule, {"lr": lr}) for name, rule in rules.items()}
     asked = split_controls(controls if isinstance(controls, str) else list(controls), rules)

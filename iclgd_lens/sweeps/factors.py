@@ -35,6 +35,8 @@ class Factor:
         values: The usual values.
         setting: Of a rule: which of its settings; default, the factor's name.
         words: Of a rule: values that stand for settings.
+        beside: Of a rule: other settings without which a hypothesis that has them would not heed
+            this one; what is given takes their place.
         alter: Of an episode: the function that gives it the value, as "module:function".
         draws: Whether that function draws at random, and so takes a seed.
         log: Whether its axis is logarithmic.
@@ -47,6 +49,7 @@ class Factor:
     values: tuple[Any, ...]
     setting: str = ""
     words: Mapping[str, Any] | None = None
+    beside: Mapping[str, Any] | None = None
     alter: str = ""
     draws: bool = False
     log: bool = False
@@ -132,7 +135,7 @@ _TABLE = (
         "rung of the ladder", (0, 1, 2, 3, 4, 5),
     ),
     Factor("rank", "rule", "rank of the linearised effect (ladder, rung 4)", "rank",
-           (1, 2, 4, 8, 16), log=True),
+           (1, 2, 4, 8, 16), beside={"rung": 4}, log=True),
     Factor(
         "heads", "rule", "which heads see the demonstrations (partial_oracle); none of them is the "
         "query alone, at its position in context", "heads that see the demonstrations",

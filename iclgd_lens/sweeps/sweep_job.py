@@ -70,7 +70,8 @@ def sweep(
         values: Its values; None for the usual ones.
         hypotheses: Registered names. A factor of the rule is a setting that each of them takes.
         controls: Measured at every point.
-        settings: Settings by hypothesis name.
+        settings: Settings by hypothesis name; of a factor of the rule, one that acts at some of its
+            values alone is given there alone.
         lr: Learning rate of every hypothesis that takes one; None chooses a budget at every point.
         shots: Demonstrations per draw, where a task is given.
         queries: Evaluation rows.
@@ -86,7 +87,8 @@ def sweep(
     Raises:
         ComparisonError: A factor, or a value of it, cannot be had here, or an argument is of
             another type.
-        HypothesisError: A hypothesis does not take the factor's setting.
+        HypothesisError: A hypothesis does not take the factor's setting, or a setting would do
+            nothing beside the others.
     """
     chosen = get_factor(factor)
     points = tuple(chosen.values if values is None else values)
@@ -178,10 +180,14 @@ def _along_settings(
     for name in asked.names:
         hypothesis = get_hypothesis(name)
         hypothesis.check_names([factor.setting or factor.name])
-        for number, value in enumerate(values):
-            label = f"{name}:{number}"
-            variants[label] = hypothesis
-            settings[label] = {**asked.settings.get(name, {}), **factor.settings(value)}
+        takes = hypothesis.settings()
+        beside = {key: value for key, value in (factor.beside or {}).items() if key in takes}
+        fixed = {**beside, **asked.settings.get(name, {})}
+        varied = [factor.settings(value) for value in values]
+        at = hypothesis.settings_at(fixed, varied, searched=asked.options["lr"] is None)
+        for number, own in enumerate(at):
+            variants[f"{name}:{number}"] = hypothesis
+            settings[f"{name}:{number}"] = own
     options = dict(asked.options)
     together = compare(model, episodes, variants, settings=settings, progress=asked.tell, **options)
     for number, value in enumerate(values):

@@ -674,6 +674,10 @@ ERRORS = {
         ["compare", "--set", "lcgd.epochs=many"],
         "lcgd: epochs must be an integer, not 'many'",
     ),
+    "a setting that would do nothing": (
+        ["compare", "-H", "ladder", "--set", "ladder.rank=4"],
+        "ladder: rank=4 does nothing beside rung=1: it needs rung=4.",
+    ),
     "a rate of a hypothesis that is no number": (
         ["compare", "--set", "gd.lr=abc"],
         "gd: lr must be a number or None, not 'abc'",

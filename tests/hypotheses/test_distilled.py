@@ -163,7 +163,7 @@ def test_query_heads_that_share_values_share_the_ceilings_equations() -> None:
     ("build", "settings", "message"),
     [
         (distilled, {"fit": "rigde"}, r"allowed: ridge, sgd\. Did you mean 'ridge'\?"),
-        (distilled, {"mu": 1.5}, r"mu is 1\.5; it must be 0 to 1\. The nearest is 1\."),
+        (distilled, {"fit": "sgd", "mu": 1.5}, r"mu is 1\.5; it must be 0 to 1\. The nearest is 1"),
         (distilled, {"ridge": -1.0}, "ridge is -1.0; it must be at least 0"),
         (ceiling, {"ridge": -1.0}, "ridge is -1.0; it must be at least 0"),
         (ceiling, {"layers": [7]}, "layers 0 to 2, not 7"),

@@ -183,6 +183,12 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], messag
         evolution(checks.host(checks.kinds()[0], "gpt2"), checks.episode(), **settings)
 
 
+@pytest.mark.parametrize("rate", [-0.5, 0.0, math.inf])
+def test_a_step_on_all_weights_goes_downhill_and_somewhere(rate: float) -> None:
+    with pytest.raises(HypothesisError, match=f"learning rate is {rate}; it must be a positive"):
+        evolution_weights(checks.host(checks.kinds()[0], "gpt2"), checks.episode(), lr=rate)
+
+
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cmaes", None)
     host = checks.host(checks.kinds()[0], "gpt2")

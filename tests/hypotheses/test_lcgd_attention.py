@@ -176,7 +176,7 @@ def test_weights_without_key_heads_take_the_query_heads_or_the_layers_mean(kind:
     [
         ({"gamma": -1.0}, r"gamma is -1\.0; it must be 0 to 8\. The nearest is 0\."),
         ({"weighted_by": "recent"}, r"allowed: attention, recency, .* Did you mean 'recency'\?"),
-        ({"tau": 0.0}, r"tau is 0\.0; it must be above 0"),
+        ({"tau": 0.0, "weighted_by": "recency"}, r"tau is 0\.0; it must be above 0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -236,9 +236,9 @@ def test_feedback_mixes_the_last_layers_prediction_into_the_label(kind: str) -> 
     [
         ({"horizon": -1}, r"horizon is -1; it must be at least 0\. The nearest is 0\."),
         ({"rates": "hyperr"}, r"rates is 'hyperr'; allowed: .* Did you mean 'hyper'\?"),
-        ({"trust": 0.0}, "trust is 0.0; it must be above 0"),
+        ({"trust": 0.0, "rates": "norm"}, "trust is 0.0; it must be above 0"),
         ({"feedback": 1.5}, r"feedback is 1\.5; it must be 0 to 1\. The nearest is 1\."),
-        ({"beta": 3.0}, "beta is 3.0; it must be -1 to 1"),
+        ({"beta": 3.0, "rates": "hyper"}, "beta is 3.0; it must be -1 to 1"),
         ({"sequential": True, "horizon": 1}, "sequential needs horizon=0 and batch_size=1"),
         ({"sequential": True, "horizon": 0, "batch_size": 2}, "sequential needs horizon=0"),
         ({"feedback": 0.5, "horizon": 0, "layers": 0}, r"feedback needs the last layer \(2\)"),

@@ -188,7 +188,7 @@ def test_shared_and_specific_parts_add_up_to_lcgd(kind: str) -> None:
         ({"label": 0.0, "content": 0.0}, "every task has weight 0; give one of them more"),
         ({"combine": "pcgrat"}, r"allowed: sum, pcgrad, upgrad\. Did you mean 'pcgrad'\?"),
         ({"per": "token"}, r"allowed: task, tokens\. Did you mean 'tokens'\?"),
-        ({"temperature": 0.0}, "temperature is 0.0; it must be above 0"),
+        ({"temperature": 0.0, "contrast": 1.0}, "temperature is 0.0; it must be above 0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -161,7 +161,7 @@ def test_the_model_answers_with_the_kernels_probabilities(
 def test_an_infinite_width_answers_with_label_frequencies(kind: str, protocol: Any) -> None:
     host = checks.host(kind, "llama")
     episode = checks.episode(protocol, shots=5, labels=(5, 6, 9))
-    rule = kernel_regression(host, episode, layer=1, tau=float("inf"), floor=1e-9)
+    rule = kernel_regression(host, episode, tau=float("inf"), floor=1e-9)
     found = Reader(host, episode).ftzs(rule).label_scores.softmax(-1)
     expected = torch.tensor([0.4, 0.4, 0.2]).expand_as(found)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)

@@ -61,7 +61,8 @@ def entry(name: str) -> tuple[Hypothesis, Entry]:
 def built(name: str, model: Any, settings: Any, episode: Episode = EPISODE) -> Intervention:
     hypothesis, how = entry(name)
     others = OTHERS if how.auxiliary else {}
-    return hypothesis.build(model, episode, **{**others, **how.quick, **settings})
+    # Nobody gave `quick` beside the neutral settings: what does nothing there is not refused.
+    return hypothesis.built(model, episode, **{**others, **how.quick, **settings})
 
 
 @functools.cache

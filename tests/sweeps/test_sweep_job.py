@@ -311,6 +311,31 @@ def test_what_cannot_be_swept_is_refused() -> None:
         ).curve("nothing")
 
 
+def test_ranks_are_swept_where_they_are_heeded() -> None:
+    host, ranks = checks.host(KIND, "llama"), [1, 2]
+    asked: dict[str, Any] = {"hypotheses": ["ladder"], "controls": (), **SMALL}
+    found = lens.sweep(host, episode(), "rank", ranks, **asked)
+    one, other = (
+        point.comparison.tensor("SimAOU", point.names["ladder"]) for point in found.points
+    )
+    assert not np.allclose(one.numpy(), other.numpy(), equal_nan=True)  # rung 4, not a flat line
+    alone = lens.sweep(host, episode(), "rank", ranks, hypotheses=["dual_linear"], controls=())
+    assert len(alone.points) == 2  # has ranks, and no rungs
+    with pytest.raises(HypothesisError, match="ladder: rank=2 does nothing beside rung=2"):
+        lens.sweep(host, episode(), "rank", ranks, settings={"ladder": {"rung": 2}}, **asked)
+
+
+def test_a_fixed_setting_has_to_act_at_some_value() -> None:
+    host = checks.host(KIND, "llama")
+    asked: dict[str, Any] = {"hypotheses": ["partial_oracle"], "controls": (), **SMALL}
+    top = {"partial_oracle": {"top": 1}}
+    found = lens.sweep(host, episode(), "heads", ["none", "induction"], settings=top, **asked)
+    rules = found.points[0].comparison.provenance["hypotheses"]
+    assert [set(each["settings"]) for each in rules.values()] == [{"heads"}, {"heads", "top"}]
+    with pytest.raises(HypothesisError, match="top=1 does nothing beside heads='none'"):
+        lens.sweep(host, episode(), "heads", ["none", "all"], settings=top, **asked)
+
+
 # -- claims --------------------------------------------------------------------------------------
 
 
@@ -323,9 +348,11 @@ def test_every_claim_says_what_would_refute_it_and_can_be_run(path: Path) -> Non
         factor = FACTORS[spec.factor]
         for name in spec.hypotheses:
             hypothesis = lens.get_hypothesis(name)
-            hypothesis.check_settings(spec.settings.get(name, {}))
+            fixed = spec.settings.get(name, {})
+            hypothesis.check_settings(fixed)
             if factor.kind == "rule":
-                hypothesis.check_settings(factor.settings((spec.values or factor.values)[0]))
+                varied = map(factor.settings, spec.values or factor.values)
+                hypothesis.settings_at({**(factor.beside or {}), **fixed}, varied, searched=False)
         lens.CONTROLS.check(spec.controls)
 
 
