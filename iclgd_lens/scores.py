@@ -41,11 +41,8 @@ FACTS = {
 """Per-query facts that are no scores: sizes, and what scores with a `statistic` follow from."""
 
 
-_BOUNDS = {
-    "-1 to 1": (-1.0, 1.0), "0 to 1": (0.0, 1.0), "0 to 2": (0.0, 2.0),
-    "at most 1": (-math.inf, 1.0), "0 or more": (0.0, math.inf),
-}  # fmt: skip
-"""What ranges in words allow."""
+_BOUNDS = {"-1 to 1": (-1, 1), "0 to 1": (0, 1), "0 to 2": (0, 2), "at most 1": (-math.inf, 1),
+           "0 or more": (0, math.inf)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class Score(Entry):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Its least and its largest possible value."""
+        """Its least and its largest possible value, as its range in words says."""
         found = (bounds for words, bounds in _BOUNDS.items() if words in self.span)
         return next(found, (-math.inf, math.inf))
 

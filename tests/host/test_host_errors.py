@@ -129,7 +129,9 @@ def test_a_model_built_without_gains_is_measured_with_a_warning(norm: str) -> No
 @needs_hooked
 def test_a_centred_hooked_transformer_is_refused() -> None:
     model = checks.fresh("hooked", "gpt2")
-    model.process_weights_(fold_ln=False, center_unembed=False, fold_value_biases=False)
+    model.load_and_process_state_dict(
+        model.state_dict(), fold_ln=False, center_unembed=False, fold_value_biases=False
+    )
     refused(model, r"are centred, so they are processed .*from_pretrained_no_processing")
 
 

@@ -248,7 +248,9 @@ def test_a_function_of_ones_own_keeps_its_page_and_its_errors() -> None:
         """
         return Intervention()
 
-    found = Hypothesis("mine", asked_for_company("mine", own, {"rate": {"steps": other_than(0)}}))
+    found = Hypothesis(
+        name="mine", build=asked_for_company("mine", own, {"rate": {"steps": other_than(0)}})
+    )
     assert [each.meaning for each in found.described_settings()] == [
         "How often.",
         "How far. Needs steps other than 0.",
