@@ -46,8 +46,9 @@ def label_losses(
     rows = [head + example.tokens for example in shown.examples]
     words = [example.label for example in shown.examples]
     pads = host.can_pad and can_be_padded(intervention)
-    losses = torch.zeros(len(rows), dtype=torch.float32, device=host.device)
     with frozen(host.model), torch.no_grad():
+        # Made here: a caller's inference mode would make a tensor that cannot be filled.
+        losses = torch.zeros(len(rows), dtype=torch.float32, device=host.device)
         for places in batches(
             [len(row) for row in rows],
             shared=0 if prefix is None else prefix.length,
