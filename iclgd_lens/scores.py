@@ -41,8 +41,8 @@ FACTS = {
 """Per-query facts that are no scores: sizes, and what scores with a `statistic` follow from."""
 
 
-_BOUNDS = {"-1 to 1": (-1, 1), "0 to 1": (0, 1), "0 to 2": (0, 2), "at most 1": (-math.inf, 1),
-           "0 or more": (0, math.inf)}  # fmt: skip
+_BOUNDS = {"-1 to 1": (-1.0, 1.0), "0 to 1": (0.0, 1.0), "0 to 2": (0.0, 2.0),
+           "at most 1": (-math.inf, 1.0), "0 or more": (0.0, math.inf)}  # fmt: skip
 
 
 @dataclass(frozen=True)
