@@ -34,7 +34,12 @@ SHOWING = frozenset(
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of
 scores and controls say counts entry by entry.) A new room counts until it is listed here."""
 _RULES = "hypotheses"
-CORE_FILES = frozenset({"bench/session.py", "hypotheses/registry.py"})
+CORE_FILES = frozenset(
+    {
+        "bench/session.py", "hypotheses/companions.py", "hypotheses/described.py",
+        "hypotheses/registry.py",
+    }
+)  # fmt: skip
 """Files of other rooms that compute for every hypothesis: the core itself builds with them."""
 
 
