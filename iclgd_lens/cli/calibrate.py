@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from iclgd_lens import defaults
 from iclgd_lens.cli.console import hand_over, json_document, progress, table_of
+from iclgd_lens.cli.given import check_output
+from iclgd_lens.cli.opening import Rows, open_model
 from iclgd_lens.cli.options import Json, figures_page
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from iclgd_lens.tasks import Splits
     from iclgd_lens.verdicts.shares import Rate
 
 _TITLE = "How often the verdict rule is right or wrong, beside what is allowed"
@@ -45,17 +49,16 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Measure how often noise is called "yes", and from which angle GD and LCGD are told apart."""
-    if out is not None:
-        from iclgd_lens.files import check_place
-
-        check_place(out)
+    check_output(out, {".html": "the figure"})
     with progress() as tell:
+        rows = Rows(task, None, defaults.SHOTS, queries=16, draws=2, seed=seed)
+        opened = None if model is None else open_model(model, rows, tell)
         tell("simulating comparisons")
         from iclgd_lens.calibration import calibrate as simulated
 
         rates = simulated(trials=trials, seed=seed)
-        if model is not None:
-            rates += _on_networks(model, task, networks, seed, tell)
+        if opened is not None:
+            rates += _on_networks(*opened, rows, networks, tell)
         power = _power(tell) if worlds else None
     figure = None
     if out is not None:
@@ -82,18 +85,18 @@ def _line(rate: Rate) -> tuple[str, ...]:
     return rate.what, f"{rate.share:.3f}", f"{low:.3f} to {high:.3f}", allowed, rate.said
 
 
-def _on_networks(model: str, task: str, networks: int, seed: int, tell: Any) -> list[Rate]:
+def _on_networks(model: Any, read: Splits, rows: Rows, networks: int, tell: Any) -> list[Rate]:
     from iclgd_lens.calibration_on_networks import never_trained
     from iclgd_lens.comparing import compare
     from iclgd_lens.episode_loading import load_episodes
-    from iclgd_lens.host.loading import load_model
 
-    tell(f"loading {model}")
-    loaded = load_model(model)
-    episodes = load_episodes(task, loaded, draws=2, seed=seed, queries=16)
+    episodes = load_episodes(
+        rows.task, model, draws=rows.draws, seed=rows.seed, shots=rows.shots,
+        queries=rows.queries, data=read,
+    )  # fmt: skip
     result = compare(
-        loaded, episodes, controls=("shuffled", "untrained"), lr=0.05, twins=networks, seed=seed,
-        tok2attn_queries=0, progress=tell,
+        model, episodes, controls=("shuffled", "untrained"), lr=0.05, twins=networks,
+        seed=rows.seed, tok2attn_queries=0, progress=tell,
     )  # fmt: skip
     return [never_trained([result])]
 

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iclgd_lens import yaml_files
+from iclgd_lens.cli.given import check_output, names
+from iclgd_lens.cli.opening import Names, Rows, open_model
 from iclgd_lens.cli.printed_comparison import as_json as as_json
 from iclgd_lens.cli.printed_comparison import show as show
+from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.errors import ComparisonError, LensError
 
 if TYPE_CHECKING:
     from iclgd_lens.results.comparison import Comparison
 
-NO_CONTROLS = "none"
-_SUFFIXES = (".parquet", ".safetensors")
+KINDS = {".parquet": "the tidy table", ".safetensors": "every query's scores"}
+"""What is written, by the suffix of the file."""
 _BUDGETS = {"matched": "matched", "published": "published", "demonstrations": "matched"}
 
 
@@ -58,50 +61,29 @@ def run_request(request: Request, tell: Callable[[str], None]) -> Comparison:
     Raises:
         LensError: Something that was asked for does not exist or does not fit.
     """
-    check_output(request.out)
+    check_output(request.out, KINDS)
     _check_numbers(request)
     lr, budget = parse_rate(request.lr)
-    # What is named is looked up before rows and model are read: a slip should not cost a download.
-    from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
-    from iclgd_lens.episode_rows import check_rows
-    from iclgd_lens.protocol import get_protocol
-    from iclgd_lens.tasks import get_task
-
-    task, protocol = get_task(request.task), get_protocol(request.protocol)
-    for other in request.auxiliary:
-        get_task(other)
-    controls = _controls(request.controls)
+    settings = parse_settings(request.settings)
+    controls = names("--control", request.controls)
     controls = DEFAULT_CONTROLS if controls is None else controls
-    if not request.imports:  # what is imported may bring controls, but PyTorch takes seconds
-        CONTROLS.check(controls)
-    tell("starting PyTorch and TransformerLens")
-    from iclgd_lens.bench.workbench import import_modules
+    model, rows = open_model(
+        request.model,
+        Rows(
+            request.task, request.data, request.shots, request.queries, request.draws,
+            request.seed, request.permutation, request.protocol, request.data_revision,
+            request.auxiliary,
+        ),
+        tell, names=[Names(request.hypotheses, settings, controls)], imports=request.imports,
+        dtype=request.dtype, device=request.device, host=request.host, revision=request.revision,
+    )  # fmt: skip
     from iclgd_lens.comparing import compare
     from iclgd_lens.episode_loading import load_episodes
-    from iclgd_lens.host.loading import load_model
-    from iclgd_lens.host.model_source import find_model
-    from iclgd_lens.rules import resolve_rules
 
-    import_modules(request.imports)
-    CONTROLS.check(controls)
-    settings = parse_settings(request.settings)
-    resolve_rules(list(request.hypotheses), settings)
-    find_model(request.model).check()
-    tell(f"reading rows of {task.name}")
-    rows = check_rows(
-        task, request.data, model=request.model, shots=request.shots, queries=request.queries,
-        seed=request.seed, draws=request.draws, permutation=request.permutation,
-        protocol=protocol, revision=request.data_revision,
-    )  # fmt: skip
-    tell(f"loading {request.model}")
-    model = load_model(
-        request.model, dtype=request.dtype, device=request.device,
-        host=request.host, revision=request.revision,  # type: ignore[arg-type]
-    )  # fmt: skip
-    tell(f"drawing {request.draws} times {request.shots} demonstrations of {task.name}")
+    tell(f"drawing {request.draws} times {request.shots} demonstrations of {request.task}")
     episodes = load_episodes(
-        task, model, draws=request.draws, shots=request.shots, queries=request.queries,
-        seed=request.seed, permutation=request.permutation, data=rows, protocol=protocol,
+        request.task, model, draws=request.draws, shots=request.shots, queries=request.queries,
+        seed=request.seed, permutation=request.permutation, data=rows, protocol=request.protocol,
         auxiliary=request.auxiliary,
     )  # fmt: skip
     comparison = compare(
@@ -132,27 +114,6 @@ def parse_settings(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def check_output(out: Path | None) -> None:
-    """Refuse a file that could not be written, before anything is computed.
-
-    Raises:
-        ComparisonError: Its kind is unknown, or it is a folder.
-        FileError: Its place takes no files.
-    """
-    if out is None:
-        return
-    from iclgd_lens.files import check_place
-
-    if out.suffix not in _SUFFIXES:
-        raise ComparisonError(
-            f"--out {out} ends in {out.suffix or 'no suffix'!r}; give a .parquet file (the tidy "
-            "table) or a .safetensors file (every query's scores)."
-        )
-    if out.is_dir():
-        raise ComparisonError(f"--out {out} is a folder; give a file.")
-    check_place(out)
-
-
 def write(comparison: Comparison, out: Path) -> None:
     """Write the tidy table (.parquet) or everything (.safetensors)."""
     if out.suffix == ".parquet":
@@ -165,15 +126,6 @@ def _check_numbers(request: Request) -> None:
     for name, value, least in (("draws", request.draws, 1), ("twins", request.twins, 0)):
         if value < least:
             raise ComparisonError(f"--{name} is {value}; it must be {least} or more.")
-
-
-def _controls(given: Sequence[str]) -> tuple[str, ...] | None:
-    """The controls asked for; None where nothing was asked."""
-    if NO_CONTROLS in given:
-        if len(given) > 1:
-            raise ComparisonError("--control none stands alone: it cannot be combined.")
-        return ()
-    return tuple(given) or None
 
 
 def parse_rate(given: str | None) -> tuple[float | None, Any]:

@@ -11,16 +11,17 @@ import typer
 from iclgd_lens import defaults
 from iclgd_lens.cli import options
 from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
+from iclgd_lens.cli.given import check_output, names
+from iclgd_lens.cli.opening import Names, Rows, open_model
 from iclgd_lens.cli.options import figures_page
 from iclgd_lens.display_names import label as shown_label
-from iclgd_lens.errors import ComparisonError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from iclgd_lens.mediation.mediation_result import Mediation
 
-_SUFFIXES = (".parquet", ".html")
+_KINDS = {".parquet": "the tidy table", ".html": "figures"}
 _COLUMNS = ("necessity", "p_corrected", "sufficiency", "visibility", "direct", "substitution")
 
 
@@ -79,35 +80,31 @@ def mediate(
 ) -> None:
     """Find the heads that do in-context learning's work, and whether an update does it there."""
     from iclgd_lens.cli.compare import parse_rate, parse_settings
-    from iclgd_lens.files import check_place
 
-    if out is not None and out.suffix not in _SUFFIXES:
-        raise ComparisonError(f"--out {out}: give a {' or '.join(_SUFFIXES)} file.")
-    if out is not None:
-        check_place(out)
+    check_output(out, _KINDS)
     rate, budget = parse_rate(lr)
     settings = parse_settings(set_ or [])
+    hypotheses, controls = names("--hypothesis", hypothesis), names("--control", control)
+    hypotheses = defaults.HYPOTHESES if hypotheses is None else hypotheses
     with progress() as tell:
-        tell("starting PyTorch and TransformerLens")
-        from iclgd_lens.bench.workbench import import_modules
+        loaded, rows = open_model(
+            model, Rows(task, data, shots, queries, draws, seed, protocol=protocol), tell,
+            names=[Names(hypotheses, settings, controls or ())], imports=imports or [],
+            dtype=dtype, host=host,
+        )  # fmt: skip
         from iclgd_lens.episode_loading import load_episodes
-        from iclgd_lens.host.loading import load_model
-        from iclgd_lens.host.model_source import find_model
         from iclgd_lens.mediation.mediation_job import CONTROLS
         from iclgd_lens.mediation.mediation_job import mediate as measured
 
-        import_modules(imports or [])
-        find_model(model).check()
-        tell(f"loading {model}")
-        loaded = load_model(model, dtype=dtype, host=host)  # type: ignore[arg-type]
         episodes = load_episodes(
-            task, loaded, draws=draws, shots=shots, queries=queries, seed=seed, data=data,
+            task, loaded, draws=draws, shots=shots, queries=queries, seed=seed, data=rows,
             protocol=protocol,
         )  # fmt: skip
         found = measured(
-            loaded, episodes, _names(hypothesis, defaults.HYPOTHESES),
-            controls=_names(control, CONTROLS), exact=exact, visibility=visibility, lr=rate,
-            settings=settings, budget=budget, seed=seed, progress=tell,
+            loaded, episodes, list(hypotheses),
+            controls=CONTROLS if controls is None else controls, exact=exact,
+            visibility=visibility, lr=rate, settings=settings, budget=budget, seed=seed,
+            progress=tell,
         )  # fmt: skip
         if out is not None:
             tell(f"writing {out}")
@@ -117,12 +114,6 @@ def mediate(
         lambda console: _show(found, top, out, console),
         "iclgd-mediate",
     )
-
-
-def _names(given: list[str] | None, usual: tuple[str, ...]) -> list[str]:
-    if not given:
-        return list(usual)
-    return [] if given == ["none"] else given
 
 
 def document(found: Mediation) -> dict[str, Any]:

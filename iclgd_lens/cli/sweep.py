@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ import typer
 from iclgd_lens import defaults
 from iclgd_lens.cli import options
 from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
+from iclgd_lens.cli.given import check_output, names
+from iclgd_lens.cli.opening import Names, Rows, Tell, check_asked, open_model
 from iclgd_lens.cli.options import figures_page
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.phrases import listed
@@ -21,9 +24,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from iclgd_lens.sweeps.claims import Claim
+    from iclgd_lens.sweeps.factors import Factor
     from iclgd_lens.sweeps.sweep_result import Sweep
 
 QUERIES, DRAWS = 32, 2
+_KINDS = {".parquet": "the table", ".html": "the figures"}
 
 
 def sweep(
@@ -81,56 +86,52 @@ def sweep(
     --lr, --shots, --queries and --draws take the place of what it says, in each of its sweeps.
     """
     from iclgd_lens.cli.compare import parse_rate, parse_settings
-    from iclgd_lens.files import check_place
-    from iclgd_lens.sweeps.claims import load_claim
     from iclgd_lens.sweeps.factors import get_factor
 
-    if out is not None:
-        if out.suffix not in (".parquet", ".html"):
-            raise ComparisonError(f"--out {out}: give a .parquet or .html file.")
-        check_place(out)
-    claim = load_claim(what) if what.endswith((".yaml", ".yml")) else None
-    if claim is not None:
+    check_output(out, _KINDS)
+    rate, budget = parse_rate(lr)
+    settings = parse_settings(set_ or [])
+    values, controls = _values(value), names("--control", control)
+    claim = None
+    if what.endswith((".yaml", ".yml")):
+        from iclgd_lens.sweeps.claims import load_claim
+
+        claim = load_claim(what)
         _refuse(what, {"--task": task, "--auxiliary": auxiliary, "--set": set_, "--seed": seed})
         wanted = {"shots": shots, "queries": queries, "draws": draws}
         claim = claim.at(
-            values=_values(value),
+            values=values,
             hypotheses=hypothesis or None,
-            controls=_controls(control),
+            controls=controls,
             **{name: number for name, number in wanted.items() if number is not None},
         )
     if claim is not None and out is not None and out.suffix == ".parquet" and len(claim.sweeps) > 1:
         raise ComparisonError(f"{what} has several sweeps; write their figures (.html).")
-    factor = None if claim is not None else get_factor(what)
-    rate, budget = parse_rate(lr)
-    settings = parse_settings(set_ or [])
+    hypotheses = hypothesis or list(defaults.HYPOTHESES)
+    rows = Rows(
+        task or "sst2", data, shots or defaults.SHOTS, queries or QUERIES, draws or DRAWS,
+        seed or 0, auxiliary=auxiliary or (),
+    )  # fmt: skip
+    if claim is None:
+        named = [Names(hypotheses, settings, controls or ())]
+        asked = _Asked(rows, named, [(get_factor(what), values)])
+    else:
+        asked = _asked_by(claim, data)
     with progress() as tell:
-        tell("starting PyTorch and TransformerLens")
-        from iclgd_lens.bench.workbench import import_modules
-        from iclgd_lens.host.loading import load_model
-        from iclgd_lens.host.model_source import find_model
+        loaded, source = _open(model, asked, imports or [], tell)
         from iclgd_lens.sweeps.sweep_job import CONTROLS
         from iclgd_lens.sweeps.sweep_job import sweep as measured
 
-        import_modules(imports or [])
-        by_name = factor is not None and factor.kind == "model"
-        if not by_name:
-            find_model(model).check()
-        tell(f"loading {model}")
-        loaded: Any = None if by_name else load_model(model)
         if claim is not None:
-            found = claim.run(loaded, data=data, lr=rate, budget=budget, progress=tell)
+            found = claim.run(loaded, data=source, lr=rate, budget=budget, progress=tell)
         else:
-            assert factor is not None
             found = [
                 measured(
-                    loaded, task or "sst2", what, _values(value),
-                    hypotheses=hypothesis or defaults.HYPOTHESES,
-                    controls=CONTROLS if control is None else _controls(control) or (),
-                    settings=settings, lr=rate, budget=budget,
-                    shots=shots or defaults.SHOTS, queries=queries or QUERIES,
-                    draws=draws or DRAWS, seed=seed or 0, data=data,
-                    auxiliary=auxiliary or (), progress=tell,
+                    loaded, rows.task, what, values, hypotheses=hypotheses,
+                    controls=CONTROLS if controls is None else controls, settings=settings,
+                    lr=rate, budget=budget, shots=rows.shots, queries=rows.queries,
+                    draws=rows.draws, seed=rows.seed, data=source, auxiliary=rows.auxiliary,
+                    progress=tell,
                 )
             ]  # fmt: skip
         if out is not None:
@@ -140,6 +141,59 @@ def sweep(
         lambda console: _show(found, claim, out, console),
         "iclgd-sweep",
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is looked up and read before a model is loaded, and what is gone through."""
+
+    rows: Rows
+    names: Sequence[Names]
+    sweeps: Sequence[tuple[Factor, Sequence[Any] | None]]
+
+
+def _asked_by(claim: Claim, data: str | None) -> _Asked:
+    from iclgd_lens.sweeps.factors import get_factor
+
+    # A file's settings may be for hypotheses in whose place the command line gives others.
+    named = [
+        Names(
+            spec.hypotheses,
+            {name: own for name, own in spec.settings.items() if name in spec.hypotheses},
+            spec.controls,
+        )
+        for spec in claim.sweeps
+    ]
+    rows = Rows(claim.task, data, claim.shots, claim.queries, claim.draws)
+    return _Asked(rows, named, [(get_factor(spec.factor), spec.values) for spec in claim.sweeps])
+
+
+def _open(model: str, asked: _Asked, imports: Sequence[str], tell: Tell) -> tuple[Any, Any]:
+    """The model, and the rows that were read for it.
+
+    Where models themselves are gone through, there is no model (they are loaded as they are
+    measured), and rows are read anew for each.
+    """
+    points = [
+        (factor, factor.values if values is None else values) for factor, values in asked.sweeps
+    ]
+    for factor, values in points:
+        for value in values:
+            factor.check(value)
+    counts = [
+        count
+        for factor, values in points
+        for count in (values if factor.kind == "draw" else (asked.rows.shots,))
+    ]
+    # What the most demonstrations leave is asked at every point.
+    rows = replace(asked.rows, shots=max(counts, default=asked.rows.shots))
+    others = [str(name) for factor, values in points if factor.kind == "model" for name in values]
+    if others:
+        check_asked(others, rows, tell, names=asked.names, imports=imports)
+    if all(factor.kind == "model" for factor, _ in points):
+        return (), rows.data
+    loaded, read = open_model(model, rows, tell, names=asked.names, imports=imports)
+    return loaded, rows.data if others else read
 
 
 def _refuse(claim: str, given: dict[str, Any]) -> None:
@@ -156,10 +210,6 @@ def _values(given: list[str] | None) -> list[Any] | None:
     from iclgd_lens.yaml_files import value
 
     return None if not given else [value(text, ComparisonError, "--value") for text in given]
-
-
-def _controls(given: list[str] | None) -> list[str] | None:
-    return None if not given else [name for name in given if name != "none"]
 
 
 def _document(found: Sweep) -> dict[str, Any]:

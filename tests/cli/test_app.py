@@ -29,6 +29,7 @@ from iclgd_lens.cli import app as cli_app
 from iclgd_lens.cli import compare as cli_compare
 from iclgd_lens.cli import console as cli_console
 from iclgd_lens.cli.app import app, run
+from iclgd_lens.cli.given import check_output
 from iclgd_lens.controls import CONTROLS, DEFAULT_CONTROLS
 from iclgd_lens.readout.reader import Reader
 from iclgd_lens.scores import SCORES
@@ -77,6 +78,25 @@ def test_help_and_tasks_load_no_heavy_library(root: Path) -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stderr.strip() == "[]"
+
+
+def test_a_slip_is_told_before_pytorch_starts(root: Path) -> None:
+    slips = [
+        ["compare", "-C", "rndom"], ["compare", "--task", "sst3"], ["compare", "--out", "x.csv"],
+        ["compare", "--set", "gd=1"], ["mediate", "-C", "rndom"], ["mediate", "--task", "sst3"],
+        ["mediate", "--protocol", "own"], ["mediate", "-C", "none", "-C", "zero"],
+        ["sweep", "label_nois"], ["sweep", "lr", "-v", "fast"], ["sweep", "lr", "-C", "rndom"],
+        ["sweep", "lr", "--auxiliary", "sst3"], ["calibrate", "--out", "x.csv"],
+        ["calibrate", "-m", "embedded", "--task", "sst3"],
+    ]  # fmt: skip
+    code = (
+        "import sys; from iclgd_lens.cli.app import run\n"
+        f"print([run(slip) for slip in {slips}], 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[-2] == f"{[2] * len(slips)} False", done.stderr
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,29 +337,107 @@ def test_a_control_of_a_file_is_measured(
         CONTROLS._entries.pop("reversed")
 
 
+@pytest.mark.parametrize("command", [["compare"], ["mediate"], ["sweep", "lr"], ["calibrate"]])
 def test_a_model_that_nobody_knows_costs_no_rows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def read(*_: Any, **__: Any) -> None:
         raise AssertionError("rows were read")
 
     monkeypatch.setattr("iclgd_lens.episode_rows.check_rows", read)
+    monkeypatch.setattr("iclgd_lens.calibration.calibrate", read)
     for name, told in (("embeded", "Did you mean 'embedded'?"), ("./nowhere", "no model folder")):
-        assert run(["compare", "-m", name]) == 2
+        assert run([*command, "-m", name]) == 2
         assert told in words(capsys)[1]
     with pytest.raises(AssertionError, match="rows were read"):  # only the Hub knows
-        run(["compare", "-m", "somebody/model"])
+        run([*command, "-m", "somebody/model"])
 
 
-@pytest.mark.parametrize("command", [["mediate"], ["sweep", "shots"], ["demo"]])
+def load_with(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put something in the place of `load_model`, last where other modules take it from."""
+    for place in ("bench.session", "cli.demo", "host.loading"):
+        monkeypatch.setattr(f"iclgd_lens.{place}.load_model", load)
+
+
+ROWS_THAT_LACK = {
+    "no folder": (["--data", "./nowhere"], "nowhere"),
+    "no task": (["--task", "sst3"], "Did you mean"),
+    "too few rows": (["--shots", "400", "--data", "embedded"], "400 demonstrations"),
+}
+
+
+@pytest.mark.parametrize("command", [["compare"], ["mediate"], ["sweep", "lr"]])
+@pytest.mark.parametrize("lack", ROWS_THAT_LACK)
+def test_rows_that_lack_cost_no_model(
+    lack: str, command: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    load_with(load, monkeypatch)
+    options, told = ROWS_THAT_LACK[lack]
+    assert run([*command, *options]) == 2
+    assert told in words(capsys)[1]
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        run(command)
+
+
+@pytest.mark.parametrize(
+    ("asked", "read"),
+    [
+        (["shots", "-v", "2", "-v", "5"], [("embedded", 5)]),
+        (["order"], [("embedded", defaults.SHOTS)]),
+        (["model", "-v", "embedded", "-v", "gpt2"], [("embedded", 16), ("gpt2", 16)]),
+        (["claim.yaml"], [("embedded", 7)]),
+    ],
+    ids=["shots", "order", "model", "claim"],
+)
+def test_a_sweep_looks_at_the_rows_of_its_largest_draw_and_of_every_model(
+    asked: list[str], read: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "claim.yaml").write_text(
+        CLAIM.replace("sweeps: [", "sweeps: [{factor: shots, values: [7, 2], hypotheses: [gd]}, ")
+    )
+    monkeypatch.chdir(tmp_path)
+    found: list[tuple[str, int]] = []
+
+    def looked(*_: Any, model: str, shots: int, **__: Any) -> str:
+        found.append((model, shots))
+        return "the rows"
+
+    def swept(model: Any, *_: Any, data: Any, **__: Any) -> None:
+        raise AssertionError(f"swept with {data}, {model}")
+
+    monkeypatch.setattr("iclgd_lens.episode_rows.check_rows", looked)
+    load_with(lambda *_, **__: "a model", monkeypatch)
+    monkeypatch.setattr("iclgd_lens.sweeps.claims.sweep", swept)
+    monkeypatch.setattr("iclgd_lens.sweeps.sweep_job.sweep", swept)
+    by_name = asked[0] == "model"
+    told = r"swept with None, \(\)" if by_name else "swept with the rows, a model"
+    with pytest.raises(AssertionError, match=told):
+        run(["sweep", *asked])
+    assert found == read
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["mediate", "--data", "embedded"],
+        ["sweep", "shots", "--data", "embedded"],
+        ["calibrate", "--task", "sst2"],
+        ["demo"],
+    ],
+)
 def test_no_command_asks_the_hub_for_a_name_that_nobody_knows(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load(*_: Any, **__: Any) -> None:
         raise AssertionError("the Hub was asked")
 
-    monkeypatch.setattr("iclgd_lens.host.loading.load_model", load)
-    monkeypatch.setattr("iclgd_lens.cli.demo.load_model", load)
+    load_with(load, monkeypatch)
+    if command[0] == "calibrate":  # whose rows are the model's own default
+        monkeypatch.setattr("iclgd_lens.episode_rows.check_rows", lambda *_, **__: None)
     assert run([*command, "-m", "embeded"]) == 2
     assert "Did you mean 'embedded'?" in words(capsys)[1]
     with pytest.raises(AssertionError, match="the Hub was asked"):
@@ -585,12 +683,44 @@ ERRORS = {
     "an unknown protocol": (["compare", "--protocol", "defualt"], "Did you mean 'default'"),
     "an unknown hypothesis": (["compare", "-H", "lcdg"], "Did you mean 'lcgd'"),
     "an unknown control": (["compare", "-C", "shufled"], "Did you mean 'shuffled'"),
-    "none beside a control": (["compare", "-C", "none", "-C", "zero"], "stands alone"),
+    "none beside a control": (
+        ["compare", "-C", "none", "-C", "zero"],
+        "--control none stands alone",
+    ),
+    "none beside a control of a sweep": (
+        ["sweep", "lr", "-C", "none", "-C", "random"],
+        "--control none stands alone",
+    ),
+    "none beside a control of heads": (
+        ["mediate", "-C", "none", "-C", "random"],
+        "--control none stands alone",
+    ),
+    "none beside a hypothesis": (
+        ["mediate", "-H", "gd", "-H", "none"],
+        "--hypothesis none stands alone",
+    ),
+    "a setting of no hypothesis of a sweep": (
+        ["sweep", "lr", "--set", "gd.epochs=2", "-H", "lcgd"],
+        "'gd', which is not compared",
+    ),
+    "a sweep of no models": (["sweep", "model"], "model needs at least one value"),
     "a rate that is none": (["compare", "--lr", "fast"], "matched"),
     "a rate below zero": (["compare", "--lr=-1"], "positive"),
     "an infinite rate": (["compare", "--lr", "inf"], "positive"),
     "an unknown kind of file": (["compare", "--out", "x.csv"], ".parquet"),
     "a file without a kind": (["compare", "--out", "x"], "no suffix"),
+    "an unknown kind of file of a sweep": (
+        ["sweep", "lr", "--out", "x.csv"],
+        "ends in '.csv'; give a .parquet or .html file",
+    ),
+    "an unknown kind of file of heads": (
+        ["mediate", "--out", "x.csv"],
+        "ends in '.csv'; give a .parquet or .html file",
+    ),
+    "an unknown kind of file of rates": (
+        ["calibrate", "--out", "x.parquet"],
+        "ends in '.parquet'; give a .html file",
+    ),
     "a model that is not there": (
         ["compare", "--model", "./nowhere", "--data", "embedded"],
         "nowhere",
@@ -642,7 +772,7 @@ def test_a_file_that_cannot_be_written_is_an_error_before_anything_is_computed(
 
 
 def test_a_file_in_a_folder_that_is_not_there_yet_can_be_written(tmp_path: Path) -> None:
-    cli_compare.check_output(tmp_path / "new" / "folder" / "x.parquet")
+    check_output(tmp_path / "new" / "folder" / "x.parquet", cli_compare.KINDS)
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
