@@ -45,7 +45,7 @@ def leaderboard(view: View, model: str) -> Table | None:
             lines.append(Line(label(name), tuple(items), small=lost))
     before = 1 + bool(gate) + len(judged)
     lines = [*_worlds(view, scores, before, bool(cost) + len(shares)), *lines]
-    columns = ("hypothesis", "kind", *(["learns"] if gate else []),
+    columns = ("hypothesis", "kind", *(["ICL shown on"] if gate else []),
                *(f"verdict, {score}" for score in judged), *scores,
                *([spent] if cost else []),
                *(f"share of the ceiling, {score}" for score in shares))  # fmt: skip
