@@ -94,10 +94,11 @@ class ShownMediation:
         needed = self._own.map(NECESSITY)
         necessary, hindering = needed.above, needed.below
         size, units = needed.value.size, unit_of(len(self._own.draws))
+        against = int(hindering.sum())
         yield (
-            f"{int(necessary.sum())} of {size} heads are necessary and {int(hindering.sum())} "
-            f"hinder (corrected p <= {SIGNIFICANT} over {units}, and an interval that leaves out "
-            "zero)."
+            f"{int(necessary.sum())} of {size} heads are necessary and {against} "
+            f"hinder{'s' if against == 1 else ''} (corrected p <= {SIGNIFICANT} over {units}, "
+            "and an interval that leaves out zero)."
         )
         if np.isfinite(needed.value).any():
             layer, head = divmod(int(np.nanargmax(needed.value)), needed.value.shape[1])
@@ -122,8 +123,8 @@ class ShownMediation:
             best = max(rivals, key=lambda label: rivals[label]) if rivals else None
             beside = "" if best is None else f" ({shown_label(best)}: {rivals[best]:.0%})"
             yield (
-                f"{shown_label(name)}, in place of one at a time, keeps {share:.0%} of the sum of "
-                f"their effects{beside}."
+                f"{shown_label(name)}, put in the place of one at a time, keeps {share:.0%} of the "
+                f"sum of their effects{beside}."
             )
 
     def _kept(self, label: str) -> float | None:
