@@ -130,6 +130,7 @@ class Table(Mapping[str, E], Generic[E]):
             raise self._error(
                 f"No {self.what} is called {name!r}; known: {', '.join(sorted(known))}."
                 + nearest(name, known)
+                + " One of your own is known once the file that registers it is imported."
             )
         return known[name]
 

@@ -139,7 +139,7 @@ class Gate:
     def sentences(self) -> list[str]:
         """What was found, the answer to the gate's question first."""
         found = [self._about_learning]
-        if _LABELS in self.differences:
+        if _LABELS in self.differences and np.isfinite(self.differences[_LABELS][DECIDES].low):
             found.append(self._about_labels)
         if self.uses_format:
             found.append(f"Shuffled labels help too ({self._of(_FORMAT)}): part of it is format.")
