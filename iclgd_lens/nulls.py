@@ -175,7 +175,9 @@ def deranged(values: Sequence[int], generator: np.random.Generator) -> list[int]
     1. Places are sorted by value, values and the places of each in random order.
     2. Each place takes the value that stands further on, by as many places as the commonest value
        has: that is never its own.
-    3. Random pairs of places exchange their values, many times, where both stay wrong.
+    3. Random pairs of places exchange their values, many times, where both stay wrong. With three
+       kinds of value no exchange changes how many of one kind stand where another was: that is what
+       step 2 gave, nearly one kind for each other.
     """
     own = np.asarray(values, dtype=np.int64)
     kinds, counts = np.unique(own, return_counts=True)

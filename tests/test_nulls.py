@@ -367,10 +367,10 @@ def test_controls_use_no_global_randomness() -> None:
 
 def test_a_permuted_prompt_shows_the_same_wrong_labels_in_its_own_order() -> None:
     """Else orders of one draw would differ in their labels, too."""
-    shown = checks.episode(labels=((5,), (6,), (8,)), shots=9)
+    shown = checks.episode(labels=((5,), (6,), (8,), (9,)), shots=12)
     examples = shown.demonstrations.examples
-    order = [4, 0, 7, 2, 8, 1, 6, 3, 5]
-    drawn = [order.index(place) for place in range(9)]
+    order = [4, 0, 7, 2, 8, 1, 6, 11, 3, 10, 5, 9]
+    drawn = [order.index(place) for place in range(12)]
     permuted = shown.with_demonstrations([examples[place] for place in order], drawn)
     wrong, also = (shuffled_labels(each, 3).demonstrations.examples for each in (shown, permuted))
     assert [wrong[place].gold for place in order] == [each.gold for each in also]

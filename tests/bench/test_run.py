@@ -432,6 +432,11 @@ def test_matched_budgets_are_chosen_once_and_recorded(
     assert run.provenance["hypotheses"]["fixed"]["settings"] == {"lr": "0.2"}
     labels = set(run.frame()["hypothesis"])
     assert {"gd@untrained", "gd(budget=own)@untrained", "fixed@untrained"} <= labels
+    chosen.clear()
+    run_plan(plan, tmp_path / "run")
+    assert not chosen
+    run_plan(plan, tmp_path / "run", fresh=True)
+    assert Counter(chosen) == {"gd": 2}, "anew, whatever finished cells record"
 
 
 def test_a_search_of_the_plans_own_is_followed(fields: dict[str, Any], tmp_path: Path) -> None:
