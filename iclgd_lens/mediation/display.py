@@ -122,6 +122,13 @@ class ShownMediation:
             }  # fmt: skip
             best = max(rivals, key=lambda label: rivals[label]) if rivals else None
             beside = "" if best is None else f" ({shown_label(best)}: {rivals[best]:.0%})"
+            lost = [
+                label for label in own.failures
+                if label in own.labels and label != name
+                and str(Subject.parse(label).bare) == name
+            ]  # fmt: skip
+            if lost:  # the best of what is left may be no rival at all
+                beside += f"; not measured: {', '.join(map(shown_label, lost))}"
             yield (
                 f"{shown_label(name)}, put in the place of one at a time, keeps {share:.0%} of the "
                 f"sum of their effects{beside}."

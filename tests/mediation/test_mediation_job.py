@@ -360,6 +360,8 @@ def test_what_is_said_follows_the_gate(closed: bool, monkeypatch: pytest.MonkeyP
         assert "1 of 5 heads are necessary and 1 hinder" in said
         assert "over queries of these demonstrations" in said
         assert "keeps 50% of the sum of their effects (LCGD" in said
+        monkeypatch.setattr(type(result), "failures", {"random[lcgd]": "no directions"})
+        assert "; not measured: LCGD, random" in display.ShownMediation.sentence(result)
 
 
 def test_the_frame_has_the_comparisons_columns_and_tells_what_p_values_count() -> None:
