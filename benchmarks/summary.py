@@ -2,6 +2,7 @@
 
     python -m benchmarks.summary runs/smollm2 runs/smollm2-unbalanced --csv means.csv
     python -m benchmarks.summary runs/* --page docs/results/pretrained.md
+    python -m benchmarks.summary runs/gemma3 --keep --page docs/results/pretrained.md
 
 The gate comes first, all runs and tasks in one table; then, for each, the means of what was
 measured, and a verdict for each explanation where there is in-context learning to explain. A run
@@ -9,7 +10,9 @@ is called by its plan's name. No row of a data set is in any of it.
 
 A page that is written by hand keeps its tables between two comments, `<!-- gates -->`,
 `<!-- means RUN TASK -->`, `<!-- beside RUN TASK -->` or `<!-- verdicts RUN TASK -->` and
-`<!-- end -->`. What stands there is replaced by what the runs hold.
+`<!-- end -->`. What stands there is replaced by what the runs hold. With `--keep` the tables, lines
+and means of runs and tasks that are not given stay as they stand, so that one run can be measured
+again alone.
 """
 
 from __future__ import annotations
@@ -178,8 +181,8 @@ def page(runs: Runs) -> Iterator[str]:
         yield from (*verdicts(comparison), "")
 
 
-def filled(text: str, runs: Runs) -> str:
-    """Return a page with its tables made anew.
+def filled(text: str, runs: Runs, *, keep: bool = False) -> str:
+    """Return a page with its tables made anew; `keep` leaves those of other runs as they are.
 
     Raises:
         KeyError: It asks for a table that there is none of, or for what no run holds.
@@ -188,10 +191,38 @@ def filled(text: str, runs: Runs) -> str:
 
     def lines(place: re.Match[str]) -> str:
         begin, kind, name, task, end = place.groups()
-        made = gates(runs) if kind == "gates" else _TABLES[kind](known[name, task])
-        return "\n".join([begin, *(_MINUS.sub("\u2212", line) for line in made), "", end])
+        if kind == "gates":
+            made = [_MINUS.sub("\u2212", line) for line in gates(runs)]
+            return "\n".join([begin, *(_merged(place[0], made) if keep else made), "", end])
+        if keep and (name, task) not in known:
+            return place[0]
+        made = (_MINUS.sub("\u2212", line) for line in _TABLES[kind](known[name, task]))
+        return "\n".join([begin, *made, "", end])
 
     return _PLACE.sub(lines, text)
+
+
+def _merged(before: str, made: Sequence[str]) -> list[str]:
+    """The table of gates as it stands, with the lines that were made in place of the same ones."""
+
+    def by_run_and_task(lines: Sequence[str]) -> dict[tuple[str, ...], str]:
+        return {tuple(line.split("|")[1:3]): line for line in lines if line.startswith("|")}
+
+    return list((by_run_and_task(before.splitlines()) | by_run_and_task(made)).values())
+
+
+def merged_means(before: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
+    """Means as they stand, those of each run and task that was measured anew in their old place."""
+    keys = ["run", "task"]
+    new = pd.MultiIndex.from_frame(made[keys])
+    kept = before[~pd.MultiIndex.from_frame(before[keys]).isin(new)]
+    places: dict[tuple[str, str], int] = {}
+    for frame in (before, made):
+        for run, task in frame[keys].itertuples(index=False):
+            places.setdefault((run, task), len(places))
+    everything = pd.concat([kept, made], ignore_index=True)
+    order = [places[run, task] for run, task in everything[keys].itertuples(index=False)]
+    return everything.iloc[pd.Series(order).argsort(kind="stable")].reset_index(drop=True)
 
 
 def main(
@@ -200,15 +231,21 @@ def main(
     page_file: Annotated[
         Path | None, typer.Option("--page", help="Make the tables of this page anew.")
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave what other runs gave as it stands.")
+    ] = False,
 ) -> None:
     """Print runs in Markdown, write their means to a CSV file, or their tables into a page."""
     runs = opened(folders)
     if page_file is None:
         print(*page(runs), sep="\n")
     else:
-        page_file.write_text(filled(page_file.read_text(), runs))
+        page_file.write_text(filled(page_file.read_text(), runs, keep=keep))
     if csv is not None:
-        means(runs).round(4).to_csv(csv, index=False)
+        made = means(runs).round(4)
+        if keep and csv.exists():
+            made = merged_means(pd.read_csv(csv), made)
+        made.to_csv(csv, index=False)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ What each asks, and what varies with it, is in the table `iclgd_lens.controls`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from iclgd_lens.delta import ParameterDelta, matched_random
+from iclgd_lens.derangements import deranged
 from iclgd_lens.episode import FOREIGN, Demonstration, Demonstrations, Episode
 from iclgd_lens.episode_loading import Asking, demonstrations_beside
 from iclgd_lens.errors import ComparisonError, ControlError, UnsupportedModelError, nearest
@@ -167,33 +168,6 @@ def shuffled_labels(episode: Episode, seed: int = 0) -> Episode:
             for place, example in enumerate(examples)
         ]
     )
-
-
-def deranged(values: Sequence[int], generator: np.random.Generator) -> list[int] | None:
-    """Return a random permutation that leaves no value where it was; None if there is none.
-
-    1. Places are sorted by value, values and the places of each in random order.
-    2. Each place takes the value that stands further on, by as many places as the commonest value
-       has: that is never its own.
-    3. Random pairs of places exchange their values, many times, where both stay wrong. With three
-       kinds of value no exchange changes how many of one kind stand where another was: that is what
-       step 2 gave, nearly one kind for each other.
-    """
-    own = np.asarray(values, dtype=np.int64)
-    kinds, counts = np.unique(own, return_counts=True)
-    most, n = int(counts.max(initial=0)), len(own)
-    if 2 * most > n:
-        return None
-    order = [
-        generator.permutation(np.flatnonzero(own == kind)) for kind in generator.permutation(kinds)
-    ]
-    places = np.concatenate([*order, np.zeros(0, np.int64)])
-    found = own.copy()
-    found[places] = own[np.roll(places, -most)]
-    for i, j in generator.integers(0, max(n, 1), (10 * n, 2)):
-        if found[i] != own[j] and found[j] != own[i]:
-            found[i], found[j] = found[j], found[i]
-    return found.tolist()
 
 
 Directions = Literal["gaussian", "uniform"]

@@ -24,7 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Data flows from left to right: a room imports only rooms of a smaller number.
 ORDER = [
     {"registry", "files", "provenance", "ratios", "defaults", "phrases", "model_names", "raised"},
-    {"plateaus", "sealed_files", "tokens", "validation", "workers", "yaml_files"},
+    {"derangements", "plateaus", "sealed_files", "tokens", "validation", "workers", "yaml_files"},
     {"verdicts"},
     {"controls", "scores"},
     {"subjects", "protocol"},

@@ -126,6 +126,46 @@ def test_a_page_keeps_its_words_and_gets_its_tables(runs: summary.Runs, tmp_path
     assert page.read_text() == once
 
 
+def test_one_run_measured_again_leaves_what_others_gave(runs: summary.Runs, tmp_path: Path) -> None:
+    page, means = tmp_path / "page.md", tmp_path / "means.csv"
+    page.write_text(
+        "<!-- gates -->\n<!-- end -->\n<!-- means eight sst2 -->\n<!-- end -->\n"
+        "<!-- means none sst2 -->\n<!-- end -->\n"
+    )
+    folders = [Path(run.where) for run in runs.values()]
+    summary.main(folders, means, page)
+    whole, numbers = page.read_text(), means.read_text()
+
+    # Both runs' numbers, spoilt: only those of the run that is given are made anew.
+    page.write_text(whole.replace("`ICL`", "`before`").replace("| sst2 |", "| sst2 | before |"))
+    spoilt = pd.read_csv(means)
+    spoilt["value"] = 7.0
+    spoilt.to_csv(means, index=False)
+    summary.main(folders[:1], means, page, keep=True)
+    anew, other = page.read_text().split("<!-- means none")
+    assert "`before`" in other
+    assert other.replace("`before`", "`ICL`") == whole.split("<!-- means none")[1]
+    gate_of_other = next(line for line in anew.splitlines() if line.startswith("| none"))
+    assert "| before |" in gate_of_other
+    assert anew.replace("| before |", "|") == whole.split("<!-- means none")[0]
+    found = pd.read_csv(means)
+    assert list(found["run"]) == list(spoilt["run"])
+    assert set(found.loc[found["run"] == "none", "value"]) == {7.0}
+
+    summary.main(folders[1:], means, page, keep=True)
+    assert page.read_text() == whole
+    assert means.read_text() == numbers
+
+
+def test_without_keep_a_run_that_is_not_given_is_an_error(
+    runs: summary.Runs, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- means none sst2 -->\n<!-- end -->\n")
+    with pytest.raises(KeyError, match="none"):
+        summary.main([Path(runs["eight"].where)], None, page)
+
+
 @pytest.mark.parametrize("place", ["beside eight subj", "beside nine sst2", "figures eight sst2"])
 def test_a_page_that_asks_for_what_no_run_holds_is_left_alone(
     runs: summary.Runs, tmp_path: Path, place: str
