@@ -19,6 +19,7 @@ from iclgd_lens.host.guard import frozen
 from iclgd_lens.host.hooks import Hook, receiver
 from iclgd_lens.host.probe import check_model
 from iclgd_lens.host.rotary import depends_on_length, rotary_modules, unread
+from iclgd_lens.host.unwatched_norms import computed_once, watchable_norms
 
 _ROTATED = ("attn.hook_rot_q", "attn.hook_rot_k")
 
@@ -38,6 +39,7 @@ class BridgeHost(Host):
         self._blocks: Any = cast(Any, model).blocks
         self._causal_lm: Any = cast(Any, model).original_model
         self._rotary = rotary_modules(self._causal_lm.modules())
+        self._norms = watchable_norms(model.modules())
         self._casts: list[Hook] = []
         super().__init__(model, attention)
         self._casts = self._missing_casts()
@@ -197,7 +199,8 @@ class BridgeHost(Host):
         if keep or prefix is not None:
             cache = shared_cache(self._causal_lm.config, prefix, tokens.shape[0], keep)
         collect = receiver(lambda _, value: residuals.append(value), 0)
-        with self.hooked([*self._casts, (last, collect)]), unread(self._rotary):
+        hooks = [*self._casts, (last, collect)]
+        with self.hooked(hooks), unread(self._rotary), computed_once(self._norms):
             # The base model stops before the unembedding.
             self._causal_lm.base_model(
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None
