@@ -21,6 +21,7 @@ from iclgd_lens.calibration import (
 )
 from iclgd_lens.errors import LensError
 from iclgd_lens.verdicts.shares import Rate
+from iclgd_lens.verdicts.statistics import paired_t
 
 
 @pytest.mark.parametrize("draws", [5, 10])
@@ -40,6 +41,21 @@ def test_noise_is_called_yes_at_most_as_often_as_it_may(draws: int) -> None:
 def test_the_level_bears_other_distributions(shape) -> None:
     for rate in false_yes(Spreads(shape=shape), draws=5, trials=250):
         assert rate.holds, rate
+
+
+def test_what_the_level_does_not_bear_is_what_the_page_says() -> None:
+    """Tails on one side: of scores that are at most 1, of networks that differ more than draws."""
+    generator = np.random.default_rng(0)
+    for draws in (3, 5, 10):
+        tail_below = np.exp(0.5) - np.exp(generator.standard_normal((draws, 20_000)))
+        found = paired_t(tail_below)
+        assert 0.15 < (found.low > 0).mean() < 0.19, draws
+        assert (found.high < 0).mean() < 0.005
+    skewed, normal = (
+        false_yes(Spreads(shape=shape, network=0.2), draws=5, trials=500, seed=1)[1].share
+        for shape in ("skewed", "normal")
+    )
+    assert normal < 0.04 < skewed < 0.11
 
 
 def test_twins_that_share_the_draws_out_are_held_to_no_less() -> None:

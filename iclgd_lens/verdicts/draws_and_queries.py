@@ -6,7 +6,10 @@ untrained model whose answers happen to fit the queries fits them in every draw.
 error is sqrt(se_draws^2 + se_queries^2): over draws from the spread of the draws' values, over
 queries from a bootstrap of the queries that all draws share. (What varies with draw and query
 together is counted in both, which is conservative.) Student's t with Satterthwaite's degrees of
-freedom gives interval and p-value.
+freedom gives interval and p-value; but no interval is narrower, and no p-value smaller, than over
+draws alone. Two or three draws may lie close together by chance, and Satterthwaite's formula then
+takes nearly all degrees of freedom from the queries: over two draws noise would be found above
+zero in up to 6 % in place of 2.5 %.
 """
 
 from __future__ import annotations
@@ -126,6 +129,9 @@ def _over_both(
         return Compared(value, np.nan, np.nan, np.nan, over)
     df = total**2 / sum(square**2 / each for square, each in zip(squares, freedom, strict=True))
     df, error = min(df, most), total**0.5
-    half = float(t.ppf((1 + confidence) / 2, df)) * error
-    p = float(2 * t.sf(abs(value) / error, df))
+    ways = [(df, error)]
+    if draws > 1:
+        ways.append((draws - 1, squares[1] ** 0.5))  # over draws alone
+    half = max(float(t.ppf((1 + confidence) / 2, each)) * one for each, one in ways)
+    p = max(float(2 * t.sf(abs(value) / one, each)) for each, one in ways if one > 0)
     return Compared(value, value - half, value + half, p, over)

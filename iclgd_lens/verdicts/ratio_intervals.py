@@ -20,6 +20,9 @@ def ratio_t(
     Student's t. Units where either is not finite are left out. NaN bounds: fewer than two units,
     or a denominator not told apart from 0, so that no bounded interval exists.
 
+    The coverage is over all cases, with bounds or without. Of bounded intervals alone it is that
+    only where nearly all denominators are told apart from 0: those by chance are too large.
+
     Source: Fieller 1954, Some problems in interval estimation.
     """
     from scipy.stats import t

@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from iclgd_lens.calibration import other_queries_null
 from iclgd_lens.results.other_queries import told_of_queries
-from iclgd_lens.verdicts.draws_and_queries import Compared, crossed_mean
+from iclgd_lens.verdicts.draws_and_queries import Compared, crossed, crossed_mean
 from iclgd_lens.verdicts.statistics import paired_t
 from iclgd_lens.verdicts.verdict import OVERALL, Verdict
 
@@ -34,6 +34,44 @@ def test_it_is_never_narrower_than_over_draws_alone(draws: int) -> None:
         both, alone = crossed_mean(values, confidence=0.95), paired_t(values.mean(1))
         assert both.low < alone.low
         assert both.high > alone.high
+
+
+def _resampled(error: float) -> np.ndarray:
+    """Resampled means with this standard deviation."""
+    return np.array([[-error, 0.0, error]])
+
+
+@pytest.mark.parametrize("draws", [2, 3, 5])
+def test_what_the_gate_rests_on_is_never_narrower_than_over_draws_alone(draws: int) -> None:
+    """Two draws may lie close together by chance; Satterthwaite then credits the queries' 63 df."""
+    generator = np.random.default_rng(draws)
+    wider = 0
+    for _ in range(200):
+        by_draw = generator.normal(0.3, 1, draws)
+        alone = paired_t(by_draw)
+        both = crossed(by_draw, _resampled(0.3), step=0.0, confidence=0.95, freedom=63.0)
+        assert both.low <= alone.low + 1e-12
+        assert both.high >= alone.high - 1e-12
+        assert both.p >= float(alone.p) - 1e-12
+        assert (both.p < 0.05) == (both.above or both.below)
+        wider += both.high > alone.high + 1e-9
+    assert wider  # the error over queries counts beside
+
+
+@pytest.mark.parametrize("draws", [2, 3])
+def test_noise_of_few_draws_is_found_above_zero_no_more_often_than_is_said(draws: int) -> None:
+    """One side of .05. Satterthwaite's df alone give .06 with two draws and .04 with three."""
+    generator = np.random.default_rng(0)
+    trials, over_draws, queries = 4000, 4.0, 64  # standard errors over draws and over queries: 4, 1
+    above = 0
+    for _ in range(trials):
+        by_draw = generator.normal() + over_draws * draws**0.5 * generator.normal(size=draws)
+        error = (generator.chisquare(queries - 1) / (queries - 1)) ** 0.5
+        found = crossed(
+            by_draw, _resampled(error), step=0.0, confidence=0.95, freedom=queries - 1.0
+        )
+        above += found.above
+    assert above / trials < 0.033
 
 
 def test_what_fits_the_queries_by_chance_is_not_said_of_others() -> None:

@@ -58,3 +58,22 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     assert known.mean() > 0.9
     # Unbounded sets, which hold the truth, are left out: what is left covers at most a little less.
     assert 0.935 < ((low <= 0.5) & (high >= 0.5))[known].mean() < 0.965
+
+
+@pytest.mark.parametrize(
+    ("mean", "passes", "covered"),
+    [(3.0, (0.99, 1.0), (0.94, 0.96)), (1.0, (0.36, 0.44), (0.91, 0.95)),
+     (0.2, (0.05, 0.08), (0.68, 0.79))],
+)  # fmt: skip
+def test_of_denominators_that_only_just_pass_it_covers_less(
+    mean: float, passes: tuple[float, float], covered: tuple[float, float]
+) -> None:
+    """What the page on mediation says: true share 0, five draws, errors that go together (.8)."""
+    generator = np.random.default_rng(0)
+    below, rest = generator.standard_normal((2, 5, 20_000))
+    _, low, high = ratio_t(0.8 * below + 0.6 * rest, mean + below)
+    known = np.isfinite(low)
+    holds = (low <= 0) & (high >= 0)
+    assert passes[0] <= known.mean() <= passes[1]
+    assert covered[0] <= holds[known].mean() <= covered[1]
+    assert (holds | ~known).mean() >= 0.945  # of all cases
