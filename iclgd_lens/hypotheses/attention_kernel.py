@@ -20,6 +20,7 @@ Source: Han et al. 2023, section 5.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -78,7 +79,8 @@ def attention_kernel(
     if head == "mean":
         weight += 1 / weight.numel()
     elif head == "best":
-        weight.view(-1)[int(_losses(contexts, loo, floor).argmin())] = 1
+        losses = _losses(contexts, loo, floor).nan_to_num(nan=math.inf)  # argmin would take a NaN
+        weight.view(-1)[int(losses.argmin())] = 1
     else:
         weight[_named(host, head)] = 1
     return _AttentionKernel(contexts, weight, floor, strength)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -256,6 +257,16 @@ def test_the_best_head_is_the_one_that_left_out_labels_like_best(kind: str) -> N
 
 
 # -- renamed labels --------------------------------------------------------------------------------
+
+
+def test_a_head_whose_likelihood_is_undefined_is_not_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host, losses = checks.host(checks.kinds()[0], "llama"), torch.full((12,), 2.0)
+    losses[[0, 7]], losses[5] = math.nan, 1.0
+    monkeypatch.setattr("iclgd_lens.hypotheses.attention_kernel._losses", lambda *_: losses)
+    found: Any = attention_kernel(host, checks.episode())
+    assert found.weight.nonzero().tolist() == [[5 // host.n_heads, 5 % host.n_heads]]
 
 
 def test_of_two_labels_the_posterior_is_the_closed_form() -> None:
