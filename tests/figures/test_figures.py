@@ -240,6 +240,18 @@ def test_attention_is_a_row_a_setting_and_what_is_not_seen_is_empty() -> None:
     assert trace.customdata[0][1] == "\\nLabel"
 
 
+def test_attention_of_every_head_is_drawn_as_its_mean() -> None:
+    heads = pd.concat([ATTENTION.assign(weight=ATTENTION["weight"] + by) for by in (-0.1, 0.3)])
+    (drawn,), (mean,) = figures.attention(heads).data, figures.attention(ATTENTION).data
+    assert np.allclose(np.asarray(drawn.z), np.asarray(mean.z) + 0.1, equal_nan=True)
+
+
+def test_a_mark_of_unknown_number_has_none() -> None:
+    known = traces(figures.means(MEANS))["GD"].text
+    unknown = traces(figures.means(MEANS.assign(n=math.nan)))["GD"].text
+    assert [text.split("<br>n = ")[0] for text in known] == list(unknown)
+
+
 def test_thirty_hypotheses_are_told_apart() -> None:
     names = [f"h{i}" for i in range(30)]
     own = looks([*names, *(f"{name}@untrained" for name in names)])
