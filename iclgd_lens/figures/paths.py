@@ -71,15 +71,17 @@ def against_behaviour(frame: pd.DataFrame) -> pd.DataFrame:
             model, task, draw, network where there are several.
 
     Returns:
-        Means over draws and networks: columns (model, task,) hypothesis, score, passes, kl_removed,
-        value.
+        Means over the draws and networks that have both: columns (model, task,) hypothesis, score,
+        passes, kl_removed, value.
     """
     keys = [k for k in ("model", "task", "hypothesis", "passes", "draw", "network") if k in frame]
     removed = frame[frame["score"] == BEHAVIOUR].rename(columns={"value": "kl_removed"})
     others = frame[frame["score"] != BEHAVIOUR]
     both = others.merge(removed[[*keys, "kl_removed"]], on=keys)
+    measures = ["kl_removed", "value"]
+    both[measures] = both[measures].where(both[measures].notna().all(axis=1))
     kept = [key for key in keys if key not in ("draw", "network")]
-    means = both.groupby([*kept, "score"], sort=False)[["kl_removed", "value"]].mean()
+    means = both.groupby([*kept, "score"], sort=False)[measures].mean()
     return means.reset_index()
 
 
