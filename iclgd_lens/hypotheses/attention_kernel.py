@@ -44,6 +44,7 @@ NAME = "attention_kernel"
     description="a query takes the labels of demonstrations that a head attends to in context",
     kind="fitted",
     source="Han et al. 2023, section 5",
+    version="2",
     only_with={
         "loo": {"head": "best"},
     },

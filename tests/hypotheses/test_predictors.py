@@ -157,6 +157,22 @@ def test_the_model_answers_with_the_kernels_probabilities(
         )
 
 
+@pytest.mark.parametrize(("kind", "family"), FAMILIES)
+@pytest.mark.parametrize("labels", [((5, 7), (6, 8, 9)), ((5,), (6, 8, 9)), ((5,), (6, 8), (9,))])
+def test_words_of_different_lengths_get_what_was_asked(kind: str, family: str, labels: Any) -> None:
+    host, episode = checks.host(kind, family), checks.episode(shots=5, labels=labels)
+    golds = [example.gold for example in episode.demonstrations.examples]
+    shares = np.bincount(golds, minlength=len(labels)) / len(golds)
+    floor = 0.3  # several times the shift is all that the norm allows
+    rule = kernel_regression(host, episode, tau=float("inf"), floor=floor)
+    found = Reader(host, episode).ftzs(rule).label_scores.softmax(-1)
+    for row in found.numpy():
+        np.testing.assert_allclose(row, (1 - floor) * shares + floor / len(labels), rtol=2e-3)
+    # A sure prior renames nothing, whatever lengths are: to the bit.
+    sure = Reader(host, episode).ftzs(label_bayes(host, episode, prior=float("inf")))
+    assert torch.equal(sure.label_scores, Reader(host, episode).zs().label_scores)
+
+
 @pytest.mark.parametrize("kind", checks.kinds())
 @pytest.mark.parametrize("protocol", [DEFAULT, REFERENCE.replace(separator="\n")])
 def test_an_infinite_width_answers_with_label_frequencies(kind: str, protocol: Any) -> None:
