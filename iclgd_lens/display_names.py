@@ -7,8 +7,9 @@ follows from the tables of controls and scores and from `Subject`: no other list
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any, cast
 
 from iclgd_lens.controls import CONTROLS, Control
 from iclgd_lens.errors import LensError
@@ -145,3 +146,17 @@ def _words(name: str) -> str:
     """A name as words; one of consonants alone is an abbreviation (gd, lcgd)."""
     words = name.split("_")
     return " ".join(word.upper() if _CONSONANTS.fullmatch(word) else word for word in words)
+
+
+def value_of_factor(value: Any) -> Any:
+    """A number or word as it is; None, or a list, as words: "none", "W_V, b_V" or "3.0, 7.2"."""
+    if value is None:
+        return "none"
+    if not isinstance(value, (list, tuple)):
+        return value
+    parts = cast("Sequence[Any]", value)
+    return ", ".join(
+        ".".join(map(str, cast("Sequence[Any]", part))) if isinstance(part, (list, tuple))
+        else str(part)
+        for part in parts
+    )  # fmt: skip

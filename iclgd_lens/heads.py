@@ -59,8 +59,14 @@ class HeadScores:
     values: Float[Tensor, "layer head"]
 
     def top(self, k: int = 10) -> list[Head]:
-        """The `k` heads of the largest values, largest first; of equals, the earlier one first."""
-        order = self.values.flatten().argsort(descending=True, stable=True)[:k].tolist()
+        """The `k` heads of the largest values, largest first; of equals, the earlier one first.
+
+        Values that are undefined (NaN) come last.
+        """
+        values = self.values.flatten()
+        order = values.argsort(descending=True, stable=True)  # NaN first
+        undefined = int(values.isnan().sum())
+        order = torch.cat([order[undefined:], order[:undefined]])[:k].tolist()
         return [divmod(index, self.values.shape[1]) for index in order]
 
 
@@ -84,13 +90,18 @@ def induction_scores(
         seed: Of the tokens.
 
     Raises:
-        LensError: `length` or `sequences` is below 1.
+        LensError: `length` is below 2 or `sequences` below 1, or the context is too short.
     """
     host = as_host(model)
-    if length < 1 or sequences < 1:
-        raise LensError(f"length and sequences are {length} and {sequences}; at least 1 each.")
+    if length < 2 or sequences < 1:
+        raise LensError(
+            f"length is {length} and sequences is {sequences}; at least 2 and 1: looked for is "
+            "is the token after a repeated one."
+        )
     head = () if bos is None else (bos,)
     length = min(length, (host.n_ctx - len(head)) // 2)
+    if length < 2:
+        raise LensError(f"{host.name} reads {host.n_ctx} tokens: too few to repeat two of them.")
     known = np.arange(host.d_vocab) if tokens is None else np.asarray(list(tokens))
     drawn = np.random.default_rng(seed).choice(known, size=(sequences, length))
     rows = host.tensor([[*head, *row, *row] for row in drawn.tolist()])

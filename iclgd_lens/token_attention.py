@@ -55,6 +55,7 @@ def readout_attention(
         raise EpisodeError(f"There is no query {query}; the episode has {len(episode.queries)}.")
     prompt, bos = episode.demonstrations.prompt(), episode.demonstrations.bos
     own = episode.readout_tokens(episode.queries[query])
+    appended = len(own) - len(episode.queries[query].content)
     alone = (*(() if bos is None else (bos,)), *own)
     nothing = Intervention()
     settings = [("ZS", alone, nothing), ("ICL", (*prompt, *own), nothing)]
@@ -68,8 +69,10 @@ def readout_attention(
             prefix = change.prefix(host)
             if prefix is not None and bos is not None:
                 tokens = tokens[1:]  # a prefix begins with it
-            weights = _pattern(host, tokens, query, prefix, change)
-            seen = _positions(len(tokens), weights.shape[-1], len(prompt), len(own))
+            weights = _pattern(host, tokens, query, appended, prefix, change)
+            seen = _positions(
+                len(tokens), weights.shape[-1], len(prompt), len(own), bos is not None
+            )
             here = [key for key, at in enumerate(seen) if at is not None]
             at = [place for place in seen if place is not None]
             weights = (weights if by_head else weights.mean((0, 1), keepdim=True))[..., here]
@@ -84,7 +87,7 @@ def readout_attention(
     return pd.concat(frames, ignore_index=True)
 
 
-def _positions(tokens: int, keys: int, prompt: int, own: int) -> list[int | None]:
+def _positions(tokens: int, keys: int, prompt: int, own: int, bos: bool) -> list[int | None]:
     """Where each key stands in the prompt with demonstrations; None for one that does not."""
     query: list[int | None] = [*range(prompt, prompt + own)]
     if tokens == prompt + own:
@@ -92,20 +95,22 @@ def _positions(tokens: int, keys: int, prompt: int, own: int) -> list[int | None
     before = keys - own
     if before == prompt:  # the demonstrations' own keys, or those that replace them
         return [*range(prompt), *query]
-    if before == 1:  # the BOS alone
+    if before == 1 and bos:  # the BOS alone
         return [0, *query]
     return [None] * before + query
 
 
 def _pattern(
-    host: Host, tokens: tuple[int, ...], query: int, prefix: Prefix | None, change: Intervention
-) -> Float[Tensor, "layer head key"]:
-    """Attention of the last token."""
+    host: Host, tokens: tuple[int, ...], query: int, appended: int, prefix: Prefix | None,
+    change: Intervention,
+) -> Float[Tensor, "layer head key"]:  # fmt: skip
+    """Attention of the last token; the label is predicted `appended` tokens before it."""
     rows = host.tensor(tokens)
     place = torch.tensor([len(tokens) - 1], device=host.device)
     batch = Batch(
-        torch.tensor([query], device=host.device), place + 1, place, tokens=rows, predicting=place
-    )
+        torch.tensor([query], device=host.device), place + 1, place, tokens=rows,
+        predicting=place - appended,
+    )  # fmt: skip
     found: list[Tensor] = []
     hooks: list[Hook] = [
         (f"blocks.{layer}.attn.hook_pattern", partial(_keep, found))

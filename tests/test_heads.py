@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,18 @@ def test_the_largest_come_first_and_of_equals_the_earlier() -> None:
     assert len(scores.top()) == 4
 
 
+def test_heads_without_a_value_come_last() -> None:
+    nan = math.nan
+    scores = HeadScores("x", torch.tensor([[nan, 0.9, -math.inf], [0.5, nan, math.inf]]))
+    assert scores.top(6) == [(1, 2), (0, 1), (1, 0), (0, 2), (0, 0), (1, 1)]
+
+
 def test_numbers_without_meaning_are_refused() -> None:
     host = checks.host(checks.kinds()[-1], "llama")
-    with pytest.raises(LensError, match="at least 1 each"):
-        induction_scores(host, length=0)
+    for length, sequences in ((0, 1), (1, 4), (50, 0)):
+        with pytest.raises(LensError, match="the token after a repeated one"):
+            induction_scores(host, length=length, sequences=sequences)
+    assert induction_scores(host, length=2).values.isfinite().all()
     with pytest.raises(LensError, match="trials is 0"):
         indirect_effects(host, EPISODE, trials=0)
     with pytest.raises(HypothesisError, match="at least 2 demonstrations"):

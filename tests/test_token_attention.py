@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 
 import iclgd_lens as lens
 from iclgd_lens.host import as_host
+from iclgd_lens.hypotheses.learned_vector import PredictionShift
 from iclgd_lens.hypotheses.registry import get_hypothesis
-from iclgd_lens.intervention import Intervention
+from iclgd_lens.intervention import Injection, Intervention
+from iclgd_lens.protocol import DEFAULT
 from tests import checks, families
 
 
@@ -78,6 +81,47 @@ def test_heads_average_to_the_whole_and_parts_are_the_prompts(case: tuple[Any, A
     assert (icl["part"] == "query").sum() == len(episode.readout_tokens(episode.queries[2]))
     assert (icl["part"] == "bos").sum() == int(shown.bos is not None)
     assert (icl["part"] == "separator").sum() == len(shown) * len(shown.separator)
+
+
+@pytest.mark.parametrize("kind", checks.kinds())
+def test_what_acts_where_the_label_is_predicted_acts_there(kind: str) -> None:
+    host = checks.host(kind, "llama")
+    episode = checks.episode(DEFAULT.replace(readout="first_label_word"), queries=1)
+    vector = 3 * torch.randn(host.d_model, generator=torch.Generator().manual_seed(0))
+    first = host.block_input_hook(0)
+    frame = lens.readout_attention(
+        host, episode, {"vector": PredictionShift(first, vector)}, by_head=True
+    )
+    own = episode.readout_tokens(episode.queries[0])
+    found: list[torch.Tensor] = []
+
+    def add(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        moved = value.clone()
+        moved[:, len(episode.queries[0].content)] += vector  # the content's last, after the BOS
+        return moved
+
+    hooks: list[Any] = [(first, add)]
+    hooks += [
+        (f"blocks.{layer}.attn.hook_pattern", lambda value, hook: found.append(value[0, :, -1]))
+        for layer in range(host.n_layers)
+    ]
+    with torch.no_grad(), host.hooked(hooks):
+        host.run(host.tensor((families.BOS, *own)))
+    weights = frame[frame["setting"] == "vector"]["weight"].to_numpy()
+    assert weights == pytest.approx(torch.stack(found).flatten().numpy(), abs=1e-6)
+
+
+def test_a_prefix_of_one_token_is_no_bos_where_there_is_none() -> None:
+    host = checks.host(checks.kinds()[0], "llama")
+    with_bos = checks.episode(queries=1)
+    shown = dataclasses.replace(with_bos.demonstrations, bos=None)
+    episode = dataclasses.replace(with_bos, demonstrations=shown)
+    one = Injection(host.prefix(host.tensor([9])))
+    frame = lens.readout_attention(host, episode, {"one": one})
+    own = len(episode.queries[0].content)
+    last = len(shown.prompt()) + own
+    positions = frame[frame["setting"] == "one"]["position"].tolist()
+    assert positions == list(range(last - own, last))
 
 
 def test_a_query_that_is_not_there_is_named(case: tuple[Any, Any]) -> None:

@@ -158,14 +158,7 @@ def _asked_by(claim: Claim, data: str | None) -> _Asked:
     from iclgd_lens.sweeps.factors import get_factor
 
     # A file's settings may be for hypotheses in whose place the command line gives others.
-    named = [
-        Names(
-            spec.hypotheses,
-            {name: own for name, own in spec.settings.items() if name in spec.hypotheses},
-            spec.controls,
-        )
-        for spec in claim.sweeps
-    ]
+    named = [Names(spec.hypotheses, spec.own_settings, spec.controls) for spec in claim.sweeps]
     rows = Rows(claim.task, data, claim.shots, claim.queries, claim.draws)
     return _Asked(rows, named, [(get_factor(spec.factor), spec.values) for spec in claim.sweeps])
 
@@ -242,9 +235,9 @@ def _show(found: Sequence[Sweep], claim: Claim | None, out: Path | None, console
                 continue
             curve = each.curve(score)
             names = list(dict.fromkeys(str(name) for name in curve["hypothesis"]))
-            columns = (f"{score} along {each.factor.axis}", *(str(p.value) for p in each.points))
+            columns = (f"{score} along {each.factor.axis}", *(str(p.shown) for p in each.points))
             lines = [
-                (name, *(_cell(curve, name, point.value) for point in each.points))
+                (name, *(_cell(curve, name, point.shown) for point in each.points))
                 for name in names
             ]
             console.print(table_of(columns, lines))

@@ -125,8 +125,8 @@ def attention(frame: pd.DataFrame, *, title: str = "") -> Spec:
 
     Args:
         frame: One line per setting and token; columns setting, position (of the token in the prompt
-            with demonstrations), token, weight (mean over queries, layers and heads that are
-            shown). A setting that does not see a token has no line for it.
+            with demonstrations), token, weight. Of several lines of a setting and token (of each
+            layer and head, say) the mean is drawn. A setting that does not see a token has none.
         title: Over the figure.
 
     Raises:
@@ -137,9 +137,13 @@ def attention(frame: pd.DataFrame, *, title: str = "") -> Spec:
     tokens = {int(line.position): str(line.token) for line in lines}
     places = sorted(tokens)
     column = {position: index for index, position in enumerate(places)}
-    z = np.full((len(settings), len(places)), np.nan)
+    cells: dict[tuple[int, int], list[float]] = {}
     for line in lines:
-        z[settings.index(str(line.setting)), column[int(line.position)]] = float(line.weight)
+        cell = settings.index(str(line.setting)), column[int(line.position)]
+        cells.setdefault(cell, []).append(float(line.weight))
+    z = np.full((len(settings), len(places)), np.nan)
+    for cell, weights in cells.items():
+        z[cell] = np.mean(weights)
     text = [plain(tokens[place].replace("\n", "\\n")) for place in places]
     few = len(places) <= 48
     return {

@@ -97,8 +97,8 @@ def _dots(lines: Sequence[Any], look: Look, score: str, name: str, row: Any) -> 
     value, low, high = (numbers(lines, column) for column in ("value", "ci_low", "ci_high"))
     said = [
         f"{plain(str(line.task))}, {plain(look.label)}<br>{plain(score)} {_between(v, a, b)}"
-        + (f"<br>n = {int(line.n)}" if hasattr(line, "n") else "")
-        for line, v, a, b in zip(lines, value, low, high, strict=True)
+        + ("" if np.isnan(n) else f"<br>n = {n:.0f}")
+        for line, v, a, b, n in zip(lines, value, low, high, numbers(lines, "n"), strict=True)
     ]
     return {
         "type": "scatter", "mode": "markers", "orientation": "h", "name": plain(look.label),

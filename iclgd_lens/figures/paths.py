@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iclgd_lens.display_names import value_of_factor
 from iclgd_lens.figures.style import (
     Look,
     Spec,
@@ -70,15 +71,17 @@ def against_behaviour(frame: pd.DataFrame) -> pd.DataFrame:
             model, task, draw, network where there are several.
 
     Returns:
-        Means over draws and networks: columns (model, task,) hypothesis, score, passes, kl_removed,
-        value.
+        Means over the draws and networks that have both: columns (model, task,) hypothesis, score,
+        passes, kl_removed, value.
     """
     keys = [k for k in ("model", "task", "hypothesis", "passes", "draw", "network") if k in frame]
     removed = frame[frame["score"] == BEHAVIOUR].rename(columns={"value": "kl_removed"})
     others = frame[frame["score"] != BEHAVIOUR]
     both = others.merge(removed[[*keys, "kl_removed"]], on=keys)
+    measures = ["kl_removed", "value"]
+    both[measures] = both[measures].where(both[measures].notna().all(axis=1))
     kept = [key for key in keys if key not in ("draw", "network")]
-    means = both.groupby([*kept, "score"], sort=False)[["kl_removed", "value"]].mean()
+    means = both.groupby([*kept, "score"], sort=False)[measures].mean()
     return means.reset_index()
 
 
@@ -195,10 +198,12 @@ def factor_curves(
     """
     lines = records(frame, _COLUMNS, "factor_curves")
     look = apart(looks(str(line.hypothesis) for line in lines))
-    panels = by_name_unsorted(lines, "score")
-    count = len(panels)
-    values = list(dict.fromkeys(line.value_of_factor for line in lines))
+    names = list(dict.fromkeys(str(line.score) for line in lines))
+    count = len(names)
+    values = list(dict.fromkeys(value_of_factor(line.value_of_factor) for line in lines))
     words = any(isinstance(value, str) for value in values)
+    if not words:  # no line turns back, in whatever order values were measured
+        lines = sorted(lines, key=lambda line: float(line.value_of_factor))
     kind: Spec = {"type": "category"} if words else {"type": "log" if log else "linear"}
     if not words and (log or len(values) <= 10):
         kind |= {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
@@ -212,7 +217,9 @@ def factor_curves(
     }  # fmt: skip
     tall = (1 - 0.06 * (count - 1)) / count
     named: set[str] = set()
-    for index, (score, own) in enumerate(panels.items()):
+    panels = by_name_unsorted(lines, "score")
+    for index, score in enumerate(names):
+        own = panels[score]
         number = "" if index == 0 else str(index + 1)
         top = 1 - index * (tall + 0.06)
         spec["layout"][f"yaxis{number}"] = axis(score, domain=[max(0.0, top - tall), top])
@@ -232,7 +239,7 @@ def _line(lines: list[Any], look: Look, *, legend: bool) -> Spec:
     return {
         "type": "scatter", "mode": "lines+markers", "name": plain(look.label),
         "legendgroup": plain(look.label), "showlegend": legend,
-        "x": [line.value_of_factor for line in lines], "y": np.asarray(value),
+        "x": [value_of_factor(line.value_of_factor) for line in lines], "y": np.asarray(value),
         "line": look.line(), "marker": look.marker(7),
         "error_y": {**error_bars(value, low, high), "color": look.colour},
         "hovertemplate": "%{fullData.name}<br>%{x}: %{y:.4f}<extra></extra>",

@@ -19,6 +19,7 @@ from iclgd_lens.figures.style import (
     axis,
     builder,
     by_name,
+    error_bars,
     layout,
     looks,
     numbers,
@@ -45,7 +46,7 @@ def heatmap(
     """Values by layer and head, on a diverging scale centred at 0.
 
     Args:
-        values: [layer head]; undefined cells (NaN) are grey and say so when hovered.
+        values: [layer head]; undefined cells (not finite) are grey and say so when hovered.
         title: Over the figure.
         score: What the values are, beside the colour bar and when hovered.
         bounds: Values at the ends of the colour scale; those of cosines by default.
@@ -240,6 +241,7 @@ def _profile(lines: list[Any], look: Look) -> list[Spec]:
         "customdata": np.stack([low, high], axis=1),
         "hovertemplate": "%{y:.4f} [%{customdata[0]:.4f}, %{customdata[1]:.4f}]",
     }  # fmt: skip
+    runs = _defined_runs(low, high)
     bands: list[Spec] = [
         {
             **shared, "x": [x[i] for i in part] + [x[i] for i in reversed(part)],
@@ -247,8 +249,13 @@ def _profile(lines: list[Any], look: Look) -> list[Spec]:
             "fill": "toself", "fillcolor": look.colour, "opacity": 0.2 if look.own else 0.1,
             "line": {"width": 0, "color": look.colour}, "hoverinfo": "skip", "showlegend": False,
         }
-        for part in _defined_runs(low, high)
+        for part in runs
     ]  # fmt: skip
+    alone = [part[0] for part in runs if len(part) == 1]
+    if alone:  # a band of one layer has no width: there the interval is a bar
+        known = np.isin(np.arange(len(x)), alone)
+        bars = error_bars(value, np.where(known, low, np.nan), np.where(known, high, np.nan))
+        line["error_y"] = {**bars, "color": look.colour}
     return [*bands, line]
 
 
@@ -269,7 +276,7 @@ def _matrix(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or 0 in array.shape:
         raise LensError(f"A heatmap needs [layer head], but got an array of shape {array.shape}")
-    return array
+    return np.where(np.isfinite(array), array, np.nan)  # an infinity is no value, and has no colour
 
 
 def _reach(bounds: tuple[int | float, int | float]) -> int | float:

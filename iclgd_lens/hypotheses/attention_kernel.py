@@ -20,6 +20,7 @@ Source: Han et al. 2023, section 5.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,7 @@ NAME = "attention_kernel"
     description="a query takes the labels of demonstrations that a head attends to in context",
     kind="fitted",
     source="Han et al. 2023, section 5",
+    version="2",
     only_with={
         "loo": {"head": "best"},
     },
@@ -78,7 +80,8 @@ def attention_kernel(
     if head == "mean":
         weight += 1 / weight.numel()
     elif head == "best":
-        weight.view(-1)[int(_losses(contexts, loo, floor).argmin())] = 1
+        losses = _losses(contexts, loo, floor).nan_to_num(nan=math.inf)  # argmin would take a NaN
+        weight.view(-1)[int(losses.argmin())] = 1
     else:
         weight[_named(host, head)] = 1
     return _AttentionKernel(contexts, weight, floor, strength)

@@ -52,6 +52,7 @@ SHRINK = 0.1
     NAME,
     description="a query takes the labels of demonstrations whose activations are like its own",
     source="Han et al. 2023",
+    version="2",
     only_with={
         "layer": {"tau": other_than(math.inf)},
         "kernel": {"tau": other_than(math.inf)},

@@ -49,6 +49,7 @@ _SMALLEST = 1e-30
     NAME,
     description="demonstrations tell which label word stands for which class, and nothing else",
     source="this package, in the spirit of Xie et al. 2022",
+    version="2",
     only_with={
         "temperature": {"prior": other_than(math.inf)},
     },

@@ -15,8 +15,10 @@ Norm and unembedding are asked, not read: g, bias and centring from what the nor
 vectors, columns from gradients where a soft cap or a factor follows (and the change is then
 corrected for the cap).
 
-Label words of several tokens: the first token of a word c with n_c tokens moves by n_c s_c, so that
-the mean log-probability moves by s_c. Words that share their first token cannot be told apart.
+Label words of several tokens: the log-probability of the first token of a word c with n_c tokens
+moves by n_c (s_c + a), so that the mean log-probability moves by s_c + a; a is common to all words.
+Where words have different numbers of tokens, a is what the softmax leaves, found in a few steps.
+Words that share their first token cannot be told apart.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 from iclgd_lens.readout.reader import Reader
 
 _CORRECTIONS = 8
+_STEPS = 16
+"""Steps at most towards what words of different lengths have in common."""
 
 
 class LabelDirections:
@@ -64,6 +68,11 @@ class LabelDirections:
     def logits(self, residual: Float[Tensor, "row d_model"]) -> Float[Tensor, "row token"]:
         """Their logits."""
         return self.host.logits(residual[:, None])[:, 0, self.tokens].float()
+
+    def log_p(self, residual: Float[Tensor, "row d_model"]) -> Float[Tensor, "row token"]:
+        """Their log-probabilities, in nats."""
+        logits = self.host.logits(residual[:, None])[:, 0].float()
+        return logits.log_softmax(-1)[:, self.tokens]
 
     def moved(
         self, residual: Float[Tensor, "row d_model"], shift: Float[Tensor, "row token"]
@@ -194,8 +203,27 @@ class LabelPredictor(Intervention):
         residual = batch.at_readout(activation)
         if scores is None:
             scores = self.directions.logits(residual)
-        shift = self.shift(scores, features, before) * self._lengths
-        return batch.put(activation, self.directions.moved(residual, shift))
+        return batch.put(activation, self._moved(residual, self.shift(scores, features, before)))
+
+    def _moved(
+        self, residual: Float[Tensor, "row d_model"], shift: Float[Tensor, "row label"]
+    ) -> Float[Tensor, "row d_model"]:
+        """The stream at which each word's mean log-probability is higher by its shift."""
+        n, directions = self._lengths, self.directions
+        if bool((n == n[0]).all()):  # what all words have in common is one number, whatever it is
+            return directions.moved(residual, shift * n)
+        shift = shift - shift.mean(-1, keepdim=True)
+        before = directions.log_p(residual)
+        found = directions.moved(residual, n * shift)
+        for _ in range(_STEPS):
+            # What the softmax takes from every first token weighs more in shorter words.
+            taken = directions.log_p(found) - before - n * shift
+            common = taken.mean(-1, keepdim=True)
+            if float(common.abs().max()) < 1e-6:
+                break
+            shift = shift + common / n.mean()
+            found = directions.moved(residual, n * shift)
+        return found
 
     def _scores(self, host: Host, batch: Batch) -> Float[Tensor, "row label"]:
         """Label scores of words of several tokens, whose later tokens are read one by one."""

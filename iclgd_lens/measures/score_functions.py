@@ -59,7 +59,7 @@ def change_norms(readings: Readings) -> Float[Tensor, "query 2"]:
     """How large ICL's change of the attention output is, and the hypothesis's."""
     # What changes nothing has no direction, and the size 0.
     both = (
-        readings.frozen.change.nan_to_num(nan=0.0),
+        readings.frozen.change.masked_fill(readings.frozen.same_outputs[..., None], 0.0),
         readings.change.masked_fill(readings.still_outputs[..., None], 0.0),
     )
     return torch.stack([each.square().sum(-1).mean(-1).sqrt() for each in both], dim=-1)

@@ -46,6 +46,11 @@ class SweepSpec(Part):
     def _known(cls, name: str) -> str:
         return get_factor(name).name
 
+    @property
+    def own_settings(self) -> dict[str, dict[str, Any]]:
+        """Settings of its hypotheses: `Claim.at` may have put others in place of the file's."""
+        return {name: own for name, own in self.settings.items() if name in self.hypotheses}
+
 
 class Claim(Part):
     """A claim that can be settled.
@@ -125,7 +130,7 @@ class Claim(Part):
         return [
             sweep(
                 model, self.task, spec.factor, spec.values, hypotheses=spec.hypotheses,
-                controls=spec.controls, settings=spec.settings, lr=spec.lr if own else lr,
+                controls=spec.controls, settings=spec.own_settings, lr=spec.lr if own else lr,
                 budget=budget, collapse=LABEL_COLLAPSE in spec.scores, shots=self.shots,
                 queries=self.queries, draws=self.draws, data=data, progress=progress,
             )

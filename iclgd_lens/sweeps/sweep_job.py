@@ -10,9 +10,10 @@ from typing import Any
 from iclgd_lens import defaults
 from iclgd_lens.collapse import ResidualReader
 from iclgd_lens.comparing import as_draws, compare
+from iclgd_lens.display_names import value_of_factor
 from iclgd_lens.episode import Episode
 from iclgd_lens.episode_loading import load_episodes
-from iclgd_lens.errors import ComparisonError
+from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.host import as_host
 from iclgd_lens.hypotheses.registry import get_hypothesis
 from iclgd_lens.job import reading_key
@@ -85,8 +86,8 @@ def sweep(
         options: What else `compare` takes: twins, budget, realisations, collapse.
 
     Raises:
-        ComparisonError: A factor, or a value of it, cannot be had here, or an argument is of
-            another type.
+        ComparisonError: A factor, or a value of it, cannot be had here, settings are given for
+            another hypothesis, or an argument is of another type.
         HypothesisError: A hypothesis does not take the factor's setting, or a setting would do
             nothing beside the others.
     """
@@ -98,9 +99,15 @@ def sweep(
         raise ComparisonError(f"{factor} needs at least one value.")
     for point in points:
         chosen.check(point)
-    if len({str(point) for point in points}) < len(points):
+    if len({value_of_factor(point) for point in points}) < len(points):
         raise ComparisonError(f"{factor}: a value is given twice.")
     names = (hypotheses,) if isinstance(hypotheses, str) else tuple(hypotheses)
+    for name in settings or {}:
+        if name not in names:
+            raise ComparisonError(
+                f"settings are given for {name!r}, but the hypotheses are {', '.join(names)}."
+                + nearest(name, names)
+            )
     asked = _Asked(
         names, settings or {},
         {"controls": controls, "lr": lr, "seed": seed, "tok2attn_queries": 0, **options},

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from iclgd_lens.display_names import label as shown_label
+from iclgd_lens.display_names import value_of_factor
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.phrases import layers_named, listed
 from iclgd_lens.ratios import recovery_share
@@ -25,6 +27,7 @@ from iclgd_lens.scores import (
 )
 from iclgd_lens.subjects import Subject
 from iclgd_lens.sweeps.factors import Factor
+from iclgd_lens.verdicts.statistics import nanmean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +52,11 @@ class Point:
     value: Any
     comparison: Comparison
     names: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def shown(self) -> Any:
+        """The value as tables and figures have it."""
+        return value_of_factor(self.value)
 
     def renamed(self, name: str) -> str | None:
         """A label of the comparison as the sweep shows it; None if it belongs to another value."""
@@ -84,7 +92,7 @@ class Sweep:
             names = [point.renamed(str(name)) for name in whole["hypothesis"]]
             own = whole.assign(hypothesis=pd.Series(names, index=whole.index, dtype=object))
             own = own[own["hypothesis"].notna()]
-            own.insert(0, "value_of_factor", [point.value] * len(own))
+            own.insert(0, "value_of_factor", [point.shown] * len(own))
             own.insert(0, "factor", self.factor.name)
             frames.append(cast("pd.DataFrame", own))
         found = pd.concat(frames, ignore_index=True)
@@ -127,21 +135,25 @@ class Sweep:
         of the changes' norms.
 
         Returns:
-            The primary score there, and the best-scaled share of ICL's change; NaN where no point
-            reaches it.
+            The primary score there, NaN also where it is undefined, and the best-scaled share of
+            ICL's change; NaN where no point reaches it.
         """
         ratios: list[float] = []
         shares: list[float] = []
         scores: list[float] = []
-        for point in self.points:
+        points = list(self.points)
+        if all(isinstance(point.value, Real) for point in points):
+            points.sort(key=lambda point: point.value)  # neighbours in size, not as they were given
+        for point in points:
             label = point.names.get(hypothesis, hypothesis)
             moments = point.comparison.values.get(label, {}).get(RECOVERY_MOMENTS)
             if moments is None:
                 continue
-            mean = moments.double().nanmean(0).numpy()
+            moments = moments.double().numpy()
+            mean = nanmean(moments[np.isfinite(moments).all(-1)], 0)
             ratios.append(float(np.log(np.sqrt(mean[1] / mean[2]))) if mean[1] > 0 else math.nan)
             shares.append(float(recovery_share(mean)))
-            scores.append(self._at(hypothesis, point.value))
+            scores.append(self._at(hypothesis, point.shown))
         return where_equal(ratios, scores), where_equal(ratios, shares)
 
     def spread(self) -> pd.DataFrame:
@@ -176,7 +188,7 @@ class Sweep:
                 names = [point.renamed(str(name)) for name in whole[column]]
                 whole[column] = pd.Series(names, index=whole.index, dtype=object)
             own = whole[whole["hypothesis"].notna()]
-            own.insert(0, "value_of_factor", [point.value] * len(own))
+            own.insert(0, "value_of_factor", [point.shown] * len(own))
             frames.append(own)
         return pd.concat(frames, ignore_index=True)
 
@@ -186,7 +198,7 @@ class Sweep:
         for point in self.points:
             layers = point.comparison.data.common_layers
             there = layers.of(self.score, point.names.get(name, name))
-            by_layers.setdefault(tuple(there), []).append(str(point.value))
+            by_layers.setdefault(tuple(there), []).append(str(point.shown))
         if len(by_layers) < 2:
             return ""
         said = [
@@ -206,7 +218,7 @@ class Sweep:
         A value in words is the score at its highest, beside the best control there: no verdict.
         """
         said = [self._gate()]
-        values = [point.value for point in self.points]
+        values = [point.shown for point in self.points]
         curve = self.curve(self.score)
         for name in self.hypotheses:
             line = [self._at(name, value) for value in values]
@@ -230,10 +242,11 @@ class Sweep:
                     text += f", where {shown_label(str(top['hypothesis']))} has {top['value']:.2f}"
             if self.factor.name == "lr":
                 score, share = self.matched_change(name)
-                if math.isfinite(score):
+                if math.isfinite(share):
+                    at = f"{score:.2f}" if math.isfinite(score) else "undefined"
                     text += (
                         f"; where it changes label logits as much as in-context learning, "
-                        f"{score:.2f} (of that change it makes {share:.0%})"
+                        f"{at} (of that change it makes {share:.0%})"
                     )
                 else:
                     text += "; at no rate tried does it change label logits as much as ICL"
@@ -246,7 +259,7 @@ class Sweep:
         for point in self.points:
             gate = point.comparison.gate()
             if gate is not None and gate.reason_for(labels=False) is None:
-                open_at.append(str(point.value))
+                open_at.append(str(point.shown))
         if len(open_at) == len(self.points):
             return "In-context learning is shown at every value."
         where = f"{', '.join(open_at)} alone" if open_at else "no value"
@@ -255,14 +268,21 @@ class Sweep:
     # -- showing ---------------------------------------------------------------------------------
 
     def figure(self, scores: Sequence[str] | None = None) -> go.Figure:
-        """Return a Plotly figure: behaviour above, then scores with controls, along the factor."""
+        """Return a Plotly figure: behaviour above, then scores with controls, along the factor.
+
+        Raises:
+            ComparisonError: None of the scores was measured.
+        """
         import pandas as pd
 
         from iclgd_lens.figures import factor_curves
 
         chosen = scores or (ABOVE, self.score, SECOND)
         have = set(self._frame["score"])
-        lines = pd.concat([self.curve(name) for name in chosen if name in have])
+        measured = [name for name in chosen if name in have]
+        if not measured:
+            raise ComparisonError(f"This sweep has none of the scores {', '.join(chosen)}.")
+        lines = pd.concat([self.curve(name) for name in measured])
         return factor_curves(
             lines, axis_name=self.factor.axis, log=self.factor.log,
             title=f"What changes with {self.factor.axis}",

@@ -30,7 +30,8 @@ class Mark:
         world: The world's name.
         theta: Its angle in degrees, or None.
         rule: The rule; a head's number in brackets where the world has an angle per head.
-        value: SimAOU as measured, mean over queries and the layers that ICL changes.
+        value: SimAOU as measured, mean over queries and the layers that ICL changes, where it is
+            defined: a turn of a fraction of a degree changes the last layer by less than rounding.
         exact: SimAOU by construction.
         error: Largest difference from `exact` of any query and layer.
         kl: Largest KL from ICL's label distribution, in nats, of any query; NaN for a head.
@@ -98,6 +99,8 @@ def _mark(world: World, result: Comparison, rule: str) -> Mark:
         kl = float(result.tensor("KL_ICL", name).max())
         moments = result.values[name][RECOVERY_MOMENTS].mean(0)
         recovery = float(recovery_unscaled(moments))
+    if not bool(scores[:, 0].isnan().any()):  # in the layer that learns no query may be without
+        scores = scores[scores.isfinite()]
     return Mark(
         world.name, world.theta, rule, float(scores.mean()), exact,
         float((scores - exact).abs().max()), kl, recovery,

@@ -18,6 +18,7 @@ Attention without a softmax needs hooks, which TransformerLens 3's HookedTransfo
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -67,6 +68,8 @@ def linear_world(
         WorldError: A number is out of range.
         UnsupportedModelError: TransformerLens has no HookedTransformer (version 4).
     """
+    if not math.isfinite(gamma):
+        raise WorldError(f"gamma is {gamma}; it must be finite.")
     task = Regression(steps, labels, inputs, shots, queries, eta)
     layout = task.layout()
     blocks = [_telling(task, layout)]
@@ -124,8 +127,8 @@ def linearised_world(
         WorldError: A number is out of range.
         UnsupportedModelError: TransformerLens has no such model.
     """
-    if not scale > 0:
-        raise WorldError(f"scale is {scale}; it must be positive.")
+    if not 0 < scale < math.inf:
+        raise WorldError(f"scale is {scale}; it must be a positive number.")
     task = Regression(1, labels, inputs, shots, queries, eta)
     layout = task.layout()
     first = _telling(task, layout, heads=2, linear=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +34,8 @@ class Regression:
         for name in ("steps", "inputs", "shots", "queries"):
             if getattr(self, name) < 1:
                 raise WorldError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 < self.eta < math.inf:
+            raise WorldError(f"eta is {self.eta}; it must be a positive number.")
         if self.shots % self.labels:
             raise WorldError(
                 f"{self.shots} shots do not show each of {self.labels} labels equally often: give "

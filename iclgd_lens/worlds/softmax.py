@@ -44,6 +44,9 @@ COMMON = 0.4
 Gradient descent learns label frequencies through it (balanced labels have none to learn), and a
 loss on all tokens learns from BOS what no demonstration tells a query."""
 
+CANCELLED = 1e-3
+"""A sum of a group's directions below this is no direction: what is left of it is rounding."""
+
 Rule = Literal["gd", "lcgd"]
 
 
@@ -116,6 +119,7 @@ def heads_world(
             f"{len(thetas)} angles, groups of {group}, {inert} inert groups: angles must fill "
             "whole groups of at least one head, and there must be one angle at least."
         )
+    cosines = _head_cosines(thetas, group)
     words, layout = _vocabulary(labels, shows)
     kv_heads = len(thetas) // group + inert
     heads = kv_heads * group
@@ -127,7 +131,7 @@ def heads_world(
     learning.W_V[: len(thetas) // group, layout["shown"], :labels] = centred(labels)
     learning.b_V[:, labels] = CONSTANT
     weights = weights_of(_embeddings(words, layout), [first, learning])
-    exact = {f"gd[{head}]": value for head, value in enumerate(_head_cosines(thetas, group))}
+    exact = {f"gd[{head}]": value for head, value in enumerate(cosines)}
     return _finish("heads", words, weights, exact, (1,), seed, kind)
 
 
@@ -136,6 +140,12 @@ def _head_cosines(thetas: Sequence[float], group: int) -> list[float]:
     for start in range(0, len(thetas), group):
         members = thetas[start : start + group]
         total = sum(cmath.exp(1j * math.radians(theta)) for theta in members)
+        if abs(total) < CANCELLED:
+            raise WorldError(
+                f"The heads at {', '.join(f'{theta:g}' for theta in members)} degrees share their "
+                "values and pull them to opposite sides: gradient descent changes nothing there, "
+                "and there is nothing to read."
+            )
         found += [math.cos(cmath.phase(total))] * group
     return found
 

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iclgd_lens.errors import WorldError
+
 HARD = 60.0
 """Score by which a position is picked: other keys get e^-60 of its weight, nothing in fp32."""
 
@@ -116,7 +118,12 @@ def rotation(size: int, degrees: float) -> Float[Tensor, "size size"]:
 
     The planes are those of the Fourier basis, one for each frequency, so that `size` must be odd.
     The mean of a row stays as it is.
+
+    Raises:
+        WorldError: The angle is not finite.
     """
+    if not math.isfinite(degrees):
+        raise WorldError(f"An angle is {degrees}; it must be a finite number of degrees.")
     steps = torch.arange(size, dtype=torch.float64)
     found = torch.full((size, size), 1.0 / size, dtype=torch.float64)
     angle = math.radians(degrees)

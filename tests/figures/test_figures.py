@@ -204,6 +204,17 @@ def test_scores_along_training_stand_beside_behaviour_as_means_over_draws() -> N
     assert list(line.x) == pytest.approx([0.25, 0.45])
 
 
+def test_a_draw_without_a_score_has_no_part_in_the_behaviour_beside_it() -> None:
+    tidy = frame(
+        *({"hypothesis": "gd", "draw": draw, "passes": 1, "score": score, "value": value}
+          for draw, removed, own in ((0, 0.2, 0.5), (1, 0.8, math.nan))
+          for score, value in (("KL_removed", removed), ("SimAOU", own), ("SimAM", math.nan)))
+    )  # fmt: skip
+    found = figures.against_behaviour(tidy).set_index("score")
+    assert found.loc["SimAOU", ["kl_removed", "value"]].tolist() == [0.2, 0.5]
+    assert found.loc["SimAM", ["kl_removed", "value"]].isna().all()
+
+
 def test_chosen_rates_are_ringed_and_the_edge_is_named() -> None:
     figure = figures.rate_curve(RATES, chosen={"gd": [0.1, 1.0]})
     rings = [trace for trace in figure.data if str(trace.name).endswith("chosen")]
@@ -238,6 +249,18 @@ def test_attention_is_a_row_a_setting_and_what_is_not_seen_is_empty() -> None:
     assert math.isnan(trace.z[0][0])
     assert trace.z[1][0] == 0.7
     assert trace.customdata[0][1] == "\\nLabel"
+
+
+def test_attention_of_every_head_is_drawn_as_its_mean() -> None:
+    heads = pd.concat([ATTENTION.assign(weight=ATTENTION["weight"] + by) for by in (-0.1, 0.3)])
+    (drawn,), (mean,) = figures.attention(heads).data, figures.attention(ATTENTION).data
+    assert np.allclose(np.asarray(drawn.z), np.asarray(mean.z) + 0.1, equal_nan=True)
+
+
+def test_a_mark_of_unknown_number_has_none() -> None:
+    known = traces(figures.means(MEANS))["GD"].text
+    unknown = traces(figures.means(MEANS.assign(n=math.nan)))["GD"].text
+    assert [text.split("<br>n = ")[0] for text in known] == list(unknown)
 
 
 def test_thirty_hypotheses_are_told_apart() -> None:

@@ -36,6 +36,33 @@ def test_a_factor_has_a_panel_a_score_and_one_entry_a_name_in_the_legend() -> No
     assert len(own) == len(shown)
 
 
+def test_a_line_never_turns_back_in_whatever_order_values_were_measured() -> None:
+    frame = lines([10.0, 0.01, 1.0]).assign(value=[10.0, 0.01, 1.0] * 10)
+    found: Any = figures.factor_curves(frame, axis_name="learning rate", log=True)
+    for trace in found.data:
+        assert list(trace.x) == list(trace.y) == [0.01, 1.0, 10.0]
+    assert [found.layout[name].title.text for name in ("yaxis", "yaxis2")] == [
+        "AUC", "SimAOU_label"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([["W_V", "b_V"], ["W_K"]], ["W_V, b_V", "W_K"]),
+        ([("W_V",), "all"], ["W_V", "all"]),
+        ([[(3, 0), (7, 2)], "none"], ["3.0, 7.2", "none"]),
+        ([4, None], [4, "none"]),
+    ],
+)
+def test_values_that_are_lists_or_none_are_words(values: list[Any], words: list[Any]) -> None:
+    frame = lines(list(range(len(values))))
+    frame["value_of_factor"] = pd.Series(values * 10, dtype=object)
+    found: Any = figures.factor_curves(frame, axis_name="weights", log=True)
+    assert found.layout.xaxis.type == "category"
+    assert list(found.data[0].x) == words
+
+
 def test_words_stand_in_their_own_order() -> None:
     found: Any = figures.factor_curves(lines(["V", "K", "all"]), axis_name="weights", log=True)
     assert found.layout.xaxis.type == "category"

@@ -61,6 +61,30 @@ def test_undefined_cells_are_drawn_apart_and_never_as_a_value() -> None:
     assert {colour for _, colour in undefined.colorscale}.isdisjoint(scale)
 
 
+def test_an_infinity_is_undefined_and_takes_no_part_in_the_scale() -> None:
+    panels = {"one": [[math.inf, 0.2]], "other": [[-0.4, -math.inf]]}
+    figure = head_maps(panels)
+    maps = [trace for trace in figure.data if "undefined" not in trace.hovertemplate]
+    grey = [trace for trace in figure.data if "undefined" in trace.hovertemplate]
+    assert [(trace.zmin, trace.zmax) for trace in maps] == [(-0.4, 0.4)] * 2
+    marked = [(~np.isnan(np.asarray(trace.z, dtype=float))).tolist() for trace in grey]
+    assert marked == [[[True, False]], [[False, True]]]
+
+
+def test_the_interval_of_a_layer_that_stands_alone_is_a_bar() -> None:
+    frame = pd.DataFrame(
+        {"hypothesis": "gd", "layer": [0, 1, 2, 3], "value": [0.1, math.nan, 0.4, 0.5],
+         "ci_low": [0.0, math.nan, 0.2, 0.4], "ci_high": [0.3, math.nan, 0.5, 0.6]}
+    )  # fmt: skip
+    (line,) = (trace for trace in layer_profiles(frame).data if trace.name)
+    assert list(line.error_y.array) == pytest.approx([0.2, 0, 0, 0])
+    assert list(line.error_y.arrayminus) == pytest.approx([0.1, 0, 0, 0])
+    (one,) = (trace for trace in layer_profiles(frame.iloc[2:3]).data if trace.name)
+    assert list(one.error_y.array) == pytest.approx([0.1])
+    (two,) = (trace for trace in layer_profiles(frame.iloc[2:]).data if trace.name)
+    assert two.error_y.array is None
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 2, 2), (0, 4)])
 def test_a_heatmap_of_anything_but_layers_and_heads_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(LensError, match=r"layer head.*shape"):

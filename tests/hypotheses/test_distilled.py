@@ -9,17 +9,19 @@ import pytest
 import torch
 
 from iclgd_lens.delta import ParameterDelta
-from iclgd_lens.episode import Query
+from iclgd_lens.episode import Episode, Query
 from iclgd_lens.errors import EpisodeError, HypothesisError
+from iclgd_lens.host import Host
 from iclgd_lens.hypotheses.ceiling import ceiling
 from iclgd_lens.hypotheses.distilled import distilled, left_out_outputs
 from iclgd_lens.hypotheses.lcgd import lcgd
 from iclgd_lens.hypotheses.registry import list_hypotheses
-from iclgd_lens.hypotheses.value_regression import ridge_solution
+from iclgd_lens.hypotheses.value_regression import _by_length, fit_values, ridge_solution
 from iclgd_lens.protocol import DEFAULT, REFERENCE
 from iclgd_lens.readout.reader import Reader
 from iclgd_lens.worlds import linear_world
-from tests import checks
+from tests import checks, families
+from tests.host.test_length import bridged, original
 from tests.hypotheses import oracles
 
 BY_KIND = pytest.mark.parametrize("kind", checks.kinds())
@@ -56,6 +58,35 @@ def test_the_ceiling_leaves_what_in_context_learning_leaves(
     # Elsewhere the prediction is an earlier token's, or the stream holds another position's vector.
     if protocol is DEFAULT and family == "llama":
         checks.close(found.label_scores, icl.label_scores, 1e-4)
+
+
+def test_rows_of_other_lengths_do_not_move_positions_that_depend_on_the_length() -> None:
+    host = Host(bridged(original("dynamic")))
+    assert not host.can_pad
+    draw = np.random.default_rng(0)
+    contents = [draw.integers(7, families.VOCAB_SIZE, size).tolist() for size in (4, 5, 30, 44)]
+    episode = Episode.from_tokens(
+        [[*contents[0], 5], [*contents[1], 6]], contents[2:], [[5], [6]], [0, 1],
+        bos=families.BOS, separator=checks.SEPARATOR,
+    )  # fmt: skip
+    wanted = Reader(host, episode).icl().z
+    found = Reader(host, episode).ftzs(ceiling(host, episode, ridge=0.0)).z
+    checks.close(found, wanted, 1e-4)
+
+
+@pytest.mark.parametrize(("kind", "family"), checks.pairs("llama"))
+def test_layer_by_layer_is_all_layers_in_one_pass(kind: str, family: str) -> None:
+    host, episode = checks.host(kind, family), checks.episode(queries=6)
+    wanted = Reader(host, episode).icl().z
+    rows = [(families.BOS, *query.content) for query in episode.queries]
+    layers = range(host.n_layers)
+    once = fit_values(host, rows, wanted, 1e-2, layers)
+    sites = [host.site(f"blocks.{layer}.attn.W_V") for layer in layers]
+    groups = [[place] for place in range(len(rows))]
+    again = _by_length(host, rows, groups, wanted, 1e-2, sites)
+    assert again.keys() == once.keys()
+    for name, value in once.items():
+        checks.close(again[name], value, 1e-3)
 
 
 @BY_KIND

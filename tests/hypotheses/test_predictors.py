@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,22 @@ def test_the_model_answers_with_the_kernels_probabilities(
         )
 
 
+@pytest.mark.parametrize(("kind", "family"), FAMILIES)
+@pytest.mark.parametrize("labels", [((5, 7), (6, 8, 9)), ((5,), (6, 8, 9)), ((5,), (6, 8), (9,))])
+def test_words_of_different_lengths_get_what_was_asked(kind: str, family: str, labels: Any) -> None:
+    host, episode = checks.host(kind, family), checks.episode(shots=5, labels=labels)
+    golds = [example.gold for example in episode.demonstrations.examples]
+    shares = np.bincount(golds, minlength=len(labels)) / len(golds)
+    floor = 0.3  # several times the shift is all that the norm allows
+    rule = kernel_regression(host, episode, tau=float("inf"), floor=floor)
+    found = Reader(host, episode).ftzs(rule).label_scores.softmax(-1)
+    for row in found.numpy():
+        np.testing.assert_allclose(row, (1 - floor) * shares + floor / len(labels), rtol=2e-3)
+    # A sure prior renames nothing, whatever lengths are: to the bit.
+    sure = Reader(host, episode).ftzs(label_bayes(host, episode, prior=float("inf")))
+    assert torch.equal(sure.label_scores, Reader(host, episode).zs().label_scores)
+
+
 @pytest.mark.parametrize("kind", checks.kinds())
 @pytest.mark.parametrize("protocol", [DEFAULT, REFERENCE.replace(separator="\n")])
 def test_an_infinite_width_answers_with_label_frequencies(kind: str, protocol: Any) -> None:
@@ -256,6 +273,16 @@ def test_the_best_head_is_the_one_that_left_out_labels_like_best(kind: str) -> N
 
 
 # -- renamed labels --------------------------------------------------------------------------------
+
+
+def test_a_head_whose_likelihood_is_undefined_is_not_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host, losses = checks.host(checks.kinds()[0], "llama"), torch.full((12,), 2.0)
+    losses[[0, 7]], losses[5] = math.nan, 1.0
+    monkeypatch.setattr("iclgd_lens.hypotheses.attention_kernel._losses", lambda *_: losses)
+    found: Any = attention_kernel(host, checks.episode())
+    assert found.weight.nonzero().tolist() == [[5 // host.n_heads, 5 % host.n_heads]]
 
 
 def test_of_two_labels_the_posterior_is_the_closed_form() -> None:

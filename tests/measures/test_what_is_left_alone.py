@@ -117,6 +117,19 @@ def test_a_tiny_update_that_is_read_as_zs_is_read_keeps_its_direction(kind: str)
     assert defined(measured(found), "SimAOU/head") == [0, 0, Q]
 
 
+def test_a_pass_that_overflowed_has_no_size_of_its_change() -> None:
+    found = readings(checks.kinds()[0], lambda host, episode: LastLayerTold())
+    whole = measured(found)["change_norms"]
+    lost = found.icl.attention_output.clone()
+    lost[3, 1] = torch.nan
+    icl = replace(found.icl, attention_output=lost)
+    sizes = measured(replace(found, frozen=replace(found.frozen, icl=icl)))["change_norms"]
+    assert sizes[:, 0].isnan().nonzero().flatten().tolist() == [3]
+    rest = [query for query in range(Q) if query != 3]
+    assert torch.equal(sizes[rest], whole[rest])
+    assert torch.equal(sizes[3, 1], whole[3, 1])
+
+
 def test_another_prefix_is_no_sliding_window(recwarn: pytest.WarningsRecorder) -> None:
     readings(checks.kinds()[0], lambda host, episode: partial_oracle(host, episode, heads=[(2, 1)]))
     assert not [each for each in recwarn if each.category is EpisodeWarning]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from iclgd_lens.errors import ComparisonError, EpisodeError, HypothesisError, Pl
 from iclgd_lens.host import Host
 from iclgd_lens.readout.reader import Reader
 from iclgd_lens.results.comparison import Comparison
+from iclgd_lens.scores import RECOVERY_MOMENTS
 from iclgd_lens.sweeps import claims
 from iclgd_lens.sweeps.alterations import (
     in_order,
@@ -243,6 +245,68 @@ def test_words_stand_for_groups_of_weights() -> None:
 def test_matched_change_is_interpolated_where_the_ratio_is_one() -> None:
     assert where_equal([-1.0, 1.0], [0.2, 0.6]) == pytest.approx(0.4)
     assert np.isnan(where_equal([-2.0, -1.0], [0.2, 0.6]))
+
+
+def rates(order: Sequence[float], score: float = 0.5, lost: float = math.nan) -> Sweep:
+    """A sweep of rates at which GD's change is as large as the rate, and ICL's is 1."""
+    points: list[Point] = []
+    for rate in order:
+        moments = np.tile([[rate, rate**2, 1.0]], (4, 1))
+        if rate == lost:
+            moments[0, :2], moments[0, 2] = np.nan, 1e6  # GD overflowed on one query
+        values = {"gd": {"SimAOU": np.full((4, 1), score * rate), RECOVERY_MOMENTS: moments}}
+        points.append(Point(rate, Comparison.of(values, np.zeros(4), resamples=5)))
+    return Sweep(get_factor("lr"), tuple(points))
+
+
+@pytest.mark.parametrize("order", [(0.1, 0.5, 2.0, 8.0), (8.0, 0.1, 2.0, 0.5), (2.0, 8.0, 0.5)])
+def test_a_matched_change_lies_between_neighbouring_rates_in_whatever_order(
+    order: tuple[float, ...],
+) -> None:
+    score, share = rates(order).matched_change("gd")
+    # Half-way between .5 and 2 on a logarithmic scale; the score half-way between theirs.
+    assert (score, share) == (pytest.approx(0.625), pytest.approx(1.0))
+
+
+def test_queries_on_which_one_change_is_lost_have_no_part_in_either_norm() -> None:
+    assert rates((0.5, 2.0), lost=2.0).matched_change("gd") == pytest.approx((0.625, 1.0))
+
+
+def test_a_matched_change_whose_score_is_undefined_is_still_reached() -> None:
+    said = rates((0.5, 1.5, 2.0), score=math.nan).sentence()
+    assert "undefined at every value" in said
+    mixed = Sweep(get_factor("lr"), (*rates((0.5,)).points, *rates((2.0,), score=math.nan).points))
+    assert "as much as in-context learning, undefined (of that change it makes 100%)" in (
+        mixed.sentence()
+    )
+
+
+def test_values_that_are_lists_are_said_and_drawn() -> None:
+    host = checks.host(KIND, "llama")
+    found = lens.sweep(
+        host, episode(), "weights", [["W_V", "b_V"], ["W_K"], "KV"], hypotheses=["gd"], lr=0.1,
+        **SMALL,
+    )  # fmt: skip
+    assert "along trained weights, highest at" in found.sentence()
+    assert list(found.figure().data[0].x) == ["W_V, b_V", "W_K", "KV"]
+    assert set(found.frame()["value_of_factor"]) == {"W_V, b_V", "W_K", "KV"}
+    with pytest.raises(ComparisonError, match="none of the scores SimAUO"):
+        found.figure(["SimAUO"])
+
+
+def test_settings_of_what_is_not_measured_are_refused() -> None:
+    host = checks.host(KIND, "llama")
+    with pytest.raises(ComparisonError, match=r"given for 'lcdg'.*lcgd"):
+        lens.sweep(
+            host, episode(), "order", [0, 1], hypotheses=["lcgd"], lr=0.1,
+            settings={"lcdg": {"epochs": 2}}, **SMALL,
+        )  # fmt: skip
+
+
+def test_a_value_is_not_given_twice_as_another_kind_of_number() -> None:
+    host = checks.host(KIND, "llama")
+    with pytest.raises(ComparisonError, match="given twice"):
+        lens.sweep(host, episode(), "lr", [1, 1.0], hypotheses=["gd"], **SMALL)
 
 
 def test_a_sweep_says_what_it_found_and_draws_it() -> None:

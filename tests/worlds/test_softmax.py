@@ -15,6 +15,7 @@ from iclgd_lens import worlds
 from iclgd_lens.errors import LensError, UnsupportedModelError, WorldError
 from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.readout.reader import Reader
+from iclgd_lens.worlds.instrument import marks
 from iclgd_lens.worlds.softmax import COMMON
 from iclgd_lens.worlds.world import World
 from tests import checks, families
@@ -214,6 +215,16 @@ def test_heads_that_share_values_read_the_angle_of_their_sum(
     assert list(one.exact.values()) == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+@pytest.mark.parametrize("theta", [0.05, 0.5, 359.9])
+def test_the_ruler_reads_turns_too_small_for_the_last_layer(theta: float) -> None:
+    one = worlds.gd_world(theta, labels=5, shows=1)
+    right, wrong = marks(one)
+    assert measured(one).tensor("SimAOU", "gd")[:, 2].isnan().any()  # less than rounding there
+    assert right.value == pytest.approx(1, abs=1e-5)
+    assert wrong.value == pytest.approx(math.cos(math.radians(theta)), abs=1e-5)
+    assert max(right.error, wrong.error) < 1e-5
+
+
 # -- what cannot be built --------------------------------------------------------------------------
 
 
@@ -230,6 +241,14 @@ def test_even_or_few_labels_are_refused_with_the_reason(make: Any, labels: int) 
         (lambda: worlds.gd_world(shows=0), "shows is 0"),
         (lambda: worlds.heads_world(()), "0 angles"),
         (lambda: worlds.heads_world((1.0, 2.0, 3.0), group=2), "fill whole groups"),
+        (lambda: worlds.heads_world((0.0, 180.0), group=2), "at 0, 180 degrees .* nothing to read"),
+        (lambda: worlds.heads_world((0.0, 120.0, 240.0), group=3), "at 0, 120, 240 degrees"),
+        (lambda: worlds.gd_world(math.inf), "angle is inf"),
+        (lambda: worlds.heads_world((0.0, math.nan)), "angle is nan"),
+        (lambda: worlds.linearised_world(math.inf), "scale is inf"),
+        (lambda: worlds.linearised_world(eta=0.0), "eta is 0"),
+        (lambda: worlds.linear_world(eta=math.nan), "eta is nan"),
+        (lambda: worlds.linear_world(gamma=math.inf), "gamma is inf"),
         (lambda: worlds.draws(world(), 0), "n is 0"),
         (lambda: worlds.power((10.0,), n=1), "at least 2"),
     ],
