@@ -9,7 +9,6 @@ import typer
 from iclgd_lens.cli.console import hand_over, json_document, numbers_of, say
 from iclgd_lens.cli.options import Imports, Json
 from iclgd_lens.errors import RunError
-from iclgd_lens.phrases import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +110,7 @@ def _list(console: Console, title: str, lines: Sequence[str]) -> None:
     for line in lines[:_SHOWN]:
         say(console, f"  {line}")
     if len(lines) > _SHOWN:
-        say(console, f"  and {count(len(lines) - _SHOWN, 'more', 'more')}: --json has all")
+        say(console, f"  and {len(lines) - _SHOWN:,} more: --json has all")
 
 
 def _change(each: Change) -> str:

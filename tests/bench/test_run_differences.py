@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.bench.run import run_plan
 from iclgd_lens.bench.run_differences import run_differences
 from iclgd_lens.bench.run_tables import Run, load_run
 from iclgd_lens.cli.app import run as command
-from iclgd_lens.cli.diff import parse_tolerance
+from iclgd_lens.cli.diff import parse_tolerance, show
 from iclgd_lens.errors import RunError
 
 
@@ -196,3 +197,14 @@ def test_what_cannot_be_compared_is_a_users_error(
         with pytest.raises(RunError, match="is no number"):
             parse_tolerance([text])
     assert parse_tolerance(["0.1", "SimAM=2"]) == {"": 0.1, "SimAM": 2.0}
+
+
+def test_a_long_list_says_how_many_are_left_out(slow: Path) -> None:
+    found = replace(run_differences(slow, slow), only_a=tuple(f"cell {n}" for n in range(20)))
+    console = Console(width=80)
+    with console.capture() as capture:
+        show(found, console)
+    lines = [line.strip() for line in capture.get().splitlines()]
+    assert "cell 11" in lines
+    assert "cell 12" not in lines
+    assert "and 8 more: --json has all" in lines
