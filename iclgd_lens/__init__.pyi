@@ -3,6 +3,8 @@
 from . import worlds as worlds
 from .bench.plan import load_plan as load_plan
 from .bench.run import run_plan as run_plan
+from .bench.run_differences import RunDifferences as RunDifferences
+from .bench.run_differences import run_differences as run_differences
 from .bench.run_tables import load_run as load_run
 from .comparing import compare as compare
 from .controls import CONTROLS as CONTROLS

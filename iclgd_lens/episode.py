@@ -16,7 +16,7 @@ from iclgd_lens.demonstrations import TrainingSequence as TrainingSequence
 from iclgd_lens.demonstrations import check_vocabulary
 from iclgd_lens.errors import EpisodeError
 from iclgd_lens.host import Host
-from iclgd_lens.phrases import html_table, one_line
+from iclgd_lens.phrases import html_table, one_label_asked, one_label_shown, one_line
 from iclgd_lens.protocol import DEFAULT, Protocol, get_protocol
 from iclgd_lens.tokens import TokenIds, members, one_or_more, same_tokens, token_ids, whole
 from iclgd_lens.tokens import Tokens as Tokens
@@ -112,10 +112,9 @@ class Episode:
             found.append("There are no demonstrations: nothing can be learned in context.")
         if len(classes) == 1 and FOREIGN not in classes:
             (label,) = classes
-            found.append(
-                f"All {len(self.demonstrations)} demonstrations have the label "
-                f"{self.label_word(label)!r}: nothing in the prompt tells the classes apart."
-            )
+            found.append(one_label_shown(len(self.demonstrations), self.label_word(label)))
+        if len(set(self.gold)) == 1:
+            found.append(one_label_asked(len(self.queries), self.label_word(self.gold[0])))
         if not facts.get("common_queries", True):
             found.append(
                 "Each draw has queries of its own: too few rows are left that repeat no "

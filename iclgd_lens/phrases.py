@@ -163,3 +163,15 @@ def layers_named(places: Sequence[int]) -> str:
     if len(places) > 2 and places[-1] - places[0] == len(places) - 1:
         return f"layers {places[0]} to {places[-1]}"
     return f"layers {listed([str(place) for place in places])}"
+
+
+def one_label_shown(number: int, word: str) -> str:
+    """What demonstrations of one label alone mean."""
+    which = "The only demonstration has" if number == 1 else f"All {number} demonstrations have"
+    return f"{which} the label {word!r}: nothing in the prompt tells the classes apart."
+
+
+def one_label_asked(number: int, word: str) -> str:
+    """What queries of one label alone mean."""
+    which = "The only query has" if number == 1 else f"All {number} queries have"
+    return f"{which} the label {word!r}: whether the model tells the classes apart is not asked."

@@ -45,7 +45,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         "hypothesis HYPOTHESES Hypothesis get_hypothesis list_hypotheses control CONTROLS Control "
         "score SCORES Score",
     ),
-    "benchmarks": ("Benchmarks", "load_plan run_plan load_run"),
+    "benchmarks": ("Benchmarks", "load_plan run_plan load_run run_differences RunDifferences"),
     "worlds": ("Worlds", "worlds"),
 }
 """Pages, and the public names on each: a name that is on none fails the build."""

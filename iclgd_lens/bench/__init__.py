@@ -19,6 +19,10 @@
     cell_file          a cell's file
     readings_file      the file of what a setting's own network leaves
     studies            what is looked at once per model and task: training, attention, heads
+    remaining          which cells a command finds finished, and which it will measure
+    known_before       what is known of the rows to mislead before a model is loaded
+    read_only_store    a run directory that is looked at and left as it is
+    run_differences    what moved between two runs
     run_tables         `load_run`: tidy tables, intervals, differences and verdicts
     figure_data        what a run's figures are drawn from
     order_sensitivity  how much predictions change when demonstrations are permuted

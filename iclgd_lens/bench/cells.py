@@ -138,13 +138,14 @@ def _settings(
     data, shots = data_of(plan, model), plan.shots_of(varied)
     trained: list[Setting] = []
     for seed, permutation in plan.draws(task.seeds):
-        own, queries, problem = draws.facts(task, data, seed, permutation, shots)
+        own, queries, problem, alike = draws.facts(task, data, seed, permutation, shots)
         facts = {**shared, **own, **_facts_of_value(shots, varied)}
         trained.append(
             Setting(
                 key=_key(facts), model=model, task=name, task_name=task.name, seed=seed,
                 permutation=permutation, data=data, queries=queries, network=TRAINED, index=0,
-                facts=facts, problem=problem, other=draws.other(task, data, seed, shots),
+                facts=facts, problem=problem, one_label=alike,
+                other=draws.other(task, data, seed, shots),
                 auxiliary=draws.auxiliary(name, data, seed, shots), shots=shots, varied=varied,
             )
         )  # fmt: skip

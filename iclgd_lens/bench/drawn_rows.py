@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.errors import LensError, RowsError
 from iclgd_lens.hypotheses.registry import get_hypothesis
+from iclgd_lens.phrases import one_label_asked, one_label_shown
 from iclgd_lens.tasks import (
+    Row,
     Rows,
     Task,
     asked_elsewhere,
@@ -38,8 +40,8 @@ class Draws:
 
     def facts(
         self, task: Task, data: str, seed: int, permutation: int, shots: int
-    ) -> tuple[dict[str, Any], int, str | None]:
-        """A draw's facts, its number of queries and, if it cannot be measured, why."""
+    ) -> tuple[dict[str, Any], int, str | None, tuple[str, ...]]:
+        """A draw's facts, its number of queries, why it cannot be measured, and one-label notes."""
         plan = self.plan
         facts: dict[str, Any] = {
             "task": task.name, "prompt": task.prompt_hash, "seed": seed, "permutation": permutation,
@@ -53,11 +55,12 @@ class Draws:
             every = draw_queries(validation, None, seed=plan.protocol.query_seed, exclude=repeated)
             asked = every[: plan.queries or len(every)]
         except LensError as error:
-            return facts | {"rows": None}, 0, str(error)
+            return facts | {"rows": None}, 0, str(error), ()
         rows = [hash_rows(shown), hash_rows(asked)]
         # The indices tell which query is which where seeds were measured on different ones.
         places = [row.index for row in asked]
-        return facts | {"rows": rows, "query_rows": places}, len(asked), None
+        alike = (*_alike(task, shown, one_label_shown), *_alike(task, asked, one_label_asked))
+        return facts | {"rows": rows, "query_rows": places}, len(asked), None, alike
 
     def _check_is_new(self, task: Task, data: str, seed: int, shown: tuple[Any, ...]) -> None:
         """Refuse a draw that another seed gives as well, in whatever order."""
@@ -135,3 +138,9 @@ class Draws:
         if isinstance(found, LensError):
             raise found
         return found
+
+
+def _alike(task: Task, rows: Sequence[Row], sentence: Callable[[int, str], str]) -> tuple[str, ...]:
+    """The sentence about rows that all have one label; nothing of others."""
+    labels = {row.label for row in rows}
+    return (sentence(len(rows), task.labels[labels.pop()]),) if len(labels) == 1 else ()

@@ -23,9 +23,11 @@ from iclgd_lens.bench.cells import OTHER, count_cells, data_of, subjects_of
 from iclgd_lens.bench.plan import MATCHED, Plan
 from iclgd_lens.bench.plan_entries import ModelSpec
 from iclgd_lens.bench.progress import duration
+from iclgd_lens.bench.remaining import Remaining
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError
 from iclgd_lens.host.model_source import find_model
+from iclgd_lens.phrases import count
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.tasks import get_task, load_rows
 
@@ -83,44 +85,68 @@ class Estimate:
 
     Attributes:
         cells: Cells of the grid.
-        seconds: In one process on this machine; None where a model's size is unknown.
-        disk: Bytes; None likewise.
+        seconds: Of those that are to be measured, in one process on this machine; None where a
+            model's size is unknown.
+        disk: Bytes of all cells; None likewise.
         basis: What the numbers rest on, in words.
+        left: What the run directory holds of the cells; None where that was not looked at.
     """
 
     cells: int
     seconds: float | None
     disk: float | None
     basis: str
+    left: Remaining | None = None
 
     def __str__(self) -> str:
         time_text = "unknown" if self.seconds is None else f"about {duration(self.seconds)}"
         disk_text = "unknown" if self.disk is None else f"about {megabytes(self.disk)}"
-        return f"{self.cells} cells, {time_text} in one process, {disk_text} on disk ({self.basis})"
+        cost = f"{time_text} in one process, {disk_text} on disk"
+        left = self.left
+        if left is None or len(left.todo) == len(left.cells):
+            return f"{self.cells} cells, {cost} ({self.basis})"
+        states = [f"{left.finished} finished"]
+        states += [f"{left.failed} failed before"] if left.failed else []
+        if not left.todo:
+            return f"{self.cells} cells: {', '.join(states)}, none to measure"
+        return (
+            f"{self.cells} cells: {', '.join(states)}, {len(left.todo)} to measure, {cost} in all "
+            f"({self.basis})"
+        )
 
 
-def estimate(plan: Plan, measured: Mapping[str, float] | None = None) -> Estimate:
+def estimate(
+    plan: Plan, measured: Mapping[str, float] | None = None, left: Remaining | None = None
+) -> Estimate:
     """Estimate a plan's cost.
 
     Args:
         plan: The plan.
-        measured: Seconds of cells measured before, by key.
+        measured: Seconds of cells measured before, by key; not of those that failed.
+        left: What a run directory holds of the cells that are asked for; None for all to be
+            measured.
     """
-    cells = count_cells(plan)
+    planned = count_cells(plan)
+    cells = planned if left is None else len(left.cells)
+    share = 1.0 if left is None else len(left.todo) / max(planned, 1)
     sizes = {model.label: model_size(model) for model in plan.models}
     unknown = [label for label, size in sizes.items() if size is None]
     known = [(model, size) for model in plan.models if (size := sizes[model.label]) is not None]
     texts = {model.label: texts_of(plan, model) for model in plan.models}
     disk = None
     if not unknown:
-        disk = sum(_plan_bytes(plan, model, size, texts[model.label]) for model, size in known)
+        whole = sum(_plan_bytes(plan, model, size, texts[model.label]) for model, size in known)
+        disk = whole * cells / max(planned, 1)
     if measured:
-        seconds = cells * sum(measured.values()) / len(measured)
-        return Estimate(cells, seconds, disk, f"from {len(measured)} measured cells of this run")
+        mean = sum(measured.values()) / len(measured)
+        seconds = cells * mean if left is None else left.seconds(measured)
+        basis = f"from {count(len(measured), 'measured cell')} of this run"
+        return Estimate(cells, seconds, disk, basis, left)
     if unknown:
-        return Estimate(cells, None, None, f"the size of {', '.join(unknown)} is not known here")
+        basis = f"the size of {', '.join(unknown)} is not known here"
+        return Estimate(cells, None, None, basis, left)
     speed, call = machine_speed()
-    seconds = sum(
+    seconds = share * sum(
         _plan_seconds(plan, model, size, texts[model.label], speed, call) for model, size in known
     )
     lengths = sorted({round(each.tokens) for each in texts.values()})
@@ -129,7 +155,7 @@ def estimate(plan: Plan, measured: Mapping[str, float] | None = None) -> Estimat
         f"{' to '.join(map(str, dict.fromkeys((lengths[0], lengths[-1]))))} tokens, "
         f"{EFFICIENCY:.0%} of the {speed / 1e9:.0f} GFLOP/s measured here"
     )
-    return Estimate(cells, seconds, disk, basis)
+    return Estimate(cells, seconds, disk, basis, left)
 
 
 def model_size(model: ModelSpec) -> ModelSize | None:
@@ -266,14 +292,14 @@ def _plan_bytes(plan: Plan, model: ModelSpec, size: ModelSize, texts: Texts) -> 
     twins = networks * plan.twins * len(tasks)
     queries = plan.queries or QUERIES
     total = 0.0
-    for count, network, asked in (
+    for settings, network, asked in (
         (draws, TRAINED, queries),
         (twins, OTHER, min(queries, plan.twin_queries or queries)),
     ):
         subjects = [subject for subject, *_ in subjects_of(plan, model, network)]
         changed = sum(not subject.is_setting for subject in subjects)
         kept = _readings_bytes(plan, size, texts, asked)
-        total += count * (changed * _cell_bytes(size, asked) + FACTS * len(subjects) + kept)
+        total += settings * (changed * _cell_bytes(size, asked) + FACTS * len(subjects) + kept)
     return total
 
 

@@ -175,6 +175,7 @@ class Setting:
         index: Which of that control's networks.
         facts: Everything that changes what the network leaves on the queries.
         problem: Why it cannot be measured (its rows are missing or malformed).
+        one_label: Sentences about demonstrations or queries that hold one label alone.
         trained: The model's own setting of the same draw, for another network's.
         other: The rows of the control "other_task", where they are asked for.
         auxiliary: Other tasks and the hashes of their rows, where a hypothesis needs them.
@@ -194,6 +195,7 @@ class Setting:
     index: int
     facts: Mapping[str, Any] = field(repr=False)
     problem: str | None = None
+    one_label: tuple[str, ...] = ()
     trained: Setting | None = field(default=None, repr=False)
     other: tuple[str, ...] = ()
     auxiliary: tuple[tuple[str, ...], ...] = ()

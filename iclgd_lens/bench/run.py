@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from iclgd_lens.bench.cells import Cell, list_cells, shard
+from iclgd_lens.bench.known_before import known_before, told_already
 from iclgd_lens.bench.plan import Plan
 from iclgd_lens.bench.plan_check import check_plan
 from iclgd_lens.bench.plan_entries import Setting
 from iclgd_lens.bench.progress import Progress, Silent
+from iclgd_lens.bench.remaining import remaining
 from iclgd_lens.bench.run_folder import open_files
-from iclgd_lens.bench.store import Quarantined, Store, run_facts, states
+from iclgd_lens.bench.store import Quarantined, Store, run_facts
 from iclgd_lens.bench.studies import Study, list_studies, run_studies
 from iclgd_lens.bench.workbench import CellOutcome, Workbench, by_setting, import_modules
 from iclgd_lens.errors import RunError, nearest
@@ -106,7 +108,8 @@ def run_plan(
             on a CPU); 1 for this process alone.
         shard_of: (i, n) for the i-th of n shares, from 1; shares are disjoint and complete.
         fresh: Measure finished cells again.
-        retry_failed: Measure cells and studies that failed before again.
+        retry_failed: Measure cells and studies that failed before again, and those that were
+            measured at the defaults since no budget could be chosen: it is sought anew.
         imports: Modules that register hypotheses.
         progress: Told what happens.
 
@@ -130,25 +133,26 @@ def run_plan(
     work = resolved(plan)
     every = list_cells(work, tell=tell.stage)
     cells = shard(every, *shard_of) if shard_of else every
+    for line in known_before(cells):
+        tell.say(f"note: {line}")
     studies = list_studies(work, every)
     store.read_run()  # a damaged one is set aside, with a note, before it is written anew
     _settle(store, plan, every, studies)
-    found = states(store, cells, lambda n: tell.stage(f"checking finished cells: {n}"))
-    todo = [
-        cell
-        for cell in cells
-        if fresh or found[cell.key] == "missing" or (retry_failed and found[cell.key] == "failed")
-    ]
+    left = remaining(store, cells, fresh=fresh, retry_failed=retry_failed, tell=tell.stage)
+    for key in left.unchosen:  # else their budget would be read from them in place of being sought
+        store.forget(key)
     if others := store.strangers(every):
         tell.say(
             f"{others} more files in cells/ are of another plan or another version of the code; "
             "load_run and the report leave them out."
         )
     log = _Log(store, engine, shard_of)
-    tell.begin(len(cells), len(cells) - len(todo))
-    for cell, outcome in _engine(engine, ray, crew, imports)(work, todo, store, fresh, tell):
-        log.add(outcome)
-        tell.advance(cell, outcome)
+    tell.begin(len(cells), len(cells) - len(left.todo))
+    measure = _engine(engine, ray, crew, imports)
+    with told_already(cells):
+        for cell, outcome in measure(work, left.todo, store, fresh, tell):
+            log.add(outcome)
+            tell.advance(cell, outcome)
     for study in run_studies(work, studies, store, tell.stage, fresh=fresh, retry=retry_failed):
         tell.stage(f"{study}: done")
     if plan.worlds and store.worlds() is None:
@@ -156,8 +160,8 @@ def run_plan(
         store.write_worlds(_read_worlds())
     log.finish()
     _settle(store, plan, every, studies)
-    known = 0 if fresh else sum(state == "done" for state in found.values())
-    return _outcome(store, [*cells, *studies], len(cells), known, log, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return _outcome(store, [*cells, *studies], len(cells), left.finished, log, seconds)
 
 
 def _read_worlds() -> list[dict[str, Any]]:

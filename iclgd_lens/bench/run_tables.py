@@ -18,7 +18,8 @@ from iclgd_lens.bench.cell_file import PLACE, CellData, decode, parts_of
 from iclgd_lens.bench.figure_data import FORMS, Drawn, Where
 from iclgd_lens.bench.order_sensitivity import order_sensitivity
 from iclgd_lens.bench.plan_entries import varied_name
-from iclgd_lens.bench.store import Quarantined, Store
+from iclgd_lens.bench.read_only_store import ReadOnlyStore
+from iclgd_lens.bench.store import Store
 from iclgd_lens.errors import RunError, nearest
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.results.frames import behaviour_frame, gate_frame, head_frame, verdict_frame
@@ -28,6 +29,7 @@ from iclgd_lens.subjects import TRAINED
 if TYPE_CHECKING:
     import pandas as pd
 
+    from iclgd_lens.results.stacked_table import Tables
     from iclgd_lens.sweeps.sweep_result import Sweep
 
 
@@ -44,7 +46,7 @@ def load_run(where: str | os.PathLike[str]) -> Run:
     Raises:
         RunError: There is no run there, an earlier version wrote it, or its run.json is damaged.
     """
-    store = _ReadOnly(where)
+    store = ReadOnlyStore(where)
     store.check_version()
     facts = store.read_run()
     if facts is None:
@@ -182,6 +184,16 @@ class Run(Drawn):
         frame.attrs = {"provenance": self.provenance}
         return frame
 
+    def table(self) -> Tables:
+        """Return `Comparison.table()` of every model and task; `print` shows it."""
+        from iclgd_lens.results.display import comparison_table
+        from iclgd_lens.results.stacked_table import Tables
+
+        each = self.comparisons.items()
+        return Tables(
+            *(comparison_table(one, title=f"{model}, {task}") for (model, task), one in each)
+        )
+
     def queries(self, score: str | None = None, hypothesis: str | None = None) -> pd.DataFrame:
         """Return per-query values, one line per query; all of them, or of one score or hypothesis.
 
@@ -256,7 +268,7 @@ class Run(Drawn):
         """
         import pandas as pd
 
-        return pd.DataFrame(_ReadOnly(self.where).worlds() or [])
+        return pd.DataFrame(ReadOnlyStore(self.where).worlds() or [])
 
     def heads(self) -> pd.DataFrame:
         """Return which heads survive correction for their number.
@@ -319,19 +331,3 @@ class Run(Drawn):
             "environment": self.facts["environment"],
             "timings": self.facts["timings"],
         }
-
-
-class _ReadOnly(Store):
-    """A store that notes damaged files and leaves them where they are."""
-
-    def quarantine(self, name: str, reason: str) -> None:
-        self.quarantined.append(Quarantined(name, reason, name))
-
-
-def measured_seconds(where: str | os.PathLike[str]) -> dict[str, float]:
-    """Return the seconds that measured cells of a run took, by key."""
-    return {
-        key: float(seconds)
-        for facts in _ReadOnly(where).invocations()
-        for key, seconds in facts["cells"].items()
-    }

@@ -119,6 +119,11 @@ class Store:
         record = self.failure(key)
         return None if record is None else str(record["reason"])
 
+    def forget(self, key: str) -> None:
+        """Remove a cell, and the record of its failure."""
+        self.files.remove(_cell(key))
+        self.files.remove(_failure(key))
+
     def readings(self, key: str) -> bytes | None:
         """What is kept of a setting's own readouts, or None."""
         return self.files.read(_readings(key))
@@ -318,7 +323,6 @@ def _tells_why(key: str) -> Callable[[dict[str, Any]], bool]:
 
 
 def _age(found: str) -> str:
-    """How another version's format relates to this one's."""
     number, own = (each.rpartition("/")[2] for each in (found, RUN_FORMAT))
     return "a later" if number.isdigit() and int(number) > int(own) else "an earlier"
 

@@ -23,6 +23,8 @@ from iclgd_lens.cli.console import (
     silence,
     usable_width,
 )
+from iclgd_lens.cli.diff import EPILOG as DIFF_EPILOG
+from iclgd_lens.cli.diff import diff
 from iclgd_lens.cli.mediate import mediate
 from iclgd_lens.cli.sweep import sweep
 from iclgd_lens.cli.worlds import worlds
@@ -192,6 +194,7 @@ def demo(
 
 
 bench.add_commands(app)
+app.command(epilog=DIFF_EPILOG)(diff)
 listing.add_commands(app)
 app.command()(mediate)
 app.command()(sweep)

@@ -13,6 +13,7 @@ from iclgd_lens.cli.options import Imports
 from iclgd_lens.errors import PlanError
 
 if TYPE_CHECKING:
+    from iclgd_lens.bench.plan import Plan
     from iclgd_lens.bench.run_tables import Run
 
 EPILOG = (
@@ -43,7 +44,9 @@ def bench(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check the plan and print its cost."),
+        typer.Option(
+            "--dry-run", help="Check the plan; print what is left to measure and its cost."
+        ),
     ] = False,
     engine: Annotated[str, typer.Option(help="local (this machine) or ray.")] = "local",
     address: Annotated[
@@ -64,7 +67,11 @@ def bench(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure finished cells again.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Measure failed cells again.")
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Measure failed cells again, and seek budgets again that could not be chosen.",
+        ),
     ] = False,
     imports: Imports = None,
 ) -> None:
@@ -84,7 +91,7 @@ def bench(
     if dry_run:
         import_modules(imports or ())
         check_plan(asked)
-        _describe(asked, where, share)
+        _describe(asked, where, share, fresh=fresh, retry_failed=retry_failed)
         return
     with _display() as progress:
         outcome = run_plan(
@@ -166,23 +173,53 @@ def _display() -> Any:
     return Live() if sys.stderr is not None and sys.stderr.isatty() else nullcontext(Lines())
 
 
-def _describe(plan: Any, where: str, share: tuple[int, int] | None) -> None:
+def _describe(
+    plan: Plan, where: str, share: tuple[int, int] | None, *, fresh: bool, retry_failed: bool
+) -> None:
+    from iclgd_lens.bench.cells import count_cells, list_cells, shard
     from iclgd_lens.bench.estimate import estimate
-    from iclgd_lens.bench.run_folder import open_files
-    from iclgd_lens.bench.run_tables import measured_seconds
+    from iclgd_lens.bench.known_before import known_before
+    from iclgd_lens.bench.read_only_store import ReadOnlyStore, measured_seconds
+    from iclgd_lens.bench.remaining import remaining
+    from iclgd_lens.bench.run import resolved
+    from iclgd_lens.phrases import count
 
-    known = measured_seconds(where) if open_files(where).exists("run.json") else {}
     print(f"Plan {plan.name!r} is valid.")
     print(f"Models: {', '.join(model.label for model in plan.models)}")
     print(f"Tasks: {', '.join(plan.tasks)}")
     print(f"Hypotheses: {', '.join(plan.hypotheses)}")
     print(f"Controls: {', '.join(plan.controls) or 'none'}")
     print(f"Run directory: {where}")
-    found = estimate(plan, known)
-    print(str(found))
+    store = ReadOnlyStore(where)
+    begun = store.files.exists("run.json")
+    if not begun and not _is_at_hand(plan):  # nothing is downloaded for a look ahead
+        print(str(estimate(plan)))
+        if share is not None:
+            cells = count_cells(plan)
+            print(f"Share {share[0]} of {share[1]}: about {round(cells / share[1])} cells")
+        return
+    store.check_version()
+    every = list_cells(resolved(plan))
+    cells = shard(every, *share) if share else every
+    left = remaining(store, cells, fresh=fresh, retry_failed=retry_failed)
+    print(str(estimate(plan, measured_seconds(where) if begun else None, left)))
     if share is not None:
-        index, count = share
-        print(f"Share {index} of {count}: about {round(found.cells / count)} cells")
+        print(f"Share {share[0]} of {share[1]}: {len(cells)} of {count(len(every), 'cell')}")
+    if left.failed:
+        print("--retry-failed measures again what failed.")
+    if others := store.strangers(every):
+        print(f"{count(others, 'more file')} in cells/: of another plan or another version.")
+    for line in known_before(cells):
+        print(f"note: {line}")
+
+
+def _is_at_hand(plan: Plan) -> bool:
+    """Whether models and rows are on this machine, whatever the Hub's cache holds."""
+    from iclgd_lens.bench.cells import data_of
+    from iclgd_lens.host.model_source import find_model
+
+    here = (find_model(model.name).folder is not None for model in plan.models)
+    return all(here) and all(data_of(plan, model) != "hub" for model in plan.models)
 
 
 def _conclude(outcome: Any) -> None:

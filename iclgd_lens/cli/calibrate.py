@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iclgd_lens import defaults
-from iclgd_lens.cli.console import hand_over, json_document, progress, table_of
+from iclgd_lens.cli.console import hand_over, json_document, numbers_of, progress
 from iclgd_lens.cli.given import check_output
 from iclgd_lens.cli.opening import Rows, open_model
 from iclgd_lens.cli.options import Json, figures_page
@@ -68,10 +68,10 @@ def calibrate(
 
     def show(console: Console) -> None:
         lines = [_line(rate) for rate in rates]
-        console.print(table_of(("what", "share", "95 %", "allowed", ""), lines))
+        console.print(numbers_of(("what", "share", "95 %", "allowed", ""), lines))
         if power is not None:
             console.print("Worlds: the smallest angle from which on GD and LCGD are told apart")
-            console.print(table_of(("queries", "draws", "angle"), _power_lines(power)))
+            console.print(numbers_of(("queries", "draws", "angle"), _power_lines(power)))
         if figure is not None:
             console.print(f"Figure: {figure}", markup=False)
 

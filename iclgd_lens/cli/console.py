@@ -329,3 +329,17 @@ def table_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     for first, *rest in rows:
         table.add_row(Text(first, style="bold"), *(Text(cell) for cell in rest))
     return table
+
+
+def numbers_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table of numbers, none of them ever broken; the first column names the lines."""
+    from rich.text import Text
+
+    from iclgd_lens.results.stacked_table import StackedTable
+
+    table = StackedTable()
+    for column in columns:
+        table.add_column(column)
+    for first, *rest in rows:
+        table.add_row(Text(first, style="bold"), *(Text(cell) for cell in rest))
+    return table

@@ -10,7 +10,7 @@ import typer
 
 from iclgd_lens import defaults
 from iclgd_lens.cli import options
-from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
+from iclgd_lens.cli.console import hand_over, json_document, numbers_of, progress, say
 from iclgd_lens.cli.given import check_output, names
 from iclgd_lens.cli.opening import Names, Rows, open_model
 from iclgd_lens.cli.options import figures_page
@@ -146,11 +146,11 @@ def _show(found: Mediation, top: int, out: Path | None, console: Console) -> Non
             (f"{line['layer']:.0f}.{line['head']:.0f}", *(_cell(line[c]) for c in columns))
             for line in frame.to_dict("records")
         ]
-        console.print(table_of((name or "ICL", *columns), lines))
+        console.print(numbers_of((name or "ICL", *columns), lines))
     agreement = found.agreement().to_dict("records")
     columns = [str(column) for column in agreement[-1] if column != "hypothesis"]
     lines = [(str(line["hypothesis"]), *(_cell(line[c]) for c in columns)) for line in agreement]
-    console.print(table_of(("the same heads?", *columns), lines))
+    console.print(numbers_of(("the same heads?", *columns), lines))
     say(console, found.sentence())
     for what, why in found.failures.items():
         say(console, f"{what} is undefined: {why}")

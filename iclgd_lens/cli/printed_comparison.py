@@ -14,7 +14,6 @@ from iclgd_lens.verdicts.verdict import OVERALL, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from iclgd_lens.results.comparison import Comparison
 
@@ -61,12 +60,7 @@ def show(comparison: Comparison, console: Console, written: Path | None = None) 
         for line in lines:
             say(console, f"  {line}")
     frame = comparison.frame()
-    summary = comparison_table(comparison, frame=frame, title="Overall")
-    if _fits(console, summary):
-        console.print(summary)
-    else:
-        for scores in _PARTS:
-            console.print(comparison_table(comparison, scores, frame=frame, title="Overall"))
+    console.print(comparison_table(comparison, frame=frame, title="Overall"))
     for name in comparison.data.hypotheses:
         title = f"By layer: {name}"
         console.print(layer_table(comparison, frame=frame, hypothesis=name, title=title))
@@ -75,11 +69,6 @@ def show(comparison: Comparison, console: Console, written: Path | None = None) 
 
 
 CARE = "Read with care"
-_PARTS = (
-    ("AUC", "accuracy", "KL_removed"),
-    ("SimAOU_label", "SimAOU_label_centred", "SimAOU", "SimAM", "Tok2Attn"),
-)
-"""The summary in two tables, for terminals too narrow for one."""
 
 
 def headline(comparison: Comparison) -> list[str]:
@@ -177,10 +166,3 @@ def _oracle_alarms(comparison: Comparison) -> list[str]:
                 f"The oracle's {score} is {low:.4f} instead of 1: do not trust this result."
             )
     return found
-
-
-def _fits(console: Console, table: Table) -> bool:
-    from rich.measure import Measurement
-
-    wide = console.options.update(width=10_000)
-    return Measurement.get(console, wide, table).maximum <= console.width

@@ -11,7 +11,7 @@ import typer
 
 from iclgd_lens import defaults
 from iclgd_lens.cli import options
-from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
+from iclgd_lens.cli.console import hand_over, json_document, numbers_of, progress, say
 from iclgd_lens.cli.given import check_output, names
 from iclgd_lens.cli.opening import Names, Rows, Tell, check_asked, open_model
 from iclgd_lens.cli.options import figures_page
@@ -240,7 +240,7 @@ def _show(found: Sequence[Sweep], claim: Claim | None, out: Path | None, console
                 (name, *(_cell(curve, name, point.shown) for point in each.points))
                 for name in names
             ]
-            console.print(table_of(columns, lines))
+            console.print(numbers_of(columns, lines))
         say(console, each.sentence())
     if out is not None:
         say(console, f"Written: {out}")

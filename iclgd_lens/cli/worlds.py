@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iclgd_lens.cli.console import hand_over, json_document, progress, table_of
+from iclgd_lens.cli.console import hand_over, json_document, numbers_of, progress
 from iclgd_lens.cli.options import HostName, Json
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def worlds(
             tell(f"{mark.world}: {mark.rule}")
             marks.append(mark)
     plain = [vars(mark) for mark in marks]
-    shown = table_of(COLUMNS, [_line(mark) for mark in marks])
+    shown = numbers_of(COLUMNS, [_line(mark) for mark in marks])
     hand_over(
         json_document(plain) if as_json else None,
         lambda console: console.print(shown),

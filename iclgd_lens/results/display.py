@@ -15,13 +15,13 @@ import numpy as np
 
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.results.lookup import score_of_heads
+from iclgd_lens.results.stacked_table import StackedTable
 from iclgd_lens.scores import leading_score
 from iclgd_lens.subjects import Subject, hypothesis_labels, rivals
 
 # Rich draws from Python's generator as it is imported, and that is the caller's.
 _callers_state = random.getstate()
 try:
-    from rich.table import Table
     from rich.text import Text
 finally:
     random.setstate(_callers_state)
@@ -36,6 +36,8 @@ SUMMARY_SCORES = (
     "AUC", "accuracy", "KL_removed", "SimAOU_label", "SimAOU_label_centred", "SimAOU", "SimAM",
     "Tok2Attn",
 )  # fmt: skip
+_CELL = 14
+"""Characters of a mean with its interval."""
 LAYER_SCORES = ("SimAOU_label", "SimAOU", "SimAM")
 
 
@@ -93,7 +95,7 @@ def comparison_table(
     *,
     frame: pd.DataFrame | None = None,
     title: str | None = None,
-) -> Table:
+) -> StackedTable:
     """One line per setting, hypothesis and control; one column per aggregate score.
 
     Args:
@@ -104,8 +106,9 @@ def comparison_table(
         title: Over the table.
 
     Returns:
-        A table whose cells are means with intervals. A cell is empty where a score is not measured
-        (ZS has no SimAOU), and "— (n)" where it exists on none of n queries.
+        A table whose cells are means with intervals, none of them broken: what a terminal has no
+        room for follows below (`stacked_table`). A cell is empty where a score is not measured (ZS
+        has no SimAOU), and "— (n)" where it exists on none of n queries.
     """
     frame = comparison.frame() if frame is None else frame
     rows = aggregates(frame)
@@ -113,10 +116,10 @@ def comparison_table(
     names = list(dict.fromkeys(frame["hypothesis"]))
     shown = [score for score in scores if any((name, score) in cells for name in names)]
     rows = _where(rows, rows["score"].isin(shown))
-    table = _table(title)
-    table.add_column("", no_wrap=True)
+    table = StackedTable(title)
+    table.add_column("")
     for score in shown:
-        table.add_column(score.replace("logit_", "logit_\n"), justify="right", overflow="fold")
+        table.add_column(_heading(score), justify="right")
     groups = _groups(names)
     for group in groups:
         for name in group:
@@ -135,7 +138,7 @@ def layer_table(
     hypothesis: str | None = None,
     frame: pd.DataFrame | None = None,
     title: str | None = None,
-) -> Table:
+) -> StackedTable:
     """One line per layer and score; one column per hypothesis and control.
 
     Args:
@@ -156,11 +159,11 @@ def layer_table(
         (row.score, _layer(row.layer), row.hypothesis): row
         for row in cast("Any", rows).itertuples()
     }
-    table = _table(title)
+    table = StackedTable(title, beside=2)
     table.add_column("score")
     table.add_column("layer", justify="right")
     for name in names:
-        table.add_column(_name(name, broken=True), justify="right", overflow="fold")
+        table.add_column(_name(name, broken=True), justify="right")
     for score in scores:
         layers = sorted({key[1] for key in cells if key[0] == score and key[1] is not None})
         for layer in (*layers, None):
@@ -189,23 +192,19 @@ def interval(value: float, low: float, high: float) -> str:
     """Write "value [low,high]", without an interval that does not exist or has no width."""
     if np.isnan(low) or np.isnan(high) or high - low < 1e-4:
         return number(value)
-    # No space within the brackets: a narrow column then breaks before them.
     return f"{number(value)} [{number(low)},{number(high)}]"
-
-
-def _table(title: str | None) -> Table:
-    from rich import box
-
-    return Table(
-        title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD,
-        pad_edge=False, padding=(0, 1, 0, 0), title_style="bold", caption_style="dim",
-    )  # fmt: skip
 
 
 def _groups(names: Sequence[str]) -> list[list[str]]:
     settings = [name for name in names if is_setting(name)]
     controls = [name for name in names if is_control(name)]
     return [group for group in (settings, hypothesis_labels(names), controls) if group]
+
+
+def _heading(score: str) -> str:
+    """A score's name, in two lines where it is wider than the numbers below it."""
+    front, line, end = score.rpartition("_")
+    return f"{front}{line}\n{end}" if len(score) > _CELL and front else score
 
 
 def _name(name: str, *, broken: bool = False) -> Text:
@@ -270,10 +269,12 @@ class Shown:
     def _repr_html_(self) -> str:
         return html_summary(self._own, repr(self)[1:-1])
 
-    def table(self) -> Table:
+    def table(self) -> StackedTable:
         """Return a Rich table: one line per setting, hypothesis and control; one column per score.
 
-        Scores are over all layers; `results.display.layer_table` has those of each layer.
+        Scores are over all layers; `results.display.layer_table` has those of each layer. `print`
+        shows it, too. No number is ever broken: columns that a terminal has no room for follow
+        below.
         """
         return comparison_table(self._own)
 

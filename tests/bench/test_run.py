@@ -543,11 +543,12 @@ def failing(fields: dict[str, Any], *hypotheses: str, **changes: Any) -> Plan:
 def test_a_hypothesis_that_raises_costs_its_own_cells_alone(
     fields: dict[str, Any], plugins: None, tmp_path: Path
 ) -> None:
-    broken = [True]
+    broken = tmp_path / "broken"  # no value that the hypothesis would be known by
+    broken.touch()
 
     @hypothesis("shaky")
     def shaky(model: Any, episode: Any, *, lr: float = 0.1) -> Intervention:
-        if broken[0]:
+        if broken.exists():
             raise IndexError("my bug")
         return get_hypothesis("gd").build(model, episode, lr=lr)
 
@@ -573,7 +574,7 @@ def test_a_hypothesis_that_raises_costs_its_own_cells_alone(
 
     again = run_plan(plan, tmp_path / "run")
     assert (again.done, len(again.failed)) == (0, 3), "a failure is not tried again unasked"
-    broken[0] = False
+    broken.unlink()
     outcome = run_plan(plan, tmp_path / "run", retry_failed=True)
     assert (outcome.done, outcome.failed) == (3, {})
     assert load_run(tmp_path / "run").failures.empty
@@ -582,11 +583,12 @@ def test_a_hypothesis_that_raises_costs_its_own_cells_alone(
 def test_a_failure_stays_one_when_its_record_is_lost(
     fields: dict[str, Any], plugins: None, tmp_path: Path
 ) -> None:
-    broken = [True]
+    broken = tmp_path / "broken"  # no value that the hypothesis would be known by
+    broken.touch()
 
     @hypothesis("shaky")
     def shaky(model: Any, episode: Any) -> Intervention:
-        if broken[0]:
+        if broken.exists():
             raise DivergedError("shaky diverged")
         return get_hypothesis("gd").build(model, episode, lr=0.1)
 
@@ -608,9 +610,46 @@ def test_a_failure_stays_one_when_its_record_is_lost(
     for damage in ("", "{}", text[:-5], text.replace("diverged", "converged")):
         record.write_text(damage)
         check()
-    broken[0] = False
+    broken.unlink()
     outcome = run_plan(plan, tmp_path / "run", retry_failed=True)
     assert (outcome.done, outcome.failed, outcome.exit_code) == (1, {}, 0)
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_a_budget_that_could_not_be_chosen_is_sought_again(
+    fields: dict[str, Any], plugins: None, tmp_path: Path, built: bool
+) -> None:
+    """Whether the rule itself failed, too, or was measured at its defaults."""
+    # A file, and no variable of the hypothesis, which would be part of what it is known by.
+    broken = tmp_path / "broken"
+    broken.touch()
+
+    @hypothesis("shaky")
+    def shaky(model: Any, episode: Any, *, lr: float = 0.125) -> Intervention:
+        if broken.exists() and not (built and lr == 0.125):
+            raise DivergedError("shaky diverged")
+        return get_hypothesis("gd").build(model, episode, lr=lr)
+
+    plan = failing(
+        fields, "shaky", controls=["random", "untrained"], lr="matched", search={"grid": [0.5]}
+    )
+
+    def budgets() -> list[tuple[str, dict[str, Any]]]:
+        cells = load_run(tmp_path / "run").cells
+        each = ((cell.facts["place"]["subject"], cell.facts["described"]) for cell in cells)
+        return [(name, facts["budget"]) for name, facts in each if "shaky" in name]
+
+    first = run_plan(plan, tmp_path / "run")
+    assert len(first.failed) == (0 if built else 6), "beside a control, two twins at two budgets"
+    assert all("problem" in facts for _, facts in budgets())
+    assert run_plan(plan, tmp_path / "run").done == 0, "not sought unasked"
+    broken.unlink()
+    again = run_plan(plan, tmp_path / "run", retry_failed=True)
+    assert (again.done, again.found, again.failed) == (6, first.cells - 6, {})
+    found = budgets()
+    assert len(found) == 6
+    assert all("problem" not in facts and facts["settings"]["lr"] != 0.125 for _, facts in found)
+    assert run_plan(plan, tmp_path / "run", retry_failed=True).done == 0
 
 
 @pytest.mark.parametrize("given", [None, 3])

@@ -12,7 +12,8 @@ import pytest
 from iclgd_lens.bench.cell_file import CellData, Measured, decode, encode
 from iclgd_lens.bench.order_sensitivity import flip_rates, predictions
 from iclgd_lens.bench.plan import Plan, parse_plan
-from iclgd_lens.bench.run_tables import Run, load_run, measured_seconds
+from iclgd_lens.bench.read_only_store import measured_seconds
+from iclgd_lens.bench.run_tables import Run, load_run
 from iclgd_lens.errors import LensError, RunError
 
 QUERIES, LAYERS, HEADS = 30, 2, 3
@@ -98,6 +99,15 @@ def test_a_number_is_the_mean_over_draws_of_the_means_over_orders_and_queries() 
         assert line["n"].iloc[0] == 4 * QUERIES
     scale = frame.set_index("score").loc["logit_scale", "value"]
     assert scale == pytest.approx(0.2)
+
+
+def test_the_table_is_that_of_every_model_and_task() -> None:
+    found = run(
+        *(setting({"gd": 0.2}, seed, task=task) for task in ("sst2", "mr") for seed in (0, 1))
+    )
+    text = str(found.table())
+    for (model, task), comparison in found.comparisons.items():
+        assert f"{model}, {task}\n{comparison.table()}" in text
 
 
 def test_networks_are_labelled_and_counted_as_networks() -> None:

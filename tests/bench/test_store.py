@@ -19,9 +19,10 @@ import pytest
 from iclgd_lens.bench.cell_file import Measured
 from iclgd_lens.bench.cells import list_cells
 from iclgd_lens.bench.plan import Plan
+from iclgd_lens.bench.read_only_store import measured_seconds
 from iclgd_lens.bench.run import run_plan
 from iclgd_lens.bench.run_folder import open_files
-from iclgd_lens.bench.run_tables import load_run, measured_seconds
+from iclgd_lens.bench.run_tables import load_run
 from iclgd_lens.bench.store import RUN_FORMAT, Store
 from iclgd_lens.errors import RunError
 from iclgd_lens.files import partial_name

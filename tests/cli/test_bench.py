@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from iclgd_lens.bench.cells import count_cells
+from iclgd_lens.bench.cells import count_cells, list_cells
 from iclgd_lens.bench.estimate import estimate, megabytes, model_size, texts_of
 from iclgd_lens.bench.plan import Plan, load_plan, parse_plan
+from iclgd_lens.bench.remaining import Remaining
 from iclgd_lens.cli.bench import add_commands, parse_shard
 from iclgd_lens.controls import CONTROLS
 from iclgd_lens.errors import LensError, PlanError
@@ -62,8 +64,77 @@ def test_a_dry_run_prints_the_cost_and_touches_nothing(
     assert "8 cells, about" in found.output
     assert "on disk" in found.output
     shared = call(app, "bench", plan_file, "--shard", "2/2", "--dry-run")
-    assert "Share 2 of 2: about 4 cells" in shared.output
+    assert "4 cells, about" in shared.output
+    assert "Share 2 of 2: 4 of 8 cells" in shared.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_tells_what_is_finished_failed_and_left(
+    app: typer.Typer, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    path, run = tmp_path / "plan.yaml", tmp_path / "run"
+    # cb has no rows: its four cells fail, at once.
+    changed = {"tasks": ["cb", "sst2"], "controls": [], "hypotheses": ["gd"], "permutations": [0]}
+    path.write_text(yaml.safe_dump(fields | changed | {"seeds": [0]}), encoding="utf-8")
+
+    def said(*more: str) -> str:
+        found = call(app, "bench", path, "--out", run, "--dry-run", *more)
+        assert found.exit_code == 0, found.exception
+        return found.output
+
+    assert "8 cells, about" in said()
+    assert "note: cb: cannot be measured: No rows of task 'cb'" in said()
+    assert call(app, "bench", path, "--out", run).exit_code == 104
+    before = sorted(place for place in run.rglob("*"))
+    assert "8 cells: 4 finished, 4 failed before, none to measure" in said()
+    assert "--retry-failed measures again what failed." in said()
+    assert "8 cells: 4 finished, 4 to measure, about" in said("--retry-failed")
+    assert "8 cells, about" in said("--fresh")
+    assert "(from 4 measured cells of this run)" in said("--fresh")
+    assert "4 of 8 cells" in said("--shard", "1/2")
+    path.write_text(yaml.safe_dump(fields | changed | {"seeds": [0, 1]}), encoding="utf-8")
+    assert "16 cells: 4 finished, 4 failed before, 8 to measure" in said()
+    assert sorted(place for place in run.rglob("*")) == before
+
+
+def test_cells_take_as_long_as_others_of_their_kind(plan: Plan) -> None:
+    cells = list_cells(plan)
+    done = [cell for cell in cells if cell.setting.seed == 0]
+    states: dict[str, Any] = {cell.key: "missing" for cell in cells}
+    dear = {cell.key: 10.0 if "random" in str(cell) else 1.0 for cell in done}
+    states |= dict.fromkeys(dear, "done")
+    todo = tuple(cell for cell in cells if cell.key not in dear)
+    left = Remaining(tuple(cells), states, todo, frozenset())
+    expected = sum(10.0 if "random" in str(cell) else 1.0 for cell in todo)
+    assert left.seconds(dear) == pytest.approx(expected)
+    assert left.seconds({}) is None
+    assert left.seconds({"of another plan": 3.0}) == 3.0 * len(todo)
+    assert (left.finished, left.failed) == (len(done), 0)
+
+
+def test_rows_of_one_label_are_told_before_a_model_is_loaded(
+    app: typer.Typer, small: Plan, data_folder: Path, tmp_path: Path
+) -> None:
+    rows = shutil.copytree(data_folder, tmp_path / "rows")
+    for split in ("train", "validation"):
+        path = rows / "sst2" / f"{split}.jsonl"
+        lines = [line for line in path.read_text().splitlines() if '"label": 0' in line]
+        path.write_text("\n".join(lines) + "\n")
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(small.as_dict() | {"data": str(rows)}), encoding="utf-8")
+    notes = [
+        "note: sst2: All 4 demonstrations have the label 'Negative': nothing in the prompt tells "
+        "the classes apart.",
+        "note: sst2: All 4 queries have the label 'Negative': whether the model tells the classes "
+        "apart is not asked.",
+    ]
+    dry = call(app, "bench", path, "--out", tmp_path / "run", "--dry-run")
+    assert [line for line in dry.output.splitlines() if line.startswith("note: ")] == notes
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        done = call(app, "bench", path, "--out", tmp_path / "run")
+    assert done.stderr.splitlines()[:2] == notes
+    assert not [each for each in warned if "have the label" in str(each.message)], "said once"
 
 
 def test_the_exit_code_counts_failed_cells(
@@ -162,7 +233,11 @@ def test_errors_are_one_class(app: typer.Typer, tmp_path: Path) -> None:
     assert isinstance(found.exception, LensError)
 
 
-def test_estimates_grow_with_the_work(fields: dict[str, Any]) -> None:
+def test_estimates_grow_with_the_work(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = iter([(1e10, 1e-6)] * 5)  # what is measured on a busy machine differs by the second
+    monkeypatch.setattr("iclgd_lens.bench.estimate.machine_speed", lambda: next(speeds))
     least = estimate(parse_plan(fields))
     assert least.cells == 84
     for change in ({"queries": 2000}, {"lr": "matched"}, {"shots": 64}, {"twins": 20}):

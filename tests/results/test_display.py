@@ -165,3 +165,41 @@ def test_the_frame_is_computed_once_where_it_is_given(
     monkeypatch.setattr(Comparison, "frame", refuse)
     comparison_table(comparison, frame=frame)
     layer_table(comparison, frame=frame)
+
+
+# -- widths ----------------------------------------------------------------------------------------
+
+
+def shown_cells(table: Table) -> list[str]:
+    """What stands in the cells, names of lines left out."""
+    return [str(cell) for column in table.columns[1:] for cell in column.cells if str(cell)]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 160, 250])
+def test_no_number_is_ever_broken(comparison: Comparison, width: int) -> None:
+    for table in (comparison.table(), layer_table(comparison)):
+        text = text_of(table, width)
+        lines = text.splitlines()
+        assert all(len(line) <= width for line in lines)
+        for cell in shown_cells(table):
+            assert any(cell in line for line in lines), cell
+        assert "\u2026" not in text
+
+
+def test_what_does_not_fit_follows_below_with_its_names(comparison: Comparison) -> None:
+    table = comparison.table()
+    wide, narrow = text_of(table, 250), text_of(table, 60)
+    heads = [line.split() for line in wide.splitlines() if "SimAOU" in line]
+    assert len(heads) == 1
+    below = [line for line in narrow.splitlines() if line.strip().startswith("random[gd] ")]
+    assert len(below) > 1
+    assert narrow.count("Mean [95%") == wide.count("Mean [95%") == 1
+    # ZS has no similarity: a part that holds nothing else leaves its line out.
+    assert len([line for line in narrow.splitlines() if line.strip().startswith("ZS ")]) == 1
+
+
+def test_a_table_is_text_for_print(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(comparison.table()).split() == text_of(comparison.table(), 400).split()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, str(comparison.table()).splitlines())) <= 60
