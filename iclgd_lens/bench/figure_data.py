@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from iclgd_lens.bench.run_tables import Run
 
-Where = tuple[str, str]
+ModelAndTask = tuple[str, str]
 """Model and task."""
 FORMS: Mapping[str, str] = {
     "trajectory": "iclgd_lens.trajectory/1",
@@ -212,7 +212,7 @@ class Drawn:
 
     # -- studies -----------------------------------------------------------------------------------
 
-    def _studies(self, kind: str) -> Iterator[tuple[Where, bytes, str]]:
+    def _studies(self, kind: str) -> Iterator[tuple[ModelAndTask, bytes, str]]:
         """Model and task, bytes and name of each study of a kind."""
         for study in self._own.facts.get("studies", ()):
             data = self._own.study_bytes.get(study["key"])
@@ -220,15 +220,15 @@ class Drawn:
                 yield (study["model"], study["task"]), data, study["key"]
 
     @cached_property
-    def _trainings(self) -> dict[Where, tuple[Part, ...]]:
-        found: dict[Where, tuple[Part, ...]] = {}
+    def _trainings(self) -> dict[ModelAndTask, tuple[Part, ...]]:
+        found: dict[ModelAndTask, tuple[Part, ...]] = {}
         for where, data, name in self._studies("trajectory"):
             parts, _, _ = restored(*opened(data, name, FORMS["trajectory"], RunError), name)
             found[where] = parts
         return found
 
     @cached_property
-    def mediations(self) -> dict[Where, Mediation]:
+    def mediations(self) -> dict[ModelAndTask, Mediation]:
         """What heads do, by model and task, where the plan's `studies:` asks for it."""
         return {
             where: Mediation(**storage.decode(data, name))
@@ -272,7 +272,7 @@ class Drawn:
         return _stacked((where, make(found)) for where, found in self.mediations.items())
 
 
-def _stacked(tables: Iterable[tuple[Where, pd.DataFrame]]) -> pd.DataFrame:
+def _stacked(tables: Iterable[tuple[ModelAndTask, pd.DataFrame]]) -> pd.DataFrame:
     """Tables one under the other, with model and task in front; empty where there is none."""
     import pandas as pd
 

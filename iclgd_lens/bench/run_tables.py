@@ -15,7 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.bench.cell_file import PLACE, CellData, decode, parts_of
-from iclgd_lens.bench.figure_data import FORMS, Drawn, Where
+from iclgd_lens.bench.figure_data import FORMS, Drawn, ModelAndTask
 from iclgd_lens.bench.order_sensitivity import order_sensitivity
 from iclgd_lens.bench.plan_entries import varied_name
 from iclgd_lens.bench.store import Quarantined, Store
@@ -148,9 +148,9 @@ class Run(Drawn):
         return list(self.plan["hypotheses"])
 
     @cached_property
-    def comparisons(self) -> dict[Where, Comparison]:
+    def comparisons(self) -> dict[ModelAndTask, Comparison]:
         """One comparison for each model and task, over draws and networks."""
-        groups: dict[Where, list[CellData]] = {}
+        groups: dict[ModelAndTask, list[CellData]] = {}
         for cell in self.cells:
             place = cell.facts["place"]
             groups.setdefault((place["model"], place["task"]), []).append(cell)

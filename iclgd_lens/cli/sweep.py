@@ -121,7 +121,7 @@ def sweep(
         asked = _asked_by(claim, data)
     with progress() as tell:
         loaded, source = _open(model, asked, imports or [], tell)
-        from iclgd_lens.sweeps.sweep_job import CONTROLS
+        from iclgd_lens.sweeps.sweep_job import SWEEP_CONTROLS
         from iclgd_lens.sweeps.sweep_job import sweep as measured
 
         if claim is not None:
@@ -130,7 +130,7 @@ def sweep(
             found = [
                 measured(
                     loaded, rows.task, what, values, hypotheses=hypotheses,
-                    controls=CONTROLS if controls is None else controls, settings=settings,
+                    controls=SWEEP_CONTROLS if controls is None else controls, settings=settings,
                     lr=rate, budget=budget, shots=rows.shots, queries=rows.queries,
                     draws=rows.draws, seed=rows.seed, data=source, auxiliary=rows.auxiliary,
                     progress=tell,

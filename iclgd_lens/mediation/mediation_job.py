@@ -57,7 +57,7 @@ EXACT_HEADS = 200
 TOP_SHARE, RANDOM_HEADS = 0.05, 20
 """Heads on which attribution is held against exact interventions: the first of its ranking, and
 some at random."""
-CONTROLS = ("random", "shuffled")
+MEDIATION_CONTROLS = ("random", "shuffled")
 
 
 @checks_types(ComparisonError)
@@ -67,7 +67,7 @@ def mediate(
     episodes: Episode | Sequence[Episode],
     hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = HYPOTHESES,
     *,
-    controls: str | Iterable[str] = CONTROLS,
+    controls: str | Iterable[str] = MEDIATION_CONTROLS,
     exact: bool | None = None,
     visibility: bool = True,
     curves: bool = True,
@@ -141,10 +141,10 @@ def mediate(
     with host.laid_out():
         for number, episode in enumerate(draws):
             said = _numbered(tell, number, len(draws))
-            plan = _Draw(
+            draw = _Draw(
                 host, episode, rules, asked, seed + number, mode == "matched", search, said
             )
-            job, changed = _read(plan)
+            job, changed = _read(draw)
             measuring = Measuring(host, episode, job.frozen, changed, tokens_at_once)
             if not all_heads and which is None:
                 which = _verified(measuring, seed)
@@ -205,12 +205,12 @@ class _Draw:
     tell: Progress
 
 
-def _read(plan: _Draw) -> tuple[Job, dict[str, Readout]]:
+def _read(draw: _Draw) -> tuple[Job, dict[str, Readout]]:
     """Read the model itself, then every hypothesis and control; score them on the way."""
-    contrasted = any(control.name == "shuffled" for control in plan.controls["rule"])
-    wrong = shuffled_labels(plan.episode, plan.seed) if contrasted else None
+    contrasted = any(control.name == "shuffled" for control in draw.controls["rule"])
+    wrong = shuffled_labels(draw.episode, draw.seed) if contrasted else None
     options = Options(tok2attn_queries=0, on_error="record_theirs")
-    job = Job(plan.host, plan.episode, options, wrong=wrong, tell=plan.tell)
+    job = Job(draw.host, draw.episode, options, wrong=wrong, tell=draw.tell)
     job.measure_settings()
     changed: dict[str, Readout] = {}
 
@@ -218,32 +218,32 @@ def _read(plan: _Draw) -> tuple[Job, dict[str, Readout]]:
         if right is None:
             job.measure(label, None)
             return
-        plan.tell(f"{label}: each query alone")
+        draw.tell(f"{label}: each query alone")
         readout = job.reader.ftzs(right)
         job.measure(label, right, wrong, readout=readout)
         if readout.is_finite:
             changed[label] = readout
 
-    for rule in plan.rules.values():
-        plan.tell(f"{rule.name}: building the update")
+    for rule in draw.rules.values():
+        draw.tell(f"{rule.name}: building the update")
         pair: Pair = (None, None)
         with job.going_on(rule.name):
-            if plan.matched:
-                rule = with_budget(rule, plan.host, plan.episode, **plan.search)
+            if draw.matched:
+                rule = with_budget(rule, draw.host, draw.episode, **draw.search)
             pair = job.builder.pair(rule)
             read(rule.name, *pair)
-        for control in plan.controls["rule"]:
+        for control in draw.controls["rule"]:
             label = str(Subject(rule.name, control.name))
             with job.going_on(label):
-                made = controlled(job.builder, control, rule, pair, seed=plan.seed, tell=plan.tell)
+                made = controlled(job.builder, control, rule, pair, seed=draw.seed, tell=draw.tell)
                 if made is not None:
                     read(label, *made)
-    for control in plan.controls["alone"]:
+    for control in draw.controls["alone"]:
         with job.going_on(control.name):
             rule = Rule(
                 control.name, Hypothesis(name=control.name, build=resolve(control.function))
             )
-            read(control.name, job.builder.build(rule, plan.episode, control.name), None)
+            read(control.name, job.builder.build(rule, draw.episode, control.name), None)
     return job, changed
 
 

@@ -20,8 +20,7 @@ from iclgd_lens.mediation.head_maps import (
 )
 from iclgd_lens.report.figure_choices import Choice, Maker, groups
 from iclgd_lens.report.view import View
-from iclgd_lens.sweeps.factors import FACTORS as _FACTORS
-from iclgd_lens.sweeps.factors import Factor
+from iclgd_lens.sweeps.factors import FACTORS, Factor
 
 _MT = ("Model", "Task")
 
@@ -42,9 +41,9 @@ def _along(view: View) -> Iterator[Choice]:
 def _factor(name: str) -> Factor | None:
     """The factor of a plan ("shots") or of a hypothesis ("horizon of lcgd_dynamic")."""
     setting, _, rule = name.partition(" of ")
-    found = _FACTORS.get(setting)
+    found = FACTORS.get(setting)
     if found is None and rule:
-        found = next((each for each in _FACTORS.values() if each.setting == setting), None)
+        found = next((each for each in FACTORS.values() if each.setting == setting), None)
     return found
 
 
@@ -113,8 +112,8 @@ def _same_heads(view: View) -> Iterator[Choice]:
             yield Choice(key, said, figures.head_scatter.spec(frame))
 
 
-FACTORS: Maker = ("factors", "Along a factor", (*_MT, "Factor"), _along)
-HEADS: tuple[Maker, ...] = (
+FACTOR_FIGURE: Maker = ("factors", "Along a factor", (*_MT, "Factor"), _along)
+HEAD_FIGURES: tuple[Maker, ...] = (
     (
         "mediation", "Which heads do the work, and does the update do it there?",
         (*_MT, "Whose", "Effect"), _effects,

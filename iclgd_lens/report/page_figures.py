@@ -11,7 +11,7 @@ import numpy as np
 from iclgd_lens import figures
 from iclgd_lens.display_names import label, rank, score_meaning
 from iclgd_lens.phrases import listed
-from iclgd_lens.report.causal_figures import FACTORS, HEADS
+from iclgd_lens.report.causal_figures import FACTOR_FIGURE, HEAD_FIGURES
 from iclgd_lens.report.figure_choices import Choice, Maker, Picture, groups
 from iclgd_lens.report.view import View, where
 from iclgd_lens.scores import SCORES
@@ -35,8 +35,8 @@ def pictures(view: View) -> list[Picture]:
         ("rates", "Learning rates", _MT, _rates),
         ("norms", "Sizes of the changes", _MT, _norms),
         ("attention", "Attention of the readout token", _MT, _attention),
-        FACTORS,
-        *HEADS,
+        FACTOR_FIGURE,
+        *HEAD_FIGURES,
     )
     made = (
         Picture(name, title, selects, tuple(make(view))) for name, title, selects, make in makers

@@ -14,7 +14,7 @@ from iclgd_lens.errors import PlanError
 from iclgd_lens.rules import Progress
 from iclgd_lens.scores import LABEL_COLLAPSE
 from iclgd_lens.sweeps.factors import get_factor
-from iclgd_lens.sweeps.sweep_job import CONTROLS, sweep
+from iclgd_lens.sweeps.sweep_job import SWEEP_CONTROLS, sweep
 from iclgd_lens.sweeps.sweep_result import PRIMARY, SECOND, Sweep
 from iclgd_lens.validation import Part
 from iclgd_lens.yaml_files import read_mapping
@@ -36,7 +36,7 @@ class SweepSpec(Part):
     factor: str
     values: list[Any] | None = None
     hypotheses: list[str] = Field(min_length=1)
-    controls: tuple[str, ...] = CONTROLS
+    controls: tuple[str, ...] = SWEEP_CONTROLS
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     lr: float | None = None
     scores: tuple[str, ...] = (PRIMARY, SECOND)

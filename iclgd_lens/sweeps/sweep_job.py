@@ -25,7 +25,7 @@ from iclgd_lens.sweeps.sweep_result import Point, Sweep
 from iclgd_lens.tasks import Data, Task
 from iclgd_lens.validation import checks_types
 
-CONTROLS = ("random", "shuffled")
+SWEEP_CONTROLS = ("random", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def sweep(
     values: Sequence[Any] | None = None,
     *,
     hypotheses: str | Sequence[str] = defaults.HYPOTHESES,
-    controls: str | Sequence[str] = CONTROLS,
+    controls: str | Sequence[str] = SWEEP_CONTROLS,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     lr: float | None = None,
     shots: int = defaults.SHOTS,
