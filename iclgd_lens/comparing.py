@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from iclgd_lens import defaults
 from iclgd_lens.budget.asked_search import SEARCHED, BudgetMode, check_search, usual_budget
 from iclgd_lens.building import passes_of
 from iclgd_lens.collapse import CollapseJob
@@ -25,7 +26,6 @@ from iclgd_lens.comparison_groups import (
 )
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.cost import sharing
-from iclgd_lens.defaults import HYPOTHESES, TWIN_QUERIES, TWINS
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.host import Host, as_host, own_precision
@@ -40,13 +40,12 @@ from iclgd_lens.results.parts import Part
 from iclgd_lens.rules import (
     HypothesisLike,
     Options,
-    Progress,
     Rule,
     resolve_rules,
-    silent,
     split_controls,
 )
 from iclgd_lens.tasks import Task
+from iclgd_lens.telling import Tell, silent
 from iclgd_lens.validation import checks_types
 from iclgd_lens.workers import how_many, spread
 
@@ -162,14 +161,14 @@ def provenance(host: Host, draws: Sequence[Episode]) -> dict[str, Any]:
 def compare(
     model: Any,
     episodes: Episode | Sequence[Episode],
-    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = HYPOTHESES,
+    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = defaults.HYPOTHESES,
     *,
     controls: str | Iterable[str] = DEFAULT_CONTROLS,
     lr: float | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     budget: BudgetMode | Mapping[str, Any] | None = None,
-    twins: int = TWINS,
-    twin_queries: int | None = TWIN_QUERIES,
+    twins: int = defaults.TWINS,
+    twin_queries: int | None = defaults.TWIN_QUERIES,
     realisations: int | None = None,
     trajectory: bool | Sequence[int] = False,
     other: Episode | Demonstrations | None = None,
@@ -182,7 +181,7 @@ def compare(
     confidence: float = 0.95,
     zs: Readout | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> Comparison:
     """Compare what hypotheses do to attention with what in-context learning does.
 

@@ -32,8 +32,9 @@ from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.raised import raised, warn_of_failure
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.results.parts import Part
-from iclgd_lens.rules import Options, Progress, Rule
+from iclgd_lens.rules import Options, Rule
 from iclgd_lens.subjects import TRAINED
+from iclgd_lens.telling import Tell
 from iclgd_lens.training.batched import Networks
 from iclgd_lens.training.shared_batches import Chain, together
 
@@ -82,7 +83,7 @@ class ComparisonRequest:
     other: Episode | None
     seed: int
     options: Options
-    tell: Progress
+    tell: Tell
     job: type[Job]
     chosen: list[Chosen] = field(default_factory=list[Chosen])
     """The rules at the model's own budget, by draw."""
@@ -148,7 +149,7 @@ def measure_draws(
     readouts: dict[str, Readout],
     groups: Sequence[Sequence[int]],
     place: int,
-    announce: Progress,
+    announce: Tell,
 ) -> tuple[list[Part], list[Chosen]]:
     """The model itself on a group of draws: settings, every hypothesis, every draw control."""
     jobs: list[Job] = []
@@ -237,7 +238,7 @@ def measure_networks(
     request: ComparisonRequest,
     groups: Sequence[Sequence[tuple[Control, int]]],
     place: int,
-    announce: Progress,
+    announce: Tell,
 ) -> list[Part]:
     """A group of other networks, each on one of the draws: at the model's budget, and its own."""
     with ExitStack() as held:
@@ -272,7 +273,7 @@ def measure_networks(
 
 
 def _made(
-    request: ComparisonRequest, control: Control, index: int, announce: Progress, held: ExitStack
+    request: ComparisonRequest, control: Control, index: int, announce: Tell, held: ExitStack
 ) -> _Network:
     draw = index % len(request.draws)
     tell = _numbered(announce, f"{control.name} network {index + 1} of {request.twins}", 2)
@@ -318,5 +319,5 @@ def _part(job: Job, draw: int) -> Part:
     )  # fmt: skip
 
 
-def _numbered(tell: Progress, where: str, count: int) -> Progress:
+def _numbered(tell: Tell, where: str, count: int) -> Tell:
     return tell if count < 2 else lambda text: tell(f"{where}: {text}")

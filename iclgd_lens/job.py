@@ -25,9 +25,10 @@ from iclgd_lens.measures.score_functions import measured, measured_setting
 from iclgd_lens.raised import raised, warn_of_failure
 from iclgd_lens.readout.reader import Reader, Readout
 from iclgd_lens.registry import resolve
-from iclgd_lens.rules import Options, Progress, Rule, returned_by, silent
+from iclgd_lens.rules import Options, Rule, returned_by
 from iclgd_lens.scores import CHANGE_NORMS, KL_MOMENTS, LABEL_SCORES, RECOVERY_MOMENTS, SCORES
 from iclgd_lens.subjects import Subject
+from iclgd_lens.telling import Tell, silent
 
 Values = dict[str, dict[str, Tensor]]
 
@@ -61,10 +62,10 @@ class Job:
         wrong: Episode | None = None,
         zs: Readout | None = None,
         frozen: Frozen | None = None,
-        tell: Progress | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self.host, self.episode, self.wrong, self.options = host, episode, wrong, options
-        self.tell: Progress = tell or silent
+        self.tell: Tell = tell or silent
         self.values: Values = {}
         self.builder = Builder(host, episode, wrong, options)
         self.failures = self.builder.failures

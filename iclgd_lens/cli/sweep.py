@@ -13,10 +13,11 @@ from iclgd_lens import defaults
 from iclgd_lens.cli import options
 from iclgd_lens.cli.console import hand_over, json_document, progress, say, table_of
 from iclgd_lens.cli.given import check_output, names
-from iclgd_lens.cli.opening import Names, Rows, Tell, check_asked, open_model
+from iclgd_lens.cli.opening import Names, Rows, check_asked, open_model
 from iclgd_lens.cli.options import figures_page
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.phrases import listed
+from iclgd_lens.telling import Tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

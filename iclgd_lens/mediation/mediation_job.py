@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from iclgd_lens import defaults
 from iclgd_lens.budget.budget import BudgetMode, with_budget, with_settings_of
 from iclgd_lens.building import Pair
 from iclgd_lens.comparing import as_draws, budget_mode, check_draws, provenance
 from iclgd_lens.controlled import controlled
 from iclgd_lens.controls import Control
-from iclgd_lens.defaults import HYPOTHESES
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError, LensError
 from iclgd_lens.heads import indirect_effects, induction_scores
@@ -33,7 +33,7 @@ from iclgd_lens.mediation.head_maps import (
     pearson,
 )
 from iclgd_lens.mediation.mediation_result import Mediation
-from iclgd_lens.mediation.patching import TOKENS_AT_ONCE
+from iclgd_lens.mediation.patching import PATCHED_TOKENS_AT_ONCE
 from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
@@ -42,13 +42,12 @@ from iclgd_lens.results.parts import Part
 from iclgd_lens.rules import (
     HypothesisLike,
     Options,
-    Progress,
     Rule,
     resolve_rules,
-    silent,
     split_controls,
 )
 from iclgd_lens.subjects import Subject
+from iclgd_lens.telling import Tell, silent
 from iclgd_lens.validation import checks_types
 from iclgd_lens.verdicts.statistics import nanmean
 
@@ -65,7 +64,7 @@ MEDIATION_CONTROLS = ("random", "shuffled")
 def mediate(
     model: Any,
     episodes: Episode | Sequence[Episode],
-    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = HYPOTHESES,
+    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = defaults.HYPOTHESES,
     *,
     controls: str | Iterable[str] = MEDIATION_CONTROLS,
     exact: bool | None = None,
@@ -76,10 +75,10 @@ def mediate(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     budget: BudgetMode | Mapping[str, Any] | None = None,
     seed: int = 0,
-    tokens_at_once: int = TOKENS_AT_ONCE,
+    tokens_at_once: int = PATCHED_TOKENS_AT_ONCE,
     resamples: int = 1000,
     confidence: float = 0.95,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> Mediation:
     """Measure which heads do in-context learning's work, and whether an update does it there.
 
@@ -202,7 +201,7 @@ class _Draw:
     seed: int
     matched: bool
     search: Mapping[str, Any]
-    tell: Progress
+    tell: Tell
 
 
 def _read(draw: _Draw) -> tuple[Job, dict[str, Readout]]:
@@ -291,7 +290,7 @@ def _verification(draws: Sequence[DrawEffects], heads: tuple[tuple[int, int], ..
     return Verification(heads, pairs[SUFFICIENCY], pairs[NECESSITY])
 
 
-def _named(host: Host, episode: Episode, seed: int, tell: Progress) -> dict[str, Any]:
+def _named(host: Host, episode: Episode, seed: int, tell: Tell) -> dict[str, Any]:
     """What heads are known to do; left out where the model does not show it."""
     found: dict[str, Any] = {}
     for name in ("induction", "function_vector"):
@@ -308,5 +307,5 @@ def _named(host: Host, episode: Episode, seed: int, tell: Progress) -> dict[str,
     return found
 
 
-def _numbered(tell: Progress, number: int, count: int) -> Progress:
+def _numbered(tell: Tell, number: int, count: int) -> Tell:
     return tell if count < 2 else lambda text: tell(f"draw {number + 1} of {count}: {text}")

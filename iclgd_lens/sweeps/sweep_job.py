@@ -19,10 +19,11 @@ from iclgd_lens.job import reading_key
 from iclgd_lens.protocol import DEFAULT, Protocol
 from iclgd_lens.readout.reader import Reader, Readout
 from iclgd_lens.results.comparison import Comparison
-from iclgd_lens.rules import HypothesisLike, Progress, silent
+from iclgd_lens.rules import HypothesisLike
 from iclgd_lens.sweeps.factors import Factor, get_factor
 from iclgd_lens.sweeps.sweep_result import Point, Sweep
 from iclgd_lens.tasks import Data, Task
+from iclgd_lens.telling import Tell, silent
 from iclgd_lens.validation import checks_types
 
 SWEEP_CONTROLS = ("random", "shuffled")
@@ -35,7 +36,7 @@ class _Asked:
     names: tuple[str, ...]
     settings: Mapping[str, Mapping[str, Any]]
     options: Mapping[str, Any]
-    tell: Progress
+    tell: Tell
 
 
 @checks_types(ComparisonError)
@@ -57,7 +58,7 @@ def sweep(
     protocol: Protocol | str = DEFAULT,
     auxiliary: Sequence[str | Path | Task] = (),
     load: Callable[[str], Any] | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     **options: Any,
 ) -> Sweep:
     """Measure hypotheses and their controls at every value of a factor.
