@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from iclgd_lens.bench.cell_file import PLACE, CellData, decode, parts_of
 from iclgd_lens.bench.figure_data import FORMS, Drawn, ModelAndTask
 from iclgd_lens.bench.order_sensitivity import order_sensitivity
-from iclgd_lens.bench.plan_entries import varied_name
 from iclgd_lens.bench.store import Quarantined, Store
 from iclgd_lens.errors import RunError, nearest
 from iclgd_lens.results.comparison import Comparison
@@ -236,14 +235,11 @@ class Run(Drawn):
         if factor not in values:
             raise RunError(f"This run does not vary {factor!r}.{nearest(factor, values)}")
         points: list[Point] = []
-        for value in values[factor]:
-            ending = varied_name("", (factor, value))
-            for (own_model, label), comparison in self.comparisons.items():
-                name = label.removesuffix(ending)
-                if name == label or model not in (None, own_model) or task not in (None, name):
-                    continue
-                model, task = own_model, name
-                points.append(Point(value, comparison))
+        for where, (own_task, varied, value) in self._varied.items():
+            if varied != factor or model not in (None, where[0]) or task not in (None, own_task):
+                continue
+            model, task = where[0], own_task
+            points.append(Point(value, self.comparisons[where]))
         if not points:
             raise RunError(f"Nothing is measured along {factor!r} there.")
         return Sweep(get_factor(factor), tuple(points))
