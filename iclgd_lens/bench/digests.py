@@ -28,8 +28,8 @@ SHOWING = frozenset(
         "__init__", "__main__", "bench", "calibration", "calibration_on_networks", "cli",
         "collapse", "comparing", "comparison_groups", "controls", "display_names", "embedded",
         "errors", "figures", "files", "mediation", "phrases", "provenance", "ratios", "report",
-        "results", "scores", "sealed_files", "sweeps", "telling", "token_attention", "verdicts",
-        "workers", "worlds",
+        "results", "scores", "sealed_files", "sweeps", "token_attention", "verdicts", "workers",
+        "worlds",
     }
 )  # fmt: skip
 """Rooms without a part in a cell's values: they show, summarise or keep them. (What the tables of
