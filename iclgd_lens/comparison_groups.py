@@ -188,7 +188,7 @@ def measure_draws(
                 job.follow(rule, request.passes)
         for control in request.controls["alone"]:
             job.run_alone(control, seed=request.seed + draw)
-        parts += [_part(job, draw), *_realisations(request, job, draw)]
+        parts += [part_of(job, draw), *_realisations(request, job, draw)]
     return parts, [[(rule.settings, rule.facts) for rule in own] for own in chosen]
 
 
@@ -206,7 +206,7 @@ def _realisations(request: ComparisonRequest, job: Job, draw: int) -> list[Part]
             for control in repeated:
                 seed = request.seed + draw + _REALISATIONS_APART * index
                 again.run_control(control, rule, pair, seed=seed)
-        found.append(dataclasses.replace(_part(again, draw), index=index))
+        found.append(dataclasses.replace(part_of(again, draw), index=index))
     return found
 
 
@@ -265,7 +265,7 @@ def measure_networks(
                     order.job.follow(at, request.passes)
     return [
         dataclasses.replace(
-            _part(job, each.draw), network=each.control.name, index=each.index, budget=budget
+            part_of(job, each.draw), network=each.control.name, index=each.index, budget=budget
         )
         for each in group
         for budget, job in each.jobs.items()
@@ -299,7 +299,8 @@ def first_queries(episode: Episode, count: int | None) -> Episode:
     return replace(episode, queries=episode.queries[:count])
 
 
-def _part(job: Job, draw: int) -> Part:
+def part_of(job: Job, draw: int) -> Part:
+    """What a job measured, as a part of a result."""
     values = {
         label: {score: value.numpy() for score, value in found.items()}
         for label, found in job.values.items()

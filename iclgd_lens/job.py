@@ -53,6 +53,8 @@ class Job:
         trajectory: Scores along the training, by label and number of passes.
     """
 
+    reads_with: type[Reader] = Reader
+
     def __init__(
         self,
         host: Host,
@@ -83,7 +85,7 @@ class Job:
 
     def _reader(self, episode: Episode) -> Reader:
         options = self.options
-        return Reader(
+        return self.reads_with(
             self.host, episode, batch_size=options.batch_size, pad_queries=options.pad_queries,
             first=options.tok2attn_queries,
         )  # fmt: skip

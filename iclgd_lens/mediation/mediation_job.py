@@ -13,6 +13,7 @@ from iclgd_lens import defaults
 from iclgd_lens.budget.budget import BudgetMode, with_budget, with_settings_of
 from iclgd_lens.building import Pair
 from iclgd_lens.comparing import as_draws, budget_mode, check_draws, provenance
+from iclgd_lens.comparison_groups import part_of
 from iclgd_lens.controlled import controlled
 from iclgd_lens.controls import Control
 from iclgd_lens.episode import Episode
@@ -150,7 +151,7 @@ def mediate(
             said("heads: exact interventions")
             wanted = Wanted(visibility, curves, which)
             found.append(measuring.measure(wanted))
-            parts.append(_part(job, number))
+            parts.append(part_of(job, number))
         named = _named(host, draws[0], seed, tell) if name_heads else {}
     facts = provenance(host, given) | {
         "hypotheses": dict(parts[0].facts.get("rules", {})),
@@ -244,16 +245,6 @@ def _read(draw: _Draw) -> tuple[Job, dict[str, Readout]]:
             )
             read(control.name, job.builder.build(rule, draw.episode, control.name), None)
     return job, changed
-
-
-def _part(job: Job, draw: int) -> Part:
-    values = {
-        label: {score: value.numpy() for score, value in found.items()}
-        for label, found in job.values.items()
-    }
-    facts = {"rules": job.described, "episode": dict(job.episode.provenance)}
-    gold = np.asarray(job.episode.gold, np.int64)
-    return Part(values, gold, draw, failures=dict(job.failures), facts=facts)
 
 
 # -- attribution verified ------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from typing import Any
 
 from iclgd_lens.display_names import control_label, label, lower_is_better
 from iclgd_lens.phrases import TABLE, layers_named
-from iclgd_lens.report.run_records import RunRecords, number_of, records
+from iclgd_lens.report.answers import overall_answer, verdicts_by_task
+from iclgd_lens.report.run_frames import number_of, records
+from iclgd_lens.report.run_records import RunRecords
 from iclgd_lens.report.tables import MARKS, PageTable, TableCell, TableRow, filled, number_cell
-from iclgd_lens.report.words import overall_answer, verdicts_by_task
 from iclgd_lens.results.display import SUMMARY_SCORES
 from iclgd_lens.scores import SCORES
 

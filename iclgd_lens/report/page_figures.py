@@ -13,7 +13,8 @@ from iclgd_lens.display_names import label, rank, score_meaning
 from iclgd_lens.phrases import listed
 from iclgd_lens.report.causal_figures import FACTOR_FIGURE, HEAD_FIGURES
 from iclgd_lens.report.figure_choices import Choice, Maker, Picture, groups
-from iclgd_lens.report.run_records import RunRecords, lines_where
+from iclgd_lens.report.run_frames import lines_where
+from iclgd_lens.report.run_records import RunRecords
 from iclgd_lens.results.display import aggregates
 from iclgd_lens.scores import SCORES
 from iclgd_lens.subjects import SETTINGS

@@ -6,10 +6,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, cast
 
 from iclgd_lens.display_names import home, in_order, in_results, is_rival, rank, subject_of
 from iclgd_lens.figures.evidence import VERDICTS
+from iclgd_lens.report.run_frames import (
+    OPTIONAL_FRAMES,
+    RunFrames,
+    number_of,
+    offered_frame,
+    records,
+    text_of,
+)
 from iclgd_lens.results.display import aggregates
 from iclgd_lens.scores import SCORES
 from iclgd_lens.verdicts.answer import OVERALL
@@ -18,51 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 ReadingKey = tuple[str, str, str, str]
 """Model, task, hypothesis, score."""
-OPTIONAL_FRAMES = {
-    "gate": ("model", "task", "learns"),
-    "verdicts": ("model", "task", "hypothesis", "score", "control", "verdict"),
-    "behaviour": ("model", "task", "hypothesis"),
-    "cost": ("hypothesis",),
-    "worlds": ("world", "theta", "rule", "value", "exact"),
-    "trajectory": ("model", "task", "hypothesis", "score", "passes", "value"),
-    "nulls": ("model", "task", "hypothesis", "score", "control", "value"),
-    "norms": ("model", "task", "hypothesis", "icl_norm", "ft_norm"),
-    "partial_layers": ("model", "task", "hypothesis", "score", "layer", "lacking"),
-    "heads": ("model", "task", "hypothesis", "score", "layer", "head", "shown"),
-    "attention": ("model", "task", "setting", "position", "token", "weight"),
-    "factors": ("model", "task", "factor", "value_of_factor", "hypothesis", "score", "value"),
-    "mediation": ("model", "task", "hypothesis", "score", "layer", "head", "value"),
-    "agreement": ("model", "task", "hypothesis", "margin_gain"),
-    "head_sets": ("model", "task", "hypothesis", "heads", "value"),
-}
-"""Frames that a run may offer, by method, with the columns that they must have to be used."""
-
-
-@runtime_checkable
-class RunFrames(Protocol):
-    """A run as tidy tables; `iclgd_lens.load_run(RUN)` is one. See `OPTIONAL_FRAMES` for more."""
-
-    def frame(self) -> pd.DataFrame:
-        """Model, task, hypothesis, score, layer, head, value, ci_low, ci_high, n, ..."""
-        ...
-
-    def differences(self) -> pd.DataFrame:
-        """Model, task, score, kind, a, b, difference, interval, p-values, verdict."""
-        ...
-
-    def order_sensitivity(self) -> pd.DataFrame:
-        """Model, task, hypothesis, flip_rate with interval, accuracy_range, permutations."""
-        ...
-
-    @property
-    def failures(self) -> pd.DataFrame:
-        """Model, task, seed, permutation, hypothesis (missing: the whole cell), reason."""
-        ...
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Everything that the numbers depend on."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -237,7 +200,7 @@ _MODEL_FIELDS = ("name", "dtype", "host", "revision")
 def read_run(run: RunFrames) -> RunRecords:
     """Read a run's frames once."""
     summary, paired = run.frame(), run.differences()
-    offered = ((name, _offered(run, name)) for name in OPTIONAL_FRAMES)
+    offered = ((name, offered_frame(run, name)) for name in OPTIONAL_FRAMES)
     optional = {name: frame for name, frame in offered if frame is not None}
     lines = _plain_columns(summary)
     readings = {
@@ -277,50 +240,13 @@ def read_run(run: RunFrames) -> RunRecords:
     )
 
 
-def lines_where(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
-    """The lines of a frame that a mask wants."""
-    return cast("pd.DataFrame", frame[wanted])
-
-
 def _plain_columns(frame: pd.DataFrame) -> pd.DataFrame:
     kinds = dict.fromkeys(_TEXT, object) | dict.fromkeys(_NUMBERS, float)
     return cast("pd.DataFrame", frame.reindex(columns=[*kinds]).astype(cast("Any", kinds)))
 
 
-def _offered(run: RunFrames, name: str) -> pd.DataFrame | None:
-    """An optional frame; None where the run has none, or one without the columns."""
-    method = getattr(run, name, None)
-    if not callable(method):
-        return None
-    frame = cast("pd.DataFrame | None", method())
-    wanted = OPTIONAL_FRAMES[name]
-    whole = frame is not None and len(frame) and all(each in frame for each in wanted)
-    return frame if whole else None
-
-
 def _unique(column: Any) -> list[str]:
     return [str(each) for each in column.unique()]
-
-
-def records(frame: pd.DataFrame) -> list[Any]:
-    """A frame's lines as named tuples."""
-    return list(frame.itertuples(index=False))
-
-
-def number_of(value: Any) -> float:
-    """A finite number, or NaN for what is missing, undefined or infinite."""
-    return float(value) if not _missing(value) and math.isfinite(value) else math.nan
-
-
-def _missing(value: Any) -> bool:
-    return str(value) in ("<NA>", "nan", "None")
-
-
-def text_of(value: Any) -> str:
-    """A value as text; empty for what is missing."""
-    if _missing(value):
-        return ""
-    return str(int(value)) if isinstance(value, float) else str(value)
 
 
 def _verdict(row: Any) -> PairVerdict:

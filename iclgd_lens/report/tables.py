@@ -12,15 +12,9 @@ import numpy as np
 from iclgd_lens.display_names import control_label, label, rank, score_meaning
 from iclgd_lens.errors import LensError
 from iclgd_lens.phrases import TABLE
-from iclgd_lens.report.run_records import (
-    PairVerdict,
-    Reading,
-    RunRecords,
-    number_of,
-    records,
-    text_of,
-)
-from iclgd_lens.report.words import overall_answer, verdicts_by_task
+from iclgd_lens.report.answers import overall_answer, verdicts_by_task
+from iclgd_lens.report.run_frames import number_of, records, text_of
+from iclgd_lens.report.run_records import PairVerdict, Reading, RunRecords
 from iclgd_lens.subjects import TRAINED
 from iclgd_lens.tasks import get_task, list_tasks
 

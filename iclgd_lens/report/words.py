@@ -10,14 +10,9 @@ from typing import Literal
 
 from iclgd_lens.display_names import control_label, is_check, label, lower_is_better, rank
 from iclgd_lens.phrases import TABLE, all_of, count, listed, partial_layer_sentences
-from iclgd_lens.report.run_records import (
-    PairVerdict,
-    Reading,
-    RunRecords,
-    number_of,
-    records,
-    text_of,
-)
+from iclgd_lens.report.answers import overall_answer, verdicts_by_task
+from iclgd_lens.report.run_frames import number_of, records, text_of
+from iclgd_lens.report.run_records import PairVerdict, Reading, RunRecords
 from iclgd_lens.scores import SCORES
 
 Tone = Literal["yes", "partly", "no", "undecided", "note", "caution"]
@@ -46,27 +41,6 @@ class Finding:
 
 
 # -- verdicts --------------------------------------------------------------------------------------
-
-
-def verdicts_by_task(
-    run: RunRecords, model: str, name: str, score: str
-) -> dict[str, list[PairVerdict]]:
-    """The verdicts on a hypothesis, one per control, by task."""
-    found: dict[str, list[PairVerdict]] = {}
-    for each in run.verdicts:
-        if (each.model, each.a, each.score) == (model, name, score):
-            found.setdefault(each.task, []).append(each)
-    return found
-
-
-def overall_answer(run: RunRecords, lines: Sequence[PairVerdict]) -> str:
-    """One answer to all controls: the rule's own, else yes if all say so, and no if one does."""
-    first = lines[0]
-    given = run.overall.get((first.model, first.task, first.a, first.score))
-    verdicts = {each.verdict for each in lines}
-    if given or verdicts == {"yes"}:
-        return given or "yes"
-    return next((each for each in ("not applicable", "no") if each in verdicts), "undecided")
 
 
 def headline(run: RunRecords) -> str:

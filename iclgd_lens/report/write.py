@@ -13,11 +13,12 @@ from iclgd_lens.errors import FileError, LensError, RunError, nearest
 from iclgd_lens.figures.static import FORMATS, write_static
 from iclgd_lens.files import check_place, write_together
 from iclgd_lens.phrases import LATEX, count
+from iclgd_lens.report.answers import overall_answer, verdicts_by_task
 from iclgd_lens.report.figure_choices import Picture, slug
 from iclgd_lens.report.page import page
 from iclgd_lens.report.page_figures import pictures
-from iclgd_lens.report.run_records import Reading, RunFrames, RunRecords, lines_where, read_run
-from iclgd_lens.report.words import overall_answer, verdicts_by_task
+from iclgd_lens.report.run_frames import RunFrames, lines_where
+from iclgd_lens.report.run_records import Reading, RunRecords, read_run
 from iclgd_lens.results.display import SUMMARY_SCORES
 
 if TYPE_CHECKING:
