@@ -58,7 +58,7 @@ class Point:
         for shown, own in self.names.items():
             if subject.rule == own:
                 return str(Subject(shown, subject.control, subject.settings))
-        # `sweep` numbers the values: "gd:2" is another point's, a control of one's own "a:b" is not.
+        # `sweep` numbers values: "gd:2" is another point's, a control of one's own "a:b" is not.
         hypothesis, _, number = subject.rule.rpartition(":")
         return None if hypothesis in self.names and number.isdigit() else name
 
