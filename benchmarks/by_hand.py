@@ -11,7 +11,7 @@ from torch import Tensor
 import iclgd_lens as lens
 from iclgd_lens.host.bridge_attention import read_prefix, shared_cache
 from iclgd_lens.readout.batching import batches
-from iclgd_lens.readout.reader import PASS_TOKENS, TOKENS_AT_ONCE
+from iclgd_lens.readout.reader import PASS_TOKENS, READ_TOKENS_AT_ONCE
 
 LR = 1e-2
 """At which a step stands well above the rounding of the weights that it is added to."""
@@ -42,7 +42,7 @@ class Plain:
         for indices in batches(
             [len(row) for row in rows],
             shared=self.prompt.shape[1] if icl else 0,
-            tokens_at_once=TOKENS_AT_ONCE["cpu"],
+            tokens_at_once=READ_TOKENS_AT_ONCE["cpu"],
             pass_tokens=PASS_TOKENS["cpu"],
         ):
             some = [rows[index] for index in indices]

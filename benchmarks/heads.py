@@ -22,7 +22,12 @@ from benchmarks.shapes import SHAPES, random_model, synthetic_episode
 from iclgd_lens.host import as_host, frozen
 from iclgd_lens.mediation.margins import Margin, repeated_gold, shared_prefix
 from iclgd_lens.mediation.patching import patched_margins
-from iclgd_lens.readout.patched_heads import TOKENS_AT_ONCE, Patches, last_token, single_heads
+from iclgd_lens.readout.patched_heads import (
+    PATCHED_TOKENS_AT_ONCE,
+    Patches,
+    last_token,
+    single_heads,
+)
 
 TARGET = 1.5
 MEASURED = ("pythia-70m", "gpt2-small", "grouped-query")
@@ -40,7 +45,7 @@ def ratios(model: Any, episode: lens.Episode, repeats: int) -> dict[str, Any]:
         z = torch.randn(1, host.n_layers, host.n_heads, host.d_head)
         mask = single_heads(heads, (host.n_layers, host.n_heads), host.device)
         patches = Patches(mask, torch.zeros(len(heads), dtype=torch.long), z)
-        step = max(1, TOKENS_AT_ONCE // at.length)
+        step = max(1, PATCHED_TOKENS_AT_ONCE // at.length)
 
         def floor() -> None:
             for start in range(0, len(heads), step):

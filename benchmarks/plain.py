@@ -13,7 +13,7 @@ from benchmarks.naive import trained_parameters
 from iclgd_lens.host import as_host, frozen
 from iclgd_lens.hypotheses.lcgd import ROWS
 from iclgd_lens.readout.batching import batches
-from iclgd_lens.readout.reader import PASS_TOKENS, TOKENS_AT_ONCE
+from iclgd_lens.readout.reader import PASS_TOKENS, READ_TOKENS_AT_ONCE
 
 
 def forward(
@@ -30,7 +30,7 @@ def forward(
         for indices in batches(
             [len(query) for query in queries],
             shared=0 if prefix is None else prefix.length,
-            tokens_at_once=TOKENS_AT_ONCE[host.device.type],
+            tokens_at_once=READ_TOKENS_AT_ONCE[host.device.type],
             pass_tokens=PASS_TOKENS[host.device.type] if pad else 0,
         ):
             batch = [queries[index] for index in indices]

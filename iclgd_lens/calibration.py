@@ -155,7 +155,10 @@ def false_yes(
     shared_out: bool = False, seed: int = 0,
 ) -> list[Rate]:  # fmt: skip
     """How often noise is called yes, against a control of each draw and against networks."""
-    return _yes(spreads, 0.0, draws, networks, trials, seed, NEVER_MORE, shared_out)
+    return _yes(
+        spreads, 0.0, NEVER_MORE, draws=draws, networks=networks, trials=trials,
+        shared_out=shared_out, seed=seed,
+    )  # fmt: skip
 
 
 def power(
@@ -163,12 +166,17 @@ def power(
     trials: int = 300, seed: int = 0,
 ) -> dict[float, list[Rate]]:  # fmt: skip
     """How often a true difference is found, for each size of it."""
-    return {each: _yes(spreads, each, draws, networks, trials, seed, None) for each in effects}
+    return {
+        each: _yes(
+            spreads, each, None, draws=draws, networks=networks, trials=trials, seed=seed
+        )
+        for each in effects
+    }  # fmt: skip
 
 
 def _yes(
-    spreads: Spreads, effect: float, draws: int, networks: int, trials: int, seed: int,
-    expected: tuple[float, float] | None, shared_out: bool = False,
+    spreads: Spreads, effect: float, expected: tuple[float, float] | None, *, draws: int,
+    networks: int, trials: int, seed: int, shared_out: bool = False,
 ) -> list[Rate]:  # fmt: skip
     drawn = simulate(
         spreads, draws=draws, networks=networks, trials=trials, effect=effect,

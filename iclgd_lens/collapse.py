@@ -27,7 +27,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iclgd_lens.episode import Episode
 from iclgd_lens.errors import LensError
 from iclgd_lens.host import Hook, Host, Prefix
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention, can_be_padded, hooks_of
@@ -139,6 +138,8 @@ class ResidualReader(Reader):
 class CollapseJob(Job):
     """A job that measures `label_collapse` beside every other score, of settings and subjects."""
 
+    reads_with = ResidualReader
+
     @cached_property
     def frozen(self) -> Frozen:
         """What the network itself leaves, with the residual stream."""
@@ -146,13 +147,6 @@ class CollapseJob(Job):
         if not isinstance(known, ResidualReadout):
             self._zs = None  # read without it: once more
         return super().frozen
-
-    def _reader(self, episode: Episode) -> Reader:
-        options = self.options
-        return ResidualReader(
-            self.host, episode, batch_size=options.batch_size, pad_queries=options.pad_queries,
-            first=options.tok2attn_queries,
-        )  # fmt: skip
 
     def measure_settings(self) -> None:
         """Measure what the network itself answers, and how far its residual stream collapses."""

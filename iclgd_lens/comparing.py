@@ -14,13 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from iclgd_lens import defaults
 from iclgd_lens.budget.asked_search import SEARCHED, BudgetMode, check_search, usual_budget
 from iclgd_lens.building import passes_of
 from iclgd_lens.collapse import CollapseJob
-from iclgd_lens.comparison_groups import Plan, groups_of, measure_draws, measure_networks
+from iclgd_lens.comparison_groups import (
+    ComparisonRequest,
+    groups_of,
+    measure_draws,
+    measure_networks,
+)
 from iclgd_lens.controls import DEFAULT_CONTROLS
 from iclgd_lens.cost import sharing
-from iclgd_lens.defaults import HYPOTHESES, TWIN_QUERIES, TWINS
 from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import ComparisonError, nearest
 from iclgd_lens.host import Host, as_host, own_precision
@@ -35,13 +40,12 @@ from iclgd_lens.results.parts import Part
 from iclgd_lens.rules import (
     HypothesisLike,
     Options,
-    Progress,
     Rule,
     resolve_rules,
-    silent,
     split_controls,
 )
 from iclgd_lens.tasks import Task
+from iclgd_lens.telling import Tell, silent
 from iclgd_lens.validation import checks_types
 from iclgd_lens.workers import how_many, spread
 
@@ -157,14 +161,14 @@ def provenance(host: Host, draws: Sequence[Episode]) -> dict[str, Any]:
 def compare(
     model: Any,
     episodes: Episode | Sequence[Episode],
-    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = HYPOTHESES,
+    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = defaults.HYPOTHESES,
     *,
     controls: str | Iterable[str] = DEFAULT_CONTROLS,
     lr: float | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     budget: BudgetMode | Mapping[str, Any] | None = None,
-    twins: int = TWINS,
-    twin_queries: int | None = TWIN_QUERIES,
+    twins: int = defaults.TWINS,
+    twin_queries: int | None = defaults.TWIN_QUERIES,
     realisations: int | None = None,
     trajectory: bool | Sequence[int] = False,
     other: Episode | Demonstrations | None = None,
@@ -177,7 +181,7 @@ def compare(
     confidence: float = 0.95,
     zs: Readout | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> Comparison:
     """Compare what hypotheses do to attention with what in-context learning does.
 
@@ -253,7 +257,7 @@ def compare(
     check_draws(draws, twins)
     rules = resolve_rules(hypotheses, settings, searched=lr is None and mode == "matched")
     asked = split_controls(controls if isinstance(controls, str) else list(controls), rules)
-    plan = Plan(
+    request = ComparisonRequest(
         host=host, draws=draws, rules=_rated(rules, lr), controls=asked, budget=mode,
         search=search, twins=twins, twin_queries=None if collapse else twin_queries,
         realisations=realisations, passes=passes_of(trajectory),
@@ -265,17 +269,16 @@ def compare(
     crew = how_many(workers, host.model)
     parts: list[Part] = []
     groups = groups_of(range(len(draws)), host)
-    one = partial(measure_draws, plan, readouts, groups)
-    with (
-        host.laid_out(), sharing(host), closing(spread(one, len(groups), crew, plan.tell)) as found
-    ):  # fmt: skip
+    one = partial(measure_draws, request, readouts, groups)
+    spreading = spread(one, len(groups), crew, request.tell)
+    with host.laid_out(), sharing(host), closing(spreading) as found:
         for measured, chosen in found:
-            plan.chosen.extend(chosen)
+            request.chosen.extend(chosen)
             parts += measured
     networks = [(control, j) for control in asked["network"] for j in range(twins)]
     others = groups_of(networks, host)
-    twin = partial(measure_networks, plan, others)
-    with closing(spread(twin, len(others), crew, plan.tell)) as found:
+    twin = partial(measure_networks, request, others)
+    with closing(spread(twin, len(others), crew, request.tell)) as found:
         parts += [part for measured in found for part in measured]
     names = [each.name for group in asked.values() for each in group]
     facts = provenance(host, draws) | {

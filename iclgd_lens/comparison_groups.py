@@ -32,8 +32,9 @@ from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.raised import raised, warn_of_failure
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.results.parts import Part
-from iclgd_lens.rules import Options, Progress, Rule
+from iclgd_lens.rules import Options, Rule
 from iclgd_lens.subjects import TRAINED
+from iclgd_lens.telling import Tell
 from iclgd_lens.training.batched import Networks
 from iclgd_lens.training.shared_batches import Chain, together
 
@@ -65,7 +66,7 @@ def groups_of(members: Sequence[T], host: Host) -> list[list[T]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ComparisonRequest:
     """What was asked for."""
 
     host: Host
@@ -82,7 +83,7 @@ class Plan:
     other: Episode | None
     seed: int
     options: Options
-    tell: Progress
+    tell: Tell
     job: type[Job]
     chosen: list[Chosen] = field(default_factory=list[Chosen])
     """The rules at the model's own budget, by draw."""
@@ -113,13 +114,13 @@ class _Order:
     """Whether it is to be given the budget that this network and draw choose."""
 
 
-def _built(plan: Plan, order: _Order, beside: int) -> Chain[tuple[Rule, Pair]]:
+def _built(request: ComparisonRequest, order: _Order, beside: int) -> Chain[tuple[Rule, Pair]]:
     rule, job = order.rule, order.job
     if order.searched:
         try:
-            rule = yield from budgeted(rule, job.host, job.episode, beside=beside, **plan.search)
+            rule = yield from budgeted(rule, job.host, job.episode, beside=beside, **request.search)
         except Exception as error:  # a user's function may fail in any way
-            if not plan.options.records(error):
+            if not request.options.records(error):
                 raise
             told = raised(f"{rule.name}, while its budget was chosen,", error)
             rule = replace(rule, facts={**rule.facts, "budget": {"problem": told}})
@@ -131,7 +132,7 @@ def _built(plan: Plan, order: _Order, beside: int) -> Chain[tuple[Rule, Pair]]:
 
 
 def _built_together(
-    plan: Plan, orders: Sequence[_Order], networks: Networks | None = None
+    request: ComparisonRequest, orders: Sequence[_Order], networks: Networks | None = None
 ) -> list[tuple[Rule, Pair]]:
     """Rules at their budgets, and what they build; trainings share batches."""
     for order in orders:
@@ -139,65 +140,73 @@ def _built_together(
         what = "choosing rate, epochs and loss on left-out demonstrations" if searched else ""
         order.job.tell(f"{order.rule.name}: {what or 'building the update'}")
     searches = sum(order.searched for order in orders)
-    chains = [_built(plan, order, searches) for order in orders]
+    chains = [_built(request, order, searches) for order in orders]
     return [outcome.result() for outcome in together(chains, networks)]
 
 
 def measure_draws(
-    plan: Plan,
+    request: ComparisonRequest,
     readouts: dict[str, Readout],
     groups: Sequence[Sequence[int]],
     place: int,
-    announce: Progress,
+    announce: Tell,
 ) -> tuple[list[Part], list[Chosen]]:
     """The model itself on a group of draws: settings, every hypothesis, every draw control."""
     jobs: list[Job] = []
     draws = groups[place]
     for draw in draws:
-        episode = plan.draws[draw]
+        episode = request.draws[draw]
         key = reading_key(episode)
-        where = f"draw {draw + 1} of {len(plan.draws)}"
-        job = plan.job(
-            plan.host, episode, plan.options, wrong=plan.wrong(episode, draw),
-            zs=readouts.get(key), tell=_numbered(announce, where, len(plan.draws)),
+        where = f"draw {draw + 1} of {len(request.draws)}"
+        job = request.job(
+            request.host, episode, request.options, wrong=request.wrong(episode, draw),
+            zs=readouts.get(key), tell=_numbered(announce, where, len(request.draws)),
         )  # fmt: skip
         job.measure_settings()
         readouts.clear()  # one at a time: draws that share their queries follow one another
         readouts[key] = job.frozen.zs
         jobs.append(job)
     chosen: list[list[Rule]] = [[] for _ in draws]
-    for rule in plan.rules.values():
-        searched = plan.budget != "published"
+    for rule in request.rules.values():
+        searched = request.budget != "published"
         orders = [_Order(job, draw, rule, searched) for job, draw in zip(jobs, draws, strict=True)]
-        made = _built_together(plan, orders)
+        made = _built_together(request, orders)
         for job, draw, own, (at, pair) in zip(jobs, draws, chosen, made, strict=True):
             own.append(at)
-            job.run(at, plan.controls["rule"], pair=pair, seed=plan.seed + draw, other=plan.other)
+            job.run(
+                at,
+                request.controls["rule"],
+                pair=pair,
+                seed=request.seed + draw,
+                other=request.other,
+            )
     parts: list[Part] = []
     for job, draw, own in zip(jobs, draws, chosen, strict=True):
-        if plan.passes and draw == 0:
+        if request.passes and draw == 0:
             for rule in own:
                 job.tell(f"{rule.name}: along its training")
-                job.follow(rule, plan.passes)
-        for control in plan.controls["alone"]:
-            job.run_alone(control, seed=plan.seed + draw)
-        parts += [_part(job, draw), *_realisations(plan, job, draw)]
+                job.follow(rule, request.passes)
+        for control in request.controls["alone"]:
+            job.run_alone(control, seed=request.seed + draw)
+        parts += [part_of(job, draw), *_realisations(request, job, draw)]
     return parts, [[(rule.settings, rule.facts) for rule in own] for own in chosen]
 
 
-def _realisations(plan: Plan, job: Job, draw: int) -> list[Part]:
+def _realisations(request: ComparisonRequest, job: Job, draw: int) -> list[Part]:
     """More random updates in place of this draw's updates."""
-    repeated = [control for control in plan.controls["rule"] if control.acts_on == "update"]
-    count = plan.realisations or (1 if len(plan.draws) > 1 else REALISATIONS)
+    repeated = [control for control in request.controls["rule"] if control.acts_on == "update"]
+    count = request.realisations or (1 if len(request.draws) > 1 else REALISATIONS)
     found: list[Part] = []
-    built = [(plan.rules[name], pair) for name, pair in job.built.items()]
+    built = [(request.rules[name], pair) for name, pair in job.built.items()]
     for index in range(1, count if repeated else 1):
-        again = plan.job(plan.host, job.episode, plan.options, wrong=job.wrong, frozen=job.frozen)
+        again = request.job(
+            request.host, job.episode, request.options, wrong=job.wrong, frozen=job.frozen
+        )
         for rule, pair in built:
             for control in repeated:
-                seed = plan.seed + draw + _REALISATIONS_APART * index
+                seed = request.seed + draw + _REALISATIONS_APART * index
                 again.run_control(control, rule, pair, seed=seed)
-        found.append(dataclasses.replace(_part(again, draw), index=index))
+        found.append(dataclasses.replace(part_of(again, draw), index=index))
     return found
 
 
@@ -226,34 +235,37 @@ class _Network:
 
 
 def measure_networks(
-    plan: Plan, groups: Sequence[Sequence[tuple[Control, int]]], place: int, announce: Progress
+    request: ComparisonRequest,
+    groups: Sequence[Sequence[tuple[Control, int]]],
+    place: int,
+    announce: Tell,
 ) -> list[Part]:
     """A group of other networks, each on one of the draws: at the model's budget, and its own."""
     with ExitStack() as held:
-        group = [_made(plan, control, index, announce, held) for control, index in groups[place]]
+        group = [_made(request, control, index, announce, held) for control, index in groups[place]]
         networks = None
         if len(group) > 1:
             shown = [each.job.episode.demonstrations.sequences() for each in group]
             hosts = [each.job.host for each in group]
             networks = Networks(hosts, [sequence for own in shown for sequence in own])
-        for number, rule in enumerate(plan.rules.values()):
+        for number, rule in enumerate(request.rules.values()):
             if not isinstance(rule.value, Hypothesis):
                 continue
             orders: list[_Order] = []
             for each in group:
-                at_models = plan.rules_at(plan.chosen[each.draw])[number]
+                at_models = request.rules_at(request.chosen[each.draw])[number]
                 orders.append(_Order(each.job, each.draw, at_models, searched=False))
                 if each.own is not None and needs_budget(rule):
                     orders.append(_Order(each.own, each.draw, rule, searched=True))
-            made = _built_together(plan, orders, networks)
+            made = _built_together(request, orders, networks)
             for order, (at, pair) in zip(orders, made, strict=True):
                 order.job.run(at, pair=pair)
-                if order.searched and plan.passes and order.draw == 0:
+                if order.searched and request.passes and order.draw == 0:
                     order.job.tell(f"{at.name}: along its training")
-                    order.job.follow(at, plan.passes)
+                    order.job.follow(at, request.passes)
     return [
         dataclasses.replace(
-            _part(job, each.draw), network=each.control.name, index=each.index, budget=budget
+            part_of(job, each.draw), network=each.control.name, index=each.index, budget=budget
         )
         for each in group
         for budget, job in each.jobs.items()
@@ -261,20 +273,22 @@ def measure_networks(
 
 
 def _made(
-    plan: Plan, control: Control, index: int, announce: Progress, held: ExitStack
+    request: ComparisonRequest, control: Control, index: int, announce: Tell, held: ExitStack
 ) -> _Network:
-    draw = index % len(plan.draws)
-    tell = _numbered(announce, f"{control.name} network {index + 1} of {plan.twins}", 2)
+    draw = index % len(request.draws)
+    tell = _numbered(announce, f"{control.name} network {index + 1} of {request.twins}", 2)
     tell("making it")
-    host = another_network(plan.host, control, plan.seed + index)
+    host = another_network(request.host, control, request.seed + index)
     held.enter_context(host.laid_out())
     held.enter_context(sharing(host))
-    episode = first_queries(plan.draws[draw], plan.twin_queries)
-    job = plan.job(host, episode, plan.options, wrong=plan.wrong(episode, draw), tell=tell)
+    episode = first_queries(request.draws[draw], request.twin_queries)
+    job = request.job(host, episode, request.options, wrong=request.wrong(episode, draw), tell=tell)
     job.measure_settings()
     own: Job | None = None
-    if plan.budget == "matched" and any(needs_budget(rule) for rule in plan.rules.values()):
-        own = plan.job(host, episode, plan.options, wrong=job.wrong, frozen=job.frozen, tell=tell)
+    if request.budget == "matched" and any(needs_budget(rule) for rule in request.rules.values()):
+        own = request.job(
+            host, episode, request.options, wrong=job.wrong, frozen=job.frozen, tell=tell
+        )
     return _Network(control, index, draw, job, own)
 
 
@@ -285,7 +299,8 @@ def first_queries(episode: Episode, count: int | None) -> Episode:
     return replace(episode, queries=episode.queries[:count])
 
 
-def _part(job: Job, draw: int) -> Part:
+def part_of(job: Job, draw: int) -> Part:
+    """What a job measured, as a part of a result."""
     values = {
         label: {score: value.numpy() for score, value in found.items()}
         for label, found in job.values.items()
@@ -305,5 +320,5 @@ def _part(job: Job, draw: int) -> Part:
     )  # fmt: skip
 
 
-def _numbered(tell: Progress, where: str, count: int) -> Progress:
+def _numbered(tell: Tell, where: str, count: int) -> Tell:
     return tell if count < 2 else lambda text: tell(f"{where}: {text}")

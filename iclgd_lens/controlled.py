@@ -8,8 +8,9 @@ from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ControlError
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.registry import resolve
-from iclgd_lens.rules import Progress, Rule, returned_by, silent
+from iclgd_lens.rules import Rule, returned_by
 from iclgd_lens.subjects import Subject
+from iclgd_lens.telling import Tell, silent
 
 _WRONG_APART = 1_000_003
 """Offset between the seeds of an update's control from right and from wrong labels."""
@@ -17,7 +18,7 @@ _WRONG_APART = 1_000_003
 
 def controlled(
     builder: Builder, control: Control, rule: Rule, pair: Pair, *, seed: int = 0,
-    other: Episode | None = None, tell: Progress = silent,
+    other: Episode | None = None, tell: Tell = silent,
 ) -> Pair | None:  # fmt: skip
     """The interventions that a control puts in place of a rule's.
 

@@ -31,7 +31,7 @@ from iclgd_lens.episode import Demonstrations, Episode
 from iclgd_lens.errors import LensError
 from iclgd_lens.host import Hook, Host, Prefix, as_host, frozen
 from iclgd_lens.readout.patched_heads import (
-    TOKENS_AT_ONCE,
+    PATCHED_TOKENS_AT_ONCE,
     Patches,
     last_token,
     patched,
@@ -194,5 +194,5 @@ def _effects(
 
     with frozen(host.model), torch.no_grad():
         at = last_token(host, prefix, content)
-        found = patched(host, at, patches, probability, TOKENS_AT_ONCE)
+        found = patched(host, at, patches, probability, PATCHED_TOKENS_AT_ONCE)
     return (found[1:] - found[0]).view(shape)

@@ -25,9 +25,10 @@ from iclgd_lens.measures.score_functions import measured, measured_setting
 from iclgd_lens.raised import raised, warn_of_failure
 from iclgd_lens.readout.reader import Reader, Readout
 from iclgd_lens.registry import resolve
-from iclgd_lens.rules import Options, Progress, Rule, returned_by, silent
+from iclgd_lens.rules import Options, Rule, returned_by
 from iclgd_lens.scores import CHANGE_NORMS, KL_MOMENTS, LABEL_SCORES, RECOVERY_MOMENTS, SCORES
 from iclgd_lens.subjects import Subject
+from iclgd_lens.telling import Tell, silent
 
 Values = dict[str, dict[str, Tensor]]
 
@@ -52,6 +53,8 @@ class Job:
         trajectory: Scores along the training, by label and number of passes.
     """
 
+    reads_with: type[Reader] = Reader
+
     def __init__(
         self,
         host: Host,
@@ -61,10 +64,10 @@ class Job:
         wrong: Episode | None = None,
         zs: Readout | None = None,
         frozen: Frozen | None = None,
-        tell: Progress | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self.host, self.episode, self.wrong, self.options = host, episode, wrong, options
-        self.tell: Progress = tell or silent
+        self.tell: Tell = tell or silent
         self.values: Values = {}
         self.builder = Builder(host, episode, wrong, options)
         self.failures = self.builder.failures
@@ -82,7 +85,7 @@ class Job:
 
     def _reader(self, episode: Episode) -> Reader:
         options = self.options
-        return Reader(
+        return self.reads_with(
             self.host, episode, batch_size=options.batch_size, pad_queries=options.pad_queries,
             first=options.tok2attn_queries,
         )  # fmt: skip

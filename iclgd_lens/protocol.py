@@ -21,7 +21,7 @@ from iclgd_lens.validation import STRICT, check_seed, own_message, validated
 EOS = "<eos>"
 """Value of `Protocol.separator` that stands for the tokenizer's end-of-sequence token."""
 
-Readout = Literal["last_prompt_token", "first_label_word"]
+ReadoutToken = Literal["last_prompt_token", "first_label_word"]
 LossOn = Literal["all", "label"]
 Order = Literal["prompt", "drawn"]
 SimAM = Literal["difference", "raw"]
@@ -33,7 +33,7 @@ Weight = Literal[
 TRAINABLE: tuple[str, ...] = get_args(Weight)
 
 _ALLOWED: Mapping[str, tuple[str, ...]] = {
-    "readout": get_args(Readout),
+    "readout": get_args(ReadoutToken),
     "loss_on": get_args(LossOn),
     "order": get_args(Order),
     "sim_am": get_args(SimAM),
@@ -100,7 +100,7 @@ class Protocol:
     """
 
     name: str = "default"
-    readout: Readout = "last_prompt_token"
+    readout: ReadoutToken = "last_prompt_token"
     loss_on: LossOn = "all"
     separator: str = "\n"
     bos: bool = True

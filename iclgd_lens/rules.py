@@ -15,7 +15,6 @@ from iclgd_lens.intervention import Intervention
 from iclgd_lens.raised import FailureWarning, is_out_of_memory
 from iclgd_lens.subjects import check_name
 
-Progress = Callable[[str], None]
 OnError = Literal["raise", "record_theirs", "record_builds"]
 """What is recorded as a failure: nothing; what a hypothesis, a control or a score of somebody's own
 raises, while this package's errors (a wrong setting, say) stay errors; or whatever is raised while
@@ -202,7 +201,3 @@ def returned_by(control: Control, found: Any) -> Any:
             f"must return {words}."
         )
     return found
-
-
-def silent(stage: str) -> None:
-    """A `Progress` that says nothing."""

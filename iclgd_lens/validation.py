@@ -28,7 +28,7 @@ STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 """Types are taken as they are: "yes" is no truth value, and True no number."""
 
 
-class Part(BaseModel):
+class StrictSpec(BaseModel):
     """Part of a file that people write: unknown fields are refused, nothing changes once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

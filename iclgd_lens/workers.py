@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import torch
 
 from iclgd_lens.errors import LensError
+from iclgd_lens.telling import Tell
 
 SMALL = 64 * 2**20
 """Bytes of weights up to which whole tasks beside one another are faster than threads."""
@@ -39,7 +40,6 @@ class WorkersWarning(UserWarning):
 
 
 T = TypeVar("T")
-Tell = Callable[[str], None]
 
 
 def can_copy() -> bool:

@@ -93,7 +93,7 @@ def test_the_readout_of_the_protocol_has_no_say_and_small_batches_neither(
     )
     expected = indirect_effects(host, default).values
     torch.testing.assert_close(indirect_effects(host, reference).values, expected)
-    monkeypatch.setattr("iclgd_lens.heads.TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr("iclgd_lens.heads.PATCHED_TOKENS_AT_ONCE", 100)
     torch.testing.assert_close(indirect_effects(host, default).values, expected)
 
 

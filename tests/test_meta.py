@@ -23,7 +23,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Data flows from left to right: a room imports only rooms of a smaller number.
 ORDER = [
-    {"registry", "files", "provenance", "ratios", "defaults", "phrases", "model_names", "raised"},
+    {
+        "registry",
+        "files",
+        "provenance",
+        "ratios",
+        "defaults",
+        "phrases",
+        "model_names",
+        "raised",
+        "telling",
+    },
     {"derangements", "plateaus", "sealed_files", "tokens", "validation", "workers", "yaml_files"},
     {"verdicts"},
     {"controls", "scores"},

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from iclgd_lens.bench.plan_entries import varied_name
 from iclgd_lens.errors import RunError
 from iclgd_lens.mediation import storage
 from iclgd_lens.mediation.mediation_result import Mediation
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from iclgd_lens.bench.run_tables import Run
 
-Where = tuple[str, str]
+ModelAndTask = tuple[str, str]
 """Model and task."""
 FORMS: Mapping[str, str] = {
     "trajectory": "iclgd_lens.trajectory/1",
@@ -177,17 +176,32 @@ class Drawn:
         )  # fmt: skip
         return pd.DataFrame(lines, columns=list(columns))
 
+    @cached_property
+    def _varied(self) -> dict[ModelAndTask, tuple[str, str, Any]]:
+        """The task's own name, the factor and its value, of each comparison along `vary:`.
+
+        Cell files hold them as fields of their own; the task's name there, "sst2 (shots 4)", shows
+        them and is never read back.
+        """
+        written = {
+            (factor, repr(value)): value
+            for factor, values in self._own.plan.get("vary", {}).items()
+            for value in values
+        }
+        found: dict[ModelAndTask, tuple[str, str, Any]] = {}
+        for cell in self._own.cells:
+            place, setting = cell.facts["place"], cell.facts["setting"]
+            if "varied" in setting:
+                factor, value, _ = setting["varied"]
+                where = place["model"], place["task"]
+                found[where] = setting["task"], factor, written[factor, value]
+        return found
+
     def _along_demonstrations(self) -> Iterator[dict[str, Any]]:
-        for factor, values in self._own.plan.get("vary", {}).items():
-            for value in values:
-                ending = varied_name("", (factor, value))
-                for (model, task), comparison in self._own.comparisons.items():
-                    name = task.removesuffix(ending)
-                    if name == task:
-                        continue
-                    where = {"model": model, "task": name, "factor": factor}
-                    for row in _overall(comparison):
-                        yield {**where, "value_of_factor": value, **row}
+        for (model, label), (task, factor, value) in self._varied.items():
+            where = {"model": model, "task": task, "factor": factor, "value_of_factor": value}
+            for row in _overall(self._own.comparisons[model, label]):
+                yield where | row
 
     def _along_settings(self) -> Iterator[dict[str, Any]]:
         """Each varied setting of a hypothesis, beside ZS and ICL; other settings stay in names."""
@@ -199,6 +213,8 @@ class Drawn:
             for rule, factors in varied.items():
                 for factor, values in factors.items():
                     where = {"model": model, "task": task, "factor": f"{factor} of {rule}"}
+                    # A label rounds a number; the plan has it whole.
+                    whole = {str(Subject(rule, None, {factor: value})): value for value in values}
                     for subject, row in rows:
                         if subject.rule in (ZS, ICL):
                             yield from (where | {"value_of_factor": v} | row for v in values)
@@ -207,12 +223,13 @@ class Drawn:
                             if "budget" in others:
                                 continue
                             named = str(Subject(rule, subject.control, others))
-                            value = subject.settings[factor]
-                            yield where | {"value_of_factor": value} | row | {"hypothesis": named}
+                            shown = str(Subject(rule, None, {factor: subject.settings[factor]}))
+                            value = {"value_of_factor": whole[shown]}
+                            yield where | value | row | {"hypothesis": named}
 
     # -- studies -----------------------------------------------------------------------------------
 
-    def _studies(self, kind: str) -> Iterator[tuple[Where, bytes, str]]:
+    def _studies(self, kind: str) -> Iterator[tuple[ModelAndTask, bytes, str]]:
         """Model and task, bytes and name of each study of a kind."""
         for study in self._own.facts.get("studies", ()):
             data = self._own.study_bytes.get(study["key"])
@@ -220,15 +237,15 @@ class Drawn:
                 yield (study["model"], study["task"]), data, study["key"]
 
     @cached_property
-    def _trainings(self) -> dict[Where, tuple[Part, ...]]:
-        found: dict[Where, tuple[Part, ...]] = {}
+    def _trainings(self) -> dict[ModelAndTask, tuple[Part, ...]]:
+        found: dict[ModelAndTask, tuple[Part, ...]] = {}
         for where, data, name in self._studies("trajectory"):
             parts, _, _ = restored(*opened(data, name, FORMS["trajectory"], RunError), name)
             found[where] = parts
         return found
 
     @cached_property
-    def mediations(self) -> dict[Where, Mediation]:
+    def mediations(self) -> dict[ModelAndTask, Mediation]:
         """What heads do, by model and task, where the plan's `studies:` asks for it."""
         return {
             where: Mediation(**storage.decode(data, name))
@@ -272,7 +289,7 @@ class Drawn:
         return _stacked((where, make(found)) for where, found in self.mediations.items())
 
 
-def _stacked(tables: Iterable[tuple[Where, pd.DataFrame]]) -> pd.DataFrame:
+def _stacked(tables: Iterable[tuple[ModelAndTask, pd.DataFrame]]) -> pd.DataFrame:
     """Tables one under the other, with model and task in front; empty where there is none."""
     import pandas as pd
 

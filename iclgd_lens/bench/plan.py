@@ -24,14 +24,14 @@ from iclgd_lens.budget.asked_search import BudgetMode, usual_budget
 from iclgd_lens.errors import LensError, PlanError, nearest
 from iclgd_lens.model_names import is_file_name
 from iclgd_lens.protocol import Protocol, get_protocol
-from iclgd_lens.validation import Part, check_seed
+from iclgd_lens.validation import StrictSpec, check_seed
 from iclgd_lens.yaml_files import read_mapping
 
 PUBLISHED = "published"
 MATCHED = "matched"
 
 
-class Plan(Part):
+class Plan(StrictSpec):
     """A grid of cells: models x tasks x (seed, permutation), all hypotheses in each cell.
 
     Attributes:

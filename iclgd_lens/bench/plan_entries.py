@@ -14,10 +14,10 @@ from iclgd_lens.budget.asked_search import check_search
 from iclgd_lens.errors import LensError
 from iclgd_lens.model_names import label_of, split_untrained
 from iclgd_lens.subjects import TRAINED
-from iclgd_lens.validation import Part
+from iclgd_lens.validation import StrictSpec
 
 
-class ModelSpec(Part):
+class ModelSpec(StrictSpec):
     """One model of a plan.
 
     Attributes:
@@ -55,7 +55,7 @@ class ModelSpec(Part):
         return fields
 
 
-class HypothesisSpec(Part):
+class HypothesisSpec(StrictSpec):
     """A hypothesis under the name that results use, with its settings.
 
     Attributes:
@@ -94,7 +94,7 @@ class HypothesisSpec(Part):
             yield from ({**chosen, "lr": rate} for rate in self.vary.get("lr", ()))
 
 
-class SearchSpec(Part):
+class SearchSpec(StrictSpec):
     """How the search for budgets differs from the default; see `choose_budget`.
 
     Attributes:
@@ -124,7 +124,7 @@ class SearchSpec(Part):
         return self.model_dump(exclude_none=True)
 
 
-class StudySpec(Part):
+class StudySpec(StrictSpec):
     """What is looked at once per model and task for figures; see `iclgd_lens.bench.studies`.
 
     Attributes:

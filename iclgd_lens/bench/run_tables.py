@@ -15,9 +15,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from iclgd_lens.bench.cell_file import PLACE, CellData, decode, parts_of
-from iclgd_lens.bench.figure_data import FORMS, Drawn, Where
+from iclgd_lens.bench.figure_data import FORMS, Drawn, ModelAndTask
 from iclgd_lens.bench.order_sensitivity import order_sensitivity
-from iclgd_lens.bench.plan_entries import varied_name
 from iclgd_lens.bench.read_only_store import ReadOnlyStore
 from iclgd_lens.bench.store import Store
 from iclgd_lens.errors import RunError, nearest
@@ -150,9 +149,9 @@ class Run(Drawn):
         return list(self.plan["hypotheses"])
 
     @cached_property
-    def comparisons(self) -> dict[Where, Comparison]:
+    def comparisons(self) -> dict[ModelAndTask, Comparison]:
         """One comparison for each model and task, over draws and networks."""
-        groups: dict[Where, list[CellData]] = {}
+        groups: dict[ModelAndTask, list[CellData]] = {}
         for cell in self.cells:
             place = cell.facts["place"]
             groups.setdefault((place["model"], place["task"]), []).append(cell)
@@ -248,14 +247,11 @@ class Run(Drawn):
         if factor not in values:
             raise RunError(f"This run does not vary {factor!r}.{nearest(factor, values)}")
         points: list[Point] = []
-        for value in values[factor]:
-            ending = varied_name("", (factor, value))
-            for (own_model, label), comparison in self.comparisons.items():
-                name = label.removesuffix(ending)
-                if name == label or model not in (None, own_model) or task not in (None, name):
-                    continue
-                model, task = own_model, name
-                points.append(Point(value, comparison))
+        for where, (own_task, varied, value) in self._varied.items():
+            if varied != factor or model not in (None, where[0]) or task not in (None, own_task):
+                continue
+            model, task = where[0], own_task
+            points.append(Point(value, self.comparisons[where]))
         if not points:
             raise RunError(f"Nothing is measured along {factor!r} there.")
         return Sweep(get_factor(factor), tuple(points))

@@ -7,7 +7,7 @@ controls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,8 +37,8 @@ from iclgd_lens.readout.reader import Reader, Readout
 from iclgd_lens.rules import Options, Rule
 from iclgd_lens.subjects import TRAINED, Subject
 from iclgd_lens.sweeps.factors import get_factor
+from iclgd_lens.telling import Tell
 
-Tell = Callable[[str], None]
 _NOTHING = "it was not measured: its rule or control gave nothing"
 
 

@@ -37,9 +37,8 @@ from iclgd_lens.results.archive import archived
 from iclgd_lens.results.parts import Part
 from iclgd_lens.sealed_files import opened, sealed
 from iclgd_lens.subjects import TRAINED
+from iclgd_lens.telling import Tell
 from iclgd_lens.token_attention import readout_attention
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from iclgd_lens.budget.asked_search import BudgetMode as BudgetMode
 from iclgd_lens.budget.asked_search import check_search
 from iclgd_lens.budget.race import GRID, Race
-from iclgd_lens.budget.trials import Course, Outcome, Point, named
+from iclgd_lens.budget.trials import BudgetPoint, Course, LeftOutLosses, named
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import DivergedError, LensError
 from iclgd_lens.host import Host, as_host
@@ -185,25 +185,27 @@ def choosing(
     )  # fmt: skip
 
 
-def _tried(found: Mapping[Point, Outcome]) -> tuple[Tried, ...]:
+def _tried(found: Mapping[BudgetPoint, LeftOutLosses]) -> tuple[Tried, ...]:
     """Every budget, by loss tokens, rate and epochs."""
     points = sorted(found, key=lambda point: (str(point[2]), point[0] or 0, point[1] or 0))
     return tuple(Tried(named(point), found[point].mean) for point in points)
 
 
-def _improves(before: Sequence[float], outcome: Outcome) -> bool:
+def _improves(before: Sequence[float], outcome: LeftOutLosses) -> bool:
     """Whether the gain is above two standard errors over the left-out demonstrations."""
     gains = torch.tensor(before) - torch.tensor(outcome.each)
     error = float(gains.std() / len(gains) ** 0.5) if len(gains) > 1 else math.inf
     return bool(float(gains.mean()) > 2 * error)
 
 
-def _as_good(found: Mapping[Point, Outcome], chosen: Point) -> tuple[float, float] | None:
+def _as_good(
+    found: Mapping[BudgetPoint, LeftOutLosses], chosen: BudgetPoint
+) -> tuple[float, float] | None:
     """The range of tried rates around the chosen one whose best loss is next to its own."""
     rate, _, loss_on = chosen
     if rate is None:
         return None
-    best: dict[float, Outcome] = {}
+    best: dict[float, LeftOutLosses] = {}
     for (other, _, tokens), outcome in found.items():
         if other is not None and tokens == loss_on:
             best[other] = min(best.get(other, outcome), outcome, key=lambda each: each.mean)

@@ -15,7 +15,7 @@ from iclgd_lens.host import Host, frozen
 from iclgd_lens.tokens import Tokens, continued
 from iclgd_lens.training.label_losses import word_losses
 
-TOKENS_AT_ONCE = 2048
+LEFT_OUT_TOKENS_AT_ONCE = 2048
 """Tokens of left-out demonstrations that are read together at most; one sequence always is."""
 
 
@@ -38,7 +38,7 @@ def row_losses(
     bos = left_out[0].bos
     head = () if bos is None else (bos,)
     longest = len(head) + max(len(example.tokens) for own in sets for example in own)
-    step = max(1, TOKENS_AT_ONCE // (longest * training.rows)) if host.can_pad else 1
+    step = max(1, LEFT_OUT_TOKENS_AT_ONCE // (longest * training.rows)) if host.can_pad else 1
     found: list[Tensor] = []
     with frozen(host.model), torch.no_grad(), host.hooked(training.hooks(), forced=False):
         for start in range(0, len(sets[0]), step):

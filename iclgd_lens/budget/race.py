@@ -29,14 +29,14 @@ from collections.abc import Sequence
 from dataclasses import astuple
 
 from iclgd_lens.budget.training_rows import rule_of
-from iclgd_lens.budget.trials import Built, Course, Outcome, Point, Rows
+from iclgd_lens.budget.trials import BudgetPoint, Built, Course, LeftOutLosses, RateRows
 from iclgd_lens.training.shared_batches import Chain
 
 GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 """Learning rates that are tried first."""
 LOWEST, HIGHEST = 1e-6, 100.0
 """Rates beyond which the grid is not widened."""
-SOLVED = 0.1
+SOLVED_LOSS = 0.1
 """Nats per label word below which no more training is tried: there is next to nothing to gain."""
 GO_ON = (4, 2, 1)
 """Trainings that go on after the first, second, ... stage; one after later ones."""
@@ -64,11 +64,11 @@ class Race:
 
     def __init__(self, course: Course, alone: float) -> None:
         self.course, self.alone = course, alone
-        self.found: dict[Point, Outcome] = {}
-        self._groups: list[Rows | Built] = []
+        self.found: dict[BudgetPoint, LeftOutLosses] = {}
+        self._groups: list[RateRows | Built] = []
 
     @property
-    def best(self) -> tuple[Point, Outcome]:
+    def best(self) -> tuple[BudgetPoint, LeftOutLosses]:
         """The budget of the lowest loss; among equals, the one of the lowest rate."""
         return min(self.found.items(), key=lambda item: (item[1].mean, item[0][0] or 0.0))
 
@@ -111,7 +111,7 @@ class Race:
             leading: The lowest loss at this stage.
             lowest: That of earlier stages.
         """
-        if not math.isfinite(leading) or leading < SOLVED or leading > lowest + FORGETS:
+        if not math.isfinite(leading) or leading < SOLVED_LOSS or leading > lowest + FORGETS:
             return True
         if count is not None and count >= EARLY:
             return leading > lowest - GAIN
@@ -138,14 +138,14 @@ class Race:
         numbers = [each for each in passes if each is not None]
         rule = rule_of(self.course.hypothesis, self.course.given)
         known = [rate for rate in rates if rate is not None]
-        new: list[Rows | Built] = []
+        new: list[RateRows | Built] = []
         if rule is None or not numbers or not known:
             new = [Built(self.course, list(rates), loss_on)]
         else:
             step = self.course.rates_at_once
             for start in range(0, len(known), step):
                 some: list[float | None] = list(known[start : start + step])
-                new.append(Rows(self.course, rule, some, loss_on))
+                new.append(RateRows(self.course, rule, some, loss_on))
         self._groups += new
         # Those that join late are asked on their way, too: they may be best there.
         earlier = [each for each in numbers if count is not None and each < count]
@@ -155,13 +155,13 @@ class Race:
 
     def _merge(self) -> None:
         """Make one batch of trainings that have come equally far on the same tokens."""
-        merged: list[Rows | Built] = []
+        merged: list[RateRows | Built] = []
         for group in self._groups:
-            if not any(isinstance(other, Rows) and other.takes_in(group) for other in merged):
+            if not any(isinstance(other, RateRows) and other.takes_in(group) for other in merged):
                 merged.append(group)
         self._groups = merged
 
-    def _advance(self, groups: Sequence[Rows | Built], count: int | None) -> Chain[None]:
+    def _advance(self, groups: Sequence[RateRows | Built], count: int | None) -> Chain[None]:
         for group in groups:
             for lap in group.laps(count):
                 cost = yield lap
@@ -169,8 +169,8 @@ class Race:
             with self.course.counted():
                 found = group.losses(count)
             for rate, losses in zip(group.rates, found, strict=True):
-                self.found[rate, count, group.loss_on] = Outcome(losses)
-            held = [each for each in self._groups if isinstance(each, Rows)]
+                self.found[rate, count, group.loss_on] = LeftOutLosses(losses)
+            held = [each for each in self._groups if isinstance(each, RateRows)]
             if held and sum(len(each.rates) for each in held) > self.course.rates_at_once:
                 group.release()
 
@@ -188,7 +188,7 @@ class Race:
         tried = {rate for rate, _, tokens in self.found if tokens == loss_on}
         return sorted(rate for rate in tried if rate is not None)
 
-    def _on_edge(self, point: Point) -> int:
+    def _on_edge(self, point: BudgetPoint) -> int:
         """-1 for the lowest of the tried rates, 1 for the highest, else 0.
 
         The lowest is no edge where it is no better than the unchanged model: lower ones come ever
@@ -196,7 +196,7 @@ class Race:
         """
         rate, _, loss_on = point
         known, mean = self._rates(loss_on), self.found[point].mean
-        if rate is None or not math.isfinite(mean) or mean < SOLVED:
+        if rate is None or not math.isfinite(mean) or mean < SOLVED_LOSS:
             return 0
         if rate == known[-1]:
             return 1

@@ -19,9 +19,9 @@ from iclgd_lens.training.batched import Training as Training
 from iclgd_lens.training.sgd import (
     UpdateRule,
     checked,
-    described,
     learning_rate,
     trained_names,
+    training_facts,
 )
 from iclgd_lens.training.shared_batches import Chain, Lane, Lap, run
 
@@ -127,7 +127,7 @@ def built_beside(
     with torch.inference_mode(False):
         training = Training(host, names, [rate] * len(shown))
     cost = yield Lap(Lane(host, rule, training, together), epochs)
-    facts = described(host, shown[0], name, rate, epochs, 1, loss_on, names)
+    facts = training_facts(host, shown[0], name, rate, epochs, 1, loss_on, names)
     built = [_one_of(training, row, facts) for row in range(len(shown))]
     return built, cost.shared(len(shown))
 

@@ -31,12 +31,12 @@ from iclgd_lens.training.shared_batches import Lane, Lap
 ROOM = 64 * 2**20
 """Bytes of deltas that are held together on a model of any size."""
 
-Point = tuple["float | None", "int | None", "str | None"]
+BudgetPoint = tuple["float | None", "int | None", "str | None"]
 """Rate, epochs and loss tokens; None where the hypothesis takes none, or was given one."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LeftOutLosses:
     """Label losses of the left-out demonstrations, one by one."""
 
     each: tuple[float, ...]
@@ -47,7 +47,7 @@ class Outcome:
         finite = all(math.isfinite(value) for value in self.each)
         return sum(self.each) / len(self.each) if finite and self.each else math.inf
 
-    def is_next_to(self, better: Outcome) -> bool:
+    def is_next_to(self, better: LeftOutLosses) -> bool:
         """Whether it is worse by no more than one standard error of the paired difference."""
         if not math.isfinite(self.mean):
             return False
@@ -113,7 +113,7 @@ class Course:
         self.spent.add(*astuple(ledger))
 
 
-class Rows:
+class RateRows:
     """Trainings at several rates on the same tokens, as rows of one batch, fold by fold."""
 
     def __init__(
@@ -156,9 +156,9 @@ class Rows:
         shown = [fold.train for fold in bundle]
         return lane_of(self.rule, self.course.host, shown, rates, **settings)
 
-    def takes_in(self, other: Rows | Built) -> bool:
+    def takes_in(self, other: RateRows | Built) -> bool:
         """Let another's trainings go on in this batch, where both have come equally far."""
-        if not isinstance(other, Rows) or not self._lanes or not other._lanes:
+        if not isinstance(other, RateRows) or not self._lanes or not other._lanes:
             return False
         if (self.loss_on, self.passes) != (other.loss_on, other.passes):
             return False
@@ -226,7 +226,7 @@ def _losses(host: Host, built: Intervention, left_out: Demonstrations) -> list[f
     return label_losses(host, left_out, built, per="word").tolist()
 
 
-def named(point: Point) -> dict[str, Any]:
+def named(point: BudgetPoint) -> dict[str, Any]:
     """A budget's settings by name."""
     names = ("lr", "epochs", "loss_on")
     return {name: value for name, value in zip(names, point, strict=True) if value is not None}

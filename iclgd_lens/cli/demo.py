@@ -22,8 +22,8 @@ from iclgd_lens.model_names import label_of
 from iclgd_lens.phrases import listed, number
 from iclgd_lens.results.comparison import Comparison
 from iclgd_lens.results.display import aggregate_cells, is_setting
-from iclgd_lens.rules import silent
 from iclgd_lens.scores import primary_scores
+from iclgd_lens.telling import silent
 from iclgd_lens.verdicts.verdict import OVERALL
 
 if TYPE_CHECKING:

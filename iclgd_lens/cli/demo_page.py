@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from iclgd_lens.report.figure_choices import Choice, Picture
-    from iclgd_lens.report.tables import Table
+    from iclgd_lens.report.tables import PageTable
 
 PAGE = "index.html"
 TITLE = "Is in-context learning gradient descent?"
@@ -87,16 +87,20 @@ def glossary() -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def table(comparison: Comparison) -> Table:
+def table(comparison: Comparison) -> PageTable:
     """The numbers, hypotheses beside their controls."""
-    from iclgd_lens.report.tables import Item, Line, Table
+    from iclgd_lens.report.tables import PageTable, TableCell, TableRow
 
     columns, found = numbers(comparison)
     lines = [
-        Line(label(name), tuple(Item(each.text, each.interval) for each in own), kind=_kind(name))
+        TableRow(
+            label(name),
+            tuple(TableCell(each.text, each.interval) for each in own),
+            kind=_kind(name),
+        )
         for name, own in found.items()
     ]
-    return Table("Scores", _CAPTION, ("", *columns), tuple(lines), "tall scores")
+    return PageTable("Scores", _CAPTION, ("", *columns), tuple(lines), "tall scores")
 
 
 def _kind(name: str) -> str:

@@ -93,7 +93,7 @@ def mediate(
             dtype=dtype, host=host,
         )  # fmt: skip
         from iclgd_lens.episode_loading import load_episodes
-        from iclgd_lens.mediation.mediation_job import CONTROLS
+        from iclgd_lens.mediation.mediation_job import MEDIATION_CONTROLS
         from iclgd_lens.mediation.mediation_job import mediate as measured
 
         episodes = load_episodes(
@@ -102,7 +102,7 @@ def mediate(
         )  # fmt: skip
         found = measured(
             loaded, episodes, list(hypotheses),
-            controls=CONTROLS if controls is None else controls, exact=exact,
+            controls=MEDIATION_CONTROLS if controls is None else controls, exact=exact,
             visibility=visibility, lr=rate, settings=settings, budget=budget, seed=seed,
             progress=tell,
         )  # fmt: skip

@@ -6,14 +6,14 @@ which imported files may have registered; then rows are read and drawn from; the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from iclgd_lens.telling import Tell
+
 if TYPE_CHECKING:
     from iclgd_lens.tasks import Splits
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from iclgd_lens import defaults
 from iclgd_lens.cli import options
 from iclgd_lens.cli.console import hand_over, json_document, numbers_of, progress, say
 from iclgd_lens.cli.given import check_output, names
-from iclgd_lens.cli.opening import Names, Rows, Tell, check_asked, open_model
+from iclgd_lens.cli.opening import Names, Rows, check_asked, open_model
 from iclgd_lens.cli.options import figures_page
 from iclgd_lens.errors import ComparisonError
 from iclgd_lens.phrases import listed
+from iclgd_lens.telling import Tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +122,7 @@ def sweep(
         asked = _asked_by(claim, data)
     with progress() as tell:
         loaded, source = _open(model, asked, imports or [], tell)
-        from iclgd_lens.sweeps.sweep_job import CONTROLS
+        from iclgd_lens.sweeps.sweep_job import SWEEP_CONTROLS
         from iclgd_lens.sweeps.sweep_job import sweep as measured
 
         if claim is not None:
@@ -130,7 +131,7 @@ def sweep(
             found = [
                 measured(
                     loaded, rows.task, what, values, hypotheses=hypotheses,
-                    controls=CONTROLS if controls is None else controls, settings=settings,
+                    controls=SWEEP_CONTROLS if controls is None else controls, settings=settings,
                     lr=rate, budget=budget, shots=rows.shots, queries=rows.queries,
                     draws=rows.draws, seed=rows.seed, data=source, auxiliary=rows.auxiliary,
                     progress=tell,

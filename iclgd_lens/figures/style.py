@@ -54,7 +54,7 @@ _OPEN = (
 _DASHES = ("dot", "dashdot", "longdashdot", "dash", "longdash")
 
 
-class Builder(Generic[P]):
+class FigureBuilder(Generic[P]):
     """A function that describes a figure; called, it returns the figure."""
 
     def __init__(self, describe: Callable[P, Spec]) -> None:
@@ -68,9 +68,9 @@ class Builder(Generic[P]):
         return go.Figure(self.spec(*args, **kwargs))
 
 
-def builder(describe: Callable[P, Spec]) -> Builder[P]:
+def builder(describe: Callable[P, Spec]) -> FigureBuilder[P]:
     """Make a figure builder of a function that returns a `Spec`."""
-    return Builder(describe)
+    return FigureBuilder(describe)
 
 
 @dataclass(frozen=True)

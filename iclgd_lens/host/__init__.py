@@ -1,9 +1,9 @@
 """The only room that imports TransformerLens: models, their hook points and linear sites."""
 
+from iclgd_lens.host.base import ForwardResult as ForwardResult
 from iclgd_lens.host.base import Host as Host
 from iclgd_lens.host.base import LinearSite as LinearSite
 from iclgd_lens.host.base import Prefix as Prefix
-from iclgd_lens.host.base import Run as Run
 from iclgd_lens.host.choose import as_host as as_host
 from iclgd_lens.host.guard import copied as copied
 from iclgd_lens.host.guard import frozen as frozen

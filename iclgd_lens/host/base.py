@@ -22,9 +22,9 @@ from iclgd_lens.host.condition import refuse_condition
 from iclgd_lens.host.hook_names import HookNames
 from iclgd_lens.host.hooks import Firings, Hook, attached, receiver, without_reread
 from iclgd_lens.host.last_mlp import At, last_mlp_at, tokens_at
+from iclgd_lens.host.sites_and_passes import ForwardResult as ForwardResult
 from iclgd_lens.host.sites_and_passes import LinearSite as LinearSite
 from iclgd_lens.host.sites_and_passes import Prefix as Prefix
-from iclgd_lens.host.sites_and_passes import Run as Run
 from iclgd_lens.host.sites_and_passes import WholePrefix, read_again
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ class Host(HookNames):
         prefix: Prefix | None = None,
         keep: bool = False,
         at: At | None = None,
-    ) -> Run:
+    ) -> ForwardResult:
         """Run the blocks on `tokens`, after `prefix` if given; the unembedding is not run.
 
         Args:
@@ -279,7 +279,7 @@ class Host(HookNames):
             return self._run_whole(tokens, prefix, keep, at)
         with last_mlp_at(self, tokens.shape, at):
             run = self._run(tokens, prefix, keep)
-        return run if at is None else Run(tokens_at(run.residual, at), run.prefix)
+        return run if at is None else ForwardResult(tokens_at(run.residual, at), run.prefix)
 
     def prefix(self, tokens: Int[Tensor, "batch pos"], before: Prefix | None = None) -> Prefix:
         """Keys and values of `before`, if given, and `tokens`, to be read before others."""
@@ -288,12 +288,14 @@ class Host(HookNames):
         return prefix
 
     @abstractmethod
-    def _run(self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool) -> Run:
+    def _run(
+        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool
+    ) -> ForwardResult:
         """`run` at every token."""
 
     def _run_whole(
         self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool, at: At | None
-    ) -> Run:
+    ) -> ForwardResult:
         """`run` where positions depend on the length: a prefix is read again with what follows."""
         read = read_again(self.name, prefix, tokens)
         self._reread = read.shape[1] - tokens.shape[1]
@@ -302,7 +304,7 @@ class Host(HookNames):
         finally:
             self._reread = 0
         residual = residual if at is None else tokens_at(residual, at)
-        return Run(residual, WholePrefix(read) if keep else None)
+        return ForwardResult(residual, WholePrefix(read) if keep else None)
 
     @abstractmethod
     def final_norm(self, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
-from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
+from iclgd_lens.host.base import Attention, ForwardResult, Host, LinearSite, Prefix
 from iclgd_lens.host.bridge_attention import read_prefix, shared_cache, softmax_tap
 from iclgd_lens.host.guard import frozen
 from iclgd_lens.host.hooks import Hook, receiver
@@ -192,7 +192,9 @@ class BridgeHost(Host):
         """See `Host.depends_on_length`."""
         return depends_on_length(self._causal_lm.config)
 
-    def _run(self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool) -> Run:
+    def _run(
+        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool
+    ) -> ForwardResult:
         residuals: list[Tensor] = []
         last = self.block_output_hook(self.n_layers - 1)
         cache = None
@@ -206,9 +208,9 @@ class BridgeHost(Host):
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None
             )
         if cache is None or not keep:
-            return Run(residuals[-1], None)  # of a block that runs twice, the second
+            return ForwardResult(residuals[-1], None)  # of a block that runs twice, the second
         read = tokens if prefix is None else torch.cat([prefix.tokens, tokens], dim=1)
-        return Run(residuals[-1], read_prefix(cache, read))
+        return ForwardResult(residuals[-1], read_prefix(cache, read))
 
     def _missing_casts(self) -> list[Hook]:
         """Hooks that cast rotated queries and keys back to the model's dtype, where they must.

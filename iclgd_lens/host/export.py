@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from iclgd_lens.errors import DeltaError, nearest
 from iclgd_lens.host.base import Host, LinearSite
-from iclgd_lens.host.families import Family, Names, family_of, unembedding_name, writable
+from iclgd_lens.host.families import Family, WeightNames, family_of, unembedding_name, writable
 
 LAYOUTS = ("transformer_lens", "huggingface")
 
@@ -104,7 +104,7 @@ def _converted_state(host: Host, delta: Delta) -> State:
     return state
 
 
-def _attention(host: Host, family: Family, names: Names, layer: int, delta: Delta) -> State:
+def _attention(host: Host, family: Family, names: WeightNames, layer: int, delta: Delta) -> State:
     stem, prefix = f"blocks.{layer}.attn", names.layer.format(layer)
     flat = {letter: _flat(letter, _updated(host, f"{stem}.W_{letter}", delta)) for letter in "QKVO"}
     biases = {letter: _updated(host, f"{stem}.b_{letter}", delta) for letter in "QKVO"}
@@ -132,7 +132,7 @@ def _attention(host: Host, family: Family, names: Names, layer: int, delta: Delt
     return state | _linear(names, f"{prefix}{names.output}", flat["O"], bias)
 
 
-def _mlp(host: Host, names: Names, layer: int, delta: Delta) -> State:
+def _mlp(host: Host, names: WeightNames, layer: int, delta: Delta) -> State:
     stem, prefix = f"blocks.{layer}.mlp", names.layer.format(layer)
     state: State = {}
     for part, theirs in names.mlp.items():
@@ -145,7 +145,7 @@ def _mlp(host: Host, names: Names, layer: int, delta: Delta) -> State:
     return state
 
 
-def _linear(names: Names, key: str, weight: Tensor, bias: Tensor | None) -> State:
+def _linear(names: WeightNames, key: str, weight: Tensor, bias: Tensor | None) -> State:
     """A linear module's entries; `weight` is [d_in, d_out]."""
     state: State = {f"{key}.weight": weight if names.input_first else weight.T}
     return state if bias is None else state | {f"{key}.bias": bias}

@@ -24,7 +24,7 @@ from iclgd_lens.host.config_fields import GPT_SIZES, GROUPED_SIZES, SIZES, Field
 
 
 @dataclass(frozen=True)
-class Names:
+class WeightNames:
     """What a `transformers` class calls its weights; names of a layer follow its prefix `layer`.
 
     Attributes:
@@ -81,7 +81,7 @@ class Family:
     biases: str = ""
     sizes: Mapping[str, str] = field(default_factory=lambda: SIZES)
     fields: Callable[[Any], Fields] | None = None
-    names: Names | None = None
+    names: WeightNames | None = None
     norm_after_attention: bool = False
 
     def convert(self, hf_model: Any, cfg: Any) -> dict[str, Any]:
@@ -104,9 +104,9 @@ class Family:
         return cls.config_class(**sizes)
 
 
-def _llama(norms: Mapping[str, str] | None = None) -> Names:
+def _llama(norms: Mapping[str, str] | None = None) -> WeightNames:
     own = {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"}
-    return Names(
+    return WeightNames(
         embed="model.embed_tokens.weight",
         layer="model.layers.{}.",
         final_norm="model.norm",
@@ -117,7 +117,7 @@ def _llama(norms: Mapping[str, str] | None = None) -> Names:
     )
 
 
-_GPT2 = Names(
+_GPT2 = WeightNames(
     embed="transformer.wte.weight",
     positions="transformer.wpe.weight",
     layer="transformer.h.{}.",
@@ -129,7 +129,7 @@ _GPT2 = Names(
     input_first=True,
     mlp_bias=True,
 )
-_GPTJ = Names(
+_GPTJ = WeightNames(
     embed="transformer.wte.weight",
     layer="transformer.h.{}.",
     final_norm="transformer.ln_f",
@@ -141,7 +141,7 @@ _GPTJ = Names(
     mlp_bias=True,
     unembed_bias=True,
 )
-_NEOX = Names(
+_NEOX = WeightNames(
     embed="gpt_neox.embed_in.weight",
     layer="gpt_neox.layers.{}.",
     final_norm="gpt_neox.final_layer_norm",

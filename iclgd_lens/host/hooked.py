@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from iclgd_lens.errors import HookError, UnsupportedModelError
-from iclgd_lens.host.base import Attention, Host, LinearSite, Prefix, Run
+from iclgd_lens.host.base import Attention, ForwardResult, Host, LinearSite, Prefix
 from iclgd_lens.host.checkpoint import ModelWarning
 from iclgd_lens.host.families import family_of
 from iclgd_lens.host.guard import laid_out
@@ -216,7 +216,9 @@ class HookedHost(Host):
         """See `Host.depends_on_length`."""
         return bool(getattr(self.cfg, "use_dynamic_ntk_rope", False))
 
-    def _run(self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool) -> Run:
+    def _run(
+        self, tokens: Int[Tensor, "batch pos"], prefix: Prefix | None, keep: bool
+    ) -> ForwardResult:
         cache = self._cache(tokens.shape[0], prefix, keep) if keep or prefix is not None else None
         # An explicit mask: TransformerLens would derive one that hides tokens equal to padding.
         mask = torch.ones_like(tokens, dtype=torch.int)
@@ -229,10 +231,10 @@ class HookedHost(Host):
             prepend_bos=False,
         )
         if cache is None or not keep:
-            return Run(residual, None)
+            return ForwardResult(residual, None)
         read = tokens if prefix is None else torch.cat([prefix.tokens, tokens], dim=1)
         entries = cache.entries
-        return Run(
+        return ForwardResult(
             residual,
             Prefix(
                 read,

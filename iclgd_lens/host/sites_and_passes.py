@@ -192,7 +192,7 @@ def read_again(
 
 
 @dataclass(frozen=True)
-class Run:
+class ForwardResult:
     """What one forward pass gives.
 
     Attributes:

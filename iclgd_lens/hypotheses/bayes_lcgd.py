@@ -42,7 +42,7 @@ from iclgd_lens.training.folds import folds_in_turn
 from iclgd_lens.training.label_losses import label_losses
 from iclgd_lens.training.sgd import trained_names
 
-Point = dict[str, Any]
+TriedSettings = dict[str, Any]
 STARTS = 5
 """Trials before the Gaussian process is asked; the first of them is the given setting."""
 _WORST = 1e6
@@ -55,7 +55,7 @@ def minimise(
     first: Mapping[str, Any],
     trials: int,
     seed: int,
-) -> tuple[Point, list[float]]:
+) -> tuple[TriedSettings, list[float]]:
     """The point of lowest value that was tried, and the lowest value after each trial.
 
     Args:
@@ -67,8 +67,8 @@ def minimise(
     """
     import optuna
 
-    def ask(trial: Any) -> Point:
-        found: Point = {}
+    def ask(trial: Any) -> TriedSettings:
+        found: TriedSettings = {}
         for name, allowed in space.items():
             if isinstance(allowed, list):
                 found[name] = trial.suggest_categorical(name, allowed)
@@ -117,15 +117,15 @@ NAME = "bayes_lcgd"
 _LOWEST, _HIGHEST = -4.0, 0.5
 WHOLE = 0
 """Stands for no limit on the rank."""
-MATCHED = 8
+MATCHED_TRIALS = 8
 """Trials at most of a matched budget."""
 
 
 def _within(trials: int, budget: str) -> bool:
-    return trials <= MATCHED or budget != "matched"
+    return trials <= MATCHED_TRIALS or budget != "matched"
 
 
-AT_MOST = Where(f"trials of at most {MATCHED}, or budget='full'", _within)
+AT_MOST = Where(f"trials of at most {MATCHED_TRIALS}, or budget='full'", _within)
 
 
 @hypothesis(
@@ -180,7 +180,7 @@ def bayes_lcgd(
     chosen: dict[str, Any] = {"lr": rate, "epochs": epochs, "loss_on": loss_on}
     trace: list[float] = []
     if budget == "matched":
-        trials = min(trials, MATCHED)
+        trials = min(trials, MATCHED_TRIALS)
     if trials > 1 and rate is not None and 0 < rate < math.inf:
         optional(NAME, "optuna")
         few = part(shown, (shown.drawn or range(len(shown)))[: max(2, len(shown) // 4)])

@@ -33,7 +33,7 @@ from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host, frozen
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.intervention import Intervention, Shift
-from iclgd_lens.readout.reader import TOKENS_AT_ONCE
+from iclgd_lens.readout.reader import READ_TOKENS_AT_ONCE
 from iclgd_lens.tokens import continued
 
 
@@ -85,7 +85,7 @@ def _at_content_ends(
         start += len(example.tokens) + len(shown.separator)
     together = head_outputs(host, [shown.prompt()])[:, 0, ends]
     contents = [head + example.content for example in shown.examples]
-    step = max(1, TOKENS_AT_ONCE["cpu"] // max(map(len, contents))) if host.can_pad else 1
+    step = max(1, READ_TOKENS_AT_ONCE["cpu"] // max(map(len, contents))) if host.can_pad else 1
     alone = [
         head_outputs(host, some)[:, range(len(some)), [len(ids) - 1 for ids in some]]
         for some in (contents[at : at + step] for at in range(0, len(contents), step))

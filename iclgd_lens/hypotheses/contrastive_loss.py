@@ -16,7 +16,7 @@ from iclgd_lens.host import Hook, Host
 from iclgd_lens.hypotheses.common import at_ends, label_words, training_order
 
 
-class Contrast:
+class ContrastiveLoss:
     """InfoNCE over demonstrations, each layer by itself; the others are those last seen.
 
     Args:

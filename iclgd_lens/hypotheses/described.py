@@ -12,7 +12,7 @@ from iclgd_lens.hypotheses.companions import in_words, table_of
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingDescription:
     """One setting of a hypothesis.
 
     Attributes:
@@ -28,12 +28,12 @@ class Setting:
     meaning: str
 
 
-def described(build: Callable[..., Any]) -> list[Setting]:
+def described(build: Callable[..., Any]) -> list[SettingDescription]:
     """Every setting of a function `(host, episode, **settings)`."""
     meanings, company = _argument_meanings(inspect.getdoc(build) or ""), table_of(build)
     needs = {name: f" Needs {in_words(own)}." for name, own in company.items()}
     return [
-        Setting(
+        SettingDescription(
             p.name,
             None if p.default is p.empty else p.default,
             "" if p.annotation is p.empty else str(p.annotation).strip("'"),

@@ -39,7 +39,7 @@ from iclgd_lens.host.probe import agree
 from iclgd_lens.hypotheses.registry import hypothesis
 from iclgd_lens.intervention import UNCOUNTED, Batch, Intervention
 
-TOKENS_AT_ONCE = 8192
+CONTEXT_TOKENS_AT_ONCE = 8192
 """Tokens of a pass at most, the demonstrations counted for each query."""
 
 
@@ -217,16 +217,16 @@ def _groups(episode: Episode, prompt: int) -> list[list[int]]:
     """Groups of queries of one length, each group as many as a pass holds."""
     found: list[list[int]] = []
     for length, indices in episode.lengths().items():
-        step = max(1, TOKENS_AT_ONCE // (prompt + length))
+        step = max(1, CONTEXT_TOKENS_AT_ONCE // (prompt + length))
         found += [indices[start : start + step] for start in range(0, len(indices), step)]
     return found
 
 
-Seen = dict[str, Tensor]
+Activations = dict[str, Tensor]
 """What passed at the readout tokens of one pass, by hook point: [row width], in fp32."""
 
 
-def _keeping(seen: Seen, names: Iterable[str]) -> list[Hook]:
+def _keeping(seen: Activations, names: Iterable[str]) -> list[Hook]:
     def keep(name: str, activation: Tensor, hook: Any) -> None:
         seen[name] = activation[:, -1].float()  # rows of one length: the last token is read
 
@@ -250,7 +250,7 @@ def _fit(
     own = [list(episode.readout_tokens(episode.queries[index])) for index in indices]
     bos = episode.demonstrations.bos
     alone = [([] if bos is None else [bos]) + ids for ids in own]
-    aim: Seen = {}
+    aim: Activations = {}
     names = [name for layer in range(host.n_layers) for name in _parts(host, layer)]
     for block in patch.blocks:
         names += [site.input_hook for site in block.into] + [block.out.output_hook]
@@ -262,7 +262,7 @@ def _fit(
     for block in patch.blocks:
         _check_sum(host, block, aim)
     rows = host.tensor(indices)[0]
-    seen: Seen = {}
+    seen: Activations = {}
     hooks: list[Hook] = []
     for block in patch.blocks:
         hooks += _fitting(host, block, patch.values[block.layer], rows, aim, seen)
@@ -271,7 +271,7 @@ def _fit(
         host.run(host.tensor(alone))
 
 
-def _check_sum(host: Host, block: _Block, seen: Seen) -> None:
+def _check_sum(host: Host, block: _Block, seen: Activations) -> None:
     """Refuse a block that is not the sum of what its hooks show."""
     entry, attention, mlp, leaving = _parts(host, block.layer)
     whole = agree(seen[entry] + seen[attention] + seen[mlp], seen[leaving], host.dtype)
@@ -288,8 +288,8 @@ def _fitting(
     block: _Block,
     values: _Values,
     rows: Int[Tensor, " row"],
-    aim: Seen,
-    seen: Seen,
+    aim: Activations,
+    seen: Activations,
 ) -> list[Hook]:
     """Hooks that fill a block's patch from what passes, each before the patch is read there."""
     entry, attention, mlp, leaving = _parts(host, block.layer)

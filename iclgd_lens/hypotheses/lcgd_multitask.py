@@ -41,7 +41,7 @@ from iclgd_lens.errors import HypothesisError
 from iclgd_lens.host import Host, as_host, layer_of
 from iclgd_lens.hypotheses.common import auxiliary_of, shown_of
 from iclgd_lens.hypotheses.companions import Where, other_than
-from iclgd_lens.hypotheses.contrastive_loss import Contrast
+from iclgd_lens.hypotheses.contrastive_loss import ContrastiveLoss
 from iclgd_lens.hypotheses.gradient_combination import COMBINERS, Combine, combiner
 from iclgd_lens.hypotheses.lcgd import ROWS, layer_step, lcgd
 from iclgd_lens.hypotheses.loss import sequence_loss
@@ -116,7 +116,7 @@ def lcgd_multitask(
     one_of(NAME, "combine", combine, COMBINERS)
     one_of(NAME, "per", per, ("task", "tokens"))
     between(NAME, "temperature", temperature, 0, above=True)
-    terms = Contrast(host, shown, temperature) if contrast else None
+    terms = ContrastiveLoss(host, shown, temperature) if contrast else None
     rule = _Rule((label, content, contrast), combiner(NAME, combine), per == "tokens", terms)
     delta = train(
         rule,
@@ -142,7 +142,7 @@ class _Rule:
         weights: tuple[float, float, float],
         combine: Combine | None,
         by_tokens: bool,
-        contrast: Contrast | None,
+        contrast: ContrastiveLoss | None,
     ) -> None:
         self.weights, self.combine = weights, combine
         self.by_tokens, self.contrast = by_tokens, contrast

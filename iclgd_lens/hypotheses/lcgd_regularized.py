@@ -169,7 +169,7 @@ class PenalisedLoss:
 
 
 NAME = "lcgd_regularized"
-FOLDS = 4
+STOPPING_FOLDS = 4
 
 
 @hypothesis(
@@ -264,7 +264,7 @@ def lcgd_regularized(
 
     curve: list[float] = []
     if early_stop and epochs > 1:
-        pairs = folds_in_turn(NAME, shown, FOLDS)
+        pairs = folds_in_turn(NAME, shown, STOPPING_FOLDS)
         curves: list[list[float]] = [[] for _ in pairs]
         for (rest, left_out), losses in zip(pairs, curves, strict=True):
             trained(rest, epochs, left_out, losses)

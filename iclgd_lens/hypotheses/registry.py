@@ -26,7 +26,7 @@ from iclgd_lens.hypotheses.companions import (
     table_of,
     unasked,
 )
-from iclgd_lens.hypotheses.described import Setting, described, parameters
+from iclgd_lens.hypotheses.described import SettingDescription, described, parameters
 from iclgd_lens.intervention import Intervention
 from iclgd_lens.registry import (
     Entry,
@@ -146,7 +146,7 @@ class Hypothesis(Entry):
         """Names and defaults of the settings that `build` takes by keyword."""
         return {p.name: p.default for p in parameters(self.build) if p.kind is not p.VAR_KEYWORD}
 
-    def described_settings(self) -> list[Setting]:
+    def described_settings(self) -> list[SettingDescription]:
         """Every setting with its type and meaning."""
         return described(self.build)
 

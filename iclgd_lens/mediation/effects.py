@@ -44,7 +44,12 @@ from iclgd_lens.mediation.head_maps import (
 )
 from iclgd_lens.mediation.margins import Margin, shared_prefix
 from iclgd_lens.mediation.patching import first_heads, patched_margins, visible_margins
-from iclgd_lens.readout.patched_heads import TOKENS_AT_ONCE, Patches, last_token, single_heads
+from iclgd_lens.readout.patched_heads import (
+    PATCHED_TOKENS_AT_ONCE,
+    Patches,
+    last_token,
+    single_heads,
+)
 from iclgd_lens.readout.reader import Readout
 
 
@@ -80,7 +85,7 @@ class Measuring:
         episode: Episode,
         frozen_readouts: Frozen,
         changed: Mapping[str, Readout],
-        tokens_at_once: int = TOKENS_AT_ONCE,
+        tokens_at_once: int = PATCHED_TOKENS_AT_ONCE,
     ) -> None:
         self.tokens_at_once = tokens_at_once
         self.host, self.episode = host, episode

@@ -31,7 +31,7 @@ from iclgd_lens.mediation.margins import Margin
 from iclgd_lens.readout.batching import batches
 from iclgd_lens.tokens import continued
 
-TOKENS_AT_ONCE = 2048
+DIFFERENTIATED_TOKENS_AT_ONCE = 2048
 """Tokens of a differentiated pass at most, shared ones counted for each row: what autograd keeps of
 every layer until the backward pass takes some ten times the memory of a plain pass."""
 
@@ -53,7 +53,7 @@ class Gradients:
 
 def gradients(
     host: Host, margin: Margin, episode: Episode, prefix: Prefix | None,
-    tokens_at_once: int = TOKENS_AT_ONCE,
+    tokens_at_once: int = DIFFERENTIATED_TOKENS_AT_ONCE,
 ) -> Gradients:  # fmt: skip
     """Differentiate the label margin of every query, after `prefix`.
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from iclgd_lens import defaults
 from iclgd_lens.budget.budget import BudgetMode, with_budget, with_settings_of
 from iclgd_lens.building import Pair
 from iclgd_lens.comparing import as_draws, budget_mode, check_draws, provenance
+from iclgd_lens.comparison_groups import part_of
 from iclgd_lens.controlled import controlled
 from iclgd_lens.controls import Control
-from iclgd_lens.defaults import HYPOTHESES
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import ComparisonError, ControlError, LensError
 from iclgd_lens.heads import indirect_effects, induction_scores
@@ -33,7 +34,7 @@ from iclgd_lens.mediation.head_maps import (
     pearson,
 )
 from iclgd_lens.mediation.mediation_result import Mediation
-from iclgd_lens.mediation.patching import TOKENS_AT_ONCE
+from iclgd_lens.mediation.patching import PATCHED_TOKENS_AT_ONCE
 from iclgd_lens.nulls import shuffled_labels
 from iclgd_lens.readout.reader import Readout
 from iclgd_lens.registry import resolve
@@ -42,13 +43,12 @@ from iclgd_lens.results.parts import Part
 from iclgd_lens.rules import (
     HypothesisLike,
     Options,
-    Progress,
     Rule,
     resolve_rules,
-    silent,
     split_controls,
 )
 from iclgd_lens.subjects import Subject
+from iclgd_lens.telling import Tell, silent
 from iclgd_lens.validation import checks_types
 from iclgd_lens.verdicts.statistics import nanmean
 
@@ -57,7 +57,7 @@ EXACT_HEADS = 200
 TOP_SHARE, RANDOM_HEADS = 0.05, 20
 """Heads on which attribution is held against exact interventions: the first of its ranking, and
 some at random."""
-CONTROLS = ("random", "shuffled")
+MEDIATION_CONTROLS = ("random", "shuffled")
 
 
 @checks_types(ComparisonError)
@@ -65,9 +65,9 @@ CONTROLS = ("random", "shuffled")
 def mediate(
     model: Any,
     episodes: Episode | Sequence[Episode],
-    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = HYPOTHESES,
+    hypotheses: str | Sequence[str] | Mapping[str, HypothesisLike] = defaults.HYPOTHESES,
     *,
-    controls: str | Iterable[str] = CONTROLS,
+    controls: str | Iterable[str] = MEDIATION_CONTROLS,
     exact: bool | None = None,
     visibility: bool = True,
     curves: bool = True,
@@ -76,10 +76,10 @@ def mediate(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     budget: BudgetMode | Mapping[str, Any] | None = None,
     seed: int = 0,
-    tokens_at_once: int = TOKENS_AT_ONCE,
+    tokens_at_once: int = PATCHED_TOKENS_AT_ONCE,
     resamples: int = 1000,
     confidence: float = 0.95,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> Mediation:
     """Measure which heads do in-context learning's work, and whether an update does it there.
 
@@ -141,17 +141,17 @@ def mediate(
     with host.laid_out():
         for number, episode in enumerate(draws):
             said = _numbered(tell, number, len(draws))
-            plan = _Draw(
+            draw = _Draw(
                 host, episode, rules, asked, seed + number, mode == "matched", search, said
             )
-            job, changed = _read(plan)
+            job, changed = _read(draw)
             measuring = Measuring(host, episode, job.frozen, changed, tokens_at_once)
             if not all_heads and which is None:
                 which = _verified(measuring, seed)
             said("heads: exact interventions")
             wanted = Wanted(visibility, curves, which)
             found.append(measuring.measure(wanted))
-            parts.append(_part(job, number))
+            parts.append(part_of(job, number))
         named = _named(host, draws[0], seed, tell) if name_heads else {}
     facts = provenance(host, given) | {
         "hypotheses": dict(parts[0].facts.get("rules", {})),
@@ -202,15 +202,15 @@ class _Draw:
     seed: int
     matched: bool
     search: Mapping[str, Any]
-    tell: Progress
+    tell: Tell
 
 
-def _read(plan: _Draw) -> tuple[Job, dict[str, Readout]]:
+def _read(draw: _Draw) -> tuple[Job, dict[str, Readout]]:
     """Read the model itself, then every hypothesis and control; score them on the way."""
-    contrasted = any(control.name == "shuffled" for control in plan.controls["rule"])
-    wrong = shuffled_labels(plan.episode, plan.seed) if contrasted else None
+    contrasted = any(control.name == "shuffled" for control in draw.controls["rule"])
+    wrong = shuffled_labels(draw.episode, draw.seed) if contrasted else None
     options = Options(tok2attn_queries=0, on_error="record_theirs")
-    job = Job(plan.host, plan.episode, options, wrong=wrong, tell=plan.tell)
+    job = Job(draw.host, draw.episode, options, wrong=wrong, tell=draw.tell)
     job.measure_settings()
     changed: dict[str, Readout] = {}
 
@@ -218,43 +218,33 @@ def _read(plan: _Draw) -> tuple[Job, dict[str, Readout]]:
         if right is None:
             job.measure(label, None)
             return
-        plan.tell(f"{label}: each query alone")
+        draw.tell(f"{label}: each query alone")
         readout = job.reader.ftzs(right)
         job.measure(label, right, wrong, readout=readout)
         if readout.is_finite:
             changed[label] = readout
 
-    for rule in plan.rules.values():
-        plan.tell(f"{rule.name}: building the update")
+    for rule in draw.rules.values():
+        draw.tell(f"{rule.name}: building the update")
         pair: Pair = (None, None)
         with job.going_on(rule.name):
-            if plan.matched:
-                rule = with_budget(rule, plan.host, plan.episode, **plan.search)
+            if draw.matched:
+                rule = with_budget(rule, draw.host, draw.episode, **draw.search)
             pair = job.builder.pair(rule)
             read(rule.name, *pair)
-        for control in plan.controls["rule"]:
+        for control in draw.controls["rule"]:
             label = str(Subject(rule.name, control.name))
             with job.going_on(label):
-                made = controlled(job.builder, control, rule, pair, seed=plan.seed, tell=plan.tell)
+                made = controlled(job.builder, control, rule, pair, seed=draw.seed, tell=draw.tell)
                 if made is not None:
                     read(label, *made)
-    for control in plan.controls["alone"]:
+    for control in draw.controls["alone"]:
         with job.going_on(control.name):
             rule = Rule(
                 control.name, Hypothesis(name=control.name, build=resolve(control.function))
             )
-            read(control.name, job.builder.build(rule, plan.episode, control.name), None)
+            read(control.name, job.builder.build(rule, draw.episode, control.name), None)
     return job, changed
-
-
-def _part(job: Job, draw: int) -> Part:
-    values = {
-        label: {score: value.numpy() for score, value in found.items()}
-        for label, found in job.values.items()
-    }
-    facts = {"rules": job.described, "episode": dict(job.episode.provenance)}
-    gold = np.asarray(job.episode.gold, np.int64)
-    return Part(values, gold, draw, failures=dict(job.failures), facts=facts)
 
 
 # -- attribution verified ------------------------------------------------------------------------
@@ -291,7 +281,7 @@ def _verification(draws: Sequence[DrawEffects], heads: tuple[tuple[int, int], ..
     return Verification(heads, pairs[SUFFICIENCY], pairs[NECESSITY])
 
 
-def _named(host: Host, episode: Episode, seed: int, tell: Progress) -> dict[str, Any]:
+def _named(host: Host, episode: Episode, seed: int, tell: Tell) -> dict[str, Any]:
     """What heads are known to do; left out where the model does not show it."""
     found: dict[str, Any] = {}
     for name in ("induction", "function_vector"):
@@ -308,5 +298,5 @@ def _named(host: Host, episode: Episode, seed: int, tell: Progress) -> dict[str,
     return found
 
 
-def _numbered(tell: Progress, number: int, count: int) -> Progress:
+def _numbered(tell: Tell, number: int, count: int) -> Tell:
     return tell if count < 2 else lambda text: tell(f"draw {number + 1} of {count}: {text}")

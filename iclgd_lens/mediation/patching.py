@@ -20,7 +20,7 @@ from iclgd_lens.episode import Episode
 from iclgd_lens.host import Hook, Host, Prefix
 from iclgd_lens.intervention import hide
 from iclgd_lens.mediation.margins import Margin, repeated_gold
-from iclgd_lens.readout.patched_heads import TOKENS_AT_ONCE as TOKENS_AT_ONCE
+from iclgd_lens.readout.patched_heads import PATCHED_TOKENS_AT_ONCE as PATCHED_TOKENS_AT_ONCE
 from iclgd_lens.readout.patched_heads import LastToken, Patches, patched
 
 
@@ -40,7 +40,7 @@ def patched_margins(
     at: LastToken,
     gold: int,
     patches: Patches,
-    tokens_at_once: int = TOKENS_AT_ONCE,
+    tokens_at_once: int = PATCHED_TOKENS_AT_ONCE,
 ) -> Float[Tensor, " row"]:
     """The label margin of one query with each row's heads replaced.
 
@@ -64,7 +64,7 @@ def patched_margins(
 
 def visible_margins(
     host: Host, margin: Margin, episode: Episode, prefix: Prefix, query: int,
-    heads: list[tuple[int, int]], tokens_at_once: int = TOKENS_AT_ONCE,
+    heads: list[tuple[int, int]], tokens_at_once: int = PATCHED_TOKENS_AT_ONCE,
 ) -> Float[Tensor, " row"]:  # fmt: skip
     """The label margin where no head sees the demonstrations, then where each head alone does.
 

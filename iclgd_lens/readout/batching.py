@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import torch
 
@@ -67,12 +67,11 @@ def batches(
     return found[::-1]
 
 
-class Budget:
-    """Chunks still to be read, and how large a chunk memory has shown to allow."""
+class PendingChunks:
+    """Chunks still to be read; where memory ran out, in halves of what did not fit."""
 
-    def __init__(self, asked: int | None) -> None:
-        self.asked = asked
-        self.pending: deque[list[int]] = deque()
+    def __init__(self, chunks: Iterable[list[int]]) -> None:
+        self.pending = deque(chunks)
 
     def halve(self, failed: list[int]) -> None:
         """Put the failed chunk back in halves, and split all later ones to that size."""
@@ -93,16 +92,16 @@ class Budget:
         )
 
 
-class Outcome:
+class MemoryOutcome:
     """Whether memory sufficed."""
 
     failed = False
 
 
 @contextlib.contextmanager
-def memory_limited() -> Generator[Outcome, None, None]:
+def memory_limited() -> Generator[MemoryOutcome, None, None]:
     """Catch the error that memory ran out; what is yielded says afterwards whether it did."""
-    outcome = Outcome()
+    outcome = MemoryOutcome()
     try:
         yield outcome
     except (RuntimeError, MemoryError) as error:

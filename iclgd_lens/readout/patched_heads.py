@@ -4,9 +4,9 @@ A head's output at the last token changes nothing before it, so everything befor
 shared by all rows; a row differs from the others in the heads whose outputs are replaced. All of L
 layers and H heads, one at a time, take L x H last-token passes a prompt and no more.
 
-Memory: a pass holds at most `TOKENS_AT_ONCE` tokens, keys and values that its rows share counted
-for each row (attention copies one layer's of them at a time). Where even that does not fit, halves
-are tried.
+Memory: a pass holds at most `PATCHED_TOKENS_AT_ONCE` tokens, keys and values that its rows share
+counted for each row (attention copies one layer's of them at a time). Where even that does not fit,
+halves are tried.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from iclgd_lens.errors import LensError
 from iclgd_lens.host import Hook, Host, Prefix, head_values
 from iclgd_lens.readout.batching import memory_limited
 
-TOKENS_AT_ONCE = 8192
+PATCHED_TOKENS_AT_ONCE = 8192
 """Tokens of a pass at most, those that its rows share counted for each of them."""
 
 
@@ -109,7 +109,7 @@ def patched(
     at: LastToken,
     patches: Patches,
     number: Callable[[Float[Tensor, "row d_model"]], Float[Tensor, " row"]],
-    tokens_at_once: int = TOKENS_AT_ONCE,
+    tokens_at_once: int = PATCHED_TOKENS_AT_ONCE,
 ) -> Float[Tensor, " row"]:
     """A number of one prompt with each row's heads replaced.
 

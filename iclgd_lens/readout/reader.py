@@ -20,14 +20,14 @@ from iclgd_lens.episode import Episode, EpisodeWarning
 from iclgd_lens.errors import EpisodeError, HookError, LensError
 from iclgd_lens.host import Host, Prefix, as_host, frozen
 from iclgd_lens.intervention import Batch, Intervention, can_be_padded, hooks_of
-from iclgd_lens.readout.batching import Budget, batches, memory_limited
 from iclgd_lens.readout.batching import MemoryWarning as MemoryWarning
+from iclgd_lens.readout.batching import PendingChunks, batches, memory_limited
 from iclgd_lens.readout.label_words import add_first_tokens, later_anew, later_tokens
 from iclgd_lens.readout.passes import named
 from iclgd_lens.readout.taps import Taps
 from iclgd_lens.tokens import continued
 
-TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
+READ_TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 65536}
 """Tokens of a batch at most, by device; the shared prefix counts for each query."""
 PASS_TOKENS = {"cpu": 128, "cuda": 4096}
 """What a pass costs beside its tokens, in tokens; it decides how far `pad_queries` goes. With
@@ -149,12 +149,12 @@ class Reader:
             taps = Taps(self.host, self.episode, self.first, positions)
             read: list[list[int]] = []
             predicting: list[Tensor] = []
-            for indices, most in self._chunks(prefix, self._pad and can_be_padded(intervention)):
+            for indices, chunks in self._chunks(prefix, self._pad and can_be_padded(intervention)):
                 with memory_limited() as outcome:
                     predicting.append(self._read_batch(taps, indices, prefix, intervention))
                     read.append(indices)
                 if outcome.failed:
-                    most.halve(indices)
+                    chunks.halve(indices)
             self._out_of_sight = taps.out_of_sight
             order = self.host.tensor([index for batch in read for index in batch])[0].argsort()
             add_first_tokens(
@@ -207,20 +207,21 @@ class Reader:
             return ()
         return shown.prompt_positions()
 
-    def _chunks(self, prefix: Prefix | None, pad: bool) -> Iterator[tuple[list[int], Budget]]:
-        budget = Budget(self._batch_size)
+    def _chunks(
+        self, prefix: Prefix | None, pad: bool
+    ) -> Iterator[tuple[list[int], PendingChunks]]:
         lengths = [self._head(prefix) + len(own) for own in self._own_tokens()]
         shared = 0 if prefix is None else prefix.length
-        budget.pending.extend(self._batches(lengths, shared=shared, pad=pad))
-        while budget.pending:
-            yield budget.pending.popleft(), budget
+        chunks = PendingChunks(self._batches(lengths, shared=shared, pad=pad))
+        while chunks.pending:
+            yield chunks.pending.popleft(), chunks
 
     def _batches(self, lengths: Sequence[int], *, shared: int, pad: bool) -> list[list[int]]:
         device = self.host.device.type
         return batches(
             lengths,
             shared=shared,
-            tokens_at_once=TOKENS_AT_ONCE.get(device, TOKENS_AT_ONCE["cpu"]),
+            tokens_at_once=READ_TOKENS_AT_ONCE.get(device, READ_TOKENS_AT_ONCE["cpu"]),
             most=self._batch_size,
             pass_tokens=PASS_TOKENS.get(device, PASS_TOKENS["cpu"]) if pad else 0,
         )

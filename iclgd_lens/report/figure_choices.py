@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iclgd_lens.figures.style import Spec
-from iclgd_lens.report.view import View
+from iclgd_lens.report.run_records import RunRecords
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,15 @@ class Picture:
         ]
 
 
-Maker = tuple[str, str, tuple[str, ...], Callable[[View], Iterator[Choice]]]
+Maker = tuple[str, str, tuple[str, ...], Callable[[RunRecords], Iterator[Choice]]]
 """A picture's name, title, selectors, and what gives its choices."""
 
 
-def groups(view: View, name: str, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def groups(
+    run: RunRecords, name: str, keys: Sequence[str]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     """An optional frame in parts; none where the run has no such frame."""
-    frame = view.more.get(name)
+    frame = run.optional.get(name)
     if frame is not None:
         for key, part in frame.groupby(list(keys), sort=False, observed=True):
             yield tuple(str(each) for each in key), part

@@ -18,7 +18,7 @@ from iclgd_lens.phrases import count, listed
 from iclgd_lens.report import tables
 from iclgd_lens.report.figure_choices import Picture
 from iclgd_lens.report.leaderboard import leaderboard
-from iclgd_lens.report.view import View
+from iclgd_lens.report.run_records import RunRecords
 from iclgd_lens.report.words import findings, gate_findings, headline, heads_findings
 
 _FILES = (
@@ -36,35 +36,35 @@ _DRAWS = ("shots", "queries", "seeds", "permutations", "resamples")
 
 
 def page(
-    view: View, drawn: Sequence[Picture], made: Sequence[tuple[str, str]] = (), note: str = ""
+    run: RunRecords, drawn: Sequence[Picture], made: Sequence[tuple[str, str]] = (), note: str = ""
 ) -> str:
     """Return the whole page.
 
     Args:
-        view: The run.
+        run: The run.
         drawn: Its figures.
         made: Figure files beside the page, with what they show.
         note: Whether there are figure files, and why not.
     """
-    several = len(view.models) > 1
+    several = len(run.models) > 1
     return document(
-        _data_file("page.html"), drawn, title=view.name, lead=headline(view), several=several,
-        models=[(model, _per_model(view, model)) for model in view.models],
-        twins=tables.twin_table(view), paired=tables.difference_table(view),
-        worlds=tables.frame_table(view, "worlds", "", _WORLDS, "world"),
-        order=tables.order_table(view), published=tables.published_table(view),
-        failures=tables.failure_table(view), lacking=_lacking(view),
-        facts=_facts(view), glossary=_glossary(view),
-        links=[*(f for f in _FILES if f[0] != "verdicts.csv" or "verdicts" in view.more), *made],
-        note=note, record=_record(view.provenance), numbers=bool(view.readings),
-        version=str((_environment(view).get("versions") or {}).get("iclgd-lens", "")),
+        _data_file("page.html"), drawn, title=run.name, lead=headline(run), several=several,
+        models=[(model, _per_model(run, model)) for model in run.models],
+        twins=tables.twin_table(run), paired=tables.difference_table(run),
+        worlds=tables.frame_table(run, "worlds", "", _WORLDS, "world"),
+        order=tables.order_table(run), published=tables.published_table(run),
+        failures=tables.failure_table(run), lacking=_lacking(run),
+        overview=_overview(run), glossary=_glossary(run),
+        links=[*(f for f in _FILES if f[0] != "verdicts.csv" or "verdicts" in run.optional), *made],
+        note=note, record=_record(run.provenance), numbers=bool(run.readings),
+        version=str((_environment(run).get("versions") or {}).get("iclgd-lens", "")),
     )  # fmt: skip
 
 
-def _lacking(view: View) -> str:
+def _lacking(run: RunRecords) -> str:
     """What "Failures" says beside the table: of cells never tried, or that nothing failed."""
-    missing = int((view.provenance.get("cells") or {}).get("missing") or 0)
-    failed = len(view.failures) > 0
+    missing = int((run.provenance.get("cells") or {}).get("missing") or 0)
+    failed = len(run.failures) > 0
     if not missing:
         return "" if failed else "None: every cell has its numbers."
     before = "Besides these," if failed else "No cell failed;"
@@ -93,16 +93,16 @@ def document(template: str, drawn: Sequence[Picture], **values: Any) -> str:
     )  # fmt: skip
 
 
-def _per_model(view: View, model: str) -> dict[str, Any]:
-    scores = tables.score_tables(view, model)
+def _per_model(run: RunRecords, model: str) -> dict[str, Any]:
+    scores = tables.score_tables(run, model)
     return {
-        "gate": gate_findings(view, model),
-        "gate_table": tables.frame_table(view, "gate", model, _GATE, "task"),
-        "behaviour": tables.frame_table(view, "behaviour", model, _BEHAVES, "task"),
-        "verdicts": tables.verdict_matrix(view, model), "findings": findings(view, model),
-        "board": leaderboard(view, model), "heads_do": heads_findings(view, model),
-        "agreement": tables.frame_table(view, "agreement", model, _HEADS, "task"),
-        "cost": tables.frame_table(view, "cost", model, _COST, "hypothesis"),
+        "gate": gate_findings(run, model),
+        "gate_table": tables.frame_table(run, "gate", model, _GATE, "task"),
+        "behaviour": tables.frame_table(run, "behaviour", model, _BEHAVES, "task"),
+        "verdicts": tables.verdict_matrix(run, model), "findings": findings(run, model),
+        "board": leaderboard(run, model), "heads_do": heads_findings(run, model),
+        "agreement": tables.frame_table(run, "agreement", model, _HEADS, "task"),
+        "cost": tables.frame_table(run, "cost", model, _COST, "hypothesis"),
         "scores": [each for each in scores if each.main],
         "more_scores": [each for each in scores if not each.main],
     }  # fmt: skip
@@ -175,36 +175,39 @@ def _data_file(name: str) -> str:
 # -- provenance ------------------------------------------------------------------------------------
 
 
-def _environment(view: View) -> Mapping[str, Any]:
-    return view.provenance.get("environment") or {}
+def _environment(run: RunRecords) -> Mapping[str, Any]:
+    return run.provenance.get("environment") or {}
 
 
-def _facts(view: View) -> list[tuple[str, str]]:
+def _overview(run: RunRecords) -> list[tuple[str, str]]:
     """The facts that a reader asks for first."""
-    found, environment = view.provenance, _environment(view)
+    found, environment = run.provenance, _environment(run)
     versions = found.get("versions") or environment.get("versions") or {}
-    draws = {key: view.plan[key] for key in _DRAWS if view.plan.get(key) is not None}
+    draws = {key: run.plan[key] for key in _DRAWS if run.plan.get(key) is not None}
     lines = [
         ("Cells", ", ".join(f"{value} {key}" for key, value in (found.get("cells") or {}).items())),
-        *((f"Model {name}", _flat(item)) for name, item in (found.get("models") or {}).items()),
-        ("Draws", "; ".join(f"{key} {_flat(value)}" for key, value in draws.items())),
-        ("Protocol", _flat(found.get("protocol"))),
-        ("Learning rate", _flat(view.plan.get("lr"))),
+        *(
+            (f"Model {name}", _in_a_line(item))
+            for name, item in (found.get("models") or {}).items()
+        ),
+        ("Draws", "; ".join(f"{key} {_in_a_line(value)}" for key, value in draws.items())),
+        ("Protocol", _in_a_line(found.get("protocol"))),
+        ("Learning rate", _in_a_line(run.plan.get("lr"))),
         ("Code", str(environment.get("git_commit") or "no commit recorded")),
-        ("Libraries", _flat(versions)),
-        ("Hardware", _flat(environment.get("hardware"))),
-        ("Timings", _flat(found.get("timings"))),
+        ("Libraries", _in_a_line(versions)),
+        ("Hardware", _in_a_line(environment.get("hardware"))),
+        ("Timings", _in_a_line(found.get("timings"))),
     ]
     return [(name, text) for name, text in lines if text]
 
 
-def _glossary(view: View) -> list[tuple[str, str]]:
+def _glossary(run: RunRecords) -> list[tuple[str, str]]:
     """What the names on the page mean, from the tables of scores and controls."""
-    rules: Mapping[str, Any] = view.provenance.get("hypotheses") or {}
+    rules: Mapping[str, Any] = run.provenance.get("hypotheses") or {}
     known = {name: each for name, each in rules.items() if isinstance(each, Mapping)}
-    said = {name: str(each.get("description") or "") for name, each in known.items()}
-    names = [(label(name), meaning(name, said)) for name in view.hypotheses]
-    scores = [(score, score_meaning(score)) for score in view.scores]
+    descriptions = {name: str(each.get("description") or "") for name, each in known.items()}
+    names = [(label(name), meaning(name, descriptions)) for name in run.hypotheses]
+    scores = [(score, score_meaning(score)) for score in run.scores]
     return [(name, text) for name, text in (*scores, *names) if text]
 
 
@@ -215,12 +218,14 @@ def _record(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _flat(value: Any) -> str:
+def _in_a_line(value: Any) -> str:
     """A value in a line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items() if item is not None)
+        return ", ".join(
+            f"{key} {_in_a_line(item)}" for key, item in value.items() if item is not None
+        )
     if isinstance(value, list | tuple):
-        return listed([_flat(item) for item in value]) if value else "none"
+        return listed([_in_a_line(item) for item in value]) if value else "none"
     if value is None:
         return ""
     if isinstance(value, bool):

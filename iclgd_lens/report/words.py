@@ -10,11 +10,13 @@ from typing import Literal
 
 from iclgd_lens.display_names import control_label, is_check, label, lower_is_better, rank
 from iclgd_lens.phrases import TABLE, all_of, count, listed, partial_layer_sentences
-from iclgd_lens.report.view import Contrast, Reading, View, number_of, records, text_of
+from iclgd_lens.report.answers import overall_answer, verdicts_by_task
+from iclgd_lens.report.run_frames import number_of, records, text_of
+from iclgd_lens.report.run_records import PairVerdict, Reading, RunRecords
 from iclgd_lens.scores import SCORES
 
 Tone = Literal["yes", "partly", "no", "undecided", "note", "caution"]
-_NAMED = 8
+_MOST_NAMED = 8
 """Hypotheses that one sentence can name."""
 _YES: tuple[Tone, str] = ("yes", "the model learns in context.")
 _NO: tuple[Tone, str] = ("no", "the model does not learn in context; no verdict applies.")
@@ -41,106 +43,85 @@ class Finding:
 # -- verdicts --------------------------------------------------------------------------------------
 
 
-def questions(view: View, model: str, name: str, score: str) -> dict[str, list[Contrast]]:
-    """The verdicts on a hypothesis, one per control, by task."""
-    found: dict[str, list[Contrast]] = {}
-    for each in view.verdicts:
-        if (each.model, each.a, each.score) == (model, name, score):
-            found.setdefault(each.task, []).append(each)
-    return found
-
-
-def answer(view: View, lines: Sequence[Contrast]) -> str:
-    """One answer to all controls: the rule's own, else yes if all say so, and no if one does."""
-    first = lines[0]
-    given = view.overall.get((first.model, first.task, first.a, first.score))
-    said = {each.verdict for each in lines}
-    if given or said == {"yes"}:
-        return given or "yes"
-    return next((each for each in ("not applicable", "no") if each in said), "undecided")
-
-
-def headline(view: View) -> str:
+def headline(run: RunRecords) -> str:
     """One paragraph: what was compared, and whether any hypothesis beats its controls."""
-    names = view.own()
-    if not view.readings:
-        cells = view.provenance.get("cells") or {}
+    names = run.bare_hypotheses()
+    if not run.readings:
+        cells = run.provenance.get("cells") or {}
         done = ", ".join(f"{value} {key}" for key, value in cells.items())
         return f"This run has no numbers yet{f' (cells: {done})' if done else ''}."
-    few = len(names) <= _NAMED
+    few = len(names) <= _MOST_NAMED
     named = listed([label(name) for name in names]) if names else "no hypothesis"
     what = named if few else f"{len(names)} hypotheses"
-    shots = (
-        f"{count(view.plan['shots'], 'demonstration')} a prompt, " if "shots" in view.plan else ""
-    )
-    protocol = (view.provenance.get("protocol") or {}).get("name")
+    shots = f"{count(run.plan['shots'], 'demonstration')} a prompt, " if "shots" in run.plan else ""
+    protocol = (run.provenance.get("protocol") or {}).get("name")
     text = (
-        f"In-context learning against {what} on {count(len(view.tasks), 'task')} with "
-        f"{listed(view.models) if view.models else 'no model'} "
+        f"In-context learning against {what} on {count(len(run.tasks), 'task')} with "
+        f"{listed(run.models) if run.models else 'no model'} "
         f"({shots}protocol {protocol or 'not named'})."
     )
-    missing = (view.provenance.get("cells") or {}).get("missing") or 0
+    missing = (run.provenance.get("cells") or {}).get("missing") or 0
     if missing:
         text += f" The run is not finished: {count(missing, 'cell')} of it not measured yet."
-    return f"{text} {_outcome(view)}"
+    return f"{text} {_outcome(run)}"
 
 
-def _outcome(view: View) -> str:
+def _outcome(run: RunRecords) -> str:
     """How many questions are answered yes, no or not at all."""
-    said = Counter(
-        answer(view, lines)
-        for model in view.models
-        for name in view.own()
-        for score in view.main_scores
-        for lines in questions(view, model, name, score).values()
+    answers = Counter(
+        overall_answer(run, lines)
+        for model in run.models
+        for name in run.bare_hypotheses()
+        for score in run.main_scores
+        for lines in verdicts_by_task(run, model, name, score).values()
     )
-    asked = sum(said.values())
+    asked = sum(answers.values())
     if not asked:
         return "No control was measured, so that the scores by themselves show nothing."
-    if said["yes"] == asked:
+    if answers["yes"] == asked:
         return "Every hypothesis beats all its controls on every task and score asked."
-    if said["not applicable"] == asked:
+    if answers["not applicable"] == asked:
         return "No verdict is given: see below why none applies."
-    if not said["yes"] and said["no"] + said["undecided"] == asked:
+    if not answers["yes"] and answers["no"] + answers["undecided"] == asked:
         who = "No hypothesis is shown to beat its"
         return f"{who} controls on any task: the scores are no evidence for one."
-    rest = [f"{n} {what}" for what, n in said.items() if what != "yes"]
-    scores = listed(view.main_scores).replace(" and ", " or ")
+    rest = [f"{n} {what}" for what, n in answers.items() if what != "yes"]
+    scores = listed(run.main_scores).replace(" and ", " or ")
     return (
-        f"Of {count(asked, 'question')} (hypothesis, task, and {scores}), {said['yes']} are "
+        f"Of {count(asked, 'question')} (hypothesis, task, and {scores}), {answers['yes']} are "
         f"answered yes, against every control; {listed(rest)}."
     )
 
 
-def findings(view: View, model: str) -> list[Finding]:
+def findings(run: RunRecords, model: str) -> list[Finding]:
     """What the numbers of one model say, the most important first."""
     found: list[Finding] = []
-    for score in view.main_scores:
-        for name in view.own():
-            found += _against_controls(view, model, name, score)
-        found += _between(view, model, score)
-    found += _instrument(view, model)
-    found += [] if "gate" in view.more else _behaviour(view, model)
-    found += [*_order(view, model), *_draws(view), *_layers(view, model), *_losses(view, model)]
+    for score in run.main_scores:
+        for name in run.bare_hypotheses():
+            found += _against_controls(run, model, name, score)
+        found += _between(run, model, score)
+    found += _instrument(run, model)
+    found += [] if "gate" in run.optional else _behaviour(run, model)
+    found += [*_order(run, model), *_draws(run), *_layers(run, model), *_losses(run, model)]
     return found
 
 
-def gate_findings(view: View, model: str) -> list[Finding]:
+def gate_findings(run: RunRecords, model: str) -> list[Finding]:
     """Whether there is any in-context learning, task by task; nothing where the run has no gate."""
     found: list[Finding] = []
-    for row in records(view.more["gate"]) if "gate" in view.more else ():
+    for row in records(run.optional["gate"]) if "gate" in run.optional else ():
         if str(row.model) == model:
             tone, usual = _LEARNS.get(str(row.learns).lower(), _LEARNS[""])
-            said = text_of(getattr(row, "sentence", "")) or usual
-            found.append(Finding(tone, f"{row.task}: {said}"))
+            sentence = text_of(getattr(row, "sentence", "")) or usual
+            found.append(Finding(tone, f"{row.task}: {sentence}"))
     return found
 
 
-def heads_findings(view: View, model: str) -> list[Finding]:
+def heads_findings(run: RunRecords, model: str) -> list[Finding]:
     """Which heads do the work, task by task; nothing where that was not asked for."""
     return [
         Finding("note", f"{row.task}: {row.sentence}")
-        for row in (records(view.more["agreement"]) if "agreement" in view.more else ())
+        for row in (records(run.optional["agreement"]) if "agreement" in run.optional else ())
         if str(row.model) == model and text_of(getattr(row, "sentence", ""))
     ]
 
@@ -148,9 +129,9 @@ def heads_findings(view: View, model: str) -> list[Finding]:
 # -- one hypothesis --------------------------------------------------------------------------------
 
 
-def _against_controls(view: View, model: str, name: str, score: str) -> list[Finding]:
-    by_task, who = questions(view, model, name, score), label(name)
-    extent = _extent(view, model, name, score)
+def _against_controls(run: RunRecords, model: str, name: str, score: str) -> list[Finding]:
+    by_task, who = verdicts_by_task(run, model, name, score), label(name)
+    extent = _extent(run, model, name, score)
     if not by_task:
         lead = f"{score}: {who} was not compared with any control."
         return (
@@ -158,11 +139,13 @@ def _against_controls(view: View, model: str, name: str, score: str) -> list[Fin
             if extent
             else []
         )
-    said = {task: answer(view, lines) for task, lines in by_task.items()}
-    groups = {what: [task for task in said if said[task] == what] for what in said.values()}
+    answers = {task: overall_answer(run, lines) for task, lines in by_task.items()}
+    groups = {
+        what: [task for task in answers if answers[task] == what] for what in answers.values()
+    }
     everywhere = next(iter(groups)) if len(groups) == 1 else ""
-    tasks = list(said)
-    body = f"{extent} {_rest(view, by_task)}".strip()
+    tasks = list(answers)
+    body = f"{extent} {_rest(run, by_task)}".strip()
     if everywhere == "yes":
         return [Finding("yes", f"{score}: {who} beats all its controls on {all_of(tasks)}.", body)]
     where = f"on {tasks[0]}" if len(tasks) == 1 else f"on any of {len(tasks)} tasks"
@@ -182,7 +165,7 @@ def _against_controls(view: View, model: str, name: str, score: str) -> list[Fin
     return [Finding("partly", lead, body)]
 
 
-def _rest(view: View, by_task: Mapping[str, list[Contrast]]) -> str:
+def _rest(run: RunRecords, by_task: Mapping[str, list[PairVerdict]]) -> str:
     """What stands against a yes, control by control, in the rule's own words if it gives any."""
     lines = [each for these in by_task.values() for each in these if each.verdict != "yes"]
     if not lines:
@@ -194,7 +177,7 @@ def _rest(view: View, by_task: Mapping[str, list[Contrast]]) -> str:
         more = f" (no on {above})" if above else ""
         parts.append(f"{control_label(control)} on {times} of {count(len(by_task), 'task')}{more}")
     why = dict.fromkeys(
-        each.why.rstrip(".") for each in lines if each.why and "verdicts" in view.more
+        each.why.rstrip(".") for each in lines if each.why and "verdicts" in run.optional
     )
     reasons = f" Why: {'; '.join(list(why)[:4])}." if why else ""
     robust = dict.fromkeys(
@@ -204,9 +187,9 @@ def _rest(view: View, by_task: Mapping[str, list[Contrast]]) -> str:
     return f"Not shown to beat {'; '.join(parts)}.{reasons}{held}"
 
 
-def _extent(view: View, model: str, name: str, score: str) -> str:
+def _extent(run: RunRecords, model: str, name: str, score: str) -> str:
     """The lowest and highest of a hypothesis's means over tasks."""
-    read = [(task, view.reading(model, task, name, score)) for task in view.tasks]
+    read = [(task, run.reading(model, task, name, score)) for task in run.tasks]
     known = [(r.value, task, r) for task, r in read if r is not None and not math.isnan(r.value)]
     if not known:
         return ""
@@ -222,16 +205,16 @@ def _extent(view: View, model: str, name: str, score: str) -> str:
 # -- remarks ---------------------------------------------------------------------------------------
 
 
-def _between(view: View, model: str, score: str) -> list[Finding]:
+def _between(run: RunRecords, model: str, score: str) -> list[Finding]:
     """Which of two hypotheses scores higher."""
-    groups: dict[tuple[str, str], list[Contrast]] = {}
-    for each in view.differences:
+    groups: dict[tuple[str, str], list[PairVerdict]] = {}
+    for each in run.differences:
         if (each.model, each.score, each.kind) == (model, score, "hypotheses"):
             groups.setdefault((each.a, each.b), []).append(each)
     return [_pair(score, label(a), label(b), lines) for (a, b), lines in groups.items()]
 
 
-def _pair(score: str, a: str, b: str, lines: Sequence[Contrast]) -> Finding:
+def _pair(score: str, a: str, b: str, lines: Sequence[PairVerdict]) -> Finding:
     def where(verdict: str) -> str:
         tasks = [each.task for each in lines if each.verdict == verdict]
         return all_of(tasks) if len(tasks) == len(lines) else listed(tasks) if tasks else ""
@@ -242,13 +225,13 @@ def _pair(score: str, a: str, b: str, lines: Sequence[Contrast]) -> Finding:
         parts.append(f"no difference of {a} and {b} is shown on {where('undecided')}")
     known = [each for each in lines if not math.isnan(each.difference)]
     ends = sorted(known, key=_advantage)
-    said = [
+    shown = [
         f"{TABLE.signed(e.difference)} {TABLE.interval(e.ci_low, e.ci_high)} ({e.task})"
         for e in ends
     ]
-    body = f"Differences {a} − {b}: {said[0]}" if said else ""
-    if len(said) > 1:
-        body += f" to {said[-1]}"
+    body = f"Differences {a} − {b}: {shown[0]}" if shown else ""
+    if len(shown) > 1:
+        body += f" to {shown[-1]}"
     return Finding("note", f"{score}: {'; '.join(parts)}.", f"{body}." if body else "")
 
 
@@ -257,17 +240,17 @@ def estimate(reading: Reading) -> str:
     return f"{TABLE.number(reading.value)} {TABLE.interval(reading.low, reading.high)}".rstrip()
 
 
-def _advantage(each: Contrast) -> float:
+def _advantage(each: PairVerdict) -> float:
     return -each.difference if lower_is_better(each.score) else each.difference
 
 
-def _instrument(view: View, model: str) -> list[Finding]:
+def _instrument(run: RunRecords, model: str) -> list[Finding]:
     """A check injects what in-context learning does, so that what it must read is known."""
     read = [
         (reading.value, SCORES[score].oracle, f"{score} {TABLE.number(reading.value)} on {task}")
-        for name in view.hypotheses if is_check(name)
-        for score in view.main_scores if score in SCORES for task in view.tasks
-        if (reading := view.reading(model, task, name, score)) and not math.isnan(reading.value)
+        for name in run.hypotheses if is_check(name)
+        for score in run.main_scores if score in SCORES for task in run.tasks
+        if (reading := run.reading(model, task, name, score)) and not math.isnan(reading.value)
     ]  # fmt: skip
     wrong = [text for value, must, text in read if must is not None and abs(value - must) > 0.001]
     if not read:
@@ -280,12 +263,12 @@ def _instrument(view: View, model: str) -> list[Finding]:
     return [Finding("caution", lead, body)]
 
 
-def _behaviour(view: View, model: str) -> list[Finding]:
+def _behaviour(run: RunRecords, model: str) -> list[Finding]:
     """Whether there is any in-context learning to explain, by accuracy alone."""
     better: list[str] = []
     read: list[str] = []
-    for task in view.tasks:
-        zs, icl = (view.reading(model, task, name, "accuracy") for name in ("ZS", "ICL"))
+    for task in run.tasks:
+        zs, icl = (run.reading(model, task, name, "accuracy") for name in ("ZS", "ICL"))
         if zs is None or icl is None or math.isnan(zs.value) or math.isnan(icl.value):
             continue
         read.append(f"{task} {TABLE.number(zs.value)} → {TABLE.number(icl.value)}")
@@ -303,10 +286,10 @@ def _behaviour(view: View, model: str) -> list[Finding]:
     return [Finding("note", lead, f"{body} There is little behaviour to explain.")]
 
 
-def _order(view: View, model: str) -> list[Finding]:
+def _order(run: RunRecords, model: str) -> list[Finding]:
     """How far predictions depend on the order of the demonstrations."""
     worst: dict[str, float] = {}
-    for each in records(view.order):
+    for each in records(run.order_sensitivity):
         name, flips = str(each.hypothesis), number_of(each.flip_rate)
         if str(each.model) == model and rank(name) in (0, 2) and not math.isnan(flips):
             worst[label(name)] = max(worst.get(label(name), 0.0), flips)
@@ -319,25 +302,25 @@ def _order(view: View, model: str) -> list[Finding]:
     return [Finding("note", lead, f"Pairs of orders that disagree about a query: {rates}.")]
 
 
-def _draws(view: View) -> list[Finding]:
+def _draws(run: RunRecords) -> list[Finding]:
     """One draw says nothing about others."""
-    if view.draws != 1:
+    if run.draws != 1:
         return []
     lead = "One draw of demonstrations: the numbers say nothing about other draws."
     return [Finding("caution", lead, "The intervals are over queries alone.")]
 
 
-def _layers(view: View, model: str) -> list[Finding]:
+def _layers(run: RunRecords, model: str) -> list[Finding]:
     """Which layers are in no mean."""
-    frame = view.more.get("partial_layers")
+    frame = run.optional.get("partial_layers")
     own = [] if frame is None else frame[frame["model"] == model].groupby("task", sort=False)
     told = [f"{task}: {each}" for task, own in own for each in partial_layer_sentences(own)]
     return [Finding("note", "Some means are not over all layers.", " ".join(told))] if told else []
 
 
-def _losses(view: View, model: str) -> list[Finding]:
+def _losses(run: RunRecords, model: str) -> list[Finding]:
     """What the numbers lack."""
-    lost = sum(text_of(row.model) == model for row in records(view.failures))
+    lost = sum(text_of(row.model) == model for row in records(run.failures))
     if not lost:
         return []
     body = "The numbers rest on the others; the reasons are under Failures."

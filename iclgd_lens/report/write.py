@@ -13,11 +13,12 @@ from iclgd_lens.errors import FileError, LensError, RunError, nearest
 from iclgd_lens.figures.static import FORMATS, write_static
 from iclgd_lens.files import check_place, write_together
 from iclgd_lens.phrases import LATEX, count
+from iclgd_lens.report.answers import overall_answer, verdicts_by_task
 from iclgd_lens.report.figure_choices import Picture, slug
 from iclgd_lens.report.page import page
 from iclgd_lens.report.page_figures import pictures
-from iclgd_lens.report.view import Reading, RunFrames, View, view, where
-from iclgd_lens.report.words import answer, questions
+from iclgd_lens.report.run_frames import RunFrames, lines_where
+from iclgd_lens.report.run_records import Reading, RunRecords, read_run
 from iclgd_lens.results.display import SUMMARY_SCORES
 
 if TYPE_CHECKING:
@@ -68,12 +69,12 @@ def write_report(
         check_place(folder / "index.html")
     except FileError as error:
         raise RunError(f"The report: {error}") from error
-    read = view(frames)
-    drawn = pictures(read)
+    records = read_run(frames)
+    drawn = pictures(records)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files, note = _static(drawn, folder / "figures", formats)
-        texts = _tables(read) | {"index.html": page(read, drawn, files, note)}
+        texts = _tables(records) | {"index.html": page(records, drawn, files, note)}
         # Tables never lie beside the page of other numbers.
         write_together({folder / name: text.encode() for name, text in texts.items()})
     except OSError as error:
@@ -120,18 +121,18 @@ def _static(
     return files, f"Figure files are missing: {lacking}."
 
 
-def _tables(read: View) -> dict[str, str]:
+def _tables(run: RunRecords) -> dict[str, str]:
     """The files beside the page, by name."""
-    whole = read.lines["layer"].isna() & read.lines["head"].isna()
-    means = where(read.summary, whole).drop(columns=["layer", "head"], errors="ignore")
+    whole = run.lines["layer"].isna() & run.lines["head"].isna()
+    means = lines_where(run.summary, whole).drop(columns=["layer", "head"], errors="ignore")
     found = {
         "tables.csv": _csv(means),
-        "figures.csv": _csv(where(read.summary, ~whole)),
-        "differences.csv": _csv(read.paired),
+        "figures.csv": _csv(lines_where(run.summary, ~whole)),
+        "differences.csv": _csv(run.paired),
     }
-    if "verdicts" in read.more:
-        found["verdicts.csv"] = _csv(read.more["verdicts"])
-    return found | {"table.tex": latex_tables(read)}
+    if "verdicts" in run.optional:
+        found["verdicts.csv"] = _csv(run.optional["verdicts"])
+    return found | {"table.tex": latex_tables(run)}
 
 
 def _csv(frame: pd.DataFrame) -> str:
@@ -141,36 +142,36 @@ def _csv(frame: pd.DataFrame) -> str:
 # -- LaTeX -----------------------------------------------------------------------------------------
 
 
-def latex_tables(view: View) -> str:
+def latex_tables(run: RunRecords) -> str:
     """Means of each short score and differences of the main ones, by task. Needs booktabs."""
     parts = [
         "% Written by iclgd_lens. Needs \\usepackage{booktabs}; six tasks take 14 cm of width, so",
         "% that a paper of two columns wants table* in place of table.",
     ]
-    for model in view.models:
-        shown = [s for s in view.scores if s in SUMMARY_SCORES or s in view.main_scores]
-        parts += [_means(view, model, score) for score in shown if view.measured(model, score)]
-        parts += [text for s in view.main_scores if (text := _differences(view, model, s))]
+    for model in run.models:
+        shown = [s for s in run.scores if s in SUMMARY_SCORES or s in run.main_scores]
+        parts += [_means(run, model, score) for score in shown if run.measured(model, score)]
+        parts += [text for s in run.main_scores if (text := _differences(run, model, s))]
     return "\n".join(parts) + "\n"
 
 
-def _means(view: View, model: str, score: str) -> str:
-    names, tasks = view.measured(model, score), view.tasks_of(model)
+def _means(run: RunRecords, model: str, score: str) -> str:
+    names, tasks = run.measured(model, score), run.tasks_of(model)
     rows: dict[str, list[str]] = {}
     for name in names:
-        by_task = questions(view, model, name, score)
-        said = {task: answer(view, lines) for task, lines in by_task.items()}
+        by_task = verdicts_by_task(run, model, name, score)
+        answers = {task: overall_answer(run, lines) for task, lines in by_task.items()}
         rows[label(name)] = [
-            _latex_reading(view.reading(model, task, name, score), said.get(task, ""))
+            _latex_reading(run.reading(model, task, name, score), answers.get(task, ""))
             for task in tasks
         ]
     title = f"{score} of {model}: means over draws and queries with 95 % intervals"
-    return _latex(view, model, rows, tasks, title, f"tab:{slug(model)}:{slug(score)}")
+    return _latex(run, model, rows, tasks, title, f"tab:{slug(model)}:{slug(score)}")
 
 
-def _differences(view: View, model: str, score: str) -> str:
-    lines = [d for d in view.differences if d.model == model and d.score == score]
-    tasks, rows = view.tasks_of(model), dict[str, list[str]]()
+def _differences(run: RunRecords, model: str, score: str) -> str:
+    lines = [d for d in run.differences if d.model == model and d.score == score]
+    tasks, rows = run.tasks_of(model), dict[str, list[str]]()
     for a, b in dict.fromkeys((d.a, d.b) for d in lines):
         own = {d.task: d for d in lines if (d.a, d.b) == (a, b)}
         rows[f"{label(a)} − {label(b)}"] = [
@@ -179,9 +180,9 @@ def _differences(view: View, model: str, score: str) -> str:
             else ""
             for task in tasks
         ]
-    said = f"Paired differences in {score} of {model} with 95 % intervals"
+    title = f"Paired differences in {score} of {model} with 95 % intervals"
     name = f"tab:{slug(model)}:{slug(score)}:differences"
-    return _latex(view, model, rows, tasks, said, name) if rows else ""
+    return _latex(run, model, rows, tasks, title, name) if rows else ""
 
 
 def _latex_reading(reading: Reading | None, verdict: str) -> str:
@@ -200,12 +201,17 @@ def _latex_value(value: float, low: float, high: float, verdict: str) -> str:
 
 
 def _latex(
-    view: View, model: str, rows: Mapping[str, list[str]], tasks: list[str], said: str, name: str
+    run: RunRecords,
+    model: str,
+    rows: Mapping[str, list[str]],
+    tasks: list[str],
+    title: str,
+    name: str,
 ) -> str:
     """One table, small enough for a page of a paper."""
     import pandas as pd
 
-    caption = f"{escape(said)} ({escape(_setting(view, model))}). {_LEGEND}"
+    caption = f"{escape(title)} ({escape(_setting(run, model))}). {_LEGEND}"
     frame = pd.DataFrame(
         list(rows.values()), index=[escape(row) for row in rows], columns=[escape(t) for t in tasks]
     )
@@ -223,22 +229,22 @@ _LEGEND = (
 )
 
 
-def _setting(view: View, model: str) -> str:
+def _setting(run: RunRecords, model: str) -> str:
     """Draws, n, shots and learning rates behind a model's numbers."""
-    own = [each for key, each in view.readings.items() if key[0] == model]
-    parts = [count(view.draws, "draw")] if view.draws else []
+    own = [each for key, each in run.readings.items() if key[0] == model]
+    parts = [count(run.draws, "draw")] if run.draws else []
     parts.append(f"n = {max((each.n for each in own), default=0)}")
-    if "shots" in view.plan:
-        parts.append(f"{view.plan['shots']} shots")
-    return ", ".join([*parts, _rates(view, model)]).rstrip(", ")
+    if "shots" in run.plan:
+        parts.append(f"{run.plan['shots']} shots")
+    return ", ".join([*parts, _rates(run, model)]).rstrip(", ")
 
 
-def _rates(view: View, model: str) -> str:
-    chosen = [c for c in view.provenance.get("chosen_rates") or () if c.get("model") == model]
+def _rates(run: RunRecords, model: str) -> str:
+    chosen = [c for c in run.provenance.get("chosen_rates") or () if c.get("model") == model]
     rates = [float(facts["lr"]) for c in chosen for facts in c["rates"].values()]
     if rates:
         return f"learning rates {min(rates):g} to {max(rates):g}, chosen on demonstrations"
-    given = view.plan.get("lr")
+    given = run.plan.get("lr")
     return f"learning rate {given}" if isinstance(given, str | int | float) else ""
 
 

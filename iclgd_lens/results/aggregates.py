@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from iclgd_lens.registry import resolve
 from iclgd_lens.results.parts import (
     Floats,
-    Measured,
     Part,
     Parts,
+    ScoreArrays,
     statistic_of,
 )
 from iclgd_lens.scores import LABEL_SCORES, SCORES
@@ -178,7 +178,7 @@ def _fact_row(parts: Parts, label: str, score: str, how: Resampling) -> Row:
 
 
 def _resampled(
-    having: Sequence[tuple[Part, Measured]], score: str, how: Resampling
+    having: Sequence[tuple[Part, ScoreArrays]], score: str, how: Resampling
 ) -> tuple[float, float]:
     """Percentile interval of a statistic of label scores, resampling queries within each part."""
     entry = SCORES[score]

@@ -31,7 +31,7 @@ from iclgd_lens.scores import FACTS, SCORES
 from iclgd_lens.subjects import Subject
 
 Mask = NDArray[np.bool_]
-Measured = Mapping[str, NDArray[np.float32]]
+ScoreArrays = Mapping[str, NDArray[np.float32]]
 LEAST_SHARE = 0.5
 """All of a family must have a layer at this share of the queries at which any of it has it."""
 
@@ -46,7 +46,7 @@ class CommonLayers:
     """
 
     subjects: Mapping[str, Subject]
-    series: Mapping[str, Sequence[tuple[object, Measured]]]
+    series: Mapping[str, Sequence[tuple[object, ScoreArrays]]]
     _known: dict[Any, Mask | None] = field(default_factory=dict[Any, "Mask | None"])
     """What was asked for once: reading a run asks for the same masks hundreds of times."""
 

@@ -42,7 +42,7 @@ LAYER_SCORES = ("SimAOU_label", "SimAOU", "SimAM")
 
 
 @runtime_checkable
-class Compared(Protocol):
+class ShownComparison(Protocol):
     """What these tables need of a `Comparison`."""
 
     @property
@@ -90,7 +90,7 @@ def _where(frame: pd.DataFrame, mask: Any) -> pd.DataFrame:
 
 
 def comparison_table(
-    comparison: Compared,
+    comparison: ShownComparison,
     scores: Sequence[str] = SUMMARY_SCORES,
     *,
     frame: pd.DataFrame | None = None,
@@ -132,7 +132,7 @@ def comparison_table(
 
 
 def layer_table(
-    comparison: Compared,
+    comparison: ShownComparison,
     scores: Sequence[str] = LAYER_SCORES,
     *,
     hypothesis: str | None = None,
@@ -226,7 +226,7 @@ def _layer(value: Any) -> int | None:
     return int(value) if isinstance(value, (int, np.integer)) else None
 
 
-def _caption(comparison: Compared, rows: pd.DataFrame, made: str | None) -> Text:
+def _caption(comparison: ShownComparison, rows: pd.DataFrame, made: str | None) -> Text:
     """What cells are; `made` says how their intervals are, of a frame that has it."""
     how = "" if made is None else f": {made}"
     parts = [f"Mean [{comparison.confidence:.0%} interval{how}]."]
@@ -238,7 +238,7 @@ def _caption(comparison: Compared, rows: pd.DataFrame, made: str | None) -> Text
     return Text(" ".join(parts))
 
 
-def html_summary(comparison: Compared, title: str) -> str:
+def html_summary(comparison: ShownComparison, title: str) -> str:
     """A notebook's view: what was compared, and each hypothesis's aggregates, as an HTML table."""
     from html import escape
 

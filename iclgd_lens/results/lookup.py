@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from iclgd_lens.errors import ComparisonError, nearest
-from iclgd_lens.results.common_layers import Measured
+from iclgd_lens.results.common_layers import ScoreArrays
 from iclgd_lens.results.parts import Part, Parts
 from iclgd_lens.scores import FACTS, leading_score
 
 By = Literal["query", "layer", "head"]
 
 
-def series_of(parts: Parts, label: str) -> Sequence[tuple[Part, Measured]]:
+def series_of(parts: Parts, label: str) -> Sequence[tuple[Part, ScoreArrays]]:
     """The parts in which a label was measured, with what was.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iclgd_lens.registry import resolve
-from iclgd_lens.results.common_layers import CommonLayers, Measured
+from iclgd_lens.results.common_layers import CommonLayers, ScoreArrays
 from iclgd_lens.scores import FACTS, LABEL_SCORES, SCORES, Score
 from iclgd_lens.subjects import TRAINED, Subject
 from iclgd_lens.verdicts.statistics import nanmean
@@ -94,9 +94,9 @@ class Parts:
     parts: tuple[Part, ...]
 
     @cached_property
-    def series(self) -> dict[str, list[tuple[Part, Measured]]]:
+    def series(self) -> dict[str, list[tuple[Part, ScoreArrays]]]:
         """Parts that hold each label, in order."""
-        found: dict[str, list[tuple[Part, Measured]]] = {}
+        found: dict[str, list[tuple[Part, ScoreArrays]]] = {}
         for part in self.parts:
             for own, measured in part.values.items():
                 found.setdefault(part.label(own), []).append((part, measured))
@@ -133,9 +133,9 @@ class Parts:
         fact = SCORES[name].fact
         return fact is not None and fact in have
 
-    def units(self, label: str) -> list[list[tuple[Part, Measured]]]:
+    def units(self, label: str) -> list[list[tuple[Part, ScoreArrays]]]:
         """Parts of a label, one list per unit: orders of a draw or draws of a network together."""
-        found: dict[tuple[int, int], list[tuple[Part, Measured]]] = {}
+        found: dict[tuple[int, int], list[tuple[Part, ScoreArrays]]] = {}
         for part, measured in self.series[label]:
             found.setdefault(part.unit, []).append((part, measured))
         return list(found.values())
@@ -145,13 +145,13 @@ class Parts:
         """The layers and queries that means are taken over."""
         return CommonLayers(self.subjects, self.series)
 
-    def samples(self, label: str) -> list[list[tuple[Part, Measured]]]:
+    def samples(self, label: str) -> list[list[tuple[Part, ScoreArrays]]]:
         """Parts of a label, one list for each thing that an interval counts.
 
         As `units`, but realisations of a draw, which share its demonstrations, together; unless
         there is one draw alone.
         """
-        found: dict[tuple[int, int], list[tuple[Part, Measured]]] = {}
+        found: dict[tuple[int, int], list[tuple[Part, ScoreArrays]]] = {}
         several = len({part.draw for part, _ in self.series[label]}) > 1
         for part, measured in self.series[label]:
             unit = (part.draw, 0) if several and part.network == TRAINED else part.unit
@@ -230,7 +230,7 @@ class Parts:
     def _strictly(
         self,
         score: str,
-        unit: Sequence[tuple[Part, Measured]],
+        unit: Sequence[tuple[Part, ScoreArrays]],
         labels: Sequence[str],
         expected: int,
     ) -> float:
@@ -240,11 +240,15 @@ class Parts:
         values = [self._of_part(score, part, measured, labels) for part, measured in unit]
         return float(np.mean(values)) if values else float("nan")
 
-    def aggregate(self, score: str, unit: Sequence[tuple[Part, Measured]], *labels: str) -> float:
+    def aggregate(
+        self, score: str, unit: Sequence[tuple[Part, ScoreArrays]], *labels: str
+    ) -> float:
         """A score over queries and the layers of these labels, mean over the parts of one unit."""
         return nanmean([self._of_part(score, part, measured, labels) for part, measured in unit])
 
-    def _of_part(self, score: str, part: Part, measured: Measured, labels: Sequence[str]) -> float:
+    def _of_part(
+        self, score: str, part: Part, measured: ScoreArrays, labels: Sequence[str]
+    ) -> float:
         entry = SCORES[score] if score in SCORES else Score(score)
         if entry.fact is not None:
             return statistic_of(
@@ -255,8 +259,8 @@ class Parts:
         return nanmean(self.per_query(score, part, measured[score], *labels))
 
     def _shared_facts(
-        self, fact: str, part: Part, measured: Measured, labels: Sequence[str]
-    ) -> Measured:
+        self, fact: str, part: Part, measured: ScoreArrays, labels: Sequence[str]
+    ) -> ScoreArrays:
         """Facts with NaN at the queries at which others of the labels' families have none.
 
         Label scores are left as they are: what lacks one has no number at all.
@@ -280,7 +284,7 @@ class Parts:
         array = np.where(shared, array, np.nan)
         return nanmean(array[:, self.common_layers.of(score, *labels)], 1)
 
-    def by_place(self, score: str, unit: Sequence[tuple[Part, Measured]], level: str) -> Floats:
+    def by_place(self, score: str, unit: Sequence[tuple[Part, ScoreArrays]], level: str) -> Floats:
         """A score of each layer, or each layer and head, over the queries of one unit."""
         name = f"{score}/head" if level == "head" else score
         having = [measured[name].astype(np.float64) for _, measured in unit if name in measured]
@@ -301,7 +305,7 @@ class Parts:
         return np.stack([means.get(draw, none) for draw in self.draws])
 
 
-def statistic_of(score: Score, measured: Measured, gold: NDArray[np.int64]) -> float:
+def statistic_of(score: Score, measured: ScoreArrays, gold: NDArray[np.int64]) -> float:
     """A score that follows from per-query facts; NaN where they are missing or not finite."""
     if score.fact is None or score.statistic is None or score.fact not in measured:
         return float("nan")

@@ -11,16 +11,16 @@ from pydantic import Field, ValidationError, field_validator
 from iclgd_lens import defaults
 from iclgd_lens.budget.budget import BudgetMode
 from iclgd_lens.errors import PlanError
-from iclgd_lens.rules import Progress
 from iclgd_lens.scores import LABEL_COLLAPSE
 from iclgd_lens.sweeps.factors import get_factor
-from iclgd_lens.sweeps.sweep_job import CONTROLS, sweep
+from iclgd_lens.sweeps.sweep_job import SWEEP_CONTROLS, sweep
 from iclgd_lens.sweeps.sweep_result import PRIMARY, SECOND, Sweep
-from iclgd_lens.validation import Part
+from iclgd_lens.telling import Tell
+from iclgd_lens.validation import StrictSpec
 from iclgd_lens.yaml_files import read_mapping
 
 
-class SweepSpec(Part):
+class SweepSpec(StrictSpec):
     """One sweep of a claim.
 
     Attributes:
@@ -36,7 +36,7 @@ class SweepSpec(Part):
     factor: str
     values: list[Any] | None = None
     hypotheses: list[str] = Field(min_length=1)
-    controls: tuple[str, ...] = CONTROLS
+    controls: tuple[str, ...] = SWEEP_CONTROLS
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     lr: float | None = None
     scores: tuple[str, ...] = (PRIMARY, SECOND)
@@ -52,7 +52,7 @@ class SweepSpec(Part):
         return {name: own for name, own in self.settings.items() if name in self.hypotheses}
 
 
-class Claim(Part):
+class Claim(StrictSpec):
     """A claim that can be settled.
 
     Attributes:
@@ -115,7 +115,7 @@ class Claim(Part):
         data: Any = None,
         lr: float | None = None,
         budget: BudgetMode | None = None,
-        progress: Progress | None = None,
+        progress: Tell | None = None,
     ) -> list[Sweep]:
         """Measure the claim's sweeps on a model.
 

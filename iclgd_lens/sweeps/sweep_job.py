@@ -20,23 +20,35 @@ from iclgd_lens.job import reading_key
 from iclgd_lens.protocol import DEFAULT, Protocol
 from iclgd_lens.readout.reader import Reader, Readout
 from iclgd_lens.results.comparison import Comparison
-from iclgd_lens.rules import HypothesisLike, Progress, silent
-from iclgd_lens.sweeps.factors import Factor, get_factor
+from iclgd_lens.rules import HypothesisLike
+from iclgd_lens.sweeps.factors import Factor, Kind, get_factor
 from iclgd_lens.sweeps.sweep_result import Point, Sweep
 from iclgd_lens.tasks import Data, Task
+from iclgd_lens.telling import Tell, silent
 from iclgd_lens.validation import checks_types
 
-CONTROLS = ("random", "shuffled")
+SWEEP_CONTROLS = ("random", "shuffled")
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is measured at every point."""
+    """What is measured at every point, and on what."""
 
     names: tuple[str, ...]
     settings: Mapping[str, Mapping[str, Any]]
     options: Mapping[str, Any]
-    tell: Progress
+    tell: Tell
+    task: str | Path | Task | Episode | Sequence[Episode]
+    shots: int
+    drawing: Mapping[str, Any]
+    """How a task's episodes are drawn, but for the number of demonstrations."""
+    load: Callable[[str], Any]
+
+    def episodes(self, host: Any, shots: int) -> Sequence[Episode]:
+        """The draws: a task's, with so many demonstrations, or those that were given."""
+        if isinstance(self.task, (str, Path, Task)):
+            return load_episodes(self.task, host, shots=shots, **self.drawing)
+        return as_draws(self.task)
 
 
 @checks_types(ComparisonError)
@@ -47,7 +59,7 @@ def sweep(
     values: Sequence[Any] | None = None,
     *,
     hypotheses: str | Sequence[str] = defaults.HYPOTHESES,
-    controls: str | Sequence[str] = CONTROLS,
+    controls: str | Sequence[str] = SWEEP_CONTROLS,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     lr: float | None = None,
     shots: int = defaults.SHOTS,
@@ -58,7 +70,7 @@ def sweep(
     protocol: Protocol | str = DEFAULT,
     auxiliary: Sequence[str | Path | Task] = (),
     load: Callable[[str], Any] | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     **options: Any,
 ) -> Sweep:
     """Measure hypotheses and their controls at every value of a factor.
@@ -95,12 +107,9 @@ def sweep(
     points = tuple(chosen.values if values is None else values)
     if chosen.kind == "model" and not points:
         points = tuple(model)
-    if not points:
-        raise ComparisonError(f"{factor} needs at least one value.")
-    for point in points:
-        chosen.check(point)
-    if len({value_of_factor(point) for point in points}) < len(points):
-        raise ComparisonError(f"{factor}: a value is given twice.")
+    _check_values(chosen, points)
+    if chosen.kind in ("draw", "model") and not isinstance(task, (str, Path, Task)):
+        raise ComparisonError(f"{factor} draws demonstrations anew: give a task, no episodes.")
     names = (hypotheses,) if isinstance(hypotheses, str) else tuple(hypotheses)
     for name in settings or {}:
         if name not in names:
@@ -111,41 +120,30 @@ def sweep(
     asked = _Asked(
         names, settings or {},
         {"controls": controls, "lr": lr, "seed": seed, "tok2attn_queries": 0, **options},
-        progress or silent,
+        progress or silent, task, shots,
+        {"draws": draws, "seed": seed, "queries": queries, "data": data, "protocol": protocol,
+         "auxiliary": auxiliary},
+        load or _by_name,
     )  # fmt: skip
+    return Sweep(chosen, tuple(_ALONG[chosen.kind](model, chosen, points, asked)))
 
-    def episodes(host: Any, count: int) -> Sequence[Episode]:
-        if isinstance(task, (str, Path, Task)):
-            return load_episodes(
-                task, host, draws=draws, seed=seed, shots=count, queries=queries, data=data,
-                protocol=protocol, auxiliary=auxiliary,
-            )  # fmt: skip
-        if chosen.kind in ("draw", "model"):
-            raise ComparisonError(f"{factor} draws demonstrations anew: give a task, no episodes.")
-        return as_draws(task)
 
-    if chosen.kind == "rule":
-        return Sweep(
-            chosen, tuple(_along_settings(model, episodes(model, shots), chosen, points, asked))
-        )
-    if chosen.kind == "episode":
-        found = _along_episodes(model, episodes(model, shots), chosen, points, asked)
-        return Sweep(chosen, tuple(found))
-    if chosen.kind == "draw":
-        counts = [int(value) for value in points]
-        # What the most demonstrations leave is asked at every point: fewer are among them.
-        most = episodes(model, max(counts))
-        drawn = [
-            most if count == max(counts) else _asking(episodes(model, count), most)
-            for count in counts
-        ]
-        return Sweep(chosen, tuple(_along_draws(model, drawn, chosen, points, asked)))
-    measured: list[Point] = []
-    for value in points:
-        asked.tell(f"{factor} {value}")
-        own = _loaded(load, value)
-        measured.append(Point(value, _compare(own, episodes(own, shots), asked)))
-    return Sweep(chosen, tuple(measured))
+def _check_values(factor: Factor, values: Sequence[Any]) -> None:
+    if not values:
+        raise ComparisonError(f"{factor.name} needs at least one value.")
+    for value in values:
+        factor.check(value)
+    if len({value_of_factor(value) for value in values}) < len(values):
+        raise ComparisonError(f"{factor.name}: a value is given twice.")
+
+
+def _by_name(name: str) -> Any:
+    from iclgd_lens.host.loading import load_model
+
+    return load_model(name)
+
+
+# -- one way for each kind of factor ---------------------------------------------------------------
 
 
 _OF_QUERIES = ("queries_hash", "unknown_share", "common_queries")
@@ -163,25 +161,36 @@ def _asking(episodes: Sequence[Episode], most: Sequence[Episode]) -> list[Episod
 
 
 def _along_draws(
-    model: Any, drawn: Sequence[Sequence[Episode]], factor: Factor, values: Sequence[Any],
-    asked: _Asked,
-) -> Iterator[Point]:  # fmt: skip
-    """A comparison per value, with demonstrations drawn for it."""
+    model: Any, factor: Factor, values: Sequence[Any], asked: _Asked
+) -> Iterator[Point]:
+    """A comparison per number of demonstrations, drawn for it."""
+    counts = [int(value) for value in values]
+    # What the most demonstrations leave is asked at every point: fewer are among them.
+    most = asked.episodes(model, max(counts))
+    drawn = [
+        most if count == max(counts) else _asking(asked.episodes(model, count), most)
+        for count in counts
+    ]
     for value, episodes in zip(values, drawn, strict=True):
         asked.tell(f"{factor.name} {value}")
         yield Point(value, _compare(model, episodes, asked))
 
 
-def _loaded(load: Callable[[str], Any] | None, name: Any) -> Any:
-    from iclgd_lens.host.loading import load_model
-
-    return (load or load_model)(str(name))
+def _along_models(
+    model: Any, factor: Factor, values: Sequence[Any], asked: _Asked
+) -> Iterator[Point]:
+    """A comparison per model, each loaded for it."""
+    for value in values:
+        asked.tell(f"{factor.name} {value}")
+        own = asked.load(str(value))
+        yield Point(value, _compare(own, asked.episodes(own, asked.shots), asked))
 
 
 def _along_settings(
-    model: Any, episodes: Sequence[Episode], factor: Factor, values: Sequence[Any], asked: _Asked
+    model: Any, factor: Factor, values: Sequence[Any], asked: _Asked
 ) -> Iterator[Point]:
     """Every value as a subject of one comparison: the model's own settings are read once."""
+    episodes = asked.episodes(model, asked.shots)
     variants: dict[str, HypothesisLike] = {}
     settings: dict[str, dict[str, Any]] = {}
     for name in asked.names:
@@ -202,9 +211,10 @@ def _along_settings(
 
 
 def _along_episodes(
-    model: Any, episodes: Sequence[Episode], factor: Factor, values: Sequence[Any], asked: _Asked
+    model: Any, factor: Factor, values: Sequence[Any], asked: _Asked
 ) -> Iterator[Point]:
     """A comparison per value; queries stay, so ZS is read once."""
+    episodes = asked.episodes(model, asked.shots)
     host, zs = as_host(model), dict[str, Readout]()
     reader = ResidualReader if asked.options.get("collapse") else Reader
     for value in values:
@@ -224,3 +234,11 @@ def _compare(
         model, episodes, list(asked.names), settings=own, zs=zs, progress=asked.tell,
         **asked.options,
     )  # fmt: skip
+
+
+_ALONG: Mapping[Kind, Callable[[Any, Factor, Sequence[Any], _Asked], Iterator[Point]]] = {
+    "rule": _along_settings,
+    "episode": _along_episodes,
+    "draw": _along_draws,
+    "model": _along_models,
+}

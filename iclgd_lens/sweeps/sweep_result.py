@@ -66,7 +66,9 @@ class Point:
         for shown, own in self.names.items():
             if subject.rule == own:
                 return str(Subject(shown, subject.control, subject.settings))
-        return None if ":" in subject.rule else name
+        # `sweep` numbers values: "gd:2" is another point's, a control of one's own "a:b" is not.
+        hypothesis, _, number = subject.rule.rpartition(":")
+        return None if hypothesis in self.names and number.isdigit() else name
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -22,7 +22,7 @@ from iclgd_lens.readout.batching import batches
 from iclgd_lens.readout.reader import demonstration_batch
 from iclgd_lens.tokens import continued
 
-_TOKENS_AT_ONCE = 8192
+_LABELLED_TOKENS_AT_ONCE = 8192
 _UNEMBEDDED_AT_ONCE = 64
 
 
@@ -52,8 +52,8 @@ def label_losses(
         for places in batches(
             [len(row) for row in rows],
             shared=0 if prefix is None else prefix.length,
-            tokens_at_once=_TOKENS_AT_ONCE,
-            pass_tokens=_TOKENS_AT_ONCE if pads else 0,
+            tokens_at_once=_LABELLED_TOKENS_AT_ONCE,
+            pass_tokens=_LABELLED_TOKENS_AT_ONCE if pads else 0,
         ):
             own = [words[place] for place in places]
             lengths = [len(rows[place]) for place in places]

@@ -122,11 +122,11 @@ def train(
         # One at a time: a second delta is never in memory.
         for name in names:
             delta[name] = delta[name].detach().contiguous()
-    facts = described(host, shown, rule_name, lr, epochs, batch_size, loss_on, names)
+    facts = training_facts(host, shown, rule_name, lr, epochs, batch_size, loss_on, names)
     return _finished(delta, facts, losses, counts)
 
 
-def described(
+def training_facts(
     host: Host, shown: Demonstrations, rule: str, lr: float, epochs: int, batch_size: int,
     loss_on: str | None, names: Iterable[str],
 ) -> dict[str, Any]:  # fmt: skip

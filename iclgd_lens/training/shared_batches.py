@@ -33,7 +33,7 @@ from iclgd_lens.training.sgd import UpdateRule
 
 T = TypeVar("T")
 
-TOKENS_AT_ONCE = 2048
+TRAINED_TOKENS_AT_ONCE = 2048
 """Tokens of laps that share a batch, at most: beyond, kernels are busy and nothing is gained."""
 
 
@@ -168,7 +168,7 @@ def _batch(waiting: Mapping[int, Lap], networks: Networks | None) -> list[int]:
     chosen, tokens = order[:1], first.tokens
     for index in order[1:]:
         lane = waiting[index].lane
-        if tokens + lane.tokens <= TOKENS_AT_ONCE and first.joins(lane, networks):
+        if tokens + lane.tokens <= TRAINED_TOKENS_AT_ONCE and first.joins(lane, networks):
             chosen.append(index)
             tokens += lane.tokens
     return chosen

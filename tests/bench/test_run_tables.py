@@ -39,7 +39,7 @@ def values(level: float, seed: int, flip: bool = False) -> dict[str, Any]:
 def setting(
     levels: dict[str, float], seed: int = 0, permutation: int = 0, *, task: str = "sst2",
     network: str = "trained", index: int = 0, budget: str = "", rows: list[int] | None = None,
-    failures: dict[str, str] | None = None,
+    failures: dict[str, str] | None = None, varied: tuple[str, Any] | None = None,
 ) -> list[CellData]:  # fmt: skip
     """Cells of one setting, as their files hold them."""
     found: list[CellData] = []
@@ -56,6 +56,9 @@ def setting(
             },
             "cell": {},
         }  # fmt: skip
+        if varied is not None:
+            factor, value = varied
+            facts["setting"] |= {"task": "sst2", "varied": [factor, repr(value), None]}
         flip = permutation == 1 and subject == "shaky"
         measured = Measured(
             values(level, 1000 * seed + 10 * permutation + number, flip),
@@ -66,10 +69,11 @@ def setting(
     return found
 
 
-def run(*settings: list[CellData], controls: tuple[str, ...] = ()) -> Run:
+def run(*settings: list[CellData], controls: tuple[str, ...] = (), **fields: Any) -> Run:
     plan = parse_plan(
         {"models": [{"name": "gpt2", "label": "m"}], "tasks": ["sst2"], "hypotheses": ["gd"]}
         | {"controls": list(controls)}
+        | fields
     )
     cells = tuple(cell for each in settings for cell in each)
     facts = {
@@ -108,6 +112,33 @@ def test_the_table_is_that_of_every_model_and_task() -> None:
     text = str(found.table())
     for (model, task), comparison in found.comparisons.items():
         assert f"{model}, {task}\n{comparison.table()}" in text
+
+
+def test_a_factors_value_is_read_from_its_own_field_and_not_from_a_tasks_name() -> None:
+    values = {"shots": [4, 16], "label_noise": [0.5]}
+    settings = [
+        setting({"gd": 0.1 * (number + 1)}, seed, task=f"point {number}", varied=varied)
+        for number, varied in enumerate([("shots", 4), ("shots", 16), ("label_noise", 0.5)])
+        for seed in (0, 1)
+    ]
+    found = run(*settings, vary=values)
+    assert [point.value for point in found.sweep("shots").points] == [4, 16]
+    assert [point.value for point in found.sweep("label_noise", task="sst2").points] == [0.5]
+    with pytest.raises(RunError, match="Nothing is measured"):
+        found.sweep("shots", task="point 0")
+    along = found.factors().drop_duplicates(["task", "factor", "value_of_factor"])
+    lines = along[["model", "task", "factor", "value_of_factor"]].to_numpy().tolist()
+    assert lines == [
+        ["m", "sst2", "shots", 4], ["m", "sst2", "shots", 16], ["m", "sst2", "label_noise", 0.5],
+    ]  # fmt: skip
+
+
+def test_a_settings_value_is_the_plans_own_and_not_what_a_label_rounds_it_to() -> None:
+    rates = [0.1234567, 0.5]
+    labels = {f"gd(lr={rate:g})": rate for rate in rates}
+    spec = {"gd": {"hypothesis": "gd", "vary": {"lr": rates}}}
+    found = run(*(setting(labels, seed) for seed in (0, 1)), hypotheses=spec).factors()
+    assert set(found["value_of_factor"]) == set(rates)
 
 
 def test_networks_are_labelled_and_counted_as_networks() -> None:

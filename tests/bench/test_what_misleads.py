@@ -136,7 +136,7 @@ def test_stored_readouts_of_other_passes_are_not_taken_to_be_equal_to_the_bit(
     with monkeypatch.context() as patch:
         if not alike:
             patch.setattr("iclgd_lens.readout.reader.PASS_TOKENS", {"cpu": 0})
-            patch.setattr("iclgd_lens.readout.reader.TOKENS_AT_ONCE", {"cpu": 1})
+            patch.setattr("iclgd_lens.readout.reader.READ_TOKENS_AT_ONCE", {"cpu": 1})
         run_plan(plan, tmp_path / "run")
     more = labelled(fields, "a", hypotheses=["gd", "zero"])
     run_plan(more, tmp_path / "run")

@@ -15,7 +15,7 @@ from iclgd_lens.delta import ParameterDelta
 from iclgd_lens.episode import Episode
 from iclgd_lens.errors import EpisodeError, LensError
 from iclgd_lens.host import Host, frozen
-from iclgd_lens.host.base import Run
+from iclgd_lens.host.base import ForwardResult
 from iclgd_lens.hypotheses.oracle import oracle
 from iclgd_lens.intervention import Injection, Intervention
 from iclgd_lens.protocol import DEFAULT, REFERENCE
@@ -255,7 +255,7 @@ def test_models_whose_positions_depend_on_the_length_pad_nothing(
 
     def run(self: Host, tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
         shapes.append(tuple(tokens.shape))
-        return Run(torch.zeros(*tokens.shape, host.d_model), None)
+        return ForwardResult(torch.zeros(*tokens.shape, host.d_model), None)
 
     monkeypatch.setattr(type(host), "run", run)
     monkeypatch.setattr("iclgd_lens.readout.reader.Taps.attached", lambda *_, **__: nullcontext())

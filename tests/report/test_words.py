@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from iclgd_lens.report.view import view
+from iclgd_lens.report.run_records import read_run
 from iclgd_lens.report.words import Finding, findings, gate_findings, headline
 from tests.report.synthetic import (
     DIFFERENCES,
@@ -20,7 +20,7 @@ from tests.report.synthetic import (
 
 
 def said(run: RunData, start: str) -> Finding:
-    read = view(run)
+    read = read_run(run)
     found = [each for each in findings(read, read.models[0]) if each.lead.startswith(start)]
     assert len(found) == 1, found
     return found[0]
@@ -32,7 +32,7 @@ def test_a_hypothesis_that_beats_its_controls_is_said_to() -> None:
     assert found.tone == "yes"
     assert found.lead == "SimAOU: GD beats all its controls on all 2 tasks."
     assert found.body.startswith("It reads from 0.300 (sst2) to 0.350 (subj)")
-    assert "Every hypothesis beats all its controls" in headline(view(run))
+    assert "Every hypothesis beats all its controls" in headline(read_run(run))
 
 
 @pytest.mark.parametrize("gap", [-0.2, 0.0, 0.01])
@@ -45,7 +45,7 @@ def test_a_hypothesis_that_does_not_is_said_so_in_plain_words(gap: float) -> Non
     assert found.lead == f"SimAOU: GD {verb} its controls on any of 2 tasks."
     assert "Not shown to beat untrained twins on 2 of 2 tasks" in found.body
     assert ("(no on 2)" in found.body) == below
-    assert "No hypothesis is shown to beat its controls on any task" in headline(view(run))
+    assert "No hypothesis is shown to beat its controls on any task" in headline(read_run(run))
 
 
 def test_a_mixed_outcome_names_the_tasks_on_both_sides() -> None:
@@ -58,14 +58,14 @@ def test_a_mixed_outcome_names_the_tasks_on_both_sides() -> None:
     assert found.tone == "partly"
     assert "on 1 of 2 tasks (sst2); undecided on subj." in found.lead
     assert "Not shown to beat untrained twins on 1 of 2 tasks." in found.body
-    told = headline(view(run))
+    told = headline(read_run(run))
     assert "Of 4 questions" in told
     assert "3 are answered yes, against every control; 1 undecided" in told
 
 
 def test_the_rules_own_verdicts_and_reasons_are_followed() -> None:
     run = full()
-    read = view(run)
+    read = read_run(run)
     found = {each.lead: each for each in findings(read, read.models[0])}
     (lead,) = [each for each in found if each.startswith("SimAOU: GD ")]
     assert lead == (
@@ -76,7 +76,7 @@ def test_the_rules_own_verdicts_and_reasons_are_followed() -> None:
     assert found[lead].body.endswith("Holds over: rates 0.01 to 0.3.")
     assert "4 are answered yes, against every control" in headline(read)
     nothing = run.more["verdicts"].assign(verdict="not applicable")
-    read = view(replace(run, more={**run.more, "verdicts": nothing}))
+    read = read_run(replace(run, more={**run.more, "verdicts": nothing}))
     leads = [each.lead for each in findings(read, read.models[0])]
     assert "SimAOU: no verdict on GD applies on any of 4 tasks." in leads
     assert "No verdict is given" in headline(read)
@@ -84,17 +84,17 @@ def test_the_rules_own_verdicts_and_reasons_are_followed() -> None:
 
 def test_the_gate_is_told_task_by_task_and_replaces_accuracy_alone() -> None:
     run = full()
-    read = view(run)
+    read = read_run(run)
     told = gate_findings(read, read.models[0])
     assert [each.tone for each in told] == ["yes", "yes", "yes", "no"]
     assert told[0].lead == "sst2: sentence of the gate on sst2"
     plain = run.more["gate"].drop(columns="sentence").assign(learns="undecided")
-    bare = view(replace(run, more={**run.more, "gate": plain}))
+    bare = read_run(replace(run, more={**run.more, "gate": plain}))
     (first, *_) = gate_findings(bare, bare.models[0])
     assert (first.tone, first.lead[:30]) == ("undecided", "sst2: whether the model learns")
     leads = " ".join(each.lead for each in findings(read, read.models[0]))
     assert "accurate" not in leads
-    assert not gate_findings(view(small()), "tiny")
+    assert not gate_findings(read_run(small()), "tiny")
 
 
 def test_without_controls_nothing_is_claimed() -> None:
@@ -102,7 +102,7 @@ def test_without_controls_nothing_is_claimed() -> None:
     found = said(run, "SimAOU: GD")
     assert found.tone == "note"
     assert "not compared with any control" in found.lead
-    assert "No control was measured" in headline(view(run))
+    assert "No control was measured" in headline(read_run(run))
 
 
 def test_undefined_differences_are_called_incomparable_not_beaten() -> None:
@@ -136,7 +136,7 @@ def test_two_hypotheses_are_set_against_each_other(
         for task, value in zip(("sst2", "subj"), values, strict=True)
     ]
     run = replace(small(), differences_frame=frame(lines, DIFFERENCES))
-    read = view(run)
+    read = read_run(run)
     assert expected in [each.lead for each in findings(read, "tiny")]
 
 
@@ -169,13 +169,13 @@ def test_unfinished_runs_and_failures_are_part_of_the_summary() -> None:
         run, failures_frame=lost, provenance={"name": "n", "cells": {"missing": 3, "failed": 2}}
     )
     assert said(run, "Without scores").lead == "Without scores: 2 cells."
-    assert "3 cells of it not measured yet" in headline(view(run))
+    assert "3 cells of it not measured yet" in headline(read_run(run))
 
 
 def test_layers_that_no_mean_holds_are_told_by_task() -> None:
     run = full()
-    model = view(run).models[0]
-    leads = [each.lead for each in findings(view(run), model)]
+    model = read_run(run).models[0]
+    leads = [each.lead for each in findings(read_run(run), model)]
     assert not [lead for lead in leads if "layers" in lead]
     lines = pd.DataFrame(
         [(model, "sst2", "gd", "SimAOU", 0, "gd@untrained"),
@@ -194,7 +194,7 @@ def test_layers_that_no_mean_holds_are_told_by_task() -> None:
 
 @pytest.mark.parametrize(("seeds", "tone"), [([4], "caution"), ([0, 1, 2], None)])
 def test_one_draw_is_said_to_be_one(seeds: list[int], tone: str | None) -> None:
-    read = view(replace(small(0.2), provenance={"plan": {"seeds": seeds}}))
+    read = read_run(replace(small(0.2), provenance={"plan": {"seeds": seeds}}))
     found = [each for each in findings(read, "tiny") if "draw" in each.lead]
     assert [each.tone for each in found] == ([tone] if tone else [])
 
@@ -205,7 +205,7 @@ def test_the_rules_answer_to_all_controls_together_is_followed() -> None:
     every = lines.drop_duplicates(["model", "task", "hypothesis", "score"])
     every = every.assign(control="all controls", verdict="undecided", why="a control is missing")
     both = pd.concat([lines, every], ignore_index=True)
-    read = view(replace(run, more={**run.more, "verdicts": both}))
+    read = read_run(replace(run, more={**run.more, "verdicts": both}))
     found = [each for each in findings(read, read.models[0]) if each.lead.startswith("SimAOU: GD")]
     assert found[0].lead == "SimAOU: GD is not shown to beat its controls on any of 4 tasks."
     assert "all controls" not in found[0].body
@@ -216,5 +216,5 @@ def test_controls_may_be_named_as_in_the_table() -> None:
     short = {"random[gd]": "random", "random[lcgd]": "random", "gd@untrained": "untrained",
              "lcgd@untrained": "untrained"}  # fmt: skip
     lines = run.more["verdicts"].assign(control=lambda f: f["control"].map(short))
-    read = view(replace(run, more={**run.more, "verdicts": lines}))
-    assert read.verdicts == view(run).verdicts
+    read = read_run(replace(run, more={**run.more, "verdicts": lines}))
+    assert read.verdicts == read_run(run).verdicts

@@ -26,7 +26,7 @@ from iclgd_lens.report import write_report
 from iclgd_lens.report.leaderboard import leaderboard
 from iclgd_lens.report.page import compact, plotly
 from iclgd_lens.report.page_figures import pictures
-from iclgd_lens.report.view import view
+from iclgd_lens.report.run_records import read_run
 from iclgd_lens.scores import SCORES
 from tests.report.synthetic import EVIL, OFFERED, RunData, evil, full, paper, small
 
@@ -94,9 +94,9 @@ def test_the_paper_grid_stays_under_eight_megabytes(written: Path) -> None:
 def test_a_run_too_large_for_the_page_loses_the_intervals_of_heads_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = {each.name: each for each in pictures(view(small()))}
+    whole = {each.name: each for each in pictures(read_run(small()))}
     monkeypatch.setattr("iclgd_lens.report.page_figures.HEAD_INTERVAL_LIMIT", 1)
-    cut = {each.name: each for each in pictures(view(small()))}
+    cut = {each.name: each for each in pictures(read_run(small()))}
     assert compact(whole["layers"].choices[0].spec) == compact(cut["layers"].choices[0].spec)
     for kept, less in zip(whole["heads"].choices, cut["heads"].choices, strict=True):
         assert "customdata" in kept.spec["data"][0]
@@ -156,13 +156,13 @@ def test_names_from_a_run_cannot_become_markup(tmp_path: Path) -> None:
     assert EVIL in "".join(page.text)  # shown as it is
     assert EVIL in page.data()["figures"]["layers"]["choices"][0]
     assert "${title}" in "".join(page.text)
-    for each in pictures(view(evil())):
+    for each in pictures(read_run(evil())):
         for name, _, _ in each.files():
             assert re.fullmatch(r"[A-Za-z0-9._-]+", name)
 
 
 def test_figures_show_names_as_text_and_never_as_markup() -> None:
-    for each in pictures(view(evil())):
+    for each in pictures(read_run(evil())):
         for choice in each.choices:
             said = json.dumps(compact(choice.spec))
             assert "<script" not in said
@@ -497,20 +497,20 @@ def test_the_leaderboard_says_which_layers_a_mean_leaves_out_and_compares_none_o
     run = full()
     facts = {"hypotheses": {"lcgd": {"rule": "ceiling", "kind": "fitted"}}}
     run = replace(run, provenance={**run.provenance, **facts})
-    model = view(run).models[0]
+    model = read_run(run).models[0]
 
     def board(*lines: tuple[str, str, str, str, int, str]) -> dict[str, tuple[str, dict[str, str]]]:
         columns = ["model", "task", "hypothesis", "score", "layer", "lacking"]
         lost = pd.DataFrame(list(lines), columns=columns)
-        shown = view(replace(run, more={**run.more, "partial_layers": lost}))
+        shown = read_run(replace(run, more={**run.more, "partial_layers": lost}))
         table = leaderboard(shown, model)
         assert table is not None
         return {
             line.head: (
                 line.small,
-                dict(zip(table.columns[1:], (item.text for item in line.items), strict=True)),
+                dict(zip(table.columns[1:], (item.text for item in line.cells), strict=True)),
             )
-            for line in table.lines if line.items[0].text != "world"
+            for line in table.rows if line.cells[0].text != "world"
         }  # fmt: skip
 
     share = "share of the ceiling, SimAOU"
@@ -524,7 +524,7 @@ def test_the_leaderboard_says_which_layers_a_mean_leaves_out_and_compares_none_o
     assert (one["GD"][0], one["LCGD"][0]) == ("without layers 0 and 1 on 1 of 4 tasks", "")
     assert (one["GD"][1][share], one["LCGD"][1][share]) == (TABLE.undefined, "100%")
     assert {**one["GD"][1], share: ""} == {**whole["GD"][1], share: ""}
-    tasks = view(run).tasks
+    tasks = read_run(run).tasks
     everywhere = [(model, task, "gd", "SimAOU", 3, "gd") for task in tasks]
     assert board(*everywhere)["GD"][0] == "without layer 3"
     assert board(*everywhere, *lines)["GD"][0] == "without some of layers 0, 1 and 3"
@@ -562,7 +562,7 @@ def test_writing_a_report_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_effects_that_were_measured_exactly_are_not_shown_as_estimates_too() -> None:
-    drawn = {each.name: each for each in pictures(view(full()))}
+    drawn = {each.name: each for each in pictures(read_run(full()))}
     shown = {choice.labels[2:] for choice in drawn["mediation"].choices}
     assert shown == {("ICL", "necessity"), ("GD", "substitution")}
     # A share of necessity has a scale of its own; marks are heads whose corrected p is small.
@@ -575,7 +575,7 @@ def test_effects_that_were_measured_exactly_are_not_shown_as_estimates_too() -> 
 
 
 def test_a_factor_is_drawn_with_the_answers_above(tmp_path: Path) -> None:
-    (choice,) = {each.name: each for each in pictures(view(full()))}["factors"].choices
+    (choice,) = {each.name: each for each in pictures(read_run(full()))}["factors"].choices
     assert choice.labels[2] == "shots"
     assert choice.spec["layout"]["yaxis"]["title"]["text"] == "AUC"
     assert choice.spec["layout"]["xaxis"]["type"] == "log"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -532,3 +532,11 @@ def test_the_initial_change_starts_at_no_change_and_needs_other_tasks() -> None:
     assert values[2] != pytest.approx(values[0], abs=1e-3)
     with pytest.raises(HypothesisError, match="demonstrations of other tasks"):
         lens.sweep(embedded, "sst2", "initial", [1], **asked)
+
+
+def test_a_point_drops_other_points_hypotheses_and_no_name_that_only_looks_like_one() -> None:
+    point = Point(0.1, cast("Any", None), {"gd": "gd:0"})
+    shown = {name: point.renamed(name) for name in ("gd:0", "random[gd:0]", "gd:1", "a:b", "ICL")}
+    assert shown == {
+        "gd:0": "gd", "random[gd:0]": "random[gd]", "gd:1": None, "a:b": "a:b", "ICL": "ICL",
+    }  # fmt: skip

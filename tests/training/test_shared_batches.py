@@ -146,7 +146,7 @@ def test_no_batch_holds_more_tokens_than_it_may(
     host: Host, batches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longest = max(len(each.tokens) for each in SHOWN.sequences())
-    monkeypatch.setattr(shared_batches, "TOKENS_AT_ONCE", 3 * longest)
+    monkeypatch.setattr(shared_batches, "TRAINED_TOKENS_AT_ONCE", 3 * longest)
     together([lap(host, [0.1] * count) for count in (2, 2, 1, 9)])
     assert batches == [2, 1, 1], "the first with the third, the rest one by one"
 

@@ -6,62 +6,26 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, cast
 
 from iclgd_lens.display_names import home, in_order, in_results, is_rival, rank, subject_of
 from iclgd_lens.figures.evidence import VERDICTS
+from iclgd_lens.report.run_frames import (
+    OPTIONAL_FRAMES,
+    RunFrames,
+    number_of,
+    offered_frame,
+    records,
+    text_of,
+)
+from iclgd_lens.results.display import aggregates
 from iclgd_lens.scores import SCORES
 from iclgd_lens.verdicts.answer import OVERALL
 
 if TYPE_CHECKING:
     import pandas as pd
-Key = tuple[str, str, str, str]
+ReadingKey = tuple[str, str, str, str]
 """Model, task, hypothesis, score."""
-OPTIONAL = {
-    "gate": ("model", "task", "learns"),
-    "verdicts": ("model", "task", "hypothesis", "score", "control", "verdict"),
-    "behaviour": ("model", "task", "hypothesis"),
-    "cost": ("hypothesis",),
-    "worlds": ("world", "theta", "rule", "value", "exact"),
-    "trajectory": ("model", "task", "hypothesis", "score", "passes", "value"),
-    "nulls": ("model", "task", "hypothesis", "score", "control", "value"),
-    "norms": ("model", "task", "hypothesis", "icl_norm", "ft_norm"),
-    "partial_layers": ("model", "task", "hypothesis", "score", "layer", "lacking"),
-    "heads": ("model", "task", "hypothesis", "score", "layer", "head", "shown"),
-    "attention": ("model", "task", "setting", "position", "token", "weight"),
-    "factors": ("model", "task", "factor", "value_of_factor", "hypothesis", "score", "value"),
-    "mediation": ("model", "task", "hypothesis", "score", "layer", "head", "value"),
-    "agreement": ("model", "task", "hypothesis", "margin_gain"),
-    "head_sets": ("model", "task", "hypothesis", "heads", "value"),
-}
-"""Frames that a run may offer, by method, with the columns that they must have to be used."""
-
-
-@runtime_checkable
-class RunFrames(Protocol):
-    """A run as tidy tables; `iclgd_lens.load_run(RUN)` is one. See `OPTIONAL` for more."""
-
-    def frame(self) -> pd.DataFrame:
-        """Model, task, hypothesis, score, layer, head, value, ci_low, ci_high, n, ..."""
-        ...
-
-    def differences(self) -> pd.DataFrame:
-        """Model, task, score, kind, a, b, difference, interval, p-values, verdict."""
-        ...
-
-    def order_sensitivity(self) -> pd.DataFrame:
-        """Model, task, hypothesis, flip_rate with interval, accuracy_range, permutations."""
-        ...
-
-    @property
-    def failures(self) -> pd.DataFrame:
-        """Model, task, seed, permutation, hypothesis (missing: the whole cell), reason."""
-        ...
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Everything that the numbers depend on."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +39,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrast:
+class PairVerdict:
     """Whether a is better than b on one task and score, and why.
 
     Attributes:
@@ -101,7 +65,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class View:
+class RunRecords:
     """A run, read once.
 
     Attributes:
@@ -113,30 +77,30 @@ class View:
         verdicts: One per model, task, hypothesis, score and control.
         overall: The rule's answer to all controls together, by (model, task, hypothesis, score).
         differences: Paired differences.
-        order: The frame of order sensitivity; empty where no seed was run in several orders.
+        order_sensitivity: That frame; empty where no seed was run in several orders.
         failures: The frame of what has no scores.
         provenance: Everything that the numbers depend on.
         summary: The run's frame itself.
         lines: Its columns that are drawn, as plain text and floats, which are quick to read.
         paired: The frame of differences itself.
-        more: Optional frames that the run offers, by the method's name.
+        optional: Optional frames that the run offers, by the method's name.
     """
 
     models: tuple[str, ...]
     tasks: tuple[str, ...]
     hypotheses: tuple[str, ...]
     scores: tuple[str, ...]
-    readings: Mapping[Key, Reading]
-    verdicts: tuple[Contrast, ...]
-    overall: Mapping[Key, str]
-    differences: tuple[Contrast, ...]
-    order: pd.DataFrame
+    readings: Mapping[ReadingKey, Reading]
+    verdicts: tuple[PairVerdict, ...]
+    overall: Mapping[ReadingKey, str]
+    differences: tuple[PairVerdict, ...]
+    order_sensitivity: pd.DataFrame
     failures: pd.DataFrame
     provenance: Mapping[str, Any]
     summary: pd.DataFrame
     lines: pd.DataFrame
     paired: pd.DataFrame
-    more: Mapping[str, pd.DataFrame] = field(default_factory=dict[str, Any])
+    optional: Mapping[str, pd.DataFrame] = field(default_factory=dict[str, Any])
 
     @property
     def name(self) -> str:
@@ -170,11 +134,11 @@ class View:
         return [task for task in self.tasks if any(k[:2] == (model, task) for k in self.readings)]
 
     def measured(self, model: str, score: str) -> list[str]:
-        """Hypotheses, controls and settings that have a score on some task, in the view's order."""
+        """Hypotheses, controls and settings that have a score on some task, in the run's order."""
         have = {key[2] for key in self.readings if key[0] == model and key[3] == score}
         return [name for name in self.hypotheses if name in have]
 
-    def own(self, names: Iterable[str] | None = None) -> list[str]:
+    def bare_hypotheses(self, names: Iterable[str] | None = None) -> list[str]:
         """Those names (default, all) that are hypotheses, under no control."""
         return [each for each in (self.hypotheses if names is None else names) if rank(each) == 0]
 
@@ -219,7 +183,7 @@ class View:
         """Model, score, hypothesis, task, and the model and name of each untrained twin of it."""
         for model in self.models:
             for score in self.main_scores:
-                for name in self.own(self.measured(model, score)):
+                for name in self.bare_hypotheses(self.measured(model, score)):
                     for task in self.tasks_of(model):
                         for other_model, other in self.twins(model, name):
                             both = ((model, name), (other_model, other))
@@ -233,22 +197,23 @@ _PLACE = ("model", "task", "score", "a", "b")
 _MODEL_FIELDS = ("name", "dtype", "host", "revision")
 
 
-def view(run: RunFrames) -> View:
+def read_run(run: RunFrames) -> RunRecords:
     """Read a run's frames once."""
     summary, paired = run.frame(), run.differences()
-    more = {name: frame for name in OPTIONAL if (frame := _offered(run, name)) is not None}
-    lines = _plain(summary)
-    whole = where(lines, lines["layer"].isna() & lines["head"].isna())
+    offered = ((name, offered_frame(run, name)) for name in OPTIONAL_FRAMES)
+    optional = {name: frame for name, frame in offered if frame is not None}
+    lines = _plain_columns(summary)
     readings = {
         (row.model, row.task, row.hypothesis, row.score): Reading(
             number_of(row.value), number_of(row.ci_low), number_of(row.ci_high), int(row.n)
         )
-        for row in records(whole)
+        for row in records(aggregates(lines))
     }
-    given = [_verdict(row) for row in records(more["verdicts"])] if "verdicts" in more else None
+    judged = optional.get("verdicts")
+    given = None if judged is None else [_verdict(row) for row in records(judged)]
     known = {(v.model, v.task, v.score, v.a, v.b): v for v in given or ()}
     differences = tuple(_difference(row, known) for row in records(paired))
-    return View(
+    return RunRecords(
         models=tuple(_unique(lines["model"])),
         tasks=tuple(_unique(lines["task"])),
         hypotheses=tuple(sorted(_unique(lines["hypothesis"]), key=rank)),
@@ -265,65 +230,29 @@ def view(run: RunFrames) -> View:
             if each.b == OVERALL
         },
         differences=differences,
-        order=run.order_sensitivity(),
+        order_sensitivity=run.order_sensitivity(),
         failures=run.failures,
         provenance=run.provenance,
         summary=summary,
         lines=lines,
         paired=paired,
-        more=more,
+        optional=optional,
     )
 
 
-def where(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
-    """The lines of a frame that a mask wants."""
-    return cast("pd.DataFrame", frame[wanted])
-
-
-def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+def _plain_columns(frame: pd.DataFrame) -> pd.DataFrame:
     kinds = dict.fromkeys(_TEXT, object) | dict.fromkeys(_NUMBERS, float)
     return cast("pd.DataFrame", frame.reindex(columns=[*kinds]).astype(cast("Any", kinds)))
-
-
-def _offered(run: RunFrames, name: str) -> pd.DataFrame | None:
-    """An optional frame; None where the run has none, or one without the columns."""
-    method = getattr(run, name, None)
-    if not callable(method):
-        return None
-    frame = cast("pd.DataFrame | None", method())
-    whole = frame is not None and len(frame) and all(each in frame for each in OPTIONAL[name])
-    return frame if whole else None
 
 
 def _unique(column: Any) -> list[str]:
     return [str(each) for each in column.unique()]
 
 
-def records(frame: pd.DataFrame) -> list[Any]:
-    """A frame's lines as named tuples."""
-    return list(frame.itertuples(index=False))
-
-
-def number_of(value: Any) -> float:
-    """A finite number, or NaN for what is missing, undefined or infinite."""
-    return float(value) if not _missing(value) and math.isfinite(value) else math.nan
-
-
-def _missing(value: Any) -> bool:
-    return str(value) in ("<NA>", "nan", "None")
-
-
-def text_of(value: Any) -> str:
-    """A value as text; empty for what is missing."""
-    if _missing(value):
-        return ""
-    return str(int(value)) if isinstance(value, float) else str(value)
-
-
-def _verdict(row: Any) -> Contrast:
+def _verdict(row: Any) -> PairVerdict:
     p, low, high = (number_of(getattr(row, name, None)) for name in ("p", "ci_low", "ci_high"))
     why = text_of(getattr(row, "why", None))
-    return Contrast(
+    return PairVerdict(
         model=str(row.model), task=str(row.task), score=str(row.score), a=str(row.hypothesis),
         b=in_results(str(row.hypothesis), str(row.control)), verdict=str(row.verdict),
         ci_low=low, ci_high=high, p=p, why=why, robust=_range(getattr(row, "robust", None)),
@@ -337,14 +266,14 @@ def _range(robust: Any) -> str:
     return text_of(robust)
 
 
-def _difference(row: Any, known: Mapping[Any, Contrast]) -> Contrast:
+def _difference(row: Any, known: Mapping[Any, PairVerdict]) -> PairVerdict:
     """A line of `differences()`; what stands beside it is the rule's verdict, if it gives any."""
     place = {name: str(getattr(row, name)) for name in _PLACE}
     low, high, p = (number_of(getattr(row, n)) for n in ("ci_low", "ci_high", "p_corrected"))
-    value, said = number_of(row.difference), text_of(getattr(row, "verdict", None))
-    rule, own = known.get(tuple(place.values())), said if said in VERDICTS else "undecided"
+    value, own = number_of(row.difference), text_of(getattr(row, "verdict", None))
+    rule, own = known.get(tuple(place.values())), own if own in VERDICTS else "undecided"
     verdict, why = (rule.verdict, rule.why) if rule is not None else (own, "")
-    return Contrast(
+    return PairVerdict(
         **place, verdict=verdict, kind=str(row.kind), difference=value, ci_low=low, ci_high=high,
         p=p, why=why,
     )  # fmt: skip
