@@ -131,6 +131,7 @@ def cheap(words: list[str]) -> list[str]:
     stands = {
         "gpt2": "embedded", "DIR": "embedded", "NAME": "embedded", "ROWS": "embedded",
         "/shared/run": "shared", "$SLURM_ARRAY_TASK_ID/8": "1/8", "runs/quick": "run",
+        "runs/before": "run", "runs/after": "run",
     }  # fmt: skip
     small = {"bench": "tiny.yaml", "sweep": "claim.yaml"}.get(words[0], "")
     words = [stands.get(word, small if "benchmarks/" in word else word) for word in words]

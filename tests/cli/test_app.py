@@ -25,8 +25,9 @@ from typer.testing import CliRunner
 
 import iclgd_lens as lens
 from iclgd_lens import defaults
-from iclgd_lens.bench.plan import Plan
+from iclgd_lens.bench.plan import Plan, parse_plan
 from iclgd_lens.bench.progress import Lines
+from iclgd_lens.bench.run import run_plan
 from iclgd_lens.cli import app as cli_app
 from iclgd_lens.cli import compare as cli_compare
 from iclgd_lens.cli import console as cli_console
@@ -206,8 +207,9 @@ LITTLE = {
     "sweep": ("lr", "-v", "0.1", "--shots", "2", "--queries", "4", "--draws", "1", "-H", "lcgd"),
     "worlds": ("--theta", "0"),
     "calibrate": ("--trials", "20", "--no-worlds"),
+    "diff": ("run", "run"),
 }
-"""What makes a command short."""
+"""What makes a command short, in a folder where `run` is a benchmark's."""
 _OTHERS = (Path(__file__).parents[2] / "docs/json.md").read_text("utf-8").split("## Other")[1]
 DOCUMENTED = re.findall(r"^\| `iclgd (\w+)` \| (list|object by name|object)\b.*\| (.+?) \|$",
                         _OTHERS, re.MULTILINE)  # fmt: skip
@@ -219,6 +221,9 @@ def test_other_documents_have_the_documented_keys(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    if command == "diff":
+        tiny = {"name": "tiny", "models": ["embedded"], "tasks": ["sst2"], "shots": 2, "queries": 2}
+        run_plan(parse_plan(tiny | {"seeds": [0], "hypotheses": []}), tmp_path / "run")
     assert run([command, *LITTLE.get(command, ()), "--json"]) == 0
     out, _ = words(capsys)
     assert len(out.splitlines()) == 1

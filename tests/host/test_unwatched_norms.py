@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from iclgd_lens.host import Host, frozen
-from iclgd_lens.host.base import Run
+from iclgd_lens.host.base import ForwardResult
 from iclgd_lens.host.unwatched_norms import computed_once, watchable_norms
 from tests import checks, families
 
@@ -19,7 +19,7 @@ def tokens() -> torch.Tensor:
     return families.tokens(7, batch=3)
 
 
-def read(host: Host, hooks: Any = ()) -> Run:
+def read(host: Host, hooks: Any = ()) -> ForwardResult:
     with frozen(host.model), torch.no_grad(), host.hooked(list(hooks)):
         return host.run(tokens())
 
