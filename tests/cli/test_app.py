@@ -223,7 +223,7 @@ def test_other_documents_have_the_documented_keys(
     monkeypatch.chdir(tmp_path)
     if command == "diff":
         tiny = {"name": "tiny", "models": ["embedded"], "tasks": ["sst2"], "shots": 2, "queries": 2}
-        run_plan(parse_plan(tiny | {"seeds": [0], "hypotheses": []}), tmp_path / "run")
+        run_plan(parse_plan(tiny | {"hypotheses": ["gd"], "lr": 0.1}), tmp_path / "run")
     assert run([command, *LITTLE.get(command, ()), "--json"]) == 0
     out, _ = words(capsys)
     assert len(out.splitlines()) == 1
