@@ -86,22 +86,25 @@ class RunDifferences:
         """Return the line that moved most of each score, the most moved score first.
 
         Columns: those of `means`, and `lines` and `lines_moved` of that score. A mean that is
-        undefined in one run alone moved more than any other. Means over all layers and heads come
-        before those of a layer, and these before those of a head.
+        undefined in one run alone moved more than any other. Of the lines that moved by more than
+        the tolerance (of all, where none did), means over all layers and heads come before those
+        of a layer, and these before those of a head.
         """
         import pandas as pd
 
         found: list[Any] = []
         for score, lines in self.means.groupby("score", sort=False):
-            whole = next(
+            shown = lines[lines["moved"]] if lines["moved"].any() else lines
+            part = next(
                 part for level in ("all", "layer", "head")
-                if len(part := lines[lines["level"] == level])
+                if len(part := shown[shown["level"] == level])
             )  # fmt: skip
-            size = whole["difference"].abs().where(whole["a"].isna() == whole["b"].isna(), math.inf)
-            line = whole.loc[size.fillna(0.0).idxmax()]
+            size = part["difference"].abs().where(part["a"].isna() == part["b"].isna(), math.inf)
+            line = part.loc[size.fillna(0.0).idxmax()]
             counts = {"lines": len(lines), "lines_moved": int(lines["moved"].sum())}
             found.append(line.to_dict() | counts | {"score": score, "size": float(size.max())})
         frame = pd.DataFrame(found, columns=[*self.means, "lines", "lines_moved", "size"])
+        frame = frame.astype({"layer": "Int64", "head": "Int64"})
         frame = frame.sort_values("size", ascending=False, kind="stable")
         return frame.drop(columns="size").reset_index(drop=True)
 

@@ -97,6 +97,25 @@ def test_a_tolerance_is_absolute_and_may_be_one_for_each_score(slow: Path, fast:
         run_differences(slow, fast, tolerance=-1.0)
 
 
+def test_what_is_shown_of_a_score_is_a_mean_that_moved(
+    slow: Path, fast: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A layer's mean may move further than the mean over layers."""
+    means = run_differences(slow, fast).means
+    whole = means[(means["level"] == "all") & (means["score"] == "SimAOU")]
+    layers = means[(means["level"] == "layer") & (means["score"] == "SimAOU")]
+    between = (whole["difference"].abs().max() + layers["difference"].abs().max()) / 2
+    assert whole["difference"].abs().max() < between
+    found = run_differences(slow, fast, tolerance={"SimAOU": between})
+    (line,) = found.largest().query("score == 'SimAOU'").to_dict("records")
+    assert line["level"] == "layer"
+    assert isinstance(line["layer"], int)
+    assert line["head"] is None or line["head"] is pd.NA
+    assert command(["diff", str(slow), str(fast), "--tolerance", f"SimAOU={between}"]) == 1
+    assert f"layer {line['layer']} " in capsys.readouterr().out
+    assert abs(line["difference"]) > between
+
+
 def test_the_largest_of_each_score_comes_first(slow: Path, fast: Path) -> None:
     found = run_differences(slow, fast)
     largest = found.largest()
