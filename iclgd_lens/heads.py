@@ -95,8 +95,8 @@ def induction_scores(
     host = as_host(model)
     if length < 2 or sequences < 1:
         raise LensError(
-            f"length is {length} and sequences is {sequences}; at least 2 and 1: looked for is "
-            "is the token after a repeated one."
+            f"length is {length} and sequences is {sequences}; at least 2 and 1: what is looked "
+            "for is the token after a repeated one."
         )
     head = () if bos is None else (bos,)
     length = min(length, (host.n_ctx - len(head)) // 2)

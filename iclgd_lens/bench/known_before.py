@@ -42,7 +42,7 @@ _NAMED = 6
 
 
 @contextlib.contextmanager
-def told_already(cells: Sequence[Cell]) -> Generator[None]:
+def told_already(cells: Sequence[Cell]) -> Generator[None, None, None]:
     """Let episodes not say again what was said of their rows before the first of them was made."""
     sentences = {each for cell in cells for each in cell.setting.one_label}
     with warnings.catch_warnings():
