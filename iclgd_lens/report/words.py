@@ -112,6 +112,8 @@ def gate_findings(run: RunRecords, model: str) -> list[Finding]:
     for row in records(run.optional["gate"]) if "gate" in run.optional else ():
         if str(row.model) == model:
             tone, usual = _LEARNS.get(str(row.learns).lower(), _LEARNS[""])
+            if tone == "no" and str(getattr(row, "ruled_out", True)).lower() == "false":
+                tone = "undecided"  # not shown, nor ruled out
             sentence = text_of(getattr(row, "sentence", "")) or usual
             found.append(Finding(tone, f"{row.task}: {sentence}"))
     return found

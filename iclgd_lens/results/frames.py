@@ -93,7 +93,8 @@ def gate_frame(conclusions: Conclusions) -> pd.DataFrame:
     if gate is None:
         return pd.DataFrame()
     facts = gate.as_dict()
-    line: dict[str, Any] = {key: facts[key] for key in ("learns", "uses_labels", "uses_format")}
+    line: dict[str, Any] = {"learns": facts["learns"], "ruled_out": gate.ruled_out}
+    line |= {key: facts[key] for key in ("uses_labels", "uses_format")}
     for setting, measures in gate.settings.items():
         for name, found in measures.items():
             line[f"{name}_{setting}"] = found.value

@@ -113,6 +113,16 @@ class Gate:
         return self.differences[_LEARNS][DECIDES].above
 
     @property
+    def ruled_out(self) -> bool:
+        """Whether ICL is shown to gain next to nothing over ZS (less than .05 AUC), or to lose.
+
+        Where neither this nor `learns` is true it is not known; nor where ZS answers everything.
+        """
+        change = self.differences[_LEARNS][DECIDES]
+        solved = self.settings[_ZS][DECIDES].value >= SOLVED
+        return change.below or (change.high < SMALL_GAIN and not solved)
+
+    @property
     def uses_labels(self) -> bool | None:
         """Whether ICL is shown to be above shuffled labels; None if that was not measured."""
         found = self.differences.get(_LABELS)
@@ -166,7 +176,7 @@ class Gate:
             return f"Demonstrations make the answers worse: {self._of(_LEARNS)}."
         if self.settings[_ZS][DECIDES].value >= SOLVED:
             return f"ZS answers these queries already, so no gain can show: {self._of(_LEARNS)}."
-        if change.high < SMALL_GAIN:
+        if self.ruled_out:
             return f"There is next to no in-context learning: {self._of(_LEARNS)}."
         return f"No in-context learning is shown, nor ruled out: {self._of(_LEARNS)}."
 

@@ -92,6 +92,11 @@ def test_the_gate_is_told_task_by_task_and_replaces_accuracy_alone() -> None:
     bare = read_run(replace(run, more={**run.more, "gate": plain}))
     (first, *_) = gate_findings(bare, bare.models[0])
     assert (first.tone, first.lead[:30]) == ("undecided", "sst2: whether the model learns")
+    for ruled_out, tone in ((True, "no"), (False, "undecided")):
+        said = run.more["gate"].assign(ruled_out=ruled_out)
+        known = read_run(replace(run, more={**run.more, "gate": said}))
+        tones = [each.tone for each in gate_findings(known, known.models[0])]
+        assert tones == ["yes", "yes", "yes", tone]
     leads = " ".join(each.lead for each in findings(read, read.models[0]))
     assert "accurate" not in leads
     assert not gate_findings(read_run(small()), "tiny")

@@ -138,16 +138,25 @@ def test_the_gate_as_json() -> None:
 
 def test_a_gain_that_is_not_shown_is_ruled_out_only_where_it_is() -> None:
     zs, icl, _ = settings(0.5, 0.5, 0.0, draws=2)
-    assert str(Gate.of(zs, icl, GOLD, resamples=200).reason).startswith(
-        "No in-context learning is shown, nor ruled out"
-    )
+    unknown = Gate.of(zs, icl, GOLD, resamples=200)
+    assert str(unknown.reason).startswith("No in-context learning is shown, nor ruled out")
+    assert (unknown.learns, unknown.ruled_out) == (False, False)
+    broken = Gate.of(zs, np.full_like(icl, np.nan), GOLD, resamples=50)
+    assert (broken.learns, broken.ruled_out) == (False, False)
     gold = np.arange(200) % 2
     generator = np.random.default_rng(0)
     zs = generator.normal(size=(200, 2)) + 1.5 * np.eye(2)[gold]
     same = zs + 1e-3 * generator.normal(size=(9, 200, 2))
-    assert str(Gate.of(zs, same, gold, resamples=200).reason).startswith(
-        "There is next to no in-context learning"
-    )
+    nothing = Gate.of(zs, same, gold, resamples=200)
+    assert str(nothing.reason).startswith("There is next to no in-context learning")
+    assert (nothing.learns, nothing.ruled_out) == (False, True)
+    worse = Gate.of(zs, same - 3 * np.eye(2)[gold], gold, resamples=200)
+    assert str(worse.reason).startswith("Demonstrations make the answers worse")
+    assert (worse.learns, worse.ruled_out) == (False, True)
+    solved = 9 * np.eye(2)[gold]
+    full = Gate.of(solved, solved + 1e-3 * generator.normal(size=(9, 200, 2)), gold, resamples=200)
+    assert str(full.reason).startswith("ZS answers these queries already")
+    assert (full.learns, full.ruled_out) == (False, False)
 
 
 def test_a_difference_of_two_shares_is_at_most_one() -> None:
